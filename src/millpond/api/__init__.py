@@ -1,0 +1,1 @@
+"""The REST face: wire types, authentication, routing, handlers."""

@@ -1,0 +1,103 @@
+"""What the control plane offers to the REST face: the seam between `api` and the engines."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import msgspec
+
+from millpond.domain.durations import Timestamp
+from millpond.domain.events import Event
+from millpond.domain.job import Job
+from millpond.domain.pool import Pool
+from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
+from millpond.providers.base import VmSize
+from millpond.store.base import Store
+
+
+class FileContent(msgspec.Struct):
+    """A file being read from a node: its properties, and the bytes asked for."""
+
+    entry: FileEntry
+    chunks: AsyncIterator[bytes]
+
+
+class NodeFiles(Protocol):
+    """Files below a node's root, fetched from its agent. Paths are relative to the root, `/` separated, decoded.
+
+    Raises BatchError: NodeNotFound, NodeNotReady (the node does not answer), FileNotFound, InvalidRange, and what the
+    agent refuses (a path that leaves the root is FileNotFound).
+    """
+
+    async def list(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]: ...
+
+    async def stat(self, pool_id: str, node_id: str, path: str) -> FileEntry: ...
+
+    async def read(self, pool_id: str, node_id: str, path: str, *, offset: int, length: int | None) -> FileContent: ...
+
+    async def delete(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> None: ...
+
+
+class AgentGateway(Protocol):
+    """The node side of the protocol: what `api/agent_routes` hands the calls of node agents to."""
+
+    def authenticate(self, node_id: str, token: str) -> bool:
+        """Whether the token is that node's own; constant time."""
+        ...
+
+    async def hello(self, hello: Hello) -> Welcome:
+        """Raises BatchError NodeNotFound for a node that is not (or no longer) in a pool."""
+        ...
+
+    async def sync(self, sync: Sync) -> SyncReply: ...
+
+    async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:
+        """Returns when the asker has taken the whole body, or is gone."""
+        ...
+
+
+class ControlPlane(Protocol):
+    """Everything the API handlers may ask for. Reads go to `store`, changes to the engines."""
+
+    @property
+    def account_name(self) -> str: ...
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def files(self) -> NodeFiles: ...
+
+    @property
+    def agents(self) -> AgentGateway: ...
+
+    @property
+    def vm_sizes(self) -> dict[str, VmSize]:
+        """The catalogue, by lower-case name."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether changes can be committed just now."""
+        ...
+
+    def now(self) -> Timestamp: ...
+
+    async def add_pool(self, pool: Pool, cause: str) -> Pool:
+        """Add a pool (its `no` is set here) and return it as committed. Raises BatchError PoolExists, ServerBusy."""
+        ...
+
+    async def add_job(self, job: Job, cause: str) -> Job:
+        """Add a job (its `no` is set here) and return it as committed. Raises BatchError JobExists, ServerBusy."""
+        ...
+
+    async def to_pool(self, pool_id: str, event: Event) -> Any:
+        """Hand an event to the engine of the pool id and wait until it is on disk; the scheduler's reply.
+
+        Raises the scheduler's BatchError (PoolNotFound …), or ServerBusy when the inbox is full or the store cannot
+        commit.
+        """
+        ...
+
+    async def to_job(self, job_id: str, event: Event) -> Any:
+        """The same for the engine of the job's pool. Raises BatchError JobNotFound."""
+        ...

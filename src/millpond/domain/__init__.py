@@ -1,0 +1,1 @@
+"""The nouns of Azure Batch, pure: records, states, events, effects, errors."""

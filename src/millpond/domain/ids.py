@@ -1,0 +1,62 @@
+"""Identifiers: what a valid id is, how ids are compared, and the integer keys rows are stored under."""
+
+import hashlib
+import re
+from typing import Final
+
+MAX_ID_LENGTH: Final = 64
+_VALID_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+TASK_NUMBER_BITS: Final = 32
+_TASK_NUMBER_MASK: Final = (1 << TASK_NUMBER_BITS) - 1
+
+
+def is_valid_id(text: str) -> bool:
+    """Whether `text` may name a pool, job or task: 1 to 64 letters, digits, hyphens, underscores."""
+    return _VALID_ID.match(text) is not None
+
+
+def id_key(text: str) -> str:
+    """The form in which ids are compared: ids are case-preserving and case-insensitive."""
+    return text.lower()
+
+
+def task_key(job_no: int, number: int) -> int:
+    """The integer key of a task: the job's number above, the task's number in its job below.
+
+    Tasks of one job are neighbours in key order, which is creation order, so a listing is one range scan.
+    """
+    return (job_no << TASK_NUMBER_BITS) | number
+
+
+def job_no_of(key: int) -> int:
+    """The number of the job that the task with this key belongs to."""
+    return key >> TASK_NUMBER_BITS
+
+
+def task_number_of(key: int) -> int:
+    """The number of the task with this key within its job, starting at 1."""
+    return key & _TASK_NUMBER_MASK
+
+
+def make_node_id(account: str, pool_no: int, number: int, *, dedicated: bool) -> str:
+    """The id of the `number`-th node ever made for a pool, in the service's form `tvmps_<64 hex>_d` (or `_p`, spot).
+
+    A pure function of its arguments, so that a replayed event makes the same node.
+    """
+    digest = hashlib.sha256(f"{account}/{pool_no}/{number}".encode()).hexdigest()
+    return f"tvmps_{digest}_{'d' if dedicated else 'p'}"
+
+
+def affinity_id(node_id: str) -> str:
+    """The affinityId under which a node is named in task affinity (Azure Batch: `TVM:` and the node id)."""
+    return f"TVM:{node_id}"
+
+
+def task_directory(job_id: str, task_id: str) -> str:
+    """The task's directory relative to the node's root: `workitems/<job>/job-1/<task>`.
+
+    Jobs made by a schedule are called `<schedule>:job-<n>` and live in `workitems/<schedule>/job-<n>`.
+    """
+    work_item, separator, run = job_id.partition(":")
+    return f"workitems/{work_item}/{run if separator else 'job-1'}/{task_id}"

@@ -1,0 +1,62 @@
+"""A job: its record, and the typed part of its specification that decides scheduling."""
+
+import msgspec
+
+from millpond.domain.durations import Timestamp
+from millpond.domain.states import DisableJobOption, JobState, OnAllTasksComplete, OnTaskFailure
+from millpond.domain.task import JsonObject, TaskCounts
+
+
+class Job(msgspec.Struct):
+    """One row of the `job` table, one object in memory.
+
+    `spec` is the wire form of everything the user set, shown again by GET; the scheduler reads only the typed fields
+    beside it, which the API keeps in step.
+    """
+
+    no: int
+    """The job's number in the account; task keys are built on it."""
+    id: str
+    pool_id: str
+    """The pool as the user spelled it; it may not exist (yet)."""
+    state: JobState
+    creation_time: Timestamp
+    last_modified: Timestamp
+    """Changes with the definition, not with the state; the ETag is made of it."""
+    state_time: Timestamp
+    spec: JsonObject
+    priority: int = 0
+    max_parallel_tasks: int = -1
+    """Tasks of the job that may run at a time; -1 is no limit."""
+    max_wall_clock_s: float | None = None
+    """Seconds from creation until the job is terminated; None is no limit."""
+    max_task_retry_count: int = 0
+    """For tasks that set none of their own; -1 retries for ever."""
+    uses_task_dependencies: bool = False
+    on_all_tasks_complete: OnAllTasksComplete = OnAllTasksComplete.NO_ACTION
+    on_task_failure: OnTaskFailure = OnTaskFailure.NO_ACTION
+    previous_state: JobState | None = None
+    previous_state_time: Timestamp | None = None
+    start_time: Timestamp | None = None
+    end_time: Timestamp | None = None
+    terminate_reason: str | None = None
+    disable_option: DisableJobOption | None = None
+    """What the disable in progress does to running tasks; None outside `disabling`."""
+    next_task_number: int = 1
+    counts: TaskCounts = msgspec.field(default_factory=TaskCounts)
+
+
+class JobChanges(msgspec.Struct, frozen=True):
+    """A PATCH or PUT of a job: `None` leaves a field as it is (the API fills in defaults for PUT).
+
+    `spec` holds the top-level wire properties to put in place of those in `Job.spec`.
+    """
+
+    spec: JsonObject
+    priority: int | None = None
+    max_parallel_tasks: int | None = None
+    constraints: tuple[float | None, int] | None = None
+    """(max_wall_clock_s, max_task_retry_count)"""
+    on_all_tasks_complete: OnAllTasksComplete | None = None
+    pool_id: str | None = None
+    """Another pool: only for a disabled job."""

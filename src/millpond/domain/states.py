@@ -1,0 +1,213 @@
+"""The states of pools, nodes, jobs and tasks, and which moves between them exist.
+
+The tables say *which* moves exist (Azure Batch: state machines); the handlers in `scheduler/` say *when*. Values are
+spelled as on the wire.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+
+class PoolState(StrEnum):
+    ACTIVE = "active"
+    DELETING = "deleting"
+
+
+class AllocationState(StrEnum):
+    STEADY = "steady"
+    RESIZING = "resizing"
+    STOPPING = "stopping"
+
+
+class NodeState(StrEnum):
+    IDLE = "idle"
+    REBOOTING = "rebooting"
+    REIMAGING = "reimaging"
+    RUNNING = "running"
+    UNUSABLE = "unusable"
+    CREATING = "creating"
+    STARTING = "starting"
+    WAITING_FOR_START_TASK = "waitingforstarttask"
+    START_TASK_FAILED = "starttaskfailed"
+    UNKNOWN = "unknown"
+    LEAVING_POOL = "leavingpool"
+    OFFLINE = "offline"
+    PREEMPTED = "preempted"
+    UPGRADING_OS = "upgradingos"
+    DEALLOCATED = "deallocated"
+    DEALLOCATING = "deallocating"
+
+
+class SchedulingState(StrEnum):
+    ENABLED = "enabled"
+    DISABLED = "disabled"
+
+
+class JobState(StrEnum):
+    ACTIVE = "active"
+    DISABLING = "disabling"
+    DISABLED = "disabled"
+    ENABLING = "enabling"
+    TERMINATING = "terminating"
+    COMPLETED = "completed"
+    DELETING = "deleting"
+
+
+class TaskState(StrEnum):
+    ACTIVE = "active"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    COMPLETED = "completed"
+
+
+class TaskResult(StrEnum):
+    SUCCESS = "success"
+    FAILURE = "failure"
+
+
+class ErrorCategory(StrEnum):
+    USER_ERROR = "usererror"
+    SERVER_ERROR = "servererror"
+
+
+class NodeFillType(StrEnum):
+    SPREAD = "spread"
+    PACK = "pack"
+
+
+class NodeDeallocationOption(StrEnum):
+    REQUEUE = "requeue"
+    TERMINATE = "terminate"
+    TASK_COMPLETION = "taskcompletion"
+    RETAINED_DATA = "retaineddata"
+
+
+class DisableJobOption(StrEnum):
+    REQUEUE = "requeue"
+    TERMINATE = "terminate"
+    WAIT = "wait"
+
+
+class OnAllTasksComplete(StrEnum):
+    NO_ACTION = "noaction"
+    TERMINATE_JOB = "terminatejob"
+
+
+class OnTaskFailure(StrEnum):
+    NO_ACTION = "noaction"
+    PERFORM_EXIT_OPTIONS_JOB_ACTION = "performexitoptionsjobaction"
+
+
+class JobAction(StrEnum):
+    NONE = "none"
+    DISABLE = "disable"
+    TERMINATE = "terminate"
+
+
+class DependencyAction(StrEnum):
+    SATISFY = "satisfy"
+    BLOCK = "block"
+
+
+_N = NodeState
+_J = JobState
+
+ALLOCATION_MOVES: Final[dict[AllocationState, frozenset[AllocationState]]] = {
+    AllocationState.STEADY: frozenset({AllocationState.RESIZING}),
+    AllocationState.RESIZING: frozenset({AllocationState.STEADY, AllocationState.STOPPING}),
+    AllocationState.STOPPING: frozenset({AllocationState.STEADY, AllocationState.RESIZING}),
+}
+"""Pool delete turns a stop into a resize to zero, hence stopping → resizing."""
+
+NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
+    _N.CREATING: frozenset({_N.STARTING, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
+    _N.STARTING: frozenset(
+        {
+            _N.IDLE,
+            _N.RUNNING,
+            _N.OFFLINE,
+            _N.WAITING_FOR_START_TASK,
+            _N.UNKNOWN,
+            _N.UNUSABLE,
+            _N.LEAVING_POOL,
+            _N.PREEMPTED,
+        }
+    ),
+    _N.WAITING_FOR_START_TASK: frozenset(
+        {_N.IDLE, _N.START_TASK_FAILED, _N.UNKNOWN, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED, _N.STARTING}
+    ),
+    _N.START_TASK_FAILED: frozenset({_N.REBOOTING, _N.REIMAGING, _N.LEAVING_POOL, _N.PREEMPTED, _N.UNKNOWN}),
+    _N.IDLE: frozenset(
+        {
+            _N.RUNNING,
+            _N.OFFLINE,
+            _N.STARTING,
+            _N.UNKNOWN,
+            _N.UNUSABLE,
+            _N.LEAVING_POOL,
+            _N.PREEMPTED,
+            _N.REBOOTING,
+            _N.REIMAGING,
+            _N.DEALLOCATING,
+        }
+    ),
+    _N.RUNNING: frozenset(
+        {
+            _N.IDLE,
+            _N.OFFLINE,
+            _N.STARTING,
+            _N.UNKNOWN,
+            _N.UNUSABLE,
+            _N.LEAVING_POOL,
+            _N.PREEMPTED,
+            _N.REBOOTING,
+            _N.REIMAGING,
+            _N.DEALLOCATING,
+        }
+    ),
+    _N.OFFLINE: frozenset(
+        {
+            _N.IDLE,
+            _N.RUNNING,
+            _N.STARTING,
+            _N.UNKNOWN,
+            _N.UNUSABLE,
+            _N.LEAVING_POOL,
+            _N.PREEMPTED,
+            _N.REBOOTING,
+            _N.REIMAGING,
+            _N.DEALLOCATING,
+        }
+    ),
+    _N.UNKNOWN: frozenset({_N.STARTING, _N.IDLE, _N.RUNNING, _N.OFFLINE, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
+    _N.UNUSABLE: frozenset(
+        {_N.STARTING, _N.IDLE, _N.REBOOTING, _N.REIMAGING, _N.LEAVING_POOL, _N.PREEMPTED, _N.CREATING}
+    ),
+    _N.REBOOTING: frozenset({_N.STARTING, _N.UNKNOWN, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
+    _N.REIMAGING: frozenset({_N.STARTING, _N.UNKNOWN, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
+    _N.UPGRADING_OS: frozenset({_N.STARTING, _N.UNUSABLE, _N.LEAVING_POOL}),
+    _N.PREEMPTED: frozenset({_N.CREATING, _N.LEAVING_POOL}),
+    _N.DEALLOCATING: frozenset({_N.DEALLOCATED, _N.UNKNOWN, _N.LEAVING_POOL}),
+    _N.DEALLOCATED: frozenset({_N.STARTING, _N.LEAVING_POOL}),
+    _N.LEAVING_POOL: frozenset(),
+}
+
+JOB_MOVES: Final[dict[JobState, frozenset[JobState]]] = {
+    _J.ACTIVE: frozenset({_J.DISABLING, _J.DISABLED, _J.TERMINATING, _J.COMPLETED, _J.DELETING}),
+    _J.DISABLING: frozenset({_J.DISABLED, _J.TERMINATING, _J.DELETING}),
+    _J.DISABLED: frozenset({_J.DISABLING, _J.ENABLING, _J.TERMINATING, _J.DELETING}),
+    _J.ENABLING: frozenset({_J.ACTIVE, _J.TERMINATING, _J.DELETING}),
+    _J.TERMINATING: frozenset({_J.COMPLETED, _J.DELETING}),
+    _J.COMPLETED: frozenset({_J.DELETING}),
+    _J.DELETING: frozenset(),
+}
+
+TASK_MOVES: Final[dict[TaskState, frozenset[TaskState]]] = {
+    TaskState.ACTIVE: frozenset({TaskState.PREPARING, TaskState.RUNNING, TaskState.COMPLETED}),
+    TaskState.PREPARING: frozenset({TaskState.ACTIVE, TaskState.RUNNING, TaskState.COMPLETED}),
+    TaskState.RUNNING: frozenset({TaskState.ACTIVE, TaskState.COMPLETED}),
+    TaskState.COMPLETED: frozenset({TaskState.ACTIVE}),
+}
+
+SCHEDULABLE_NODE_STATES: Final = frozenset({NodeState.IDLE, NodeState.RUNNING})
+"""Node states in which a node may be given tasks."""

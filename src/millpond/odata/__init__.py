@@ -1,0 +1,1 @@
+"""The OData query options, pure: parse, evaluate, translate to SQL."""

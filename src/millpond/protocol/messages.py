@@ -1,0 +1,221 @@
+"""What control plane and node agent say to each other: MessagePack over HTTP, outbound from the node only.
+
+The node calls `hello` once for a session, then `sync` for ever: one call that carries its heartbeat, the revision of
+the directives it has seen, and its reports; the answer carries new directives, and is held back ("parked") while there
+are none. Any message may be lost, doubled or late:
+
+- A *directive* has a revision within its session. The control plane repeats directives until a sync says they were
+  seen; the node ignores those it has seen, and every answer of another session.
+- A *report* has a sequence number that grows for the life of the agent's state. The node repeats reports until an
+  answer acknowledges them, which happens only once what they changed is on disk. Reports about an attempt that is not
+  current are acknowledged and dropped.
+- After any doubt (an unknown session, a restart of either side) the control plane answers `session_unknown`, the node
+  says hello with its whole inventory, and both start from there.
+"""
+
+from typing import Final, TypeAlias
+
+import msgspec
+
+from millpond.domain.durations import Timestamp
+from millpond.domain.events import HeldAttempt
+from millpond.domain.task import FailureInfo
+
+PROTOCOL_VERSION: Final = 1
+CONTENT_TYPE: Final = "application/msgpack"
+
+HELLO_PATH: Final = "/agent/v1/hello"
+SYNC_PATH: Final = "/agent/v1/sync"
+FILE_REPLY_PATH: Final = "/agent/v1/files/"
+"""POST `/agent/v1/files/<request id>`: the head (a `FileReply`) in the header below, the content as the body."""
+FILE_REPLY_HEADER: Final = "x-millpond-file-reply"
+"""A `FileReply` as URL-safe base64 of MessagePack."""
+
+NODE_HEADER: Final = "x-millpond-node"
+"""Node id of the caller; the bearer token in `Authorization` must be that node's."""
+
+
+class _Message(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    pass
+
+
+# --- node → control: reports ----------------------------------------------------------------------------------------
+
+
+class Started(_Message, frozen=True, gc=False, omit_defaults=True, tag="started"):
+    """The attempt is `running`: its files are being fetched or its command line runs."""
+
+    seq: int
+    key: int
+    attempt: int
+    start_time: Timestamp
+
+
+class Ended(_Message, frozen=True, gc=False, omit_defaults=True, tag="ended"):
+    """The attempt ended by itself, failed, or timed out. See `domain.events.TaskEnded`."""
+
+    seq: int
+    key: int
+    attempt: int
+    start_time: Timestamp | None
+    end_time: Timestamp
+    exit_code: int | None
+    failure: FailureInfo | None = None
+    retryable: bool = False
+
+
+class Stopped(_Message, frozen=True, gc=False, omit_defaults=True, tag="stopped"):
+    """The attempt the control plane told to stop is gone (also when the node never knew it)."""
+
+    seq: int
+    key: int
+    attempt: int
+    exit_code: int | None = None
+
+
+class Returned(_Message, frozen=True, gc=False, omit_defaults=True, tag="returned"):
+    """The attempt had not started and is given back."""
+
+    seq: int
+    key: int
+    attempt: int
+
+
+Report: TypeAlias = Started | Ended | Stopped | Returned
+
+
+# --- control → node: directives -------------------------------------------------------------------------------------
+
+
+class Start(_Message, frozen=True, gc=False, omit_defaults=True, tag="start"):
+    """Run this attempt as soon as its slots are free; attempts start in the order they arrive."""
+
+    revision: int
+    key: int
+    attempt: int
+    job_id: str
+    task_id: str
+    slots: int
+    spec: bytes
+    """The task's specification, wire form (JSON): commandLine, resourceFiles, outputFiles, environmentSettings,
+    constraints, userIdentity … URLs of the account's own storage are signed already."""
+    common_environment: tuple[tuple[str, str], ...] = ()
+    """(name, value) of the job's commonEnvironmentSettings; the task's own win."""
+
+
+class Stop(_Message, frozen=True, gc=False, omit_defaults=True, tag="stop"):
+    """Kill the attempt and all its processes; answer `Stopped`."""
+
+    revision: int
+    key: int
+    attempt: int
+
+
+class Return(_Message, frozen=True, gc=False, omit_defaults=True, tag="return"):
+    """If the attempt has not started, forget it and answer `Returned`; else carry on."""
+
+    revision: int
+    key: int
+    attempt: int
+
+
+class RemoveDirectory(_Message, frozen=True, gc=False, omit_defaults=True, tag="remove"):
+    """Delete the directory of a task, or of all tasks of a job (`task_id` empty). No answer."""
+
+    revision: int
+    job_id: str
+    task_id: str = ""
+
+
+class Shutdown(_Message, frozen=True, gc=False, omit_defaults=True, tag="shutdown"):
+    """The node leaves its pool: stop everything and do not come back. No answer."""
+
+    revision: int
+
+
+Directive: TypeAlias = Start | Stop | Return | RemoveDirectory | Shutdown
+
+
+class FileRequest(_Message, frozen=True, gc=False, omit_defaults=True):
+    """A file operation below the node's root, answered by a POST to `FILE_REPLY_PATH`. Not a directive: no revision,
+    not repeated; the asker gives up after a while."""
+
+    id: str
+    operation: str
+    """`list`, `stat`, `read` or `delete`"""
+    path: str
+    """Relative to the node's root, `/` separated, decoded; empty is the root itself."""
+    recursive: bool = False
+    offset: int = 0
+    length: int | None = None
+    """Bytes to read from `offset`; None reads to the end."""
+
+
+class FileEntry(_Message, frozen=True, gc=False, omit_defaults=True):
+    """One file or directory, for `list` and `stat`."""
+
+    name: str
+    """Relative to the directory asked for (`list`), or the path asked for (`stat`)."""
+    is_directory: bool
+    size: int = 0
+    last_modified: Timestamp = 0.0
+    mode: int = 0
+    """st_mode"""
+
+
+class FileReply(_Message, frozen=True, gc=False, omit_defaults=True):
+    """`error` is empty, or an API error code (`FileNotFound`, `InvalidRange` …) with a message."""
+
+    error: str = ""
+    message: str = ""
+    entries: tuple[FileEntry, ...] = ()
+    """`list`: the entries, sorted by name; `stat` and `read`: the one file."""
+
+
+# --- the calls ------------------------------------------------------------------------------------------------------
+
+
+class Hello(_Message, frozen=True, gc=False, omit_defaults=True):
+    """A new session: who the node is and all it holds."""
+
+    node_id: str
+    protocol_version: int
+    agent_version: str
+    boot_time: Timestamp
+    ip_address: str
+    inventory: tuple[HeldAttempt, ...] = ()
+
+
+class Welcome(_Message, frozen=True, gc=False, omit_defaults=True):
+    """The session, and what the node must know of its pool and of the service."""
+
+    session: str
+    pool_id: str
+    account_name: str
+    account_url: str
+    is_dedicated: bool
+    task_slots: int
+    park_s: float
+    """How long a sync may be held back; the node waits a little longer before it calls the answer lost."""
+
+
+class Sync(_Message, frozen=True, gc=False, omit_defaults=True):
+    node_id: str
+    session: str
+    seen: int
+    """The highest directive revision the node has taken in (0: none)."""
+    reports: tuple[Report, ...] = ()
+    park: bool = True
+    """Hold the answer back until there is something to say. A sync with reports is answered once they are on disk."""
+
+
+class SyncReply(_Message, frozen=True, gc=False, omit_defaults=True):
+    session: str
+    session_unknown: bool = False
+    """Say hello again."""
+    directives: tuple[Directive, ...] = ()
+    acknowledged: int = 0
+    """The highest report sequence number of the sync that is safe on disk (0: none)."""
+    file_requests: tuple[FileRequest, ...] = ()
+    retry_after_s: float = 0.0
+    """The control plane could not take the reports just now (busy, disk full): send them again after that."""

@@ -1,0 +1,1 @@
+"""Truth on disk: the contract and its implementations."""

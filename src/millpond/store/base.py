@@ -1,0 +1,158 @@
+"""The store's contract: what is on disk is the truth.
+
+One `ChangeSet` is one transaction. Implementations: `memory` (tests, simulation) and `sqlite` (the embedded default);
+`tests/contracts/test_store.py` is the contract suite that every one passes.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from millpond.domain.durations import Timestamp
+from millpond.domain.job import Job
+from millpond.domain.node import Node
+from millpond.domain.pool import Pool
+from millpond.domain.states import NodeState
+from millpond.domain.task import Task
+from millpond.odata.filters import Filter
+from millpond.store.changes import ChangeSet
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """The right to commit for one pool id: the lease's epoch when it was taken."""
+
+    pool_key: str
+    """The pool's id in comparison form (`ids.id_key`)."""
+    epoch: int
+
+
+class PoolContents(msgspec.Struct):
+    """All the scheduler needs to rebuild itself for one pool id; the pool itself may not exist."""
+
+    pool: Pool | None
+    nodes: list[Node]
+    jobs: list[Job]
+    """Every job that names the pool, in order of number, completed ones included."""
+    tasks: list[Task]
+    """The tasks of those jobs that are not completed (JobState), in key order."""
+    satisfied: list[tuple[int, str]]
+    """(job number, id key) of deleted tasks that had released their dependents."""
+
+
+class TaskRow(msgspec.Struct, frozen=True):
+    """A task as it is read: the hot record and its specification (wire form, JSON)."""
+
+    task: Task
+    spec: bytes
+
+
+_T = TypeVar("_T")
+
+
+class Page(msgspec.Struct, Generic[_T], frozen=True):
+    """One page of a listing, and where the next one starts (opaque to callers; None: this is the last)."""
+
+    items: list[_T]
+    next: str | None
+
+
+class NodeCounts(msgspec.Struct, frozen=True):
+    """How many nodes of a pool are in a state."""
+
+    pool_id: str
+    is_dedicated: bool
+    state: NodeState
+    count: int
+
+
+class StoreFacts(msgspec.Struct, frozen=True):
+    """What the control plane reads at start."""
+
+    next_pool_no: int
+    """Above every pool number ever used."""
+    next_job_no: int
+    jobs: list[tuple[str, int, str]]
+    """(id, number, pool id) of every job."""
+    pools: list[tuple[str, int]]
+    """(id, number) of every pool."""
+
+
+class Store(Protocol):
+    """Where the truth lives. Every method may be called from one event loop at any time, reads and commits in parallel.
+
+    Reads see every commit that was acknowledged before they began. A commit that raises wrote nothing.
+    """
+
+    async def open(self) -> StoreFacts:
+        """Open or create the store and bring its schema up to date. Raises StoreUnavailable, or ValueError when the
+        data was written by a newer Millpond."""
+        ...
+
+    async def close(self) -> None: ...
+
+    async def acquire_lease(self, pool_key: str, owner: str, at: Timestamp, ttl_s: float) -> Fence | None:
+        """Take the pool id's lease: None while another owner's has not expired. Taking it raises the epoch, also when
+        the owner stays the same; from then on commits with an older epoch raise LeaseLost."""
+        ...
+
+    async def renew_lease(self, fence: Fence, owner: str, at: Timestamp, ttl_s: float) -> bool:
+        """Extend the lease; False when it was lost."""
+        ...
+
+    async def release_lease(self, fence: Fence) -> None: ...
+
+    async def commit(self, changes: ChangeSet, fence: Fence) -> None:
+        """Write the whole batch durably, or nothing.
+
+        Raises LeaseLost when the fence's epoch is not the current one, StoreUnavailable when it could not be written
+        (disk full, I/O error). The records in `changes` are read before the first suspension and may change after.
+        """
+        ...
+
+    async def load_pool(self, pool_key: str) -> PoolContents: ...
+
+    async def task_specs(self, keys: Sequence[int]) -> dict[int, bytes]:
+        """Specifications by task key; keys that do not exist are missing from the answer."""
+        ...
+
+    async def purge_tasks(self, job_no: int, limit: int, fence: Fence) -> int:
+        """Delete up to `limit` task rows (with specifications and remembered ids) of a job; how many were deleted."""
+        ...
+
+    # --- reads for the API ---
+
+    async def get_pool(self, pool_id: str) -> Pool | None: ...
+
+    async def list_pools(self, where: Filter | None, limit: int, after: str | None) -> Page[Pool]:
+        """In order of id key. `after` is a previous page's `next`; an `after` that is none raises ValueError."""
+        ...
+
+    async def get_node(self, pool_id: str, node_id: str) -> Node | None: ...
+
+    async def list_nodes(self, pool_id: str, where: Filter | None, limit: int, after: str | None) -> Page[Node]: ...
+
+    async def node_counts(self, where: Filter | None) -> list[NodeCounts]:
+        """Counts over all pools (pools without nodes are absent), in order of pool id key."""
+        ...
+
+    async def get_job(self, job_id: str) -> Job | None: ...
+
+    async def list_jobs(self, where: Filter | None, limit: int, after: str | None) -> Page[Job]: ...
+
+    async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
+        """None when the job or the task does not exist."""
+        ...
+
+    async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
+        """In key order. Flat in cost over any number of rows when there is no filter; with one, rows are filtered in
+        SQL and a page may come back short (even empty) with a `next`, so that one call never scans without bound."""
+        ...
+
+    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
+        """(job id, task) of the tasks last handed to a node, latest state change first."""
+        ...
+
+    async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
+        """Job id key → pool id, of the jobs that exist."""
+        ...
