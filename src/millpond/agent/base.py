@@ -1,0 +1,99 @@
+"""The seams inside the agent: what runs an attempt, and what starts its process."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from millpond.domain.durations import Timestamp
+from millpond.domain.task import FailureInfo
+from millpond.protocol.messages import Start
+
+
+class NodeFacts(msgspec.Struct, frozen=True):
+    """What an agent knows of its node."""
+
+    node_id: str
+    pool_id: str
+    account_name: str
+    account_url: str
+    is_dedicated: bool
+    root: str
+    """The node's root directory (AZ_BATCH_NODE_ROOT_DIR): absolute; its layout is semantics 4.1."""
+
+
+class ProcessSpec(msgspec.Struct, frozen=True):
+    """One process to start: exec'd directly, no shell, as leader of a new session."""
+
+    id: str
+    """`<node id>/<task key>/<attempt>`: unique over the life of the node, also across agent restarts."""
+    argv: tuple[str, ...]
+    directory: str
+    environment: dict[str, str]
+    """The whole environment; the executor adds a marker of its own to find stragglers by."""
+    stdout_path: str
+    stderr_path: str
+
+
+class ProcessExit(msgspec.Struct, frozen=True):
+    """How a process ended. A process killed by signal n has exit code -n."""
+
+    exit_code: int
+    end_time: Timestamp
+    user_cpu_s: float = 0.0
+    kernel_cpu_s: float = 0.0
+
+
+class Executor(Protocol):
+    """Starts processes, and finds them again after the agent itself was restarted."""
+
+    async def start(self, process: ProcessSpec) -> None:
+        """Start it. Raises TaskFailure CommandProgramNotFound or CommandLaunchFailed. Starting an id that runs (or ran
+        and was not forgotten) is a no-op."""
+        ...
+
+    async def wait(self, process_id: str) -> ProcessExit | None:
+        """Wait for its end and for the end of whatever it left behind (killed: it must not outlive the task). None
+        when nothing is known of it: it was lost."""
+        ...
+
+    async def kill(self, process_id: str) -> None:
+        """Kill its whole process tree, also children that left its group or session; `wait` then returns. A process
+        that is not known is no error."""
+        ...
+
+    async def known(self) -> Sequence[str]:
+        """Ids of processes that run, or have ended and were not forgotten: what a restarted agent finds."""
+        ...
+
+    async def forget(self, process_id: str) -> None:
+        """Its exit has been taken in; nothing more will be asked."""
+        ...
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How an attempt ended (see `protocol.messages.Ended`)."""
+
+    start_time: Timestamp | None
+    end_time: Timestamp
+    exit_code: int | None
+    failure: FailureInfo | None = None
+    retryable: bool = False
+
+
+class Runner(Protocol):
+    """Runs attempts from directories to output files: what `agent.state` decides, a runner does."""
+
+    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+        """Run the attempt to its end. `started` is called once, with the time of entry to `running`, before anything
+        slow. With `resumed` the attempt was begun by an earlier life of the agent: it is picked up where it is, or
+        ends as a retryable failure when it was lost. Never raises but for cancellation."""
+        ...
+
+    async def stop(self, key: int, attempt: int) -> None:
+        """Make a running `run` of that attempt end soon, killing what it started."""
+        ...
+
+    async def remove_directory(self, job_id: str, task_id: str) -> None:
+        """Delete a task's directory, or all of a job's (`task_id` empty): slowly, in the background."""
+        ...
