@@ -52,7 +52,16 @@ class SaveTask(_Effect, frozen=True, gc=False):
     task: Task
 
 
+class AddTask(_Effect, frozen=True, gc=False):
+    """A new row and its specification."""
+
+    task: Task
+    spec: bytes
+
+
 class SaveTaskSpec(_Effect, frozen=True, gc=False):
+    """A new specification of an existing task."""
+
     key: int
     spec: bytes
 
@@ -134,7 +143,7 @@ class ReleaseNode(_Effect, frozen=True, gc=False):
     node: Node
 
 
-# --- timers, replies, the feed --------------------------------------------------------------------------------------
+# --- timers, replies -----------------------------------------------------------------------------------------------
 
 
 class SetResizeTimer(_Effect, frozen=True, gc=False):
@@ -156,13 +165,6 @@ class Reply(_Effect, frozen=True, gc=False):
     value: Any
 
 
-class Publish(_Effect, frozen=True, gc=False):
-    """A line of the event feed, in the service's own event names (TaskStartEvent, PoolResizeCompleteEvent …)."""
-
-    name: str
-    body: dict[str, Any]
-
-
 RowEffect: TypeAlias = (
     SavePool
     | DeletePool
@@ -170,6 +172,7 @@ RowEffect: TypeAlias = (
     | DeleteNode
     | SaveJob
     | DeleteJob
+    | AddTask
     | SaveTask
     | SaveTaskSpec
     | DeleteTask
@@ -177,5 +180,5 @@ RowEffect: TypeAlias = (
 )
 DirectiveEffect: TypeAlias = StartTask | StopTask | ReturnTask | RemoveTaskDirectory | RemoveJobDirectories
 Effect: TypeAlias = (
-    RowEffect | DirectiveEffect | PurgeJob | CreateNode | ReleaseNode | SetResizeTimer | SetJobTimer | Reply | Publish
+    RowEffect | DirectiveEffect | PurgeJob | CreateNode | ReleaseNode | SetResizeTimer | SetJobTimer | Reply
 )

@@ -199,6 +199,7 @@ class TaskFailureCode(StrEnum):
 
     FAILURE_EXIT_CODE = "FailureExitCode"
     TASK_ENDED = "TaskEnded"
+    MAX_INTERNAL_RETRY_COUNT_REACHED = "MaxInternalRetryCountReached"
     COMMAND_PROGRAM_NOT_FOUND = "CommandProgramNotFound"
     COMMAND_LAUNCH_FAILED = "CommandLaunchFailed"
     BLOB_NOT_FOUND = "BlobNotFound"

@@ -14,7 +14,7 @@ from millpond.domain.job import Job, JobChanges
 from millpond.domain.pool import Pool
 from millpond.domain.preconditions import Precondition
 from millpond.domain.states import DisableJobOption, NodeDeallocationOption
-from millpond.domain.task import FailureInfo, NewTask
+from millpond.domain.task import FailureInfo, NewTask, Task
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -180,9 +180,12 @@ class TaskTerminateRequested(_Event, frozen=True, kw_only=True):
 
 
 class TaskDeleteRequested(_Event, frozen=True, kw_only=True):
+    """`row` is the task as the store has it when its job is completed: memory has let go of those."""
+
     job_id: str
     task_id: str
     condition: Precondition | None = None
+    row: Task | None = None
 
 
 class TaskUpdated(_Event, frozen=True, kw_only=True):

@@ -123,6 +123,7 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
     _N.CREATING: frozenset({_N.STARTING, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
     _N.STARTING: frozenset(
         {
+            _N.CREATING,
             _N.IDLE,
             _N.RUNNING,
             _N.OFFLINE,
@@ -139,6 +140,7 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
     _N.START_TASK_FAILED: frozenset({_N.REBOOTING, _N.REIMAGING, _N.LEAVING_POOL, _N.PREEMPTED, _N.UNKNOWN}),
     _N.IDLE: frozenset(
         {
+            _N.CREATING,
             _N.RUNNING,
             _N.OFFLINE,
             _N.STARTING,
@@ -153,6 +155,7 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
     ),
     _N.RUNNING: frozenset(
         {
+            _N.CREATING,
             _N.IDLE,
             _N.OFFLINE,
             _N.STARTING,
@@ -167,6 +170,7 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
     ),
     _N.OFFLINE: frozenset(
         {
+            _N.CREATING,
             _N.IDLE,
             _N.RUNNING,
             _N.STARTING,
@@ -179,7 +183,9 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
             _N.DEALLOCATING,
         }
     ),
-    _N.UNKNOWN: frozenset({_N.STARTING, _N.IDLE, _N.RUNNING, _N.OFFLINE, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
+    _N.UNKNOWN: frozenset(
+        {_N.CREATING, _N.STARTING, _N.IDLE, _N.RUNNING, _N.OFFLINE, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}
+    ),
     _N.UNUSABLE: frozenset(
         {_N.STARTING, _N.IDLE, _N.REBOOTING, _N.REIMAGING, _N.LEAVING_POOL, _N.PREEMPTED, _N.CREATING}
     ),
@@ -191,6 +197,7 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
     _N.DEALLOCATED: frozenset({_N.STARTING, _N.LEAVING_POOL}),
     _N.LEAVING_POOL: frozenset(),
 }
+"""Back to `creating` is service healing: the machine vanished, and is made again under the same node id."""
 
 JOB_MOVES: Final[dict[JobState, frozenset[JobState]]] = {
     _J.ACTIVE: frozenset({_J.DISABLING, _J.DISABLED, _J.TERMINATING, _J.COMPLETED, _J.DELETING}),
@@ -211,3 +218,6 @@ TASK_MOVES: Final[dict[TaskState, frozenset[TaskState]]] = {
 
 SCHEDULABLE_NODE_STATES: Final = frozenset({NodeState.IDLE, NodeState.RUNNING})
 """Node states in which a node may be given tasks."""
+
+IN_SERVICE_NODE_STATES: Final = frozenset({NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE})
+"""Node states that only say what a connected node does; it moves between them by itself."""

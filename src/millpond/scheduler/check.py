@@ -1,0 +1,123 @@
+"""Invariants of the scheduler's memory, for tests and the simulation (design: "Invariants after every step")."""
+
+from collections.abc import Iterator
+
+from millpond.domain.states import JobState, NodeState, TaskState
+from millpond.domain.task import TaskCounts
+from millpond.scheduler.state import JobMemory, NodeMemory, SchedulerState, is_ready
+
+
+def violations(state: SchedulerState) -> list[str]:
+    """Every broken invariant in words; empty when all is well."""
+    return [*_node_violations(state), *_job_violations(state), *_filing_violations(state)]
+
+
+def _node_violations(state: SchedulerState) -> Iterator[str]:
+    for node in state.nodes.values():
+        name = f"node {node.row.id[-8:]}"
+        held = sum(a.slots for a in node.assigned.values() if a.holds)
+        stopping = sum(s.slots for s in node.stopping.values())
+        if held > node.slots:
+            yield f"{name}: {held} slots handed out of {node.slots}"
+        if node.free != node.slots - held - stopping:
+            yield f"{name}: free is {node.free}, should be {node.slots - held - stopping}"
+        if node.ahead != sum(1 for a in node.assigned.values() if not a.holds):
+            yield f"{name}: ahead is {node.ahead}"
+        running = [a for a in node.assigned.values() if a.task.state is TaskState.RUNNING]
+        if node.row.running_tasks != len(running):
+            yield f"{name}: running_tasks is {node.row.running_tasks}, should be {len(running)}"
+        if any(not a.holds for a in running):
+            yield f"{name}: a running task holds no slots"
+        for key, assignment in node.assigned.items():
+            task = assignment.task
+            if task.node_id != node.row.id or task.attempt != assignment.attempt or task.key != key:
+                yield f"{name}: task {task.id} is not on it as attempt {assignment.attempt}"
+            if (key, assignment.attempt) in node.stopping:
+                yield f"{name}: task {task.id} attempt {assignment.attempt} both runs and stops"
+        if node.row.state is NodeState.LEAVING_POOL and node.assigned:
+            yield f"{name}: is leaving and still has tasks"
+
+
+def _recount(job: JobMemory) -> TaskCounts:
+    counts = TaskCounts()
+    for task in job.tasks.values():
+        if task.state is TaskState.ACTIVE:
+            counts.active += 1
+            counts.active_slots += task.required_slots
+        elif task.state is not TaskState.COMPLETED:
+            counts.running += 1
+            counts.running_slots += task.required_slots
+        elif task.failure is None:
+            counts.succeeded += 1
+            counts.succeeded_slots += task.required_slots
+        else:
+            counts.failed += 1
+            counts.failed_slots += task.required_slots
+    return counts
+
+
+def _job_violations(state: SchedulerState) -> Iterator[str]:
+    stopping: dict[int, int] = {}
+    for node in state.nodes.values():
+        for key, _attempt in node.stopping:
+            stopping[key >> 32] = stopping.get(key >> 32, 0) + 1
+    for job in state.jobs.values():
+        name = f"job {job.row.id}"
+        if job.stopping != stopping.get(job.row.no, 0):
+            yield f"{name}: stopping is {job.stopping}, should be {stopping.get(job.row.no, 0)}"
+        if job.row.state in (JobState.COMPLETED, JobState.DELETING):
+            if job.assigned:
+                yield f"{name}: is {job.row.state} and has tasks on nodes"
+            continue
+        if _recount(job) != job.row.counts:
+            yield f"{name}: counts are {job.row.counts}, should be {_recount(job)}"
+        queued: dict[int, int] = {}
+        for queue in job.ready.values():
+            for task in queue:
+                if is_ready(task):
+                    queued[task.key] = queued.get(task.key, 0) + 1
+        waiting = job.dependencies.waiting if job.dependencies is not None else {}
+        for task in job.tasks.values():
+            assigned_to = job.assigned.get(task.key)
+            if (assigned_to is not None) != (task.state is not TaskState.COMPLETED and task.node_id is not None):
+                yield f"{name}: task {task.id} is {task.state} on {task.node_id}, books say {assigned_to}"
+            if task.state is TaskState.COMPLETED:
+                continue
+            places = (task.key in queued) + (task.key in waiting) + (assigned_to is not None)
+            if places != 1:
+                yield f"{name}: task {task.id} is in {places} of ready, waiting, assigned"
+
+
+def _filing_violations(state: SchedulerState) -> Iterator[str]:
+    for free, bucket in enumerate(state.free_nodes):
+        for node in bucket.values():
+            if not node.takes_tasks or node.free != free or node.ahead or free == 0:
+                yield f"node {node.row.id[-8:]}: misfiled under {free} free slots"
+    for node in state.nodes.values():
+        filed = any(node.row.id in bucket for bucket in state.free_nodes)
+        if node.takes_tasks and node.free > 0 and not node.ahead and not filed:
+            yield f"node {node.row.id[-8:]}: has free slots and is not filed"
+
+
+def digest(state: SchedulerState) -> dict[str, object]:
+    """What two memories of the same truth agree on, in comparable form.
+
+    Left out: what only the nodes know (stopping attempts, connections), hints, and the order of queues.
+    """
+    return {
+        "pool": repr(state.pool),
+        "nodes": {node_id: _node_digest(node) for node_id, node in state.nodes.items()},
+        "jobs": {key: _job_digest(job) for key, job in state.jobs.items()},
+    }
+
+
+def _node_digest(node: NodeMemory) -> object:
+    return (node.row.id, node.row.removal, node.row.handle, sorted((k, a.attempt) for k, a in node.assigned.items()))
+
+
+def _job_digest(job: JobMemory) -> object:
+    ready = {task.key for queue in job.ready.values() for task in queue if is_ready(task)}
+    index = job.dependencies
+    waiting = {key: wait.remaining for key, wait in index.waiting.items()} if index is not None else {}
+    tasks = {key: repr(task) for key, task in job.tasks.items()}
+    return (repr(job.row), tasks, ready, waiting, dict(job.assigned))

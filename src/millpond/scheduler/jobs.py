@@ -1,0 +1,255 @@
+"""Jobs: their life, and what happens to their tasks on the way."""
+
+from millpond.domain.durations import Timestamp, later_than
+from millpond.domain.effects import DeleteJob, Effect, PurgeJob, RemoveJobDirectories, SaveJob, SetJobTimer
+from millpond.domain.errors import BatchError, ErrorCode, invalid_property
+from millpond.domain.events import (
+    JobAdded,
+    JobDeleteRequested,
+    JobDisableRequested,
+    JobEnableRequested,
+    JobPurged,
+    JobTerminateRequested,
+    JobTimedOut,
+    JobUpdated,
+)
+from millpond.domain.ids import id_key
+from millpond.domain.states import DisableJobOption, JobAction, JobState, OnAllTasksComplete
+from millpond.domain.task import Task, TaskCounts
+from millpond.scheduler import retries, tasks
+from millpond.scheduler.state import JobMemory, SchedulerState, set_job_state
+from millpond.scheduler.tasks import find_job, require_open
+
+
+def on_job_added(state: SchedulerState, event: JobAdded, effects: list[Effect]) -> None:
+    row = event.job
+    key = id_key(row.id)
+    if key in state.jobs:
+        raise BatchError(ErrorCode.JOB_EXISTS, f"The job '{row.id}' already exists.", JobId=row.id)
+    at = event.at
+    row.state = JobState.ACTIVE
+    row.creation_time = row.last_modified = row.state_time = row.start_time = at
+    row.counts = TaskCounts()
+    job = JobMemory(row)
+    state.jobs[key] = job
+    state.jobs_by_no[row.no] = job
+    state.touch_job(job)
+    effects.append(SaveJob(row))
+    set_timer(job, effects)
+    tasks.check_all_complete(state, job)
+
+
+def deadline_of(job: JobMemory) -> Timestamp | None:
+    """When the job's maxWallClockTime, counted from creation, runs out; None when it has none or is over."""
+    row = job.row
+    if row.max_wall_clock_s is None or row.state in (JobState.TERMINATING, JobState.COMPLETED, JobState.DELETING):
+        return None
+    return row.creation_time + row.max_wall_clock_s
+
+
+def set_timer(job: JobMemory, effects: list[Effect]) -> None:
+    effects.append(SetJobTimer(job.row.id, deadline_of(job)))
+
+
+def on_job_updated(state: SchedulerState, event: JobUpdated, effects: list[Effect]) -> None:
+    job = find_job(state, event.job_id)
+    require_open(job)
+    row = job.row
+    if event.condition is not None:
+        event.condition.require(row.last_modified)
+    changes = event.changes
+    if (
+        changes.on_all_tasks_complete is OnAllTasksComplete.NO_ACTION
+        and row.on_all_tasks_complete is OnAllTasksComplete.TERMINATE_JOB
+    ):
+        raise invalid_property(
+            "onAllTasksComplete", "noaction", "once it is terminatejob it cannot be set back to noaction"
+        )
+    if changes.pool_id is not None and id_key(changes.pool_id) != id_key(row.pool_id):
+        if row.state is not JobState.DISABLED:
+            raise BatchError(
+                ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,
+                f"The pool of job '{row.id}' can be changed only while the job is disabled; it is {row.state}.",
+            )
+        raise BatchError(
+            ErrorCode.NOT_IMPLEMENTED, "Moving a job to another pool is not implemented yet.", PropertyName="poolInfo"
+        )
+    row.spec = {**row.spec, **changes.spec}
+    if changes.priority is not None:
+        row.priority = changes.priority
+    if changes.max_parallel_tasks is not None:
+        row.max_parallel_tasks = changes.max_parallel_tasks
+    if changes.constraints is not None:
+        row.max_wall_clock_s, row.max_task_retry_count = changes.constraints
+        set_timer(job, effects)
+    if changes.on_all_tasks_complete is not None:
+        row.on_all_tasks_complete = changes.on_all_tasks_complete
+    row.last_modified = later_than(row.last_modified, event.at)
+    state.touch_job(job)
+    if any(job.ready.values()):
+        state.ready_jobs[row.no] = job
+    tasks.check_all_complete(state, job)
+
+
+def _running(job: JobMemory) -> list[Task]:
+    """The tasks of the job that are handed out, in order of hand-over."""
+    return [task for task in job.tasks.values() if task.key in job.assigned]
+
+
+def _stop_tasks(state: SchedulerState, job: JobMemory, at: Timestamp, effects: list[Effect], *, requeue: bool) -> None:
+    """Kill what runs: tasks become active again (counted as a requeue), or completed with TaskEnded.
+
+    Attempts handed out and not begun go back to the queue in any case: an active task stays active.
+    """
+    if not job.assigned:
+        return
+    for task in _running(job):
+        begun = task.start_time is not None
+        tasks.detach(state, job, task, at, stop=True, effects=effects)
+        if requeue or not begun:
+            tasks.requeue(state, job, task, at, effects, by_user=begun)
+        else:
+            tasks.complete(state, job, task, at, effects, end_time=at, exit_code=None, failure=retries.ENDED_BY_JOB)
+
+
+def on_job_disable_requested(state: SchedulerState, event: JobDisableRequested, effects: list[Effect]) -> None:
+    job = find_job(state, event.job_id)
+    require_open(job)
+    if event.condition is not None:
+        event.condition.require(job.row.last_modified)
+    disable(state, job, event.option, event.at, effects)
+
+
+def disable(
+    state: SchedulerState, job: JobMemory, option: DisableJobOption, at: Timestamp, effects: list[Effect]
+) -> None:
+    """Start no more tasks; deal with those that run as `option` says. `settle` completes it."""
+    if job.row.state is JobState.DISABLED:
+        return
+    if job.row.state is not JobState.DISABLING:
+        set_job_state(state, job, JobState.DISABLING, at)
+    job.row.disable_option = option
+    job.row.last_modified = later_than(job.row.last_modified, at)
+    state.touch_job(job)
+    if option is DisableJobOption.WAIT:
+        for task in [task for task in _running(job) if task.start_time is None]:
+            # Not begun: whether the node has got to it is unknown, so it is taken back rather than waited for.
+            tasks.detach(state, job, task, at, stop=True, effects=effects)
+            tasks.requeue(state, job, task, at, effects, by_user=False)
+    else:
+        _stop_tasks(state, job, at, effects, requeue=option is DisableJobOption.REQUEUE)
+
+
+def on_job_enable_requested(state: SchedulerState, event: JobEnableRequested, effects: list[Effect]) -> None:
+    job = find_job(state, event.job_id)
+    require_open(job)
+    if event.condition is not None:
+        event.condition.require(job.row.last_modified)
+    if job.row.state is JobState.DISABLING:
+        raise BatchError(
+            ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,
+            f"Job '{job.row.id}' is still being disabled; enable it once it is disabled.",
+        )
+    if job.row.state is not JobState.DISABLED:
+        raise BatchError(
+            ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE, f"Job '{job.row.id}' is not disabled; it is {job.row.state}."
+        )
+    set_job_state(state, job, JobState.ENABLING, event.at)
+    set_job_state(state, job, JobState.ACTIVE, event.at)
+    job.row.last_modified = later_than(job.row.last_modified, event.at)
+    if any(job.ready.values()):
+        state.ready_jobs[job.row.no] = job
+    tasks.check_all_complete(state, job)
+
+
+def on_job_terminate_requested(state: SchedulerState, event: JobTerminateRequested, effects: list[Effect]) -> None:
+    job = find_job(state, event.job_id)
+    require_open(job)
+    if event.condition is not None:
+        event.condition.require(job.row.last_modified)
+    terminate(state, job, event.reason, event.at, effects)
+
+
+def terminate(state: SchedulerState, job: JobMemory, reason: str, at: Timestamp, effects: list[Effect]) -> None:
+    """End the job: running tasks are ended, active ones stay active for ever (Azure Batch: terminate job)."""
+    set_job_state(state, job, JobState.TERMINATING, at)
+    job.row.terminate_reason = reason
+    job.row.disable_option = None
+    job.row.last_modified = later_than(job.row.last_modified, at)
+    _stop_tasks(state, job, at, effects, requeue=False)
+    set_timer(job, effects)
+
+
+def on_job_timed_out(state: SchedulerState, event: JobTimedOut, effects: list[Effect]) -> None:
+    job = state.jobs.get(id_key(event.job_id))
+    if job is None or deadline_of(job) != event.deadline:
+        return
+    terminate(state, job, "MaxWallClockTimeExpiry", event.at, effects)
+
+
+def on_job_delete_requested(state: SchedulerState, event: JobDeleteRequested, effects: list[Effect]) -> None:
+    job = find_job(state, event.job_id)
+    if job.row.state is JobState.DELETING:
+        raise BatchError(ErrorCode.JOB_BEING_DELETED)
+    if event.condition is not None:
+        event.condition.require(job.row.last_modified)
+    set_job_state(state, job, JobState.DELETING, event.at)
+    for task in _running(job):
+        tasks.detach(state, job, task, event.at, stop=True, effects=effects)
+    for node in state.nodes.values():
+        for stopping in node.stopping.values():
+            if stopping.task is not None and stopping.task.job_no == job.row.no:
+                stopping.task = None  # its row is about to go
+        effects.append(RemoveJobDirectories(node.row.id, job.row.id))
+    forget_tasks(state, job)
+    set_timer(job, effects)
+    effects.append(PurgeJob(job.row))
+
+
+def forget_tasks(state: SchedulerState, job: JobMemory) -> None:
+    """Let go of the records of a job that will not schedule again."""
+    job.tasks = {}
+    job.ready = {}
+    job.dependencies = None
+    state.ready_jobs.pop(job.row.no, None)
+
+
+def on_job_purged(state: SchedulerState, event: JobPurged, effects: list[Effect]) -> None:
+    job = state.jobs.get(id_key(event.job_id))
+    if job is None or job.row.state is not JobState.DELETING:
+        return
+    del state.jobs[id_key(event.job_id)]
+    del state.jobs_by_no[job.row.no]
+    state.unsettled_jobs.pop(job.row.no, None)
+    state.dirty_jobs.pop(job.row.no, None)
+    effects.append(DeleteJob(job.row))
+
+
+def follow_up(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
+    """What tasks asked of their jobs while an event was applied; each may end further tasks and ask again."""
+    while state.follow_ups:
+        job, action, reason = state.follow_ups.pop(0)
+        if job.row.state is not JobState.ACTIVE:
+            continue
+        if action is JobAction.TERMINATE:
+            terminate(state, job, reason, at, effects)
+        else:
+            disable(state, job, DisableJobOption.REQUEUE, at, effects)
+
+
+def settle(state: SchedulerState, at: Timestamp) -> None:
+    """Move jobs on whose last attempts are gone: disabling → disabled, terminating → completed."""
+    if not state.unsettled_jobs:
+        return
+    unsettled = list(state.unsettled_jobs.values())
+    state.unsettled_jobs.clear()
+    for job in unsettled:
+        if job.assigned or job.stopping:
+            continue
+        if job.row.state is JobState.DISABLING:
+            job.row.disable_option = None
+            set_job_state(state, job, JobState.DISABLED, at)
+        elif job.row.state is JobState.TERMINATING:
+            job.row.end_time = at
+            set_job_state(state, job, JobState.COMPLETED, at)
+            forget_tasks(state, job)

@@ -1,0 +1,212 @@
+"""The pool: adding, resizing, deleting."""
+
+from millpond.domain.durations import Timestamp, later_than
+from millpond.domain.effects import DeletePool, Effect, SavePool, SetResizeTimer
+from millpond.domain.errors import BatchError, ErrorCode
+from millpond.domain.events import (
+    PoolAdded,
+    PoolDeleteRequested,
+    PoolResizeRequested,
+    PoolResizeStopRequested,
+    PoolResizeTimedOut,
+)
+from millpond.domain.pool import Pool, ResizeError
+from millpond.domain.states import (
+    IN_SERVICE_NODE_STATES,
+    AllocationState,
+    NodeDeallocationOption,
+    NodeState,
+    PoolState,
+)
+from millpond.scheduler.nodes import create_node, keep_node, leave_when_drained, remove_node
+from millpond.scheduler.state import NodeMemory, SchedulerState
+
+
+def _find_pool(state: SchedulerState) -> Pool:
+    if state.pool is None:
+        raise BatchError(ErrorCode.POOL_NOT_FOUND, f"The pool '{state.pool_id}' does not exist.", PoolId=state.pool_id)
+    return state.pool
+
+
+def _set_allocation_state(pool: Pool, to: AllocationState, at: Timestamp) -> None:
+    if pool.allocation_state is not to:
+        pool.allocation_state = to
+        pool.allocation_state_time = at
+
+
+def on_pool_added(state: SchedulerState, event: PoolAdded, effects: list[Effect]) -> None:
+    if state.pool is not None:
+        code = ErrorCode.POOL_BEING_DELETED if state.pool.state is PoolState.DELETING else ErrorCode.POOL_EXISTS
+        raise BatchError(code, None, PoolId=state.pool.id)
+    pool = event.pool
+    at = event.at
+    pool.state = PoolState.ACTIVE
+    pool.allocation_state = AllocationState.STEADY
+    pool.creation_time = pool.last_modified = pool.state_time = pool.allocation_state_time = at
+    state.pool = pool
+    state.pool_id = pool.id
+    if pool.target_dedicated_nodes or pool.target_low_priority_nodes:
+        _begin_resize(state, pool, pool.resize_timeout_s, NodeDeallocationOption.REQUEUE, at, effects)
+    effects.append(SavePool(pool))
+
+
+def _begin_resize(
+    state: SchedulerState,
+    pool: Pool,
+    timeout_s: float,
+    option: NodeDeallocationOption,
+    at: Timestamp,
+    effects: list[Effect],
+) -> None:
+    """Move towards the targets. The last resize's errors are forgotten."""
+    pool.resize_errors = ()
+    pool.node_deallocation_option = option
+    pool.resize_deadline = at + timeout_s
+    _set_allocation_state(pool, AllocationState.RESIZING, at)
+    effects.append(SetResizeTimer(pool.resize_deadline))
+    _approach_targets(state, pool, option, at, effects)
+    state.pool_unsettled = True
+
+
+def _approach_targets(
+    state: SchedulerState, pool: Pool, option: NodeDeallocationOption, at: Timestamp, effects: list[Effect]
+) -> None:
+    for dedicated, target in ((True, pool.target_dedicated_nodes), (False, pool.target_low_priority_nodes)):
+        kind = [node for node in state.nodes.values() if node.row.is_dedicated is dedicated]
+        staying = [node for node in kind if node.row.removal is None]
+        missing = target - len(staying)
+        if missing > 0:
+            draining = [node for node in kind if node.row.removal is not None and _can_stay(node)]
+            for node in draining[:missing]:
+                keep_node(state, node)
+            for _ in range(missing - len(draining)):
+                create_node(state, pool, at, effects, dedicated=dedicated)
+        elif missing < 0:
+            for node in sorted(staying, key=_removal_rank)[:-missing]:
+                remove_node(state, node, option, at, effects)
+
+
+def _can_stay(node: NodeMemory) -> bool:
+    return node.row.state is not NodeState.LEAVING_POOL
+
+
+def _removal_rank(node: NodeMemory) -> tuple[int, int, float]:
+    """Who leaves first: nodes of no use yet or any more, then idle ones, then those that run least; the young first."""
+    useless = node.row.state not in IN_SERVICE_NODE_STATES
+    return (0 if useless else 1, node.row.running_task_slots, -node.row.allocation_time)
+
+
+def on_pool_resize_requested(state: SchedulerState, event: PoolResizeRequested, effects: list[Effect]) -> None:
+    pool = _find_pool(state)
+    if event.condition is not None:
+        event.condition.require(pool.last_modified)
+    if pool.state is PoolState.DELETING:
+        raise BatchError(ErrorCode.POOL_BEING_DELETED)
+    if pool.allocation_state is not AllocationState.STEADY:
+        raise BatchError(ErrorCode.POOL_BEING_RESIZED)
+    if event.target_dedicated_nodes is not None:
+        pool.target_dedicated_nodes = event.target_dedicated_nodes
+    if event.target_low_priority_nodes is not None:
+        pool.target_low_priority_nodes = event.target_low_priority_nodes
+    pool.last_modified = later_than(pool.last_modified, event.at)
+    _begin_resize(state, pool, event.resize_timeout_s, event.node_deallocation_option, event.at, effects)
+    effects.append(SavePool(pool))
+
+
+def on_pool_resize_stop_requested(state: SchedulerState, event: PoolResizeStopRequested, effects: list[Effect]) -> None:
+    pool = _find_pool(state)
+    if event.condition is not None:
+        event.condition.require(pool.last_modified)
+    if pool.state is PoolState.DELETING:
+        raise BatchError(ErrorCode.POOL_BEING_DELETED)
+    if pool.allocation_state is not AllocationState.RESIZING:
+        raise BatchError(
+            ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,
+            f"Pool '{pool.id}' is not being resized; its allocation state is {pool.allocation_state}.",
+        )
+    _set_allocation_state(pool, AllocationState.STOPPING, event.at)
+    pool.last_modified = later_than(pool.last_modified, event.at)
+    error = ResizeError("ResizeStopped", "The resize was stopped by user request; the pool keeps the nodes it has")
+    _give_up_resize(state, pool, error, event.at, effects)
+
+
+def on_pool_resize_timed_out(state: SchedulerState, event: PoolResizeTimedOut, effects: list[Effect]) -> None:
+    pool = state.pool
+    if pool is None or pool.resize_deadline != event.deadline or pool.state is PoolState.DELETING:
+        return
+    missing = [
+        name
+        for name, dedicated, target in (
+            ("dedicated", True, pool.target_dedicated_nodes),
+            ("low-priority", False, pool.target_low_priority_nodes),
+        )
+        if sum(1 for n in state.nodes.values() if n.row.is_dedicated is dedicated and n.row.handle) != target
+    ]
+    error = ResizeError(
+        "AllocationTimedOut",
+        f"Desired number of {' and '.join(missing) or 'dedicated'} nodes could not be allocated as the resize timeout was reached",
+    )
+    _give_up_resize(state, pool, error, event.at, effects)
+
+
+def _give_up_resize(
+    state: SchedulerState, pool: Pool, error: ResizeError, at: Timestamp, effects: list[Effect]
+) -> None:
+    """Stay at what was reached: nodes not made yet are given up, nodes that still drain stay."""
+    pool.resize_errors = (*pool.resize_errors, error)
+    pool.resize_deadline = None
+    effects.append(SetResizeTimer(None))
+    for node in list(state.nodes.values()):
+        if node.row.state is NodeState.CREATING and node.row.removal is None and not node.row.handle:
+            remove_node(state, node, NodeDeallocationOption.REQUEUE, at, effects)
+        elif node.row.removal is not None and _can_stay(node):
+            keep_node(state, node)
+    state.pool_unsettled = True
+    effects.append(SavePool(pool))
+
+
+def on_pool_delete_requested(state: SchedulerState, event: PoolDeleteRequested, effects: list[Effect]) -> None:
+    pool = _find_pool(state)
+    if pool.state is PoolState.DELETING:
+        raise BatchError(ErrorCode.POOL_BEING_DELETED)
+    if event.condition is not None:
+        event.condition.require(pool.last_modified)
+    at = event.at
+    pool.state = PoolState.DELETING
+    pool.state_time = at
+    pool.last_modified = later_than(pool.last_modified, at)
+    pool.target_dedicated_nodes = 0
+    pool.target_low_priority_nodes = 0
+    _set_allocation_state(pool, AllocationState.RESIZING, at)
+    pool.resize_deadline = None
+    effects.append(SetResizeTimer(None))
+    for node in list(state.nodes.values()):
+        remove_node(state, node, NodeDeallocationOption.REQUEUE, at, effects)
+    state.pool_unsettled = True
+    effects.append(SavePool(pool))
+
+
+def settle(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
+    """Move the pool on when its nodes did: drained nodes leave, a resize ends, a deleting pool goes."""
+    pool = state.pool
+    if pool is None or not state.pool_unsettled:
+        return
+    state.pool_unsettled = False
+    for node in list(state.nodes.values()):
+        leave_when_drained(state, node, at, effects)
+    if pool.state is PoolState.DELETING:
+        if not state.nodes:
+            state.pool = None
+            effects.append(DeletePool(pool))
+        return
+    if pool.allocation_state is AllocationState.STEADY:
+        return
+    busy = any(
+        node.row.removal is not None or (node.row.state is NodeState.CREATING and not node.row.handle)
+        for node in state.nodes.values()
+    )
+    if not busy:
+        _set_allocation_state(pool, AllocationState.STEADY, at)
+        pool.resize_deadline = None
+        effects.append(SetResizeTimer(None))
+        effects.append(SavePool(pool))

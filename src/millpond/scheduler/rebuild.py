@@ -1,0 +1,143 @@
+"""Building the scheduler's memory from rows: at start, at take-over, and after a failed commit."""
+
+from collections.abc import Iterable, Sequence
+
+from millpond.domain.durations import Timestamp
+from millpond.domain.effects import CreateNode, Effect, PurgeJob, ReleaseNode, SaveTask, SetResizeTimer
+from millpond.domain.ids import id_key, job_no_of
+from millpond.domain.job import Job
+from millpond.domain.node import Node
+from millpond.domain.pool import Pool
+from millpond.domain.states import IN_SERVICE_NODE_STATES, JobState, NodeState, TaskState
+from millpond.domain.task import Task
+from millpond.scheduler import dependencies, jobs
+from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
+from millpond.scheduler.tasks import make_ready
+
+
+def rebuild(
+    account: str,
+    pool_id: str,
+    at: Timestamp,
+    *,
+    pool: Pool | None,
+    nodes: Sequence[Node],
+    job_rows: Sequence[Job],
+    task_rows: Iterable[Task],
+    satisfied: Iterable[tuple[int, str]] = (),
+) -> tuple[SchedulerState, list[Effect]]:
+    """The state the rows describe, and the effects that pick up what was under way: timers, wishes, purges.
+
+    `task_rows` are the tasks of all jobs that are not completed, in key order. No node counts as connected until its
+    agent says hello; nodes that were in service are shown as `unknown` only once they stay silent.
+    """
+    state = SchedulerState(account, pool.id if pool is not None else pool_id)
+    effects: list[Effect] = []
+    state.pool = pool
+    slots = pool.task_slots_per_node if pool is not None else 1
+    for row in nodes:
+        node = NodeMemory(row, slots)
+        node.row.running_tasks = node.row.running_task_slots = 0
+        state.nodes[row.id] = node
+    for job_row in job_rows:
+        job = JobMemory(job_row)
+        state.jobs[id_key(job_row.id)] = job
+        state.jobs_by_no[job_row.no] = job
+        if job_row.state in (JobState.COMPLETED, JobState.DELETING):
+            jobs.forget_tasks(state, job)
+    remembered: dict[int, list[str]] = {}
+    for job_no, key in satisfied:
+        remembered.setdefault(job_no, []).append(key)
+    for job_no, keys in remembered.items():
+        owner = state.jobs_by_no.get(job_no)
+        if owner is not None and owner.dependencies is not None:
+            for key in keys:
+                dependencies.mark_satisfied(owner.dependencies, key)
+    pending = _load_tasks(state, task_rows, effects)
+    for job, task in pending:
+        index = job.dependencies
+        if index is None or dependencies.add_dependent(index, task):
+            make_ready(state, job, task)
+    for node in state.nodes.values():
+        _take_slots(node)
+        state.refile(node, node.free)
+        if (
+            node.row.state in IN_SERVICE_NODE_STATES
+            and not node.row.running_tasks
+            and node.row.state is NodeState.RUNNING
+        ):
+            set_node_state(state, node, NodeState.IDLE, at)
+    _resume(state, effects)
+    return state, effects
+
+
+def _load_tasks(
+    state: SchedulerState, task_rows: Iterable[Task], effects: list[Effect]
+) -> list[tuple[JobMemory, Task]]:
+    """File every task under its job and node; the active ones not handed out, with all satisfied parents known."""
+    pending: list[tuple[JobMemory, Task]] = []
+    job: JobMemory | None = None
+    for task in task_rows:
+        job_no = job_no_of(task.key)
+        if job is None or job.row.no != job_no:
+            job = state.jobs_by_no[job_no]
+            if job.row.state in (JobState.COMPLETED, JobState.DELETING):
+                job = None
+                continue
+        lower = id_key(task.id)
+        job.tasks[task.id if lower == task.id else lower] = task
+        if task.state is TaskState.COMPLETED:
+            if task.satisfies and job.dependencies is not None:
+                dependencies.mark_satisfied(job.dependencies, lower)
+        elif task.node_id is None:
+            pending.append((job, task))
+        else:
+            node = state.nodes.get(task.node_id)
+            if node is None:
+                # A node and its tasks change in one commit, so this cannot be; better run again than hang.
+                task.node_id = None
+                task.state = TaskState.ACTIVE
+                effects.append(SaveTask(task))
+                pending.append((job, task))
+                continue
+            running = task.state is not TaskState.ACTIVE
+            node.assigned[task.key] = Assignment(task, task.attempt, task.required_slots, running)
+            job.assigned[task.key] = node.row.id
+            if running:
+                node.row.running_tasks += 1
+                node.row.running_task_slots += task.required_slots
+    return pending
+
+
+def _take_slots(node: NodeMemory) -> None:
+    """Running attempts hold their slots; of those handed out, the first that fit."""
+    node.free -= sum(assignment.slots for assignment in node.assigned.values() if assignment.holds)
+    blocked = False
+    for assignment in node.assigned.values():
+        if assignment.holds:
+            continue
+        if not blocked and assignment.slots <= node.free:
+            assignment.holds = True
+            node.free -= assignment.slots
+        else:
+            blocked = True
+            node.ahead += 1
+
+
+def _resume(state: SchedulerState, effects: list[Effect]) -> None:
+    pool = state.pool
+    if pool is not None:
+        state.pool_unsettled = True
+        effects.append(SetResizeTimer(pool.resize_deadline))
+        for node in state.nodes.values():
+            if node.row.state is NodeState.LEAVING_POOL:
+                effects.append(ReleaseNode(pool, node.row))
+            elif node.row.state is NodeState.CREATING and not node.row.handle:
+                effects.append(CreateNode(pool, node.row))
+    for job in state.jobs.values():
+        if job.row.state is JobState.DELETING:
+            effects.append(PurgeJob(job.row))
+        elif job.row.state in (JobState.DISABLING, JobState.TERMINATING):
+            state.touch_unsettled(job)
+        if jobs.deadline_of(job) is not None:
+            jobs.set_timer(job, effects)

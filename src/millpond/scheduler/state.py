@@ -1,0 +1,248 @@
+"""The scheduler's memory of one pool id: the pool (which may not exist), its nodes, the jobs that name it, their tasks.
+
+The records (`domain.Pool`, `Node`, `Job`, `Task`) are the rows; what stands beside them here is derived from rows, and
+`rebuild` makes it again. Only two things are known to memory alone, and a node's inventory brings them back: which
+stopped attempts a node has not confirmed yet (`NodeMemory.stopping`), and whether a node is connected.
+"""
+
+from collections import deque
+
+import msgspec
+
+from millpond.domain.durations import Timestamp
+from millpond.domain.effects import Effect, SaveJob, SaveNode
+from millpond.domain.errors import Bug
+from millpond.domain.job import Job
+from millpond.domain.node import Node
+from millpond.domain.pool import Pool
+from millpond.domain.states import (
+    JOB_MOVES,
+    NODE_MOVES,
+    SCHEDULABLE_NODE_STATES,
+    JobAction,
+    JobState,
+    NodeState,
+    SchedulingState,
+    TaskState,
+)
+from millpond.domain.task import Task
+
+
+class Assignment(msgspec.Struct):
+    """An attempt a node has been handed."""
+
+    task: Task
+    attempt: int
+    slots: int
+    holds: bool
+    """It occupies its slots; else it was handed out ahead and starts when slots become free, first come first."""
+    returning: bool = False
+    """The node was asked to give it back."""
+
+
+class Stopping(msgspec.Struct):
+    """An attempt a node was told to stop."""
+
+    slots: int
+    """What it still occupies."""
+    task: Task | None
+    """Its record, to note the exit code on; None when that is gone or not known."""
+
+
+class NodeMemory:
+    """A node, and what it is busy with."""
+
+    __slots__ = ("ahead", "assigned", "connected", "free", "row", "slots", "stopping")
+
+    def __init__(self, row: Node, slots: int) -> None:
+        self.row = row
+        self.slots = slots
+        self.free = slots
+        """Slots neither held by an assignment nor by an attempt that is being stopped."""
+        self.connected = False
+        """Its agent has said hello since this memory was built, and has been heard of since."""
+        self.assigned: dict[int, Assignment] = {}
+        """By task key, in the order of hand-over."""
+        self.ahead = 0
+        """Assignments that hold no slots yet."""
+        self.stopping: dict[tuple[int, int], Stopping] = {}
+        """By (task key, attempt): attempts told to stop and not confirmed gone."""
+
+    @property
+    def takes_tasks(self) -> bool:
+        row = self.row
+        return (
+            self.connected
+            and row.state in SCHEDULABLE_NODE_STATES
+            and row.scheduling_state is SchedulingState.ENABLED
+            and row.removal is None
+        )
+
+
+class Waiting(msgspec.Struct):
+    """A task with unmet dependencies."""
+
+    task: Task
+    remaining: int
+    """Parents (ids, and members of ranges) not yet satisfied."""
+
+
+class DependencyIndex:
+    """Who waits for whom in one job. Parents are named by id or by integer; both may name tasks that do not exist."""
+
+    __slots__ = ("by_id", "by_number", "satisfied_ids", "satisfied_numbers", "waiting", "wide")
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, Waiting] = {}
+        """By key of the dependent."""
+        self.by_id: dict[str, list[int]] = {}
+        self.by_number: dict[int, list[int]] = {}
+        """For the members of short ranges."""
+        self.wide: list[tuple[int, int, int]] = []
+        """(first, last, key of the dependent) of long ranges."""
+        self.satisfied_ids: set[str] = set()
+        """Id keys of satisfied parents, deleted ones included (Azure Batch remembers them by id)."""
+        self.satisfied_numbers: set[int] = set()
+        """Integers some satisfied parent's id stands for: `4`, `04` and `004` are one."""
+
+
+class JobMemory:
+    """A job, its live tasks, and its queues: one for each number of required slots (the request class)."""
+
+    __slots__ = ("assigned", "deleted", "dependencies", "ready", "row", "stopping", "tasks")
+
+    def __init__(self, row: Job) -> None:
+        self.row = row
+        self.tasks: dict[str, Task] = {}
+        """By id key; empty once the job is completed or deleting."""
+        self.ready: dict[int, deque[Task]] = {}
+        """Tasks that could be placed. Entries go stale when a task leaves otherwise; `is_ready` tells."""
+        self.dependencies: DependencyIndex | None = DependencyIndex() if row.uses_task_dependencies else None
+        self.assigned: dict[int, str] = {}
+        """Task key → node id of the current attempts."""
+        self.deleted: set[int] = set()
+        """Keys of tasks deleted since the job completed: their rows may have been read before that."""
+        self.stopping = 0
+        """Attempts of this job told to stop and not confirmed gone."""
+
+
+class SchedulerState:
+    """Everything the scheduler of one pool id knows. Changed only by `core.apply` and `core.place`."""
+
+    def __init__(self, account: str, pool_id: str) -> None:
+        self.account = account
+        self.pool_id = pool_id
+        self.pool: Pool | None = None
+        self.nodes: dict[str, NodeMemory] = {}
+        self.jobs: dict[str, JobMemory] = {}
+        """By id key."""
+        self.jobs_by_no: dict[int, JobMemory] = {}
+        self.ready_jobs: dict[int, JobMemory] = {}
+        """By number: jobs that have (or had) entries in `ready`."""
+        self.free_nodes: list[dict[str, NodeMemory]] = [{}]
+        """Index n: nodes that take tasks and have n free slots."""
+        self.hungry: dict[str, NodeMemory] = {}
+        """Nodes that take tasks, have none free, and could be handed more ahead."""
+        self.with_ahead: dict[str, NodeMemory] = {}
+        """Nodes that hold assignments ahead of their slots."""
+        self.dirty_jobs: dict[int, JobMemory] = {}
+        self.dirty_nodes: dict[str, NodeMemory] = {}
+        self.unsettled_jobs: dict[int, JobMemory] = {}
+        """Jobs in `disabling` or `terminating` that may be able to move on: looked at, and cleared, by `place`."""
+        self.follow_ups: list[tuple[JobMemory, JobAction, str]] = []
+        """(job, action, reason) that the tasks of the event being applied ask of their jobs."""
+        self.pool_unsettled = False
+        """The pool is resizing, stopping or deleting, and nodes changed."""
+        self.turn = 0
+        """Rotates the start among jobs of equal priority."""
+        self.run_time_s: float | None = None
+        """Smoothed run time of recent tasks: how far ahead nodes are fed. A hint only: not part of the truth."""
+
+    # --- filing: call after any change to what a node can take ---
+
+    def refile(self, node: NodeMemory, free_before: int) -> None:
+        """Move the node to the bucket of its free slots."""
+        node_id = node.row.id
+        buckets = self.free_nodes
+        if 0 <= free_before < len(buckets):
+            buckets[free_before].pop(node_id, None)
+        takes = node.takes_tasks
+        if takes and node.free > 0 and not node.ahead:
+            while len(buckets) <= node.free:
+                buckets.append({})
+            buckets[node.free][node_id] = node
+            self.hungry.pop(node_id, None)
+        elif takes:
+            self.hungry[node_id] = node
+        else:
+            self.hungry.pop(node_id, None)
+        if node.ahead:
+            self.with_ahead[node_id] = node
+        else:
+            self.with_ahead.pop(node_id, None)
+
+    def unfile(self, node: NodeMemory) -> None:
+        """Forget a node that is being deleted."""
+        node_id = node.row.id
+        for bucket in self.free_nodes:
+            bucket.pop(node_id, None)
+        self.hungry.pop(node_id, None)
+        self.with_ahead.pop(node_id, None)
+
+    def touch_node(self, node: NodeMemory) -> None:
+        self.dirty_nodes[node.row.id] = node
+
+    def touch_job(self, job: JobMemory) -> None:
+        self.dirty_jobs[job.row.no] = job
+
+    def touch_unsettled(self, job: JobMemory) -> None:
+        """A task of the job left its node: a job being disabled or terminated may be able to move on."""
+        if job.row.state in (JobState.DISABLING, JobState.TERMINATING):
+            self.unsettled_jobs[job.row.no] = job
+
+    def flush_rows(self) -> list[Effect]:
+        """Rows of jobs and nodes changed since the last flush: once a batch, however many tasks moved."""
+        effects: list[Effect] = [SaveJob(job.row) for job in self.dirty_jobs.values()]
+        effects.extend(SaveNode(node.row) for node in self.dirty_nodes.values())
+        self.dirty_jobs.clear()
+        self.dirty_nodes.clear()
+        return effects
+
+
+def set_node_state(state: SchedulerState, node: NodeMemory, to: NodeState, at: Timestamp) -> None:
+    """Move a node to another state and file it where it now belongs. Raises Bug for a move that does not exist."""
+    if node.row.state is not to:
+        if to not in NODE_MOVES[node.row.state]:
+            raise Bug(f"node {node.row.id} cannot go from {node.row.state} to {to}")
+        node.row.state = to
+        node.row.state_time = at
+        state.touch_node(node)
+    state.refile(node, node.free)
+
+
+def settle_node_state(state: SchedulerState, node: NodeMemory, at: Timestamp) -> None:
+    """The state of a connected node that is in service, by what it does: running, idle, or offline."""
+    if node.row.running_tasks > 0:
+        set_node_state(state, node, NodeState.RUNNING, at)
+    elif node.row.scheduling_state is SchedulingState.DISABLED:
+        set_node_state(state, node, NodeState.OFFLINE, at)
+    else:
+        set_node_state(state, node, NodeState.IDLE, at)
+
+
+def set_job_state(state: SchedulerState, job: JobMemory, to: JobState, at: Timestamp) -> None:
+    """Move a job to another state. Raises Bug for a move that does not exist."""
+    row = job.row
+    if to not in JOB_MOVES[row.state]:
+        raise Bug(f"job {row.id} cannot go from {row.state} to {to}")
+    row.previous_state = row.state
+    row.previous_state_time = row.state_time
+    row.state = to
+    row.state_time = at
+    state.touch_job(job)
+    state.touch_unsettled(job)
+
+
+def is_ready(task: Task) -> bool:
+    """Whether an entry of a ready queue still stands: the task is active and not handed out."""
+    return task.node_id is None and task.state is TaskState.ACTIVE

@@ -1,0 +1,556 @@
+"""Tasks: adding, handing out and taking back, starting, ending, and what users ask of them."""
+
+from collections import deque
+
+from millpond.domain.durations import Timestamp, later_than
+from millpond.domain.effects import (
+    AddTask,
+    DeleteTask,
+    Effect,
+    RememberSatisfied,
+    RemoveTaskDirectory,
+    Reply,
+    SaveTask,
+    SaveTaskSpec,
+    StopTask,
+)
+from millpond.domain.errors import BatchError, Bug, ErrorCode
+from millpond.domain.events import (
+    TaskDeleteRequested,
+    TaskEnded,
+    TaskReactivateRequested,
+    TaskReturned,
+    TasksAdded,
+    TaskStarted,
+    TaskStopped,
+    TaskTerminateRequested,
+    TaskUpdated,
+)
+from millpond.domain.ids import id_key, job_no_of, task_key
+from millpond.domain.states import (
+    IN_SERVICE_NODE_STATES,
+    TASK_MOVES,
+    DependencyAction,
+    JobAction,
+    JobState,
+    OnAllTasksComplete,
+    OnTaskFailure,
+    TaskState,
+)
+from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskCounts
+from millpond.scheduler import dependencies, retries
+from millpond.scheduler.state import (
+    JobMemory,
+    NodeMemory,
+    SchedulerState,
+    Stopping,
+    settle_node_state,
+)
+
+_CLOSED_JOBS = {
+    JobState.COMPLETED: ErrorCode.JOB_COMPLETED,
+    JobState.TERMINATING: ErrorCode.JOB_BEING_TERMINATED,
+    JobState.DELETING: ErrorCode.JOB_BEING_DELETED,
+}
+
+
+def find_job(state: SchedulerState, job_id: str) -> JobMemory:
+    """The job. Raises JobNotFound."""
+    job = state.jobs.get(id_key(job_id))
+    if job is None:
+        raise BatchError(ErrorCode.JOB_NOT_FOUND, f"The job '{job_id}' does not exist.", JobId=job_id)
+    return job
+
+
+def require_open(job: JobMemory) -> None:
+    """Raises JobCompleted, JobBeingTerminated or JobBeingDeleted for a job that takes no more changes."""
+    code = _CLOSED_JOBS.get(job.row.state)
+    if code is not None:
+        raise BatchError(code)
+
+
+def _find_task(job: JobMemory, task_id: str) -> Task:
+    task = job.tasks.get(id_key(task_id))
+    if task is None:
+        raise BatchError(
+            ErrorCode.TASK_NOT_FOUND,
+            f"The task '{task_id}' does not exist in job '{job.row.id}'.",
+            JobId=job.row.id,
+            TaskId=task_id,
+        )
+    return task
+
+
+# --- counts and states ----------------------------------------------------------------------------------------------
+
+
+def _add_to_counts(counts: TaskCounts, task: Task, sign: int) -> None:
+    slots = sign * task.required_slots
+    match task.state:
+        case TaskState.ACTIVE:
+            counts.active += sign
+            counts.active_slots += slots
+        case TaskState.RUNNING | TaskState.PREPARING:
+            counts.running += sign
+            counts.running_slots += slots
+        case TaskState.COMPLETED if task.failure is None:
+            counts.succeeded += sign
+            counts.succeeded_slots += slots
+        case _:
+            counts.failed += sign
+            counts.failed_slots += slots
+
+
+def _set_task_state(state: SchedulerState, job: JobMemory, task: Task, to: TaskState, at: Timestamp) -> None:
+    """Move a task that is not completed to another state. Raises Bug for a move that does not exist."""
+    if to not in TASK_MOVES[task.state]:
+        raise Bug(f"task {task.id} of job {job.row.id} cannot go from {task.state} to {to}")
+    _add_to_counts(job.row.counts, task, -1)
+    task.previous_state = task.state
+    task.previous_state_time = task.state_time
+    task.state = to
+    task.state_time = at
+    _add_to_counts(job.row.counts, task, 1)
+    state.touch_job(job)
+
+
+def make_ready(state: SchedulerState, job: JobMemory, task: Task, *, first: bool = False) -> None:
+    """Queue a task that could be placed: at the end, or (having been placed before) at the front."""
+    queue = job.ready.get(task.required_slots)
+    if queue is None:
+        queue = job.ready[task.required_slots] = deque()
+    if first:
+        queue.appendleft(task)
+    else:
+        queue.append(task)
+    state.ready_jobs[job.row.no] = job
+
+
+# --- nodes and attempts ---------------------------------------------------------------------------------------------
+
+
+def _promote(node: NodeMemory) -> None:
+    """Give freed slots to what was handed out ahead, in the node's own order: nothing overtakes the first."""
+    if not node.ahead:
+        return
+    for assignment in node.assigned.values():
+        if assignment.holds:
+            continue
+        if assignment.slots > node.free:
+            break
+        assignment.holds = True
+        node.free -= assignment.slots
+        node.ahead -= 1
+        if not node.ahead:
+            break
+
+
+def _settle(state: SchedulerState, node: NodeMemory, free_before: int, at: Timestamp) -> None:
+    """After a change to what a node holds: promote, file, and show idle or running."""
+    _promote(node)
+    state.refile(node, free_before)
+    if node.connected and node.row.state in IN_SERVICE_NODE_STATES:
+        settle_node_state(state, node, at)
+    if node.row.removal is not None:
+        state.pool_unsettled = True
+
+
+def detach(
+    state: SchedulerState, job: JobMemory, task: Task, at: Timestamp, *, stop: bool, effects: list[Effect]
+) -> None:
+    """Take the current attempt off its node.
+
+    With `stop` the node is told to kill it, and its slots stay taken until the node says it is gone; without, the
+    attempt has ended there (or the node is gone with it).
+    """
+    node_id = job.assigned.pop(task.key, None)
+    if node_id is None:
+        return
+    node = state.nodes[node_id]
+    free_before = node.free
+    assignment = node.assigned.pop(task.key)
+    if not assignment.holds:
+        node.ahead -= 1
+    elif not stop:
+        node.free += assignment.slots
+    if stop:
+        held = assignment.slots if assignment.holds else 0
+        node.stopping[task.key, assignment.attempt] = Stopping(held, task)
+        job.stopping += 1
+        effects.append(StopTask(node_id, task.key, assignment.attempt))
+    if task.state is TaskState.RUNNING:
+        node.row.running_tasks -= 1
+        node.row.running_task_slots -= assignment.slots
+        state.touch_node(node)
+    _settle(state, node, free_before, at)
+
+
+def release_stopping(state: SchedulerState, node: NodeMemory, key: int, attempt: int, at: Timestamp) -> Stopping | None:
+    """An attempt told to stop is gone: its slots are free again."""
+    stopping = node.stopping.pop((key, attempt), None)
+    if stopping is None:
+        return None
+    job = state.jobs_by_no.get(job_no_of(key))
+    if job is not None:
+        job.stopping -= 1
+        state.touch_unsettled(job)
+    free_before = node.free
+    node.free += stopping.slots
+    _settle(state, node, free_before, at)
+    return stopping
+
+
+def requeue(
+    state: SchedulerState, job: JobMemory, task: Task, at: Timestamp, effects: list[Effect], *, by_user: bool
+) -> None:
+    """Make a detached task active again. `by_user` (resize, job disable) counts in requeueCount, else in nothing."""
+    if task.state is not TaskState.ACTIVE:
+        _set_task_state(state, job, task, TaskState.ACTIVE, at)
+        if by_user:
+            task.requeue_count += 1
+            task.last_requeue_time = at
+    task.node_id = None
+    task.start_time = None
+    effects.append(SaveTask(task))
+    make_ready(state, job, task, first=True)
+    state.touch_unsettled(job)
+
+
+def complete(
+    state: SchedulerState,
+    job: JobMemory,
+    task: Task,
+    at: Timestamp,
+    effects: list[Effect],
+    *,
+    end_time: Timestamp,
+    exit_code: int | None,
+    failure: FailureInfo | None,
+) -> None:
+    """End a detached task for good; release its dependents, and note what its job should do about it."""
+    _add_to_counts(job.row.counts, task, -1)
+    task.previous_state = task.state
+    task.previous_state_time = task.state_time
+    task.state = TaskState.COMPLETED
+    task.state_time = at
+    task.end_time = end_time
+    task.exit_code = exit_code
+    task.failure = failure
+    _add_to_counts(job.row.counts, task, 1)
+    state.touch_job(job)
+    index = job.dependencies
+    if index is not None:
+        dependencies.remove_dependent(index, task)
+        task.satisfies = retries.dependency_action(task) is DependencyAction.SATISFY
+        if task.satisfies:
+            for released in dependencies.mark_satisfied(index, id_key(task.id)):
+                make_ready(state, job, released)
+    effects.append(SaveTask(task))
+    state.touch_unsettled(job)
+    if job.row.on_task_failure is OnTaskFailure.PERFORM_EXIT_OPTIONS_JOB_ACTION:
+        action = retries.job_action(task)
+        if action is not JobAction.NONE:
+            state.follow_ups.append((job, action, "TaskFailed"))
+    check_all_complete(state, job)
+
+
+def check_all_complete(state: SchedulerState, job: JobMemory) -> None:
+    """onAllTasksComplete: a job with no task that is not completed is complete, a job without tasks too."""
+    counts = job.row.counts
+    if (
+        job.row.on_all_tasks_complete is OnAllTasksComplete.TERMINATE_JOB
+        and job.row.state is JobState.ACTIVE
+        and counts.active == 0
+        and counts.running == 0
+    ):
+        state.follow_ups.append((job, JobAction.TERMINATE, "AllTasksComplete"))
+
+
+# --- events from users ----------------------------------------------------------------------------------------------
+
+
+def on_tasks_added(state: SchedulerState, event: TasksAdded, effects: list[Effect]) -> None:
+    job = find_job(state, event.job_id)
+    require_open(job)
+    outcomes: list[TaskAddOutcome] = []
+    for new in event.tasks:
+        error = _reason_to_refuse(job, new)
+        if error is not None:
+            if event.single:
+                raise BatchError(error)
+            outcomes.append(TaskAddOutcome(new.id, error.value))
+            continue
+        _add_task(state, job, new, event.at, effects)
+        outcomes.append(TaskAddOutcome(new.id, None, event.at))
+    effects.append(Reply(outcomes))
+
+
+def _reason_to_refuse(job: JobMemory, new: NewTask) -> ErrorCode | None:
+    if id_key(new.id) in job.tasks:
+        return ErrorCode.TASK_EXISTS
+    rules = new.rules
+    if rules is None:
+        return None
+    if rules.has_dependencies and job.dependencies is None:
+        return ErrorCode.TASK_DEPENDENCIES_NOT_SPECIFIED_ON_JOB
+    if (
+        rules.exit_conditions is not None
+        and job.row.on_task_failure is OnTaskFailure.NO_ACTION
+        and _has_job_action(rules.exit_conditions)
+    ):
+        return ErrorCode.INVALID_PROPERTY_VALUE
+    return None
+
+
+def _has_job_action(conditions: ExitConditions) -> bool:
+    single = (conditions.pre_processing_error, conditions.file_upload_error, conditions.default)
+    options = [entry[-1] for entry in conditions.exit_codes]
+    options += [entry[-1] for entry in conditions.exit_code_ranges]
+    options += [option for option in single if option is not None]
+    return any(option.job_action is not None for option in options)
+
+
+def _add_task(state: SchedulerState, job: JobMemory, new: NewTask, at: Timestamp, effects: list[Effect]) -> None:
+    row = job.row
+    task = Task(
+        key=task_key(row.no, row.next_task_number),
+        id=new.id,
+        state=TaskState.ACTIVE,
+        creation_time=at,
+        last_modified=at,
+        state_time=at,
+        required_slots=new.required_slots,
+        max_retry_count=new.max_retry_count,
+        rules=new.rules,
+    )
+    row.next_task_number += 1
+    lower = id_key(new.id)
+    # One string serves as id and key where they are equal: with a million tasks that is worth the look.
+    job.tasks[new.id if lower == new.id else lower] = task
+    row.counts.active += 1
+    row.counts.active_slots += task.required_slots
+    state.touch_job(job)
+    effects.append(AddTask(task, new.spec))
+    if job.dependencies is None or dependencies.add_dependent(job.dependencies, task):
+        make_ready(state, job, task)
+
+
+def on_task_terminate_requested(state: SchedulerState, event: TaskTerminateRequested, effects: list[Effect]) -> None:
+    job = find_job(state, event.job_id)
+    require_open(job)
+    task = _find_task(job, event.task_id)
+    _require(event, task)
+    if task.state is TaskState.COMPLETED:
+        raise BatchError(ErrorCode.TASK_COMPLETED)
+    detach(state, job, task, event.at, stop=True, effects=effects)
+    complete(state, job, task, event.at, effects, end_time=event.at, exit_code=None, failure=retries.ENDED_BY_USER)
+
+
+def on_task_delete_requested(state: SchedulerState, event: TaskDeleteRequested, effects: list[Effect]) -> None:
+    job = find_job(state, event.job_id)
+    if job.row.state is JobState.DELETING:
+        raise BatchError(ErrorCode.JOB_BEING_DELETED)
+    if job.row.state is JobState.COMPLETED:
+        task = event.row
+        if task is None or task.key in job.deleted:
+            raise BatchError(ErrorCode.TASK_NOT_FOUND)
+        _require(event, task)
+        job.deleted.add(task.key)
+    else:
+        task = _find_task(job, event.task_id)
+        _require(event, task)
+        detach(state, job, task, event.at, stop=True, effects=effects)
+        del job.tasks[id_key(task.id)]
+    _add_to_counts(job.row.counts, task, -1)
+    state.touch_job(job)
+    state.touch_unsettled(job)
+    if task.node_id in state.nodes:
+        effects.append(RemoveTaskDirectory(task.node_id, job.row.id, task.id))
+    if job.dependencies is not None:
+        dependencies.remove_dependent(job.dependencies, task)
+        if task.satisfies:
+            effects.append(RememberSatisfied(job.row.no, id_key(task.id)))
+    effects.append(DeleteTask(task))
+    # Poison the record: entries of ready queues and of stopping attempts must not bring it back.
+    task.state = TaskState.COMPLETED
+    task.attempt = -1
+    check_all_complete(state, job)
+
+
+def on_task_updated(state: SchedulerState, event: TaskUpdated, effects: list[Effect]) -> None:
+    job = find_job(state, event.job_id)
+    require_open(job)
+    task = _find_task(job, event.task_id)
+    _require(event, task)
+    if task.state is TaskState.COMPLETED:
+        raise BatchError(ErrorCode.TASK_COMPLETED)
+    task.max_retry_count = event.max_retry_count
+    task.last_modified = later_than(task.last_modified, event.at)
+    effects.append(SaveTask(task))
+    effects.append(SaveTaskSpec(task.key, event.spec))
+
+
+def on_task_reactivate_requested(state: SchedulerState, event: TaskReactivateRequested, effects: list[Effect]) -> None:
+    job = find_job(state, event.job_id)
+    require_open(job)
+    task = _find_task(job, event.task_id)
+    _require(event, task)
+    if task.state is not TaskState.COMPLETED:
+        raise BatchError(ErrorCode.TASK_NOT_COMPLETED)
+    if task.failure is None:
+        raise BatchError(ErrorCode.TASK_SUCCEEDED)
+    if task.satisfies:
+        # Released dependents are not recalled: what the task satisfied stays so, also after a restart.
+        effects.append(RememberSatisfied(job.row.no, id_key(task.id)))
+        task.satisfies = False
+    _set_task_state(state, job, task, TaskState.ACTIVE, event.at)
+    task.failure = None
+    task.exit_code = None
+    task.end_time = None
+    task.start_time = None
+    task.node_id = None
+    task.retry_count = 0
+    task.last_retry_time = None
+    effects.append(SaveTask(task))
+    if job.dependencies is None or dependencies.add_dependent(job.dependencies, task):
+        make_ready(state, job, task)
+
+
+def _require(
+    event: TaskTerminateRequested | TaskDeleteRequested | TaskUpdated | TaskReactivateRequested, task: Task
+) -> None:
+    if event.condition is not None:
+        event.condition.require(task.last_modified)
+
+
+# --- events from nodes ----------------------------------------------------------------------------------------------
+
+
+def _start(
+    state: SchedulerState, job: JobMemory, node: NodeMemory, task: Task, start_time: Timestamp, at: Timestamp
+) -> None:
+    """The node has begun the attempt it holds: take the slots if it ran ahead of our books, and show it running."""
+    assignment = node.assigned[task.key]
+    assignment.returning = False
+    if not assignment.holds:
+        free_before = node.free
+        assignment.holds = True
+        node.free -= assignment.slots
+        node.ahead -= 1
+        state.refile(node, free_before)
+    # The node's clock may be off: a task starts neither before it was handed out nor in the future.
+    task.start_time = min(max(start_time, task.state_time), at)
+    _set_task_state(state, job, task, TaskState.RUNNING, at)
+    row = node.row
+    row.running_tasks += 1
+    row.running_task_slots += assignment.slots
+    row.total_tasks_run += 1
+    state.touch_node(node)
+    if row.state in IN_SERVICE_NODE_STATES:
+        settle_node_state(state, node, at)
+
+
+def on_task_started(state: SchedulerState, event: TaskStarted, effects: list[Effect]) -> None:
+    node = state.nodes.get(event.node_id)
+    assignment = node.assigned.get(event.key) if node is not None else None
+    if node is None or assignment is None or assignment.attempt != event.attempt:
+        return
+    task = assignment.task
+    if task.state is not TaskState.ACTIVE:
+        return
+    _start(state, state.jobs_by_no[task.job_no], node, task, event.start_time, event.at)
+    effects.append(SaveTask(task))
+
+
+def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]) -> None:
+    node = state.nodes.get(event.node_id)
+    if node is None:
+        return
+    assignment = node.assigned.get(event.key)
+    if assignment is None or assignment.attempt != event.attempt:
+        # It ended by itself while it was being stopped: that will do.
+        _note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
+        return
+    at = event.at
+    task = assignment.task
+    job = state.jobs_by_no[task.job_no]
+    if task.state is TaskState.ACTIVE and event.start_time is not None:
+        _start(state, job, node, task, event.start_time, at)
+    end_time = min(max(event.end_time, task.start_time or task.state_time), at)
+    if task.start_time is not None:
+        run_time_s = end_time - task.start_time
+        known = state.run_time_s
+        state.run_time_s = run_time_s if known is None else 0.9 * known + 0.1 * run_time_s
+    detach(state, job, task, at, stop=False, effects=effects)
+    failure = event.failure
+    if failure is not None and event.retryable:
+        if retries.internal_retries(task) < retries.MAX_INTERNAL_RETRIES:
+            requeue(state, job, task, at, effects, by_user=False)
+            return
+        failure = retries.TOO_MANY_INTERNAL_RETRIES
+    elif failure is None and event.exit_code != 0:
+        if retries.may_retry(task, job.row):
+            task.retry_count += 1
+            task.last_retry_time = at
+            requeue(state, job, task, at, effects, by_user=False)
+            return
+        failure = retries.EXIT_CODE_FAILURE
+    if failure is None:
+        node.row.total_tasks_succeeded += 1
+        state.touch_node(node)
+    complete(state, job, task, at, effects, end_time=end_time, exit_code=event.exit_code, failure=failure)
+
+
+def on_task_stopped(state: SchedulerState, event: TaskStopped, effects: list[Effect]) -> None:
+    node = state.nodes.get(event.node_id)
+    if node is None:
+        return
+    assignment = node.assigned.get(event.key)
+    if assignment is not None and assignment.attempt == event.attempt:
+        # We never asked for it: the node gave the attempt up by itself (its own shutdown).
+        job = state.jobs_by_no[assignment.task.job_no]
+        detach(state, job, assignment.task, event.at, stop=False, effects=effects)
+        requeue(state, job, assignment.task, event.at, effects, by_user=False)
+        return
+    _note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
+
+
+def _note_stopped(
+    state: SchedulerState,
+    node: NodeMemory,
+    key: int,
+    attempt: int,
+    exit_code: int | None,
+    at: Timestamp,
+    effects: list[Effect],
+) -> None:
+    stopping = release_stopping(state, node, key, attempt, at)
+    if stopping is None or stopping.task is None or exit_code is None:
+        return
+    task = stopping.task
+    if task.attempt == attempt and task.state is TaskState.COMPLETED and task.exit_code is None:
+        task.exit_code = exit_code
+        effects.append(SaveTask(task))
+
+
+def on_task_returned(state: SchedulerState, event: TaskReturned, effects: list[Effect]) -> None:
+    node = state.nodes.get(event.node_id)
+    if node is None:
+        return
+    assignment = node.assigned.get(event.key)
+    if assignment is None or assignment.attempt != event.attempt:
+        release_stopping(state, node, event.key, event.attempt, event.at)
+        return
+    job = state.jobs_by_no[assignment.task.job_no]
+    detach(state, job, assignment.task, event.at, stop=False, effects=effects)
+    requeue(state, job, assignment.task, event.at, effects, by_user=False)
+
+
+def lose_attempts(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect]) -> None:
+    """The node is gone with all it held: its tasks become active again, counted nowhere (Azure Batch: recovery)."""
+    for assignment in list(node.assigned.values()):
+        job = state.jobs_by_no[assignment.task.job_no]
+        detach(state, job, assignment.task, at, stop=False, effects=effects)
+        requeue(state, job, assignment.task, at, effects, by_user=False)
+    for key, attempt in list(node.stopping):
+        release_stopping(state, node, key, attempt, at)
