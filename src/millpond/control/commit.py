@@ -1,0 +1,67 @@
+"""From the effects of a batch to the rows of one transaction, and to what leaves after it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from millpond.domain import effects as f
+from millpond.domain.effects import Effect
+from millpond.store.changes import ChangeSet
+
+
+class Batch(msgspec.Struct):
+    """The effects of one batch, sorted by when they may happen."""
+
+    changes: ChangeSet = msgspec.field(default_factory=ChangeSet)
+    after: list[Effect] = msgspec.field(default_factory=list)
+    """Directives, wishes, timers: after the commit, in order."""
+
+    def take(self, effects: Iterable[Effect]) -> Any:
+        """Sort the effects in, the last row per key winning; the value of a `Reply`, if there was one."""
+        changes = self.changes
+        reply: Any = None
+        for effect in effects:
+            match effect:
+                case f.SaveTask(task):
+                    changes.tasks[task.key] = task
+                case f.StartTask() | f.StopTask():
+                    self.after.append(effect)
+                case f.AddTask(task, spec):
+                    changes.tasks[task.key] = task
+                    changes.new_tasks.add(task.key)
+                    changes.specs[task.key] = spec
+                case f.SaveNode(node):
+                    changes.nodes[node.id] = node
+                case f.SaveJob(job):
+                    changes.jobs[job.no] = job
+                case f.SavePool(pool):
+                    changes.pools[pool.no] = pool
+                    changes.deleted_pools.discard(pool.no)
+                case f.SaveTaskSpec(key, spec):
+                    changes.specs[key] = spec
+                case f.DeleteTask(task):
+                    changes.tasks.pop(task.key, None)
+                    changes.specs.pop(task.key, None)
+                    if task.key in changes.new_tasks:
+                        changes.new_tasks.discard(task.key)
+                    else:
+                        changes.deleted_tasks.add(task.key)
+                case f.RememberSatisfied(job_no, id_key):
+                    changes.satisfied.add((job_no, id_key))
+                case f.DeleteNode(node):
+                    changes.nodes.pop(node.id, None)
+                    changes.deleted_nodes.add(node.id)
+                    self.after.append(effect)
+                case f.DeleteJob(job):
+                    changes.jobs.pop(job.no, None)
+                    changes.deleted_jobs.add(job.no)
+                    self.after.append(effect)
+                case f.DeletePool(pool):
+                    changes.pools.pop(pool.no, None)
+                    changes.deleted_pools.add(pool.no)
+                case f.Reply(value):
+                    reply = value
+                case _:
+                    self.after.append(effect)
+        return reply

@@ -1,0 +1,286 @@
+"""The engine of one pool id: takes events, lets the scheduler decide, commits, and only then lets anything out.
+
+Take the inbox, `apply` each event, `place` once, commit one `ChangeSet`, release replies and directives, again. There
+is no timer in the loop: what arrives during a commit is the next batch, so batches grow with the load by themselves.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from millpond.control.commit import Batch
+from millpond.control.settings import ControlSettings
+from millpond.domain.durations import Timestamp
+from millpond.domain.effects import Effect
+from millpond.domain.errors import BatchError, Bug, ErrorCode, LeaseLost, StoreUnavailable
+from millpond.domain.events import Event, TasksAdded
+from millpond.domain.ids import id_key
+from millpond.domain.states import IN_SERVICE_NODE_STATES
+from millpond.scheduler.core import apply, place
+from millpond.scheduler.rebuild import rebuild
+from millpond.scheduler.state import SchedulerState
+from millpond.store.base import Fence, Store
+from millpond.store.changes import ChangeSet
+
+log = logging.getLogger(__name__)
+
+_BUSY = "The service cannot take changes just now; try again shortly."
+
+
+class Surroundings(Protocol):
+    """What an engine acts on: the rest of the control plane."""
+
+    async def carry_out(self, engine: "Engine", effects: Sequence[Effect], changes: ChangeSet) -> None:
+        """Effects whose batch is on disk: directives to outboxes, wishes to the provider, timers, purges."""
+        ...
+
+    def engine_rebuilt(self, engine: "Engine") -> None:
+        """The engine's memory was built anew: its nodes must say hello again before they count as connected."""
+        ...
+
+
+class _Entry:
+    """Events submitted together, and who waits for them."""
+
+    __slots__ = ("events", "future")
+
+    def __init__(self, events: Sequence[Event], future: asyncio.Future[Any]) -> None:
+        self.events = events
+        self.future = future
+
+
+class Engine:
+    """One pool id's owner. `submit` from the loop it runs in; everything else is its own business."""
+
+    def __init__(
+        self,
+        account: str,
+        pool_id: str,
+        store: Store,
+        clock: Callable[[], Timestamp],
+        settings: ControlSettings,
+        surroundings: Surroundings,
+    ) -> None:
+        self.pool_id = pool_id
+        self.pool_key = id_key(pool_id)
+        self._account = account
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._surroundings = surroundings
+        self._inbox: list[_Entry] = []
+        self._weight = 0
+        self._wake = asyncio.Event()
+        self._state: SchedulerState | None = None
+        self._fence: Fence | None = None
+        self._loop_task: asyncio.Task[None] | None = None
+        self._renew_task: asyncio.Task[None] | None = None
+        self._failed_until: Timestamp = 0.0
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Take the lease, build the memory, pick up what was under way. Raises LeaseLost when another owner holds the
+        pool, StoreUnavailable when the store cannot be read or written."""
+        await self._take_over()
+        self._loop_task = asyncio.create_task(self._run(), name=f"engine {self.pool_id}")
+        self._renew_task = asyncio.create_task(self._renew(), name=f"lease {self.pool_id}")
+
+    async def stop(self) -> None:
+        """Finish the batch in hand, refuse the rest, give the lease back."""
+        for task in (self._loop_task, self._renew_task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._refuse_inbox()
+        if self._fence is not None:
+            try:
+                await self._store.release_lease(self._fence)
+            except (LeaseLost, StoreUnavailable):
+                log.warning("lease of pool %s could not be released; it will expire", self.pool_id)
+            self._fence = None
+
+    @property
+    def state(self) -> SchedulerState | None:
+        """The scheduler's memory, to look at only; None while it is being rebuilt."""
+        return self._state
+
+    @property
+    def fence(self) -> Fence | None:
+        return self._fence
+
+    @property
+    def available(self) -> bool:
+        return self._state is not None
+
+    # --- events ---
+
+    def submit(self, event: Event) -> asyncio.Future[Any]:
+        """Put an event in the inbox. The future ends when its batch is on disk: with the scheduler's reply, or with the
+        BatchError of its refusal. Raises ServerBusy when the inbox is full."""
+        return self.submit_all((event,))
+
+    def submit_all(self, events: Sequence[Event]) -> asyncio.Future[Any]:
+        """Events that go into one batch, in order; the future carries the reply of the last one."""
+        weight = sum(len(event.tasks) if isinstance(event, TasksAdded) else 1 for event in events)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._weight + weight > self._settings.inbox_limit and self._inbox:
+            raise BatchError(ErrorCode.SERVER_BUSY, "The pool's queue of changes is full; try again shortly.")
+        self._weight += weight
+        self._inbox.append(_Entry(events, future))
+        self._wake.set()
+        return future
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not self._inbox:
+                continue
+            if self._state is None and not await self._recover():
+                self._refuse_inbox()
+                continue
+            entries, self._inbox, self._weight = self._inbox, [], 0
+            try:
+                await self._process(entries)
+            except asyncio.CancelledError:
+                for entry in entries:
+                    if not entry.future.done():
+                        entry.future.set_exception(BatchError(ErrorCode.SERVER_BUSY, "The service is stopping."))
+                        entry.future.exception()
+                raise
+
+    async def _process(self, entries: list[_Entry]) -> None:
+        """One batch. Replies, refusals included, wait for the commit: they may rest on what is not on disk yet."""
+        state = self._state
+        if state is None:
+            raise Bug("an engine without memory was given a batch")
+        batch = Batch()
+        answers: list[tuple[asyncio.Future[Any], Any]] = []
+        try:
+            for entry in entries:
+                answer: Any = None
+                for event in entry.events:
+                    try:
+                        answer = batch.take(apply(state, event))
+                    except BatchError as refusal:
+                        answer = refusal
+                answers.append((entry.future, answer))
+            batch.take(place(state, self._clock()))
+        except Exception:
+            # The memory may be half changed: only the store is to be trusted now.
+            log.exception("the scheduler of pool %s failed; its memory is rebuilt from the store", self.pool_id)
+            self._drop(entries, BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
+            return
+        if batch.changes and not await self._commit(batch.changes, entries):
+            return
+        for future, answer in answers:
+            if future.done():
+                continue
+            if isinstance(answer, BatchError):
+                future.set_exception(answer)
+                future.exception()  # seen: whoever asked may be gone
+            else:
+                future.set_result(answer)
+        if batch.after or batch.changes.specs:
+            await self._surroundings.carry_out(self, batch.after, batch.changes)
+
+    async def _commit(self, changes: ChangeSet, entries: list[_Entry]) -> bool:
+        if self._fence is None:
+            raise Bug("an engine without a lease was to commit")
+        try:
+            await self._store.commit(changes, self._fence)
+        except LeaseLost:
+            log.error("pool %s was taken over by another owner", self.pool_id)  # noqa: TRY400 (expected, no trace needed)
+            self._drop(entries, BatchError(ErrorCode.SERVER_BUSY, _BUSY), retry_s=self._settings.store_retry_s)
+        except StoreUnavailable as error:
+            log.error("pool %s: nothing was written: %s", self.pool_id, error)  # noqa: TRY400
+            self._drop(entries, BatchError(ErrorCode.SERVER_BUSY, _BUSY), retry_s=self._settings.store_retry_s)
+        else:
+            return True
+        return False
+
+    def _drop(self, entries: list[_Entry], error: BatchError, *, retry_s: float) -> None:
+        """A batch came to nothing: forget the memory, answer everyone so, and rebuild before the next batch."""
+        self._state = None
+        self._failed_until = self._clock() + retry_s
+        for entry in entries:
+            if not entry.future.done():
+                entry.future.set_exception(error)
+                entry.future.exception()
+        self._surroundings.engine_rebuilt(self)
+
+    def _refuse_inbox(self) -> None:
+        entries, self._inbox, self._weight = self._inbox, [], 0
+        for entry in entries:
+            if not entry.future.done():
+                entry.future.set_exception(BatchError(ErrorCode.SERVER_BUSY, _BUSY))
+                entry.future.exception()
+
+    # --- taking over ---
+
+    async def _recover(self) -> bool:
+        """Rebuild after a failure, not more often than the settings say."""
+        if self._clock() < self._failed_until:
+            return False
+        try:
+            await self._take_over()
+        except (LeaseLost, StoreUnavailable) as error:
+            log.warning("pool %s cannot be rebuilt yet: %s", self.pool_id, error)
+            self._failed_until = self._clock() + self._settings.store_retry_s
+            return False
+        return True
+
+    async def _take_over(self) -> None:
+        now = self._clock()
+        fence = await self._store.acquire_lease(self.pool_key, self._settings.owner, now, self._settings.lease_ttl_s)
+        if fence is None:
+            raise LeaseLost(f"another owner holds pool {self.pool_id}")
+        contents = await self._store.load_pool(self.pool_key)
+        now = self._clock()
+        state, effects = rebuild(
+            self._account,
+            self.pool_id,
+            now,
+            pool=contents.pool,
+            nodes=contents.nodes,
+            job_rows=contents.jobs,
+            task_rows=contents.tasks,
+            satisfied=contents.satisfied,
+        )
+        batch = Batch()
+        batch.take(effects)
+        batch.take(place(state, now))
+        if batch.changes:
+            await self._store.commit(batch.changes, fence)
+        self._fence = fence
+        self._state = state
+        self._surroundings.engine_rebuilt(self)
+        await self._surroundings.carry_out(self, batch.after, batch.changes)
+
+    async def _renew(self) -> None:
+        """Keep the lease. Losing it is noticed by the next commit, which is fenced."""
+        while True:
+            await asyncio.sleep(self._settings.lease_ttl_s / 3)
+            if self._fence is None:
+                continue
+            try:
+                held = await self._store.renew_lease(
+                    self._fence, self._settings.owner, self._clock(), self._settings.lease_ttl_s
+                )
+            except StoreUnavailable as error:
+                log.warning("lease of pool %s could not be renewed: %s", self.pool_id, error)
+                continue
+            if not held:
+                log.warning("lease of pool %s was lost", self.pool_id)
+
+    def nodes_expected(self) -> list[str]:
+        """Ids of nodes that were in service when last heard of: they are given up when they stay silent."""
+        if self._state is None:
+            return []
+        return [
+            node.row.id
+            for node in self._state.nodes.values()
+            if node.row.state in IN_SERVICE_NODE_STATES or node.assigned
+        ]

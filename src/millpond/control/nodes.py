@@ -1,0 +1,268 @@
+"""The node side: sessions, syncs, directives, silence. What `api/agent_routes` hands the agents' calls to."""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+
+from millpond.control.engine import Engine
+from millpond.control.files import FileRequests
+from millpond.control.outbox import Outbox
+from millpond.control.settings import ControlSettings
+from millpond.domain import events as e
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import BatchError, ErrorCode
+from millpond.domain.events import Event
+from millpond.protocol import messages as m
+
+log = logging.getLogger(__name__)
+
+
+def node_token(secret: bytes, node_id: str) -> str:
+    """A node's own secret for the agent protocol: derived, so that nothing need be stored."""
+    return hmac.new(secret, b"node:" + node_id.encode(), hashlib.sha256).hexdigest()
+
+
+class NodeLink:
+    """One node as the control plane reaches it."""
+
+    __slots__ = ("engine", "given_up", "last_heard", "node_id", "outbox", "session", "watched")
+
+    def __init__(self, node_id: str, engine: Engine, now: Timestamp) -> None:
+        self.node_id = node_id
+        self.engine = engine
+        self.outbox = Outbox()
+        self.session = ""
+        """Empty until the agent has said hello to this control plane, and after it fell silent."""
+        self.last_heard = now
+        self.watched = False
+        """Its silence means something: it has been in service."""
+        self.given_up = False
+
+
+class NodeLinks:
+    """All nodes of all pools this control plane owns, by node id; the agents' calls land here."""
+
+    def __init__(
+        self,
+        secret: bytes,
+        account_name: str,
+        account_url: Callable[[], str],
+        clock: Callable[[], Timestamp],
+        settings: ControlSettings,
+        files: FileRequests,
+    ) -> None:
+        self._secret = secret
+        self._account_name = account_name
+        self._account_url = account_url
+        self._clock = clock
+        self._settings = settings
+        self._files = files
+        self._links: dict[str, NodeLink] = {}
+        self._monitor: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        self._monitor = asyncio.create_task(self._watch(), name="node monitor")
+
+    async def close(self) -> None:
+        """Let parked syncs answer and end the monitor."""
+        self._closing = True
+        for link in self._links.values():
+            link.outbox.wake()
+        if self._monitor is not None:
+            self._monitor.cancel()
+            await asyncio.gather(self._monitor, return_exceptions=True)
+
+    # --- links ---
+
+    def add(self, engine: Engine, node_id: str) -> NodeLink:
+        """Know a node; knowing it already is fine."""
+        link = self._links.get(node_id)
+        if link is None or link.engine is not engine:
+            link = self._links[node_id] = NodeLink(node_id, engine, self._clock())
+        return link
+
+    def get(self, node_id: str) -> NodeLink | None:
+        return self._links.get(node_id)
+
+    def release(self, node_id: str) -> None:
+        """The node is to leave: tell its agent to shut down, should it listen."""
+        link = self._links.get(node_id)
+        if link is not None:
+            link.watched = False
+            link.outbox.put(m.Shutdown(link.outbox.next_revision()))
+
+    def remove(self, node_id: str) -> None:
+        link = self._links.pop(node_id, None)
+        if link is not None:
+            link.session = ""
+            link.outbox.wake()
+
+    def expect_hello(self, engine: Engine) -> None:
+        """The engine's memory is new: every node of it must say hello before it counts as connected."""
+        now = self._clock()
+        for link in self._links.values():
+            if link.engine is engine:
+                link.session = ""
+                link.outbox.wake()
+        for node_id in engine.nodes_expected():
+            link = self.add(engine, node_id)
+            link.last_heard = now
+            link.watched = True
+            link.given_up = False
+
+    # --- the agents' calls ---
+
+    def token(self, node_id: str) -> str:
+        return node_token(self._secret, node_id)
+
+    def authenticate(self, node_id: str, token: str) -> bool:
+        return hmac.compare_digest(self.token(node_id).encode(), token.encode())
+
+    async def hello(self, hello: m.Hello) -> m.Welcome:
+        link = self._links.get(hello.node_id)
+        if link is None:
+            raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{hello.node_id}' is in no pool of this service.")
+        if hello.protocol_version != m.PROTOCOL_VERSION:
+            raise BatchError(
+                ErrorCode.INVALID_HEADER_VALUE,
+                f"The node's agent speaks protocol {hello.protocol_version}, this service {m.PROTOCOL_VERSION}: "
+                "run the same version of Millpond on both.",
+            )
+        # The outbox is emptied before the event goes in: whatever the scheduler decides after it has seen the
+        # inventory must reach the new session, and whatever it decided before is in that comparison.
+        session = link.session = secrets.token_urlsafe(12)
+        link.outbox.reset()
+        await link.engine.submit(
+            e.NodeConnected(
+                at=self._clock(),
+                cause=f"hello {session}",
+                node_id=hello.node_id,
+                boot_time=hello.boot_time,
+                ip_address=hello.ip_address,
+                agent_version=hello.agent_version,
+                inventory=hello.inventory,
+            )
+        )
+        state = link.engine.state
+        node = state.nodes.get(hello.node_id) if state is not None else None
+        if state is None or node is None:
+            raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{hello.node_id}' has left its pool.")
+        link.last_heard = self._clock()
+        link.watched = True
+        link.given_up = False
+        return m.Welcome(
+            session=session,
+            pool_id=state.pool_id,
+            account_name=self._account_name,
+            account_url=self._account_url(),
+            is_dedicated=node.row.is_dedicated,
+            task_slots=node.slots,
+            park_s=self._settings.park_s,
+        )
+
+    async def sync(self, sync: m.Sync) -> m.SyncReply:
+        link = self._links.get(sync.node_id)
+        if link is None:
+            raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{sync.node_id}' is in no pool of this service.")
+        if not link.session or sync.session != link.session:
+            return m.SyncReply(session=sync.session, session_unknown=True)
+        link.last_heard = self._clock()
+        outbox = link.outbox
+        outbox.seen(sync.seen)
+        acknowledged = 0
+        if sync.reports:
+            try:
+                await link.engine.submit_all(self._events_of(sync))
+            except BatchError as error:
+                if error.code not in (ErrorCode.SERVER_BUSY, ErrorCode.INTERNAL_ERROR):
+                    raise
+                return m.SyncReply(session=sync.session, retry_after_s=self._settings.store_retry_s)
+            acknowledged = max(report.seq for report in sync.reports)
+        elif sync.park and not self._closing:
+            await outbox.wait(self._settings.park_s, self._settings.resend_s)
+        if sync.session != link.session:
+            return m.SyncReply(session=sync.session, session_unknown=True, acknowledged=acknowledged)
+        link.last_heard = self._clock()
+        directives, file_requests = outbox.take()
+        return m.SyncReply(
+            session=sync.session, directives=directives, acknowledged=acknowledged, file_requests=file_requests
+        )
+
+    def _events_of(self, sync: m.Sync) -> list[Event]:
+        at = self._clock()
+        node_id = sync.node_id
+        events: list[Event] = []
+        for report in sync.reports:
+            match report:
+                case m.Started(seq, key, attempt, start_time):
+                    events.append(
+                        e.TaskStarted(
+                            at=at,
+                            cause=f"report {seq}",
+                            node_id=node_id,
+                            key=key,
+                            attempt=attempt,
+                            start_time=start_time,
+                        )
+                    )
+                case m.Ended(seq, key, attempt, start_time, end_time, exit_code, failure, retryable):
+                    events.append(
+                        e.TaskEnded(
+                            at=at,
+                            cause=f"report {seq}",
+                            node_id=node_id,
+                            key=key,
+                            attempt=attempt,
+                            start_time=start_time,
+                            end_time=end_time,
+                            exit_code=exit_code,
+                            failure=failure,
+                            retryable=retryable,
+                        )
+                    )
+                case m.Stopped(seq, key, attempt, exit_code):
+                    events.append(
+                        e.TaskStopped(
+                            at=at, cause=f"report {seq}", node_id=node_id, key=key, attempt=attempt, exit_code=exit_code
+                        )
+                    )
+                case m.Returned(seq, key, attempt):
+                    events.append(
+                        e.TaskReturned(at=at, cause=f"report {seq}", node_id=node_id, key=key, attempt=attempt)
+                    )
+        return events
+
+    async def file_reply(self, node_id: str, request_id: str, reply: m.FileReply, body: AsyncIterator[bytes]) -> None:
+        await self._files.answer(node_id, request_id, reply, body)
+
+    # --- silence ---
+
+    async def _watch(self) -> None:
+        """Notice nodes that fell silent, and give up those that stay so."""
+        interval_s = max(0.05, min(1.0, self._settings.silent_after_s / 5))
+        while True:
+            await asyncio.sleep(interval_s)
+            now = self._clock()
+            for link in list(self._links.values()):
+                if not link.watched or link.given_up or not link.engine.available:
+                    continue
+                quiet_s = now - link.last_heard
+                if quiet_s >= self._settings.lost_after_s:
+                    link.given_up = True
+                    link.session = ""
+                    self._tell(link, e.NodeLost(at=now, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
+                elif quiet_s >= self._settings.silent_after_s and link.session:
+                    link.session = ""
+                    self._tell(link, e.NodeSilent(at=now, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
+
+    def _tell(self, link: NodeLink, event: Event) -> None:
+        try:
+            link.engine.submit(event)
+        except BatchError:
+            # The engine is busy: as if it had not been noticed yet.
+            link.given_up = False
+            link.last_heard = min(link.last_heard, self._clock() - self._settings.silent_after_s)

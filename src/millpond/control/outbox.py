@@ -1,0 +1,70 @@
+"""What waits to be told to one node: directives in order of revision, kept until the node says it has seen them."""
+
+import asyncio
+
+from millpond.protocol.messages import Directive, FileRequest
+
+
+class Outbox:
+    """The directives and file requests for one node, and the parked sync that waits for them."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        """Of the last directive put in since the session began."""
+        self.sent = 0
+        """The highest revision that has gone out in some answer."""
+        self._pending: list[Directive] = []
+        self._file_requests: list[FileRequest] = []
+        self._news = asyncio.Event()
+
+    def reset(self) -> None:
+        """A new session begins: nothing is pending, revisions start again."""
+        self.revision = self.sent = 0
+        self._pending.clear()
+        self._news.set()
+
+    def next_revision(self) -> int:
+        """The revision for the directive about to be `put`."""
+        self.revision += 1
+        return self.revision
+
+    def put(self, directive: Directive) -> None:
+        self._pending.append(directive)
+        self._news.set()
+
+    def ask(self, request: FileRequest) -> None:
+        """Hand a file request to the next answer. It goes out once."""
+        self._file_requests.append(request)
+        self._news.set()
+
+    def seen(self, revision: int) -> None:
+        """The node has taken in all directives up to that revision."""
+        pending = self._pending
+        if pending and pending[0].revision <= revision:
+            self._pending = [directive for directive in pending if directive.revision > revision]
+
+    async def wait(self, park_s: float, resend_s: float) -> None:
+        """Return when there is something new to send, when something sent has gone unseen for `resend_s`, or after
+        `park_s`."""
+        if self._file_requests or self.revision > self.sent:
+            return
+        self._news.clear()
+        try:
+            async with asyncio.timeout(resend_s if self._pending else park_s):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+
+    def take(self) -> tuple[tuple[Directive, ...], tuple[FileRequest, ...]]:
+        """All unseen directives, and the file requests not sent yet.
+
+        Always all: an answer that left out what an earlier one carries would, arriving first, have the node skip it.
+        """
+        requests = tuple(self._file_requests)
+        self._file_requests.clear()
+        self.sent = self.revision
+        return tuple(self._pending), requests
+
+    def wake(self) -> None:
+        """Let the parked sync answer now (the service stops)."""
+        self._news.set()

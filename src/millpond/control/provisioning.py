@@ -1,0 +1,219 @@
+"""Carrying the scheduler's wishes for nodes to the provider, and the provider's news back."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from millpond.control.engine import Engine
+from millpond.control.settings import ControlSettings
+from millpond.domain import events as e
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import BatchError, ProviderError
+from millpond.domain.events import Event
+from millpond.domain.node import Node
+from millpond.domain.pool import Pool
+from millpond.providers.base import NodeCreated, NodeProvider, NodeRefused, NodeRequest, NodeStatus, VmSize
+
+log = logging.getLogger(__name__)
+
+_MIN_POLL_S = 0.02
+_MAX_RELEASE_POLL_S = 0.5
+
+
+class _Wish(msgspec.Struct):
+    engine: Engine
+    request: NodeRequest
+
+
+class _Known(msgspec.Struct):
+    engine: Engine
+    handle: str
+    leaving: bool = False
+    delete_sent: bool = False
+
+
+class Tokens(Protocol):
+    def token(self, node_id: str) -> str: ...
+
+
+class Provisioning:
+    """Creates, watches and releases nodes through one provider. Nothing here is truth: after a restart the engines
+    repeat their wishes and name the nodes they have."""
+
+    def __init__(
+        self,
+        provider: NodeProvider,
+        vm_sizes: dict[str, VmSize],
+        tokens: Tokens,
+        clock: Callable[[], Timestamp],
+        settings: ControlSettings,
+    ) -> None:
+        self._provider = provider
+        self._vm_sizes = vm_sizes
+        self._tokens = tokens
+        self._clock = clock
+        self._settings = settings
+        self._wishes: dict[str, _Wish] = {}
+        """Nodes to create, by id."""
+        self._in_flight: set[str] = set()
+        self._known: dict[str, _Known] = {}
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._next_observe: Timestamp = 0.0
+        self._release_poll_s = _MIN_POLL_S
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="provisioning")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # --- wishes ---
+
+    def create(self, engine: Engine, pool: Pool, node: Node) -> None:
+        self._known.pop(node.id, None)
+        size = self._vm_sizes.get(pool.vm_size.lower())
+        if size is None:
+            self._tell(
+                engine,
+                e.NodeProvisionFailed(
+                    at=self._clock(),
+                    node_id=node.id,
+                    code="UnsupportedVMSize",
+                    message=f"The VM size '{pool.vm_size}' is not in this service's catalogue",
+                ),
+            )
+            return
+        request = NodeRequest(
+            node_id=node.id,
+            pool_id=pool.id,
+            vm_size=size,
+            task_slots=pool.task_slots_per_node,
+            is_dedicated=node.is_dedicated,
+            token=self._tokens.token(node.id),
+            handle=node.handle,
+        )
+        self._wishes[node.id] = _Wish(engine, request)
+        self._news.set()
+
+    def release(self, engine: Engine, pool: Pool, node: Node) -> None:
+        wish = self._wishes.pop(node.id, None)
+        if node.handle:
+            self._known[node.id] = _Known(engine, node.handle, leaving=True)
+            self._release_poll_s = _MIN_POLL_S
+        elif node.id in self._in_flight:
+            return  # its creation will be answered, and the scheduler will release it again, with a handle
+        elif wish is not None:
+            self._tell(engine, e.NodeGone(at=self._clock(), cause="never created", node_id=node.id))
+        else:
+            # Perhaps it was created and the answer never reached the disk: creating is idempotent and tells the handle.
+            self.create(engine, pool, node)
+        self._news.set()
+
+    def watch(self, engine: Engine, node: Node) -> None:
+        """A node that exists already (after a restart)."""
+        if node.handle and node.id not in self._known:
+            self._known[node.id] = _Known(engine, node.handle)
+
+    def forget(self, node_id: str) -> None:
+        self._known.pop(node_id, None)
+        self._wishes.pop(node_id, None)
+
+    # --- the loop ---
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._create_wished()
+                await self._delete_leaving()
+                await self._observe()
+                pause_s = self._pause()
+            except ProviderError as error:
+                log.warning("provider %s: %s", self._provider.name, error)
+                pause_s = self._settings.provider_retry_s
+            except Exception:
+                log.exception("provider %s failed; trying again", self._provider.name)
+                pause_s = self._settings.provider_retry_s
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            self._news.clear()
+
+    def _pause(self) -> float:
+        if self._wishes:
+            return self._settings.provider_retry_s
+        if any(known.leaving for known in self._known.values()):
+            self._release_poll_s = min(_MAX_RELEASE_POLL_S, self._release_poll_s * 1.5)
+            return self._release_poll_s
+        return max(_MIN_POLL_S, self._next_observe - self._clock())
+
+    async def _create_wished(self) -> None:
+        wishes = dict(self._wishes)
+        if not wishes:
+            return
+        self._in_flight = set(wishes)
+        try:
+            answers = await self._provider.create([wish.request for wish in wishes.values()])
+        finally:
+            self._in_flight = set()
+        for answer in answers:
+            wish = wishes.get(answer.node_id)
+            if wish is None:
+                continue
+            match answer:
+                case NodeCreated(node_id, handle):
+                    self._wishes.pop(node_id, None)
+                    self._known[node_id] = _Known(wish.engine, handle)
+                    self._tell(wish.engine, e.NodeProvisioned(at=self._clock(), node_id=node_id, handle=handle))
+                case NodeRefused(node_id, code, message, retryable) if not retryable:
+                    self._wishes.pop(node_id, None)
+                    self._tell(
+                        wish.engine,
+                        e.NodeProvisionFailed(at=self._clock(), node_id=node_id, code=code, message=message),
+                    )
+                case NodeRefused(node_id, _, message):
+                    log.info("node %s: %s; trying again", node_id, message)
+
+    async def _delete_leaving(self) -> None:
+        leaving = [known for known in self._known.values() if known.leaving and not known.delete_sent]
+        if leaving:
+            await self._provider.delete([known.handle for known in leaving])
+            for known in leaving:
+                known.delete_sent = True
+
+    async def _observe(self) -> None:
+        now = self._clock()
+        everything = now >= self._next_observe
+        asked = [(node_id, known) for node_id, known in self._known.items() if everything or known.leaving]
+        if everything:
+            self._next_observe = now + self._settings.observe_interval_s
+        if not asked:
+            return
+        statuses = await self._provider.observe([known.handle for _, known in asked])
+        self._take_statuses(asked, statuses)
+
+    def _take_statuses(self, asked: Sequence[tuple[str, _Known]], statuses: Sequence[NodeStatus]) -> None:
+        for (node_id, known), status in zip(asked, statuses, strict=True):
+            if self._known.get(node_id) is not known:
+                continue
+            if status is NodeStatus.GONE:
+                if self._tell(known.engine, e.NodeGone(at=self._clock(), cause="provider", node_id=node_id)):
+                    del self._known[node_id]
+            elif status is NodeStatus.FAILED and not known.leaving:
+                self._tell(known.engine, e.NodeLost(at=self._clock(), cause="provider", node_id=node_id))
+
+    def _tell(self, engine: Engine, event: Event) -> bool:
+        """Whether the engine took the event in. What it loses after that (a failed commit) it asks for again when it is
+        rebuilt."""
+        try:
+            engine.submit(event)
+        except BatchError:
+            return False
+        return True

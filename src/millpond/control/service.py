@@ -1,0 +1,359 @@
+"""The control plane as a whole: engines by pool id, the directory of jobs, and everything engines act on."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from millpond.control.engine import Engine
+from millpond.control.files import FileRequests, NodeFilesService
+from millpond.control.nodes import NodeLink, NodeLinks
+from millpond.control.outbox import Outbox
+from millpond.control.provisioning import Provisioning
+from millpond.control.retention import Purger
+from millpond.control.settings import ControlSettings
+from millpond.control.timers import Timers
+from millpond.domain import effects as f
+from millpond.domain import events as e
+from millpond.domain.durations import Timestamp
+from millpond.domain.effects import Effect
+from millpond.domain.errors import BatchError, ErrorCode
+from millpond.domain.events import Event
+from millpond.domain.ids import id_key
+from millpond.domain.job import Job
+from millpond.domain.pool import Pool
+from millpond.domain.states import JobState
+from millpond.protocol import messages as m
+from millpond.providers.base import NodeProvider, VmSize
+from millpond.store.base import Store
+from millpond.store.changes import ChangeSet
+
+log = logging.getLogger(__name__)
+
+
+class _JobEntry(msgspec.Struct):
+    no: int
+    pool_id: str
+
+
+class _SpecCache:
+    """Specifications between their commit and their hand-over, bounded by their size; the store has them all."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._size = 0
+        self._specs: OrderedDict[int, bytes] = OrderedDict()
+
+    def add(self, specs: dict[int, bytes]) -> None:
+        for key, spec in specs.items():
+            self._size += len(spec) - len(self._specs.pop(key, b""))
+            self._specs[key] = spec
+        while self._size > self._limit:
+            # The newest go: tasks are handed out in order, so the oldest are needed first.
+            self._size -= len(self._specs.popitem(last=True)[1])
+
+    def take(self, key: int) -> bytes | None:
+        """The specification, which is let go of: most tasks are handed out once."""
+        spec = self._specs.pop(key, None)
+        if spec is not None:
+            self._size -= len(spec)
+        return spec
+
+
+class ControlService:
+    """`control.base.ControlPlane`, and the `Surroundings` of its engines. Made and used in one event loop."""
+
+    def __init__(
+        self,
+        account_name: str,
+        store: Store,
+        provider: NodeProvider,
+        vm_sizes: dict[str, VmSize],
+        *,
+        secret: bytes,
+        account_url: Callable[[], str],
+        settings: ControlSettings | None = None,
+        prepare_spec: Callable[[bytes], bytes] = lambda spec: spec,
+        clock: Callable[[], Timestamp] = time.time,
+    ) -> None:
+        """`secret` derives the nodes' tokens; `account_url` is what tasks see as AZ_BATCH_ACCOUNT_URL; `prepare_spec`
+        turns a stored specification into one a node can use (signs URLs of the account's own storage)."""
+        self._settings = settings or ControlSettings()
+        self._account_name = account_name
+        self._store = store
+        self._vm_sizes = vm_sizes
+        self._clock = clock
+        self._prepare_spec = prepare_spec
+        self._file_requests = FileRequests()
+        self._files = NodeFilesService(lambda: self, self._file_requests, self._settings)
+        self._links = NodeLinks(secret, account_name, account_url, clock, self._settings, self._file_requests)
+        self._provisioning = Provisioning(provider, vm_sizes, self._links, clock, self._settings)
+        self._purger = Purger(store, clock, self._settings)
+        self._timers = Timers(clock)
+        self._specs = _SpecCache(self._settings.spec_cache_bytes)
+        self._engines: dict[str, Engine] = {}
+        self._starting: dict[str, asyncio.Task[Engine]] = {}
+        self._jobs: dict[str, _JobEntry] = {}
+        self._next_pool_no = 1
+        self._next_job_no = 1
+        self._started = False
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Open the store, take over every pool it knows, begin to listen to nodes.
+
+        Raises StoreUnavailable, ValueError (data of a newer version), LeaseLost (another service holds a pool).
+        """
+        facts = await self._store.open()
+        self._next_pool_no = facts.next_pool_no
+        self._next_job_no = facts.next_job_no
+        self._jobs = {id_key(job_id): _JobEntry(no, pool_id) for job_id, no, pool_id in facts.jobs}
+        self._links.start()
+        self._provisioning.start()
+        pool_ids = {id_key(pool_id): pool_id for _, _, pool_id in facts.jobs}
+        pool_ids.update({id_key(pool_id): pool_id for pool_id, _ in facts.pools})
+        for pool_id in pool_ids.values():
+            await self._engine(pool_id)
+        self._started = True
+
+    async def stop(self) -> None:
+        """Stop taking changes, finish what is being committed, close the store. Nodes and tasks stay as they are."""
+        self._started = False
+        await self._links.close()
+        await self._provisioning.close()
+        await self._purger.close()
+        self._timers.clear()
+        for task in self._starting.values():
+            task.cancel()
+        await asyncio.gather(*self._starting.values(), return_exceptions=True)
+        for engine in self._engines.values():
+            await engine.stop()
+        await self._store.close()
+
+    # --- what the API sees ---
+
+    @property
+    def account_name(self) -> str:
+        return self._account_name
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
+    def files(self) -> NodeFilesService:
+        return self._files
+
+    @property
+    def agents(self) -> NodeLinks:
+        return self._links
+
+    @property
+    def vm_sizes(self) -> dict[str, VmSize]:
+        return self._vm_sizes
+
+    @property
+    def ready(self) -> bool:
+        return self._started and all(engine.available for engine in self._engines.values())
+
+    def now(self) -> Timestamp:
+        return self._clock()
+
+    async def add_pool(self, pool: Pool, cause: str) -> Pool:
+        engine = await self._engine(pool.id)
+        pool.no = self._next_pool_no
+        self._next_pool_no += 1
+        await engine.submit(e.PoolAdded(at=self.now(), cause=cause, pool=pool))
+        return pool
+
+    async def add_job(self, job: Job, cause: str) -> Job:
+        key = id_key(job.id)
+        if key in self._jobs:
+            raise BatchError(self._taken_id(key), JobId=job.id)
+        job.no = self._next_job_no
+        self._next_job_no += 1
+        # The id is reserved before the first suspension: of two that race, one is told that it exists.
+        self._jobs[key] = _JobEntry(job.no, job.pool_id)
+        try:
+            engine = await self._engine(job.pool_id)
+            await engine.submit(e.JobAdded(at=self.now(), cause=cause, job=job))
+        except BaseException:
+            self._jobs.pop(key, None)
+            raise
+        return job
+
+    def _taken_id(self, key: str) -> ErrorCode:
+        engine = self._engines.get(id_key(self._jobs[key].pool_id))
+        job = engine.state.jobs.get(key) if engine is not None and engine.state is not None else None
+        deleting = job is not None and job.row.state is JobState.DELETING
+        return ErrorCode.JOB_BEING_DELETED if deleting else ErrorCode.JOB_EXISTS
+
+    async def to_pool(self, pool_id: str, event: Event) -> Any:
+        engine = self._engines.get(id_key(pool_id))
+        if engine is None:
+            raise BatchError(ErrorCode.POOL_NOT_FOUND, f"The pool '{pool_id}' does not exist.", PoolId=pool_id)
+        return await engine.submit(event)
+
+    async def to_job(self, job_id: str, event: Event) -> Any:
+        entry = self._jobs.get(id_key(job_id))
+        if entry is None:
+            raise BatchError(ErrorCode.JOB_NOT_FOUND, f"The job '{job_id}' does not exist.", JobId=job_id)
+        engine = await self._engine(entry.pool_id)
+        if isinstance(event, e.TaskDeleteRequested) and self._is_completed(engine, job_id):
+            row = await self._store.get_task(job_id, event.task_id)
+            if row is None:
+                raise BatchError(ErrorCode.TASK_NOT_FOUND, JobId=job_id, TaskId=event.task_id)
+            event = msgspec.structs.replace(event, row=row.task)
+        return await engine.submit(event)
+
+    @staticmethod
+    def _is_completed(engine: Engine, job_id: str) -> bool:
+        job = engine.state.jobs.get(id_key(job_id)) if engine.state is not None else None
+        return job is not None and job.row.state is JobState.COMPLETED
+
+    # --- engines ---
+
+    async def _engine(self, pool_id: str) -> Engine:
+        """The engine of a pool id, started when it is first asked for."""
+        key = id_key(pool_id)
+        engine = self._engines.get(key)
+        if engine is not None:
+            return engine
+        starting = self._starting.get(key)
+        if starting is None:
+            starting = self._starting[key] = asyncio.create_task(self._start_engine(pool_id))
+            starting.add_done_callback(lambda _: self._starting.pop(key, None))
+        return await asyncio.shield(starting)
+
+    async def _start_engine(self, pool_id: str) -> Engine:
+        engine = Engine(self._account_name, pool_id, self._store, self._clock, self._settings, self)
+        await engine.start()
+        self._engines[engine.pool_key] = engine
+        return engine
+
+    def engine_rebuilt(self, engine: Engine) -> None:
+        self._links.expect_hello(engine)
+        if engine.state is not None:
+            for node in engine.state.nodes.values():
+                self._links.add(engine, node.row.id)
+                self._provisioning.watch(engine, node.row)
+
+    # --- effects ---
+
+    async def carry_out(self, engine: Engine, effects: Sequence[Effect], changes: ChangeSet) -> None:
+        if changes.specs:
+            self._specs.add({key: spec for key, spec in changes.specs.items() if key in changes.tasks})
+        starts = [effect for effect in effects if type(effect) is f.StartTask]
+        specs = await self._specs_of(starts) if starts else {}
+        for effect in effects:
+            match effect:
+                case f.StartTask(node_id, job, task, attempt):
+                    spec = specs.get(task.key)
+                    link = self._links.get(node_id)
+                    # Without a specification the task has just been deleted, and a stop is on its way.
+                    if link is not None and spec is not None:
+                        self._send_start(link, job, task.key, attempt, task.id, task.required_slots, spec)
+                case f.StopTask(node_id, key, attempt) if box := self._outbox(node_id):
+                    box.put(m.Stop(box.next_revision(), key, attempt))
+                case f.ReturnTask(node_id, key, attempt) if box := self._outbox(node_id):
+                    box.put(m.Return(box.next_revision(), key, attempt))
+                case f.RemoveTaskDirectory(node_id, job_id, task_id) if box := self._outbox(node_id):
+                    box.put(m.RemoveDirectory(box.next_revision(), job_id, task_id))
+                case f.RemoveJobDirectories(node_id, job_id) if box := self._outbox(node_id):
+                    box.put(m.RemoveDirectory(box.next_revision(), job_id))
+                case f.CreateNode(pool, node):
+                    self._links.add(engine, node.id)
+                    self._provisioning.create(engine, pool, node)
+                case f.ReleaseNode(pool, node):
+                    self._links.release(node.id)
+                    self._provisioning.release(engine, pool, node)
+                case f.DeleteNode(node):
+                    self._links.remove(node.id)
+                    self._provisioning.forget(node.id)
+                case f.DeleteJob(job):
+                    self._jobs.pop(id_key(job.id), None)
+                case f.PurgeJob(job):
+                    self._purger.purge(engine, job)
+                case f.SetResizeTimer(deadline):
+                    self._set_timer(engine, f"resize {engine.pool_key}", deadline, self._resize_timed_out)
+                case f.SetJobTimer(job_id, deadline):
+                    self._set_timer(engine, f"job {id_key(job_id)}", deadline, self._job_timed_out(job_id))
+
+    async def _specs_of(self, starts: Sequence[f.StartTask]) -> dict[int, bytes]:
+        specs: dict[int, bytes] = {}
+        missing: list[int] = []
+        for start in starts:
+            spec = self._specs.take(start.task.key)
+            if spec is None:
+                missing.append(start.task.key)
+            else:
+                specs[start.task.key] = spec
+        if missing:
+            specs.update(await self._store.task_specs(missing))
+        return specs
+
+    def _send_start(
+        self, link: NodeLink, job: Job, key: int, attempt: int, task_id: str, slots: int, spec: bytes
+    ) -> None:
+        settings = job.spec.get("commonEnvironmentSettings")
+        link.outbox.put(
+            m.Start(
+                revision=link.outbox.next_revision(),
+                key=key,
+                attempt=attempt,
+                job_id=job.id,
+                task_id=task_id,
+                slots=slots,
+                spec=self._prepare_spec(spec),
+                common_environment=tuple((entry["name"], entry.get("value") or "") for entry in settings)
+                if settings
+                else (),
+            )
+        )
+
+    def _outbox(self, node_id: str) -> Outbox | None:
+        link = self._links.get(node_id)
+        return link.outbox if link is not None else None
+
+    def _set_timer(
+        self,
+        engine: Engine,
+        key: str,
+        deadline: Timestamp | None,
+        event_at: Callable[[Timestamp, Timestamp], Event],
+    ) -> None:
+        def fire() -> None:
+            if deadline is None:
+                return
+            try:
+                engine.submit(event_at(self.now(), deadline))
+            except BatchError:
+                self._timers.set(key, self.now() + 1.0, fire)
+
+        self._timers.set(key, deadline, fire)
+
+    @staticmethod
+    def _resize_timed_out(at: Timestamp, deadline: Timestamp) -> Event:
+        return e.PoolResizeTimedOut(at=at, cause="timer", deadline=deadline)
+
+    @staticmethod
+    def _job_timed_out(job_id: str) -> Callable[[Timestamp, Timestamp], Event]:
+        return lambda at, deadline: e.JobTimedOut(at=at, cause="timer", job_id=job_id, deadline=deadline)
+
+    # --- reaching nodes ---
+
+    def ask_node(self, node_id: str, request: m.FileRequest) -> bool:
+        link = self._links.get(node_id)
+        if link is None or not link.session:
+            return False
+        link.outbox.ask(request)
+        return True
+
+    def pool_of_node(self, node_id: str) -> str | None:
+        link = self._links.get(node_id)
+        return link.engine.pool_id if link is not None else None

@@ -1,0 +1,32 @@
+"""The control plane's tunables; `config` fills them in."""
+
+import msgspec
+
+
+class ControlSettings(msgspec.Struct, frozen=True):
+    """Times are in seconds."""
+
+    owner: str = "local"
+    """Under which name leases are held. A restarted service that is sure to be alone keeps its name."""
+    lease_ttl_s: float = 30.0
+    inbox_limit: int = 50_000
+    """Tasks and events one engine holds before it answers ServerBusy."""
+    silent_after_s: float = 15.0
+    """A node not heard of for so long is shown as `unknown`."""
+    lost_after_s: float = 60.0
+    """A node not heard of for so long is given up: its tasks run elsewhere."""
+    park_s: float = 10.0
+    """How long a node's sync is held back while there is nothing to say; well below `silent_after_s`."""
+    resend_s: float = 1.0
+    """A directive sent and not confirmed as seen is sent again after that."""
+    observe_interval_s: float = 2.0
+    """How often the provider is asked about nodes; nodes being released are asked about more often."""
+    provider_retry_s: float = 1.0
+    store_retry_s: float = 1.0
+    """How long an engine whose commit failed refuses changes before it reads the store again."""
+    file_timeout_s: float = 20.0
+    """How long a node may take to begin to answer a file request."""
+    spec_cache_bytes: int = 64 << 20
+    """Task specifications kept in memory between their commit and their hand-over to a node."""
+    purge_chunk: int = 5_000
+    """Task rows of a deleted job removed per transaction."""
