@@ -1,7 +1,7 @@
 """Nodes: coming, connecting, falling silent, leaving."""
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import CreateNode, DeleteNode, Effect, ReleaseNode, StartTask, StopTask
+from millpond.domain.effects import CreateNode, DeleteNode, Effect, ReleaseNode, SavePool, StartTask, StopTask
 from millpond.domain.events import (
     NodeConnected,
     NodeGone,
@@ -62,6 +62,7 @@ def on_node_provision_failed(state: SchedulerState, event: NodeProvisionFailed, 
         error = ResizeError(event.code, event.message)
         if error not in state.pool.resize_errors:
             state.pool.resize_errors = (*state.pool.resize_errors, error)
+            effects.append(SavePool(state.pool))
     drop_node(state, node, effects)
 
 

@@ -1,0 +1,410 @@
+"""Random events on the scheduler: no invariant breaks, memory equals what rows rebuild, replay gives the same."""
+
+import contextlib
+import random
+
+import pytest
+
+from millpond.domain import events as e
+from millpond.domain.errors import BatchError
+from millpond.domain.job import JobChanges
+from millpond.domain.states import (
+    AllocationState,
+    DependencyAction,
+    DisableJobOption,
+    ErrorCategory,
+    JobAction,
+    JobState,
+    NodeDeallocationOption,
+    NodeFillType,
+    TaskState,
+)
+from millpond.domain.task import ExitConditions, ExitOptions, FailureInfo, NewTask, TaskRules
+from millpond.scheduler.check import digest
+from tests.unit.scheduler.world import World, new_job, new_pool
+
+_UPLOAD = FailureInfo(ErrorCategory.USER_ERROR, "FileUploadMiscError", "no")
+_DOWNLOAD = FailureInfo(ErrorCategory.USER_ERROR, "BlobNotFound", "no")
+
+
+class Monkey:
+    """Plays users, nodes and the provider at random; every step is checked by `World`."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.world = World()
+        self.story: list[object] = []
+        self.held: dict[str, dict[tuple[int, int], int]] = {}
+        """What each node really holds: (key, attempt) → slots."""
+        self.serial = 0
+
+    def do(self, event: e.Event) -> None:
+        self.story.append(event)
+        with contextlib.suppress(BatchError):
+            self.world.do(event)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Nodes take in what they were told; sometimes a directive is lost with the connection."""
+        world = self.world
+        for start in world.started:
+            self.held.setdefault(start.node_id, {})[start.task.key, start.attempt] = start.task.required_slots
+        world.started.clear()
+
+    def step(self) -> None:
+        self.world.tick(self.random.choice((0.0, 0.001, 1.0, 30.0)))
+        actions = (
+            (6, self.add_tasks),
+            (8, self.start_some),
+            (10, self.end_some),
+            (3, self.confirm_stops),
+            (2, self.give_back),
+            (2, self.provision),
+            (2, self.release),
+            (1, self.reconnect),
+            (1, self.lose_node),
+            (2, self.lie),
+            (2, self.job_change),
+            (2, self.task_change),
+            (1, self.resize),
+            (1, self.pool_change),
+            (1, self.purge),
+            (1, self.fire_timer),
+        )
+        weights = [weight for weight, _ in actions]
+        self.random.choices([action for _, action in actions], weights)[0]()
+
+    def a_job(self) -> str:
+        return f"job{self.random.randint(1, 4)}"
+
+    def a_task(self) -> str:
+        return self.random.choice(
+            (str(self.random.randint(1, 30)), f"0{self.random.randint(1, 9)}", f"T{self.random.randint(1, 9)}")
+        )
+
+    def add_tasks(self) -> None:
+        if self.random.random() < 0.3:
+            job = self.a_job()
+            if job not in self.world.state.jobs:
+                pick = self.random.random
+                self.serial += 1
+                row = new_job(
+                    job,
+                    self.serial,
+                    priority=self.random.choice((0, 0, 5)),
+                    retries=self.random.choice((0, 1, -1)),
+                    dependencies=pick() < 0.6,
+                    terminate_when_done=pick() < 0.2,
+                    exit_actions=pick() < 0.2,
+                    max_parallel=self.random.choice((-1, -1, 1, 2)),
+                    wall_clock_s=self.random.choice((None, None, 100.0)),
+                )
+                self.do(e.JobAdded(at=self.world.now, job=row))
+                return
+        tasks = tuple(
+            NewTask(
+                id=self.a_task(),
+                spec=b"{}",
+                required_slots=self.random.choice((1, 1, 1, 2, 3, 9)),
+                max_retry_count=self.random.choice((None, 0, 2)),
+                rules=self.some_rules(),
+            )
+            for _ in range(self.random.randint(1, 6))
+        )
+        self.do(e.TasksAdded(at=self.world.now, job_id=self.a_job(), tasks=tasks))
+
+    def some_rules(self) -> TaskRules | None:
+        if self.random.random() < 0.5:
+            return None
+        first = self.random.randint(1, 20)
+        option = ExitOptions(
+            self.random.choice((None, JobAction.NONE, JobAction.DISABLE)),
+            self.random.choice((None, DependencyAction.SATISFY, DependencyAction.BLOCK)),
+        )
+        return TaskRules(
+            depends_on_ids=tuple(self.a_task().lower() for _ in range(self.random.randint(0, 2))),
+            depends_on_ranges=((first, first + self.random.choice((0, 2, 100))),) if self.random.random() < 0.3 else (),
+            exit_conditions=ExitConditions(exit_codes=((3, option),), default=option)
+            if self.random.random() < 0.4
+            else None,
+            affinity_node_id=self.random.choice([None, *self.world.state.nodes]),
+        )
+
+    def an_attempt(self) -> tuple[str, int, int] | None:
+        choices = [(node, key, attempt) for node, held in sorted(self.held.items()) for key, attempt in sorted(held)]
+        return self.random.choice(choices) if choices else None
+
+    def start_some(self) -> None:
+        """Nodes start strictly in the order of hand-over, as far as their slots go."""
+        for node_id, node in list(self.world.state.nodes.items()):
+            for assignment in list(node.assigned.values()):
+                held = (assignment.task.key, assignment.attempt) in self.held.get(node_id, {})
+                if (
+                    assignment.holds
+                    and held
+                    and assignment.task.state is TaskState.ACTIVE
+                    and self.random.random() < 0.7
+                ):
+                    self.do(
+                        e.TaskStarted(
+                            at=self.world.now,
+                            node_id=node_id,
+                            key=assignment.task.key,
+                            attempt=assignment.attempt,
+                            start_time=self.world.now - 0.5,
+                        )
+                    )
+
+    def end_some(self) -> None:
+        found = self.an_attempt()
+        if found is None:
+            return
+        node_id, key, attempt = found
+        node = self.world.state.nodes.get(node_id)
+        assignment = node.assigned.get(key) if node is not None else None
+        if assignment is not None and not assignment.holds:
+            return  # it cannot have begun
+        del self.held[node_id][key, attempt]
+        exit_code, failure = self.random.choice(
+            ((0, None), (0, None), (1, None), (3, None), (0, _UPLOAD), (None, _DOWNLOAD))
+        )
+        self.do(
+            e.TaskEnded(
+                at=self.world.now,
+                node_id=node_id,
+                key=key,
+                attempt=attempt,
+                start_time=self.world.now - 0.1,
+                end_time=self.world.now,
+                exit_code=exit_code,
+                failure=failure,
+                retryable=failure is not None and self.random.random() < 0.3,
+            )
+        )
+
+    def confirm_stops(self) -> None:
+        stops, self.world.stopped = self.world.stopped, []
+        for stop in stops:
+            if self.random.random() < 0.1:
+                continue  # lost: the next hello settles it
+            self.held.get(stop.node_id, {}).pop((stop.key, stop.attempt), None)
+            self.do(
+                e.TaskStopped(at=self.world.now, node_id=stop.node_id, key=stop.key, attempt=stop.attempt, exit_code=-9)
+            )
+
+    def give_back(self) -> None:
+        wishes, self.world.returned = self.world.returned, []
+        for wish in wishes:
+            if self.held.get(wish.node_id, {}).pop((wish.key, wish.attempt), None) is not None:
+                self.do(e.TaskReturned(at=self.world.now, node_id=wish.node_id, key=wish.key, attempt=wish.attempt))
+
+    def provision(self) -> None:
+        wanted, self.world.to_create = self.world.to_create, []
+        for node_id in wanted:
+            if self.random.random() < 0.1:
+                self.do(
+                    e.NodeProvisionFailed(at=self.world.now, node_id=node_id, code="AllocationFailed", message="no")
+                )
+                continue
+            self.do(e.NodeProvisioned(at=self.world.now, node_id=node_id, handle="h"))
+            self.held.pop(node_id, None)
+            self.connect(node_id)
+
+    def connect(self, node_id: str) -> None:
+        inventory = tuple(
+            e.HeldAttempt(key, attempt, slots, ended=False)
+            for (key, attempt), slots in self.held.get(node_id, {}).items()
+        )
+        self.do(
+            e.NodeConnected(
+                at=self.world.now,
+                node_id=node_id,
+                boot_time=self.world.now,
+                ip_address="",
+                agent_version="1",
+                inventory=inventory,
+            )
+        )
+
+    def release(self) -> None:
+        gone, self.world.to_release = self.world.to_release, []
+        for node_id in gone:
+            self.held.pop(node_id, None)
+            self.do(e.NodeGone(at=self.world.now, node_id=node_id))
+
+    def a_node(self) -> str | None:
+        return self.random.choice(sorted(self.world.state.nodes)) if self.world.state.nodes else None
+
+    def reconnect(self) -> None:
+        node_id = self.a_node()
+        if node_id is not None and self.world.state.nodes[node_id].row.handle:
+            held = self.held.get(node_id, {})
+            for attempt in [attempt for attempt in held if self.random.random() < 0.2]:
+                del held[attempt]  # the directive never arrived
+            self.connect(node_id)
+
+    def lose_node(self) -> None:
+        node_id = self.a_node()
+        if node_id is None:
+            return
+        kind = self.random.choice((e.NodeSilent, e.NodeLost, e.NodeGone))
+        if kind is e.NodeGone:
+            self.held.pop(node_id, None)
+        self.do(kind(at=self.world.now, node_id=node_id))
+
+    def lie(self) -> None:
+        """Reports of attempts that never were, from nodes that are not concerned."""
+        node_id = self.a_node() or "tvmps_0_d"
+        key = self.random.choice([*self.world.tasks, 1 << 32, 99])
+        attempt = self.random.choice((0, 99, -1))
+        self.do(e.TaskStarted(at=self.world.now, node_id=node_id, key=key, attempt=attempt, start_time=0.0))
+        self.do(
+            e.TaskEnded(
+                at=self.world.now, node_id=node_id, key=key, attempt=attempt, start_time=0.0, end_time=1.0, exit_code=0
+            )
+        )
+        self.do(e.TaskStopped(at=self.world.now, node_id="tvmps_1_d", key=key, attempt=1))
+        self.do(e.TaskReturned(at=self.world.now, node_id=node_id, key=key, attempt=attempt))
+
+    def job_change(self) -> None:
+        job, now = self.a_job(), self.world.now
+        pick = self.random.randint(0, 5)
+        if pick == 0:
+            self.do(e.JobDisableRequested(at=now, job_id=job, option=self.random.choice(list(DisableJobOption))))
+        elif pick in (1, 2):
+            self.do(e.JobEnableRequested(at=now, job_id=job))
+        elif pick == 3:
+            self.do(e.JobTerminateRequested(at=now, job_id=job, reason="UserTerminate"))
+        elif pick == 4:
+            self.do(e.JobDeleteRequested(at=now, job_id=job))
+        else:
+            self.do(e.JobUpdated(at=now, job_id=job, changes=JobChanges({}, priority=self.random.randint(-5, 5))))
+
+    def task_change(self) -> None:
+        job, task, now = self.a_job(), self.a_task(), self.world.now
+        memory = self.world.state.jobs.get(job)
+        if memory is not None and memory.tasks and self.random.random() < 0.8:
+            task = self.random.choice(sorted(memory.tasks))
+        if memory is not None and memory.row.state is JobState.COMPLETED:
+            return
+        kind = self.random.choice((e.TaskTerminateRequested, e.TaskDeleteRequested, e.TaskReactivateRequested))
+        self.do(kind(at=now, job_id=job, task_id=task))
+
+    def resize(self) -> None:
+        self.do(
+            e.PoolResizeRequested(
+                at=self.world.now,
+                target_dedicated_nodes=self.random.randint(0, 3),
+                target_low_priority_nodes=self.random.choice((None, 0, 1)),
+                resize_timeout_s=300.0,
+                node_deallocation_option=self.random.choice(
+                    (
+                        NodeDeallocationOption.REQUEUE,
+                        NodeDeallocationOption.TERMINATE,
+                        NodeDeallocationOption.TASK_COMPLETION,
+                    )
+                ),
+            )
+        )
+
+    def pool_change(self) -> None:
+        now = self.world.now
+        if self.world.state.pool is None:
+            fill = self.random.choice((NodeFillType.SPREAD, NodeFillType.PACK))
+            self.do(e.PoolAdded(at=now, pool=new_pool(2, self.random.choice((1, 3)), spot=1, fill=fill)))
+        elif self.random.random() < 0.3:
+            self.do(e.PoolDeleteRequested(at=now))
+        else:
+            self.do(e.PoolResizeStopRequested(at=now))
+
+    def purge(self) -> None:
+        self.world.purge_all()
+
+    def fire_timer(self) -> None:
+        world = self.world
+        for key, deadline in list(world.timers.items()):
+            if deadline is not None and deadline <= world.now:
+                world.timers[key] = None
+                if key == "resize":
+                    self.do(e.PoolResizeTimedOut(at=world.now, deadline=deadline))
+                else:
+                    self.do(e.JobTimedOut(at=world.now, job_id=key, deadline=deadline))
+
+    def calm(self) -> None:
+        """Faults and users stop: nodes work honestly until nothing moves."""
+        world = self.world
+        if world.state.pool is None:
+            self.do(e.PoolAdded(at=world.now, pool=new_pool(2, 3)))
+        for _ in range(600):
+            world.tick(1.0)
+            self.provision()
+            self.release()
+            self.purge()
+            self.confirm_stops()
+            self.give_back()
+            for node_id, node in list(world.state.nodes.items()):
+                if not node.connected and node.row.handle:
+                    self.connect(node_id)
+            self.start_some()
+            for node_id, held in list(self.held.items()):
+                node_memory = world.state.nodes.get(node_id)
+                for key, attempt in list(held):
+                    assignment = node_memory.assigned.get(key) if node_memory is not None else None
+                    if (
+                        assignment is not None
+                        and assignment.attempt == attempt
+                        and assignment.task.state is TaskState.RUNNING
+                    ):
+                        del held[key, attempt]
+                        self.do(
+                            e.TaskEnded(
+                                at=world.now,
+                                node_id=node_id,
+                                key=key,
+                                attempt=attempt,
+                                start_time=world.now,
+                                end_time=world.now,
+                                exit_code=0,
+                            )
+                        )
+            pool = world.state.pool
+            if pool is not None and pool.allocation_state is AllocationState.STEADY and not world.state.nodes:
+                self.do(e.PoolResizeRequested(at=world.now, target_dedicated_nodes=2, resize_timeout_s=300.0))
+            if pool is None:
+                self.do(e.PoolAdded(at=world.now, pool=new_pool(2, 3)))
+
+    def unfinished(self) -> list[str]:
+        """Tasks that could run and did not."""
+        slots = self.world.state.pool.task_slots_per_node if self.world.state.pool is not None else 0
+        return [
+            f"{job.row.id}/{task.id}: {task}"
+            for job in self.world.state.jobs.values()
+            if job.row.state is JobState.ACTIVE
+            for task in job.tasks.values()
+            if task.state is not TaskState.COMPLETED
+            and task.required_slots <= slots
+            and (job.dependencies is None or task.key not in job.dependencies.waiting)
+        ]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_events_keep_every_invariant(seed: int) -> None:
+    monkey = Monkey(seed)
+    monkey.do(e.PoolAdded(at=monkey.world.now, pool=new_pool(2, 3)))
+    for _ in range(250):
+        monkey.step()
+    monkey.calm()
+    assert monkey.unfinished() == []
+
+
+def test_replaying_the_story_gives_the_same_memory() -> None:
+    first = Monkey(7)
+    first.do(e.PoolAdded(at=first.world.now, pool=new_pool(2, 3)))
+    for _ in range(200):
+        first.step()
+    second = Monkey(7)
+    second.do(e.PoolAdded(at=second.world.now, pool=new_pool(2, 3)))
+    for _ in range(200):
+        second.step()
+    assert second.story == first.story
+    assert digest(second.world.state) == digest(first.world.state)

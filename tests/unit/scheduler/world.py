@@ -1,0 +1,286 @@
+"""A scheduler with a truth beside it: rows as the store would have them, and nodes that do what they are told."""
+
+import copy
+from collections.abc import Iterable
+
+from millpond.domain import effects as f
+from millpond.domain import events as e
+from millpond.domain.effects import Effect
+from millpond.domain.errors import BatchError
+from millpond.domain.job import Job
+from millpond.domain.node import Node
+from millpond.domain.pool import Pool
+from millpond.domain.states import AllocationState, JobState, NodeFillType, OnAllTasksComplete, OnTaskFailure, PoolState
+from millpond.domain.task import FailureInfo, NewTask, Task, TaskRules
+from millpond.scheduler.check import digest, violations
+from millpond.scheduler.core import apply, place
+from millpond.scheduler.rebuild import rebuild
+from millpond.scheduler.state import SchedulerState
+
+
+def new_pool(
+    nodes: int = 0, slots: int = 1, *, spot: int = 0, fill: NodeFillType = NodeFillType.SPREAD, pool_id: str = "pool"
+) -> Pool:
+    return Pool(
+        no=1,
+        id=pool_id,
+        state=PoolState.ACTIVE,
+        allocation_state=AllocationState.STEADY,
+        creation_time=0.0,
+        last_modified=0.0,
+        state_time=0.0,
+        allocation_state_time=0.0,
+        spec={},
+        vm_size="local",
+        task_slots_per_node=slots,
+        fill_type=fill,
+        target_dedicated_nodes=nodes,
+        target_low_priority_nodes=spot,
+    )
+
+
+def new_job(
+    job_id: str = "job",
+    no: int = 1,
+    *,
+    priority: int = 0,
+    retries: int = 0,
+    dependencies: bool = False,
+    terminate_when_done: bool = False,
+    exit_actions: bool = False,
+    max_parallel: int = -1,
+    wall_clock_s: float | None = None,
+) -> Job:
+    return Job(
+        no=no,
+        id=job_id,
+        pool_id="pool",
+        state=JobState.ACTIVE,
+        creation_time=0.0,
+        last_modified=0.0,
+        state_time=0.0,
+        spec={},
+        priority=priority,
+        max_task_retry_count=retries,
+        max_parallel_tasks=max_parallel,
+        uses_task_dependencies=dependencies,
+        max_wall_clock_s=wall_clock_s,
+        on_all_tasks_complete=OnAllTasksComplete.TERMINATE_JOB if terminate_when_done else OnAllTasksComplete.NO_ACTION,
+        on_task_failure=OnTaskFailure.PERFORM_EXIT_OPTIONS_JOB_ACTION if exit_actions else OnTaskFailure.NO_ACTION,
+    )
+
+
+class World:
+    """Drives the scheduler as an engine does, and keeps rows and directives to look at."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.state = SchedulerState("account", "pool")
+        self.pool: Pool | None = None
+        self.nodes: dict[str, Node] = {}
+        self.jobs: dict[int, Job] = {}
+        self.tasks: dict[int, Task] = {}
+        self.satisfied: set[tuple[int, str]] = set()
+        self.to_create: list[str] = []
+        self.to_release: list[str] = []
+        self.to_purge: list[str] = []
+        self.started: list[f.StartTask] = []
+        self.stopped: list[f.StopTask] = []
+        self.returned: list[f.ReturnTask] = []
+        self.effects: list[Effect] = []
+        self.timers: dict[str, float | None] = {}
+
+    # --- the engine's part ---
+
+    def do(self, *events: e.Event) -> object:
+        """One batch: apply all, place once, take the rows, check. The last event's reply; its refusal is raised."""
+        reply: object = None
+        refusal: BatchError | None = None
+        for event in events:
+            reply, refusal = None, None
+            before = digest(self.state) if len(events) == 1 else None
+            try:
+                reply = self._take(apply(self.state, event))
+            except BatchError as error:
+                refusal = error
+                if before is not None:
+                    assert digest(self.state) == before, "a refused event left a trace"
+        self._take(place(self.state, self.now))
+        self.check()
+        if refusal is not None:
+            raise refusal
+        return reply
+
+    def _take(self, effects: Iterable[Effect]) -> object:
+        reply: object = None
+        for effect in effects:
+            self.effects.append(effect)
+            match effect:
+                case f.SavePool(pool):
+                    self.pool = copy.deepcopy(pool)
+                case f.DeletePool():
+                    self.pool = None
+                case f.SaveNode(node):
+                    self.nodes[node.id] = copy.deepcopy(node)
+                case f.DeleteNode(node):
+                    self.nodes.pop(node.id, None)
+                case f.SaveJob(job):
+                    self.jobs[job.no] = job
+                case f.DeleteJob(job):
+                    del self.jobs[job.no]
+                case f.AddTask(task):
+                    assert task.key not in self.tasks
+                    self.tasks[task.key] = task
+                case f.SaveTask(task):
+                    assert task.key in self.tasks, "an update of a row that is not there"
+                    self.tasks[task.key] = task
+                case f.DeleteTask(task):
+                    del self.tasks[task.key]
+                case f.RememberSatisfied(job_no, key):
+                    self.satisfied.add((job_no, key))
+                case f.CreateNode(_, node):
+                    self.to_create.append(node.id)
+                case f.ReleaseNode(_, node):
+                    self.to_release.append(node.id)
+                case f.PurgeJob(job):
+                    self.to_purge.append(job.id)
+                case f.StartTask():
+                    self.started.append(effect)
+                case f.StopTask():
+                    self.stopped.append(effect)
+                case f.ReturnTask():
+                    self.returned.append(effect)
+                case f.SetJobTimer(job_id, deadline):
+                    self.timers[job_id] = deadline
+                case f.SetResizeTimer(deadline):
+                    self.timers["resize"] = deadline
+                case f.Reply(value):
+                    reply = value
+        return reply
+
+    def check(self) -> None:
+        assert violations(self.state) == []
+        rebuilt = self.rebuilt()
+        assert violations(rebuilt) == []
+        assert digest(rebuilt) == digest(self.state)
+
+    def rebuilt(self) -> SchedulerState:
+        """A memory built from copies of the rows."""
+        live = {no for no, job in self.jobs.items() if job.state not in (JobState.COMPLETED, JobState.DELETING)}
+        state, _ = rebuild(
+            "account",
+            "pool",
+            self.now,
+            pool=copy.deepcopy(self.pool),
+            nodes=[copy.deepcopy(node) for node in self.nodes.values()],
+            job_rows=[copy.deepcopy(self.jobs[no]) for no in sorted(self.jobs)],
+            task_rows=[copy.deepcopy(self.tasks[key]) for key in sorted(self.tasks) if key >> 32 in live],
+            satisfied=sorted(self.satisfied),
+        )
+        return state
+
+    # --- shorthands ---
+
+    def tick(self, seconds: float = 1.0) -> float:
+        self.now += seconds
+        return self.now
+
+    def add_pool(self, nodes: int = 1, slots: int = 1, *, connect: bool = True, **more: object) -> None:
+        self.do(e.PoolAdded(at=self.now, pool=new_pool(nodes, slots, **more)))  # type: ignore[arg-type]
+        if connect:
+            self.connect_all()
+
+    def connect_all(self) -> list[str]:
+        """Provision and connect every node that is wanted."""
+        made, self.to_create = self.to_create, []
+        for node_id in made:
+            self.do(e.NodeProvisioned(at=self.now, node_id=node_id, handle=f"handle-{node_id[-6:]}"))
+            self.connect(node_id)
+        return made
+
+    def connect(self, node_id: str, *inventory: e.HeldAttempt) -> None:
+        self.do(
+            e.NodeConnected(
+                at=self.now,
+                node_id=node_id,
+                boot_time=self.now,
+                ip_address="127.0.0.1",
+                agent_version="1",
+                inventory=inventory,
+            )
+        )
+
+    def release_all(self) -> None:
+        gone, self.to_release = self.to_release, []
+        for node_id in gone:
+            self.do(e.NodeGone(at=self.now, node_id=node_id))
+
+    def add_job(self, job_id: str = "job", **more: object) -> None:
+        number = max(self.jobs, default=0) + 1
+        self.do(e.JobAdded(at=self.now, job=new_job(job_id, number, **more)))  # type: ignore[arg-type]
+
+    def add_tasks(
+        self,
+        *task_ids: str,
+        job: str = "job",
+        slots: int = 1,
+        retries: int | None = None,
+        rules: TaskRules | None = None,
+    ) -> object:
+        tasks = tuple(
+            NewTask(id=task_id, spec=b"{}", required_slots=slots, max_retry_count=retries, rules=rules)
+            for task_id in task_ids
+        )
+        return self.do(e.TasksAdded(at=self.now, job_id=job, tasks=tasks))
+
+    def task(self, task_id: str, job: str = "job") -> Task:
+        return self.state.jobs[job.lower()].tasks[task_id.lower()]
+
+    def job(self, job_id: str = "job") -> Job:
+        return self.state.jobs[job_id.lower()].row
+
+    def start(self, task_id: str, job: str = "job") -> None:
+        task = self.task(task_id, job)
+        assert task.node_id is not None
+        self.do(
+            e.TaskStarted(at=self.now, node_id=task.node_id, key=task.key, attempt=task.attempt, start_time=self.now)
+        )
+
+    def end(
+        self,
+        task_id: str,
+        exit_code: int | None = 0,
+        *,
+        job: str = "job",
+        failure: FailureInfo | None = None,
+        retryable: bool = False,
+    ) -> None:
+        task = self.task(task_id, job)
+        assert task.node_id is not None
+        self.do(
+            e.TaskEnded(
+                at=self.now,
+                node_id=task.node_id,
+                key=task.key,
+                attempt=task.attempt,
+                start_time=self.now,
+                end_time=self.now,
+                exit_code=exit_code,
+                failure=failure,
+                retryable=retryable,
+            )
+        )
+
+    def confirm_stops(self) -> None:
+        stops, self.stopped = self.stopped, []
+        for stop in stops:
+            self.do(e.TaskStopped(at=self.now, node_id=stop.node_id, key=stop.key, attempt=stop.attempt, exit_code=-9))
+
+    def purge_all(self) -> None:
+        purges, self.to_purge = self.to_purge, []
+        for job_id in purges:
+            job = self.job(job_id)
+            for key in [key for key in self.tasks if key >> 32 == job.no]:
+                del self.tasks[key]
+            self.satisfied = {entry for entry in self.satisfied if entry[0] != job.no}
+            self.do(e.JobPurged(at=self.now, job_id=job_id))
