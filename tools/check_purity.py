@@ -51,7 +51,7 @@ def _imported(node: ast.AST) -> Iterator[str]:
         case ast.ImportFrom(module=str(module), level=0):
             yield module
         case ast.Name(id="__import__"):
-            yield "importlib (by __import__)"
+            yield "importlib.__import__"
 
 
 def _line(node: ast.AST) -> int:

@@ -36,10 +36,8 @@ def listen(server: ServerConfig) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except socket.gaierror as error:
-        raise ListenError(
-            f"{server.host} is not an address of this machine ({error.strerror}); choose another with --host"
-        ) from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise ListenError(f"{server.host} is not an address of this machine; choose another with --host") from error
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
