@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,7 +22,8 @@ import uvloop
 from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
 from millpond.config import Config
-from millpond.control.service import ControlService, Settings
+from millpond.control.service import ControlService
+from millpond.control.settings import ControlSettings
 from millpond.datadir import DataDir, DataDirError, Endpoint
 from millpond.domain.errors import StoreUnavailable
 from millpond.providers.base import VmSize
@@ -85,36 +85,34 @@ async def _serve(config: Config, data_dir: DataDir, listener: socket.socket, rea
 async def _service(config: Config, data_dir: DataDir, listener: socket.socket) -> AsyncIterator[asyncio.Event]:
     """Everything started, in order; everything stopped, in order. Yields the event that a signal sets."""
     account_url = url_of(listener)
-    keys = data_dir.account_keys(create=True)
-    store = SqliteStore(str(data_dir.store_path))
+    keys = AccountKeys(*data_dir.account_keys(create=True))
     storage = AutoStorage(str(data_dir.storage_path))
     provider = LocalProvider(str(data_dir.nodes_path), account_url=account_url)
     control = ControlService(
-        account_name=config.account.name,
-        account_url=account_url,
-        store=store,
-        providers=[provider],
-        vm_sizes=vm_sizes_of(config),
-        clock=time.time,
-        settings=Settings(
-            park_s=config.nodes.heartbeat_s, silence_s=config.nodes.silence_s, lost_s=config.nodes.lost_s
+        config.account.name,
+        SqliteStore(str(data_dir.store_path)),
+        provider,
+        vm_sizes_of(config),
+        secret=data_dir.node_secret(),
+        account_url=lambda: account_url,
+        settings=ControlSettings(
+            park_s=config.nodes.heartbeat_s,
+            silent_after_s=config.nodes.silence_s,
+            lost_after_s=config.nodes.lost_s,
         ),
-        auto_storage=storage,
     )
-    server = HttpServer(create_app(control, AccountKeys(*keys), storage), listener)
+    server = HttpServer(create_app(control, keys, storage), listener)
 
     async with contextlib.AsyncExitStack() as stack:
         stop = _stop_on_signals(provider)
-        try:
-            await store.open()
-        except (StoreUnavailable, ValueError) as error:
-            raise StartError(f"{data_dir.store_path}: {error}") from error
-        stack.push_async_callback(store.close)
         stack.push_async_callback(server.stop)
         stack.push_async_callback(provider.close)
         stack.push_async_callback(provider.stop_host)
         stack.push_async_callback(control.stop)
-        await control.start()
+        try:
+            await control.start()
+        except (StoreUnavailable, ValueError) as error:
+            raise StartError(f"{data_dir.store_path}: {error}") from error
         await server.start()
         yield stop
         _log.info("stopping")

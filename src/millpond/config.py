@@ -52,19 +52,12 @@ class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When a silent node is doubted, and when it is given up."""
 
-    heartbeat_s: Seconds = 15.0
+    heartbeat_s: Seconds = 10.0
     """The longest a node's call is held back: it is heard of at least this often."""
-    silence_s: Seconds = 45.0
+    silence_s: Seconds = 15.0
     """Not heard of for so long, a node is `unknown` and gets no new tasks."""
-    lost_s: Seconds = 300.0
+    lost_s: Seconds = 60.0
     """Not heard of for so long, a node is given up and its tasks run elsewhere."""
-
-
-class RetentionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long things are kept that nobody deletes."""
-
-    task_files_s: Seconds = 7 * 86400.0
-    """Task directories on nodes, after completion, when the task names no retentionTime (Azure Batch: 7 days)."""
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,7 +82,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
     account: AccountConfig = AccountConfig()
     nodes: NodesConfig = NodesConfig()
-    retention: RetentionConfig = RetentionConfig()
     log: LogConfig = LogConfig()
     vm_sizes: dict[str, VmSizeConfig] = {}
     """By name in lower case; added to the built-in catalogue."""
@@ -128,7 +120,6 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "server": ServerConfig,
     "account": AccountConfig,
     "nodes": NodesConfig,
-    "retention": RetentionConfig,
     "log": LogConfig,
 }
 _VM_SIZES: Final = "vm_sizes"

@@ -1,11 +1,12 @@
 """The data directory: everything a service keeps, and the files by which other commands find it.
 
-    lock            held (flock) by the one service that uses the directory; its process id is in it
-    keys.json       the account's two keys, mode 0600
-    endpoint.json   where the service listens, or last listened
-    millpond.db     the store
-    nodes/          the local nodes
-    storage/        the account's auto-storage
+    lock              held (flock) by the one service that uses the directory; its process id is in it
+    keys.json         the account's two keys, mode 0600
+    node-secret.json  what the nodes' own tokens are made of, mode 0600
+    endpoint.json     where the service listens, or last listened
+    millpond.db       the store
+    nodes/            the local nodes
+    storage/          the account's auto-storage
 
 The kernel lets go of the lock when the process dies, however it dies.
 """
@@ -22,8 +23,10 @@ from typing import Any, Final, NamedTuple, Self
 
 _LOCK: Final = "lock"
 _KEYS: Final = "keys.json"
+_NODE_FILE: Final = "node-secret.json"
 _ENDPOINT: Final = "endpoint.json"
 _KEY_BYTES: Final = 64
+_NODE_SECRET_BYTES: Final = 32
 
 
 class DataDirError(Exception):
@@ -113,6 +116,21 @@ class DataDir:
         if create and self.keys_path.stat().st_mode & 0o077:
             self.keys_path.chmod(0o600)
         return keys
+
+    def node_secret(self) -> bytes:
+        """What the nodes' tokens are derived from; made if there is none. Apart from the account's keys, so that these
+        can be replaced without losing the nodes. Raises DataDirError."""
+        path = self.path / _NODE_FILE
+        try:
+            secret = base64.b64decode(json.loads(path.read_text(encoding="ascii"))["secret"], validate=True)
+        except FileNotFoundError:
+            secret = secrets.token_bytes(_NODE_SECRET_BYTES)
+            self._write_private(_NODE_FILE, {"secret": base64.b64encode(secret).decode()})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataDirError(
+                f"{path} cannot be read: {_reason(error)}; put it back from a copy, or remove it and lose the nodes"
+            ) from error
+        return secret
 
     def write_endpoint(self, endpoint: Endpoint) -> None:
         """Raises DataDirError."""

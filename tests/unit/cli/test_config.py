@@ -70,7 +70,7 @@ def test_data_dir_is_absolute_and_knows_home(tmp_path: Path, monkeypatch: pytest
         ("[nodes]\nlost_s = -1\n", "nodes.lost_s: must be a number of seconds above 0"),
         ("[nodes]\nlost_s = nan\n", "nodes.lost_s: must be a number of seconds above 0"),
         ("[nodes]\nlost_s = inf\n", "nodes.lost_s: must be a number of seconds above 0"),
-        ("[nodes]\nsilence_s = 400\n", "nodes.lost_s (300) must be above nodes.silence_s (400)"),
+        ("[nodes]\nsilence_s = 400\n", "nodes.lost_s (60) must be above nodes.silence_s (400)"),
         ("[log]\nlevel = 'loud'\n", "log.level: must be one of debug, info, warning, error"),
         ("[vm_sizes.x]\ncores = 1\n", "vm_sizes.x: memory_mib is missing"),
         ("[vm_sizes.x]\ncores = 0\nmemory_mib = 1\n", "vm_sizes.x.cores: must be a whole number of cores"),

@@ -97,6 +97,16 @@ def test_keys_of_the_users_own_are_taken(tmp_path: Path) -> None:
     assert DataDir(tmp_path).account_keys() == AccountKeyPair(**own)
 
 
+def test_the_node_secret_is_made_once(tmp_path: Path) -> None:
+    secret = DataDir(tmp_path).node_secret()
+    assert len(secret) == 32
+    assert DataDir(tmp_path).node_secret() == secret
+    assert mode_of(tmp_path / "node-secret.json") == 0o600
+    (tmp_path / "node-secret.json").write_text("{}")
+    with pytest.raises(DataDirError, match=r"node-secret\.json cannot be read: it is damaged"):
+        DataDir(tmp_path).node_secret()
+
+
 def test_the_endpoint_is_kept(tmp_path: Path) -> None:
     directory = DataDir(tmp_path)
     with pytest.raises(DataDirError, match="no service has run"):
