@@ -1,0 +1,43 @@
+# Everything a contributor runs. Each target sets up what it needs by itself: a Debian with make and python3 >= 3.11
+# is enough. `make PYTHON=python3.13 test` takes another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Test processes side by side; tests take free ports and temporary directories of their own, so any number is right.
+JOBS ?= auto
+# More for pytest: make test PYTEST_ARGS="tests/unit -x"
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench sim clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Make the virtual environment (the other targets do it when needed)
+	@PYTHON='$(PYTHON)' sh tools/setup.sh '$(VENV)'
+
+demo: setup ## Start a service, render a film as a batch job on two local nodes, stop again
+	@$(BIN)/python examples/mandelbrot/demo.py $(DEMO_ARGS)
+
+test: setup ## Run every test; what was skipped is listed at the end
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+lint: setup ## Style, types, import rules, purity of the pure rooms
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy tools examples
+	@$(BIN)/lint-imports
+	@$(BIN)/python tools/check_purity.py
+
+bench: setup ## Measure: adds, task lives, real tasks against the spawn ceiling, latency, memory, restart
+	@$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+sim: setup ## Simulate the cluster with faults over many seeds
+	@$(BIN)/python -m millpond.sim.run $(SIM_ARGS)
+
+clean: ## Remove the environment, caches and everything under out/
+	@rm -rf '$(VENV)' out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find src tests tools examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,141 @@
+"""The one place that chooses implementations, puts them together and runs them.
+
+Start: the socket (a used port is one clear line, before anything is touched), the data directory and its lock, the
+account's keys, the store, the control plane, the REST face. Stop, in an order that keeps the truth: first the control
+plane, so that nobody hears of the deaths that follow, then the local nodes with everything they run, then the server
+and the store.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import uvloop
+
+from millpond.api.asgi import create_app
+from millpond.api.auth import AccountKeys
+from millpond.config import Config
+from millpond.control.service import ControlService
+from millpond.control.settings import ControlSettings
+from millpond.datadir import DataDir, DataDirError, Endpoint
+from millpond.domain.errors import StoreUnavailable
+from millpond.providers.base import VmSize
+from millpond.providers.catalogue import CATALOGUE
+from millpond.providers.local import LocalProvider
+from millpond.serving import HttpServer, ListenError, listen, url_of
+from millpond.staging.auto_storage import AutoStorage
+from millpond.store.sqlite import SqliteStore
+
+_log: Final = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The service cannot start. The text is one line that says why and what to do."""
+
+
+class Running(NamedTuple):
+    """A service that is ready."""
+
+    endpoint: Endpoint
+    data_dir: DataDir
+
+
+def run(config: Config, ready: Callable[[Running], None]) -> None:
+    """Run the service until SIGINT or SIGTERM. `ready` is called once, when clients can come.
+
+    A second signal kills the local nodes and ends the process at once. Raises StartError.
+    """
+    logging.basicConfig(
+        level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    data_dir = DataDir(Path(config.data_dir))
+    try:
+        with (
+            contextlib.closing(listen(config.server)) as listener,
+            contextlib.closing(data_dir.open()),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            runner.run(_serve(config, data_dir, listener, ready))
+    except ListenError as error:
+        holder = f"; a millpond runs in {data_dir.path} already" if data_dir.is_in_use() else ""
+        raise StartError(f"{error}{holder}") from error
+    except DataDirError as error:
+        raise StartError(str(error)) from error
+
+
+async def _serve(config: Config, data_dir: DataDir, listener: socket.socket, ready: Callable[[Running], None]) -> None:
+    async with _service(config, data_dir, listener) as stop:
+        endpoint = Endpoint(url_of(listener), config.account.name, os.getpid())
+        data_dir.write_endpoint(endpoint)
+        # What start-up left lives as long as the process: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        ready(Running(endpoint, data_dir))
+        await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def _service(config: Config, data_dir: DataDir, listener: socket.socket) -> AsyncIterator[asyncio.Event]:
+    """Everything started, in order; everything stopped, in order. Yields the event that a signal sets."""
+    account_url = url_of(listener)
+    keys = AccountKeys(*data_dir.account_keys(create=True))
+    storage = AutoStorage(str(data_dir.storage_path))
+    provider = LocalProvider(str(data_dir.nodes_path), account_url=account_url)
+    control = ControlService(
+        config.account.name,
+        SqliteStore(str(data_dir.store_path)),
+        provider,
+        vm_sizes_of(config),
+        secret=data_dir.node_secret(),
+        account_url=lambda: account_url,
+        settings=ControlSettings(
+            park_s=config.nodes.heartbeat_s,
+            silent_after_s=config.nodes.silence_s,
+            lost_after_s=config.nodes.lost_s,
+        ),
+    )
+    server = HttpServer(create_app(control, keys, storage), listener)
+
+    async with contextlib.AsyncExitStack() as stack:
+        stop = _stop_on_signals(provider)
+        stack.push_async_callback(server.stop)
+        stack.push_async_callback(provider.close)
+        stack.push_async_callback(provider.stop_host)
+        stack.push_async_callback(control.stop)
+        try:
+            await control.start()
+        except (StoreUnavailable, ValueError) as error:
+            raise StartError(f"{data_dir.store_path}: {error}") from error
+        await server.start()
+        yield stop
+        _log.info("stopping")
+
+
+def vm_sizes_of(config: Config) -> dict[str, VmSize]:
+    """The catalogue of VM sizes by lower-case name: the built-in ones, and the user's own over them."""
+    own = {
+        name: VmSize(name, size.cores, size.memory_mib, size.price_per_hour) for name, size in config.vm_sizes.items()
+    }
+    return {name.lower(): size for name, size in CATALOGUE.items()} | own
+
+
+def _stop_on_signals(provider: LocalProvider) -> asyncio.Event:
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            provider.kill_host()
+            os._exit(130)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    return stop

@@ -1,0 +1,44 @@
+"""The command `millpond`. Commands are imported when they are called, so that `--help` and `--version` are quick."""
+
+import importlib
+from typing import Final
+
+import click
+
+from millpond import __version__
+
+_COMMANDS: Final = {
+    "env": ("millpond.cli.env:env", "Print the export lines that point Azure Batch clients at the service."),
+    "status": ("millpond.cli.status:status", "Say whether a service runs in the data directory, and how it is."),
+    "storage": ("millpond.cli.storage:storage", "Put, get and list files of the account's own storage."),
+    "up": ("millpond.cli.up:up", "Start the service and local nodes; Ctrl-C stops them."),
+}
+"""Name → where it is, and its line in the list (so that the list needs no import)."""
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in sorted(_COMMANDS.items())])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="millpond")
+def main() -> None:
+    """Millpond: a batch and HPC service on your own machines that speaks the Azure Batch REST API.
+
+    `millpond up` starts it. Any Azure Batch client works against it: `millpond env` prints what it needs to know.
+    """

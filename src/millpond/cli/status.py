@@ -1,0 +1,52 @@
+"""`millpond status`: whether a service runs, and how it is."""
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import click
+
+from millpond.cli.common import CliError, find_service, service_options
+
+_TIMEOUT_S = 5.0
+
+
+@click.command()
+@service_options
+@click.option("--json", "as_json", is_flag=True, help="Print the service's own answer as JSON.")
+def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> None:
+    """Say whether a service runs in the data directory, and how it is. Exit code 1 when none does."""
+    directory, endpoint = find_service(config_path, data_dir)
+    if not directory.is_in_use():
+        raise CliError(f"no service runs in {directory.path} now; start it with millpond up")
+    answer = _ask(endpoint.url)
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    rows = {
+        "endpoint": endpoint.url,
+        "account": endpoint.account,
+        "process": endpoint.pid,
+        "data": directory.path,
+        **{name: value for name, value in answer.items() if name not in ("endpoint", "account")},
+    }
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        text = value if not isinstance(value, (dict, list)) else json.dumps(value)
+        click.echo(f"{name:<{width}}  {text}")
+
+
+def _ask(url: str) -> dict[str, Any]:
+    request = urllib.request.Request(url + "/", headers={"Accept": "application/json"})  # noqa: S310 - our own URL
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
+            answer = json.load(response)
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise CliError(f"the service at {url} does not answer ({reason}); it may be starting, try again") from error
+    if not isinstance(answer, dict):
+        raise CliError(f"what answers at {url} is not Millpond")
+    return answer

@@ -1,0 +1,1 @@
+"""`millpond storage`: the account's auto-storage from a shell."""

@@ -1,0 +1,304 @@
+"""The configuration: one frozen tree, read once.
+
+Values come, in order of rising precedence, from the defaults below, a TOML file, environment variables `MILLPOND_…` and
+command-line flags. Every value is checked where it comes from, so that an error can name its source, what is wrong
+with it and what to do. Nothing is ignored: an unknown key is an error.
+"""
+
+import difflib
+import itertools
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple, get_args, get_type_hints
+
+import msgspec
+import platformdirs
+from msgspec import Meta
+
+ENVIRONMENT_PREFIX: Final = "MILLPOND_"
+DEFAULT_PORT: Final = 10010
+
+_POSITIVE_S: Final = "a number of seconds above 0"
+
+Port = Annotated[int, Meta(ge=0, le=65535, description="a whole number from 0 to 65535 (0 takes a free port)")]
+Host = Annotated[
+    str, Meta(pattern=r"^[0-9A-Za-z.:_-]+\Z", description="an address or host name to listen on, such as 127.0.0.1")
+]
+AccountName = Annotated[str, Meta(pattern=r"^[a-z0-9]{3,24}\Z", description="3 to 24 lower-case letters and digits")]
+Seconds = Annotated[float, Meta(gt=0, le=86400 * 3650, description=_POSITIVE_S)]
+Directory = Annotated[str, Meta(min_length=1, description="a directory's path")]
+LogLevel = Annotated[
+    str,
+    Meta(pattern=r"^(debug|info|warning|error)\Z", description="one of debug, info, warning, error"),
+]
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the REST face listens."""
+
+    host: Host = "127.0.0.1"
+    port: Port = DEFAULT_PORT
+
+
+class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The one Batch account this service is."""
+
+    name: AccountName = "millpond"
+
+
+class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a silent node is doubted, and when it is given up."""
+
+    heartbeat_s: Seconds = 10.0
+    """The longest a node's call is held back: it is heard of at least this often."""
+    silence_s: Seconds = 15.0
+    """Not heard of for so long, a node is `unknown` and gets no new tasks."""
+    lost_s: Seconds = 60.0
+    """Not heard of for so long, a node is given up and its tasks run elsewhere."""
+
+
+class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is written to standard error."""
+
+    level: LogLevel = "warning"
+
+
+class VmSizeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A VM size of the user's own, or another opinion on a built-in one: `[vm_sizes.<name>]`."""
+
+    cores: Annotated[int, Meta(ge=1, le=4096, description="a whole number of cores, at least 1")]
+    memory_mib: Annotated[int, Meta(ge=1, description="a whole number of MiB, at least 1")]
+    price_per_hour: Annotated[float, Meta(ge=0, description="US dollars, 0 or more")] = 0.0
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole tree."""
+
+    data_dir: Directory
+    """All state lives below it: an absolute path."""
+    server: ServerConfig = ServerConfig()
+    account: AccountConfig = AccountConfig()
+    nodes: NodesConfig = NodesConfig()
+    log: LogConfig = LogConfig()
+    vm_sizes: dict[str, VmSizeConfig] = {}
+    """By name in lower case; added to the built-in catalogue."""
+
+
+class ConfigError(Exception):
+    """A value, a key or the file cannot be used. The text is one line: the source, what is wrong, what to do."""
+
+
+class Flag(NamedTuple):
+    """A value given on the command line: the flag as the user typed it, and the value."""
+
+    name: str
+    value: Any
+
+
+class Setting(NamedTuple):
+    """One value of the tree that has a name of its own."""
+
+    key: str
+    """Dotted, as in the file: `server.port`."""
+    type: Any
+    """Annotated with a `Meta` whose description says what the value must be."""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return ENVIRONMENT_PREFIX + self.key.replace(".", "_").upper()
+
+    @property
+    def must_be(self) -> str:
+        return next((m.description for m in get_args(self.type)[1:] if isinstance(m, Meta)), None) or "another value"
+
+
+_SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
+    "server": ServerConfig,
+    "account": AccountConfig,
+    "nodes": NodesConfig,
+    "log": LogConfig,
+}
+_VM_SIZES: Final = "vm_sizes"
+_VM_SIZE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+
+
+def _settings_of(struct: type[msgspec.Struct], prefix: str) -> Iterator[Setting]:
+    hints = get_type_hints(struct, include_extras=True)
+    for field in msgspec.structs.fields(struct):
+        yield Setting(prefix + field.name, hints[field.name])
+
+
+SETTINGS: Final[dict[str, Setting]] = {
+    setting.key: setting
+    for setting in (
+        Setting("data_dir", Directory),
+        *(s for name, struct in _SECTIONS.items() for s in _settings_of(struct, name + ".")),
+    )
+}
+"""Every setting that a file, a variable or a flag can give, by dotted key."""
+
+
+def default_config_path() -> Path:
+    """The file that is read when no other is named, if it exists."""
+    return Path(platformdirs.user_config_dir("millpond")) / "millpond.toml"
+
+
+def default_data_dir() -> Path:
+    return Path(platformdirs.user_data_dir("millpond"))
+
+
+def load(
+    *,
+    config_path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Flag] | None = None,
+) -> Config:
+    """Read the configuration. `flags` maps dotted keys to what the command line says.
+
+    `config_path` None takes the variable MILLPOND_CONFIG, then the default file if there is one. Raises ConfigError.
+    """
+    environ = environ if environ is not None else os.environ
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    vm_sizes: dict[str, VmSizeConfig] = {}
+
+    path = _config_file(config_path, environ)
+    if path is not None:
+        file_values, vm_sizes = _read_file(path)
+        values.update(file_values)
+        sources.update(dict.fromkeys(file_values, str(path)))
+    for key, variable, text in _read_environment(environ):
+        values[key] = _convert(SETTINGS[key], text, variable, lax=True)
+        sources[key] = variable
+    for key, flag in (flags or {}).items():
+        values[key] = _convert(SETTINGS[key], flag.value, flag.name, lax=False)
+        sources[key] = flag.name
+
+    data_dir = Path(values.pop("data_dir", None) or default_data_dir()).expanduser()
+    tree: dict[str, Any] = {"data_dir": str(data_dir.absolute()), "vm_sizes": vm_sizes}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = value
+    config = msgspec.convert(tree, Config)
+    _check_together(config, sources)
+    return config
+
+
+def _config_file(given: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if given is None:
+        named = environ.get(ENVIRONMENT_PREFIX + "CONFIG")
+        if not named:
+            default = default_config_path()
+            return default if default.is_file() else None
+        given = Path(named).expanduser()
+    return given
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, VmSizeConfig]]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing file with --config") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}; correct that line") from error
+
+    values: dict[str, Any] = {}
+    vm_sizes: dict[str, VmSizeConfig] = {}
+    for name, content in document.items():
+        if name == _VM_SIZES:
+            vm_sizes = _read_vm_sizes(path, content)
+        elif name in _SECTIONS:
+            if not isinstance(content, dict):
+                raise ConfigError(f"{path}: {name}: must be a table; write [{name}] and its keys below")
+            for key, value in content.items():
+                dotted = f"{name}.{key}"
+                setting = SETTINGS.get(dotted) or _unknown_key(path, dotted)
+                values[dotted] = _convert(setting, value, f"{path}: {dotted}", lax=False)
+        else:
+            setting = SETTINGS.get(name) or _unknown_key(path, name)
+            values[name] = _convert(setting, value=content, source=f"{path}: {name}", lax=False)
+    return values, vm_sizes
+
+
+def _read_vm_sizes(path: Path, content: Any) -> dict[str, VmSizeConfig]:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: {_VM_SIZES}: must be tables; write [{_VM_SIZES}.my_size] and its keys below")
+    sizes: dict[str, VmSizeConfig] = {}
+    settings = {s.key: s for s in _settings_of(VmSizeConfig, "")}
+    for given, row in content.items():
+        where = f"{_VM_SIZES}.{given}"
+        name = given.lower()
+        if not _VM_SIZE_NAME.match(name):
+            raise ConfigError(f"{path}: {where}: a size's name has letters, digits and _ only; rename it")
+        if name in sizes:
+            raise ConfigError(f"{path}: {where}: this size is there twice (case does not matter); remove one")
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}: {where}: must be a table with {', '.join(settings)}")
+        values = {}
+        for key, value in row.items():
+            setting = settings.get(key) or _unknown_key(path, f"{where}.{key}", [f"{where}.{k}" for k in settings])
+            values[key] = _convert(setting, value, f"{path}: {where}.{key}", lax=False)
+        for required in ("cores", "memory_mib"):
+            if required not in values:
+                raise ConfigError(f"{path}: {where}: {required} is missing; give it {settings[required].must_be}")
+        sizes[name] = VmSizeConfig(**values)
+    return sizes
+
+
+def _read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(key, variable, text) of every setting the environment gives."""
+    by_variable = {setting.variable: key for key, setting in SETTINGS.items()}
+    for variable, text in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == ENVIRONMENT_PREFIX + "CONFIG":
+            continue
+        if variable in by_variable:
+            yield by_variable[variable], variable, text
+        elif _is_meant_for_us(variable):
+            raise ConfigError(f"{variable}: no such setting; {_suggestion(variable, list(by_variable))}")
+
+
+def _is_meant_for_us(variable: str) -> bool:
+    """Whether an unknown variable looks like a setting. A service may itself run inside a Millpond task, and there the
+    agent's own markers (`MILLPOND_TASK_…`) are in the environment."""
+    return not variable.startswith((ENVIRONMENT_PREFIX + "TASK_", ENVIRONMENT_PREFIX + "PROCESS"))
+
+
+def _convert(setting: Setting, value: Any, source: str, *, lax: bool) -> Any:
+    """`lax` reads numbers from text, as environment variables carry them."""
+    try:
+        return msgspec.convert(value, setting.type, strict=not lax)
+    except msgspec.ValidationError:
+        raise ConfigError(f"{source}: must be {setting.must_be}, not {value!r}; correct it") from None
+
+
+def _unknown_key(path: Path, key: str, known: list[str] | None = None) -> Setting:
+    names = known if known is not None else [*SETTINGS, _VM_SIZES]
+    raise ConfigError(f"{path}: {key}: no such setting; {_suggestion(key, names)}")
+
+
+def _suggestion(given: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    return (
+        f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}."
+    ) + " Correct or remove it"
+
+
+def _check_together(config: Config, sources: Mapping[str, str]) -> None:
+    nodes = config.nodes
+    ordered = (
+        ("nodes.heartbeat_s", nodes.heartbeat_s),
+        ("nodes.silence_s", nodes.silence_s),
+        ("nodes.lost_s", nodes.lost_s),
+    )
+    for (lower, low), (upper, high) in itertools.pairwise(ordered):
+        if low >= high:
+            source = sources.get(upper) or sources.get(lower) or "the defaults"
+            raise ConfigError(
+                f"{source}: {upper} ({high:g}) must be above {lower} ({low:g}); raise one or lower the other"
+            )

@@ -1,0 +1,223 @@
+"""The data directory: everything a service keeps, and the files by which other commands find it.
+
+    lock              held (flock) by the one service that uses the directory; its process id is in it
+    keys.json         the account's two keys, mode 0600
+    node-secret.json  what the nodes' own tokens are made of, mode 0600
+    endpoint.json     where the service listens, or last listened
+    millpond.db       the store
+    nodes/            the local nodes
+    storage/          the account's auto-storage
+
+The kernel lets go of the lock when the process dies, however it dies.
+"""
+
+import base64
+import errno
+import fcntl
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+_LOCK: Final = "lock"
+_KEYS: Final = "keys.json"
+_NODE_FILE: Final = "node-secret.json"
+_ENDPOINT: Final = "endpoint.json"
+_KEY_BYTES: Final = 64
+_NODE_SECRET_BYTES: Final = 32
+
+
+class DataDirError(Exception):
+    """The data directory cannot be used. The text is one line that says why and what to do."""
+
+
+class AccountKeyPair(NamedTuple):
+    """The account's two keys, base64 of 64 bytes each. Either one opens everything."""
+
+    primary: str
+    secondary: str
+
+
+class Endpoint(NamedTuple):
+    """Where a service listens: what `millpond env` tells a client."""
+
+    url: str
+    account: str
+    pid: int
+
+
+class DataDir:
+    """A data directory. `open` takes it for a service; reading the keys and the endpoint needs no lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock_fd = -1
+
+    @property
+    def store_path(self) -> Path:
+        return self.path / "millpond.db"
+
+    @property
+    def nodes_path(self) -> Path:
+        return self.path / "nodes"
+
+    @property
+    def storage_path(self) -> Path:
+        return self.path / "storage"
+
+    @property
+    def keys_path(self) -> Path:
+        return self.path / _KEYS
+
+    def open(self) -> Self:
+        """Make the directory (mode 0700) if needed and take its lock.
+
+        Raises DataDirError when another service has it, or when it cannot be written.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_fd = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileExistsError as error:
+            raise DataDirError(f"{self.path} is not a directory; name another with --data-dir") from error
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            self._take_lock()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def account_keys(self, *, create: bool = False) -> AccountKeyPair:
+        """The account's keys; with `create` they are made if there are none. Raises DataDirError."""
+        try:
+            text = self.keys_path.read_text(encoding="ascii")
+        except FileNotFoundError:
+            if not create:
+                raise DataDirError(f"no account key in {self.path}; start a service there with millpond up") from None
+            return self._make_keys()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataDirError(f"{self.keys_path} cannot be read: {_reason(error)}") from error
+        try:
+            fields = json.loads(text)
+            keys = AccountKeyPair(fields["primary"], fields["secondary"])
+            usable = all(base64.b64decode(key, validate=True) for key in keys)
+        except (ValueError, TypeError, KeyError):
+            usable = False
+        if not usable:
+            raise DataDirError(f"{self.keys_path} is damaged: put it back from a copy, or remove it to get new keys")
+        if create and self.keys_path.stat().st_mode & 0o077:
+            self.keys_path.chmod(0o600)
+        return keys
+
+    def node_secret(self) -> bytes:
+        """What the nodes' tokens are derived from; made if there is none. Apart from the account's keys, so that these
+        can be replaced without losing the nodes. Raises DataDirError."""
+        path = self.path / _NODE_FILE
+        try:
+            secret = base64.b64decode(json.loads(path.read_text(encoding="ascii"))["secret"], validate=True)
+        except FileNotFoundError:
+            secret = secrets.token_bytes(_NODE_SECRET_BYTES)
+            self._write_private(_NODE_FILE, {"secret": base64.b64encode(secret).decode()})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataDirError(
+                f"{path} cannot be read: {_reason(error)}; put it back from a copy, or remove it and lose the nodes"
+            ) from error
+        return secret
+
+    def write_endpoint(self, endpoint: Endpoint) -> None:
+        """Raises DataDirError."""
+        self._write_private(_ENDPOINT, endpoint._asdict())
+
+    def endpoint(self) -> Endpoint:
+        """Where the service listens or last listened. Raises DataDirError when none ever ran here."""
+        try:
+            fields = json.loads((self.path / _ENDPOINT).read_text(encoding="utf-8"))
+            return Endpoint(str(fields["url"]), str(fields["account"]), int(fields["pid"]))
+        except FileNotFoundError:
+            raise DataDirError(f"no service has run in {self.path}; start one with millpond up") from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataDirError(
+                f"{self.path / _ENDPOINT} cannot be read: {_reason(error)}; start the service again"
+            ) from error
+
+    def is_in_use(self) -> bool:
+        """Whether a service holds the directory now."""
+        try:
+            fd = os.open(self.path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def _take_lock(self) -> None:
+        # `is_in_use` of another process holds the lock for a moment: not every refusal means a service.
+        deadline = time.monotonic() + 0.3
+        while True:
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise DataDirError(
+                        f"{self.path} cannot be locked ({error.strerror}); name one on a local disk with --data-dir"
+                    ) from error
+                if time.monotonic() > deadline:
+                    holder = os.pread(self._lock_fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                    raise DataDirError(
+                        f"{self.path} is in use by another millpond (process {holder}); "
+                        "stop that one, or name another directory with --data-dir"
+                    ) from None
+                time.sleep(0.02)
+        try:
+            os.ftruncate(self._lock_fd, 0)
+            os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _make_keys(self) -> AccountKeyPair:
+        keys = AccountKeyPair(*(base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode() for _ in range(2)))
+        self._write_private(_KEYS, keys._asdict())
+        return keys
+
+    def _write_private(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file of mode 0600 so that a crash leaves the old one or the new one."""
+        path, temporary = self.path / name, self.path / f".{name}.new"
+        try:
+            temporary.unlink(missing_ok=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> DataDirError:
+        return DataDirError(
+            f"{self.path} cannot be written ({error.strerror}); "
+            "make it writable for you, or name another directory with --data-dir"
+        )
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "it is damaged"

@@ -1,0 +1,118 @@
+"""The HTTP server: a socket bound by us, and uvicorn behind it under our own signal handling."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any, Final, TypeAlias
+
+import uvicorn
+
+from millpond.config import ServerConfig
+
+_BACKLOG: Final = 2048
+_KEEP_ALIVE_S: Final = 120
+"""How long an idle connection stays open: longer than clients and nodes pause between two requests, so that they do
+not write into a connection that is just being closed."""
+_DRAIN_S: Final = 2
+"""How long answers in progress may take once the server stops."""
+
+_Message: TypeAlias = MutableMapping[str, Any]
+Application: TypeAlias = Callable[
+    [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
+]
+"""An ASGI application."""
+
+
+class ListenError(Exception):
+    """The address cannot be listened on. The text is one line that says why and what to do."""
+
+
+def listen(server: ServerConfig) -> socket.socket:
+    """The listening socket. Raises ListenError."""
+    where = f"port {server.port} on {server.host}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise ListenError(f"{server.host} is not an address of this machine; choose another with --host") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # Bound is not enough: two sockets with SO_REUSEADDR may share a port until one of them listens.
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(f"{where} is in use; choose another with --port (0 takes a free one)") from error
+        if error.errno == errno.EACCES:
+            raise ListenError(f"{where} may not be used by this user; choose one above 1023 with --port") from error
+        raise ListenError(f"cannot listen on {where} ({error.strerror}); choose another address with --host") from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL by which this machine reaches the socket."""
+    host, port = listener.getsockname()[:2]
+    wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - names the wildcard, does not bind it
+    host = wildcards.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class HttpServer:
+    """Serves an ASGI application on a listening socket until it is stopped."""
+
+    def __init__(self, application: Application, listener: socket.socket) -> None:
+        self._listener = listener
+        self._server = _Server(
+            uvicorn.Config(
+                application,
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_DRAIN_S,
+                backlog=_BACKLOG,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when connections are taken."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http-server")
+        ready = asyncio.create_task(self._server.ready.wait())
+        await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            await self._task
+
+    async def stop(self) -> None:
+        """Take no more connections, give answers in progress a moment, close."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the application's business (`app`), which has more to stop than this server."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()

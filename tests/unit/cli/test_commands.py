@@ -1,0 +1,142 @@
+"""The command line as far as it needs no running service: help, version, errors in one line."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from millpond import __version__
+from millpond.cli.main import main
+from millpond.datadir import DataDir, Endpoint
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def millpond(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "millpond", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), **(environment or {})},
+    )
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, prog_name="millpond")
+
+
+def known_service(path: Path) -> DataDir:
+    """A data directory in which a service has run."""
+    directory = DataDir(path)
+    path.mkdir()
+    directory.account_keys(create=True)
+    directory.write_endpoint(Endpoint("http://127.0.0.1:1", "lab", 42))
+    return directory
+
+
+def test_version_and_help() -> None:
+    assert invoke("--version").output == f"millpond, version {__version__}\n"
+    listing = invoke("--help").output
+    for name in ("env", "status", "storage", "up"):
+        assert f"\n  {name} " in listing
+    assert millpond("--version").stdout == f"millpond, version {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",)])
+def test_version_and_help_import_no_server(arguments: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from millpond.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'asyncio', 'uvicorn', 'aiohttp', 'msgspec', 'platformdirs', 'ssl'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+    )
+    assert result.stdout.endswith("heavy: []\n")
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    result = invoke("upp")
+    assert result.exit_code == 2
+    assert "No such command 'upp'" in result.output
+
+
+def test_a_bad_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text("[server]\nprot = 1\n")
+    result = millpond("env", "--config", str(tmp_path / "m.toml"))
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"millpond: {tmp_path}/m.toml: server.prot: no such setting; did you mean server.port? Correct or remove it\n"
+    )
+
+
+def test_a_bad_variable_is_one_line_and_exit_code_2() -> None:
+    result = millpond("env", environment={"MILLPOND_SERVER_PORT": "x"})
+    assert result.returncode == 2
+    assert result.stderr.startswith("millpond: MILLPOND_SERVER_PORT: must be a whole number")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["env", "status"])
+def test_no_service_ever_is_one_line_and_exit_code_1(tmp_path: Path, command: str) -> None:
+    result = invoke(command, "--data-dir", str(tmp_path))
+    assert result.exit_code == 1
+    assert result.stderr == f"millpond: no service has run in {tmp_path}; start one with millpond up\n"
+
+
+def test_env_prints_lines_for_a_shell(tmp_path: Path) -> None:
+    directory = known_service(tmp_path / "it's here")
+    result = millpond("env", "--data-dir", str(directory.path))
+    assert result.returncode == 0
+    assert "no service runs" in result.stderr
+    shell = subprocess.run(
+        [
+            "sh",
+            "-c",
+            f'{result.stdout}\nprintf "%s %s %s" "$AZURE_BATCH_ACCOUNT" "$AZURE_BATCH_ENDPOINT" "$AZURE_BATCH_ACCESS_KEY"',
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shell.stdout == f"lab http://127.0.0.1:1 {directory.account_keys().primary}"
+    assert [shlex.split(line)[0] for line in result.stdout.splitlines()] == ["export"] * 3
+
+
+def test_env_prints_json(tmp_path: Path) -> None:
+    directory = known_service(tmp_path / "d")
+    result = invoke("env", "--data-dir", str(directory.path), "--json")
+    assert json.loads(result.stdout) == {
+        "AZURE_BATCH_ACCOUNT": "lab",
+        "AZURE_BATCH_ACCESS_KEY": directory.account_keys().primary,
+        "AZURE_BATCH_ENDPOINT": "http://127.0.0.1:1",
+    }
+
+
+def test_status_of_a_service_that_is_gone_or_does_not_answer(tmp_path: Path) -> None:
+    directory = known_service(tmp_path / "d")
+    result = invoke("status", "--data-dir", str(directory.path))
+    assert result.exit_code == 1
+    assert "no service runs in" in result.stderr
+    directory.open()
+    try:
+        result = invoke("status", "--data-dir", str(directory.path))
+    finally:
+        directory.close()
+    assert result.exit_code == 1
+    assert "the service at http://127.0.0.1:1 does not answer" in result.stderr
+    assert result.stderr.count("\n") == 1
