@@ -20,7 +20,6 @@ import msgspec
 import millpond
 from millpond.agent.base import Executor, NodeFacts, Runner
 from millpond.agent.desired import (
-    ENDPOINT_FILE,
     HOST_FILE,
     JOURNAL_FILE,
     LOCK_FILE,

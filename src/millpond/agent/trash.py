@@ -58,7 +58,9 @@ class Trash:
             while self._again:
                 self._again = False
                 deletion = _delete_all(self._directory)
-                while await asyncio.to_thread(_some_of, deletion):
+                while True:
+                    if not await asyncio.to_thread(_some_of, deletion):
+                        break
                     await asyncio.sleep(_PAUSE_S)
         finally:
             self._task = None
@@ -67,10 +69,7 @@ class Trash:
 def _some_of(deletion: Iterator[None]) -> bool:
     """Go on with a deletion for a moment; False when it is through."""
     begun = time.monotonic()
-    for count, _ in enumerate(deletion, start=1):
-        if count >= _BATCH or time.monotonic() - begun > _SLICE_S:
-            return True
-    return False
+    return any(count >= _BATCH or time.monotonic() - begun > _SLICE_S for count, _ in enumerate(deletion, start=1))
 
 
 def _delete_all(trash: str) -> Iterator[None]:
