@@ -1,0 +1,78 @@
+"""The files by which a host is told what to be: one directory, written by the provider, read by the host.
+
+    DIR/endpoint                  URL of the service
+    DIR/nodes/<node id>/node.json what node to be (`DesiredNode`)
+    DIR/nodes/<node id>/journal   the node's journal (the host's own)
+    DIR/nodes/<node id>/root/     the node's root directory
+    DIR/host.json                 the host's process (`HostProcess`), written by the host
+    DIR/host.lock                 held by the host
+    DIR/host.log                  standard output and error of the host
+    DIR/trash/                    directories of removed nodes on their way out
+
+`providers/local` writes the same files; the two meet in `tests/process/test_host.py`.
+"""
+
+import os
+from typing import Final
+
+import msgspec
+
+ENDPOINT_FILE: Final = "endpoint"
+NODES_DIRECTORY: Final = "nodes"
+NODE_FILE: Final = "node.json"
+JOURNAL_FILE: Final = "journal"
+ROOT_DIRECTORY: Final = "root"
+HOST_FILE: Final = "host.json"
+LOCK_FILE: Final = "host.lock"
+TRASH_DIRECTORY: Final = "trash"
+
+PRESENT: Final = "present"
+REMOVED: Final = "removed"
+
+
+class DesiredNode(msgspec.Struct, frozen=True):
+    """`node.json`"""
+
+    node_id: str
+    pool_id: str
+    token: str
+    is_dedicated: bool
+    task_slots: int
+    state: str
+    """`present` or `removed`"""
+
+
+class HostProcess(msgspec.Struct, frozen=True):
+    """`host.json`: the process, and when it began (field 22 of /proc/<pid>/stat), so that its number used again by
+    another process is not taken for it."""
+
+    pid: int
+    start_time: int
+    version: str
+
+
+_node_decoder: Final = msgspec.json.Decoder(DesiredNode)
+
+
+def read_node(directory: str) -> DesiredNode | None:
+    """The wish in a node's directory; None while there is none. Raises OSError, msgspec.DecodeError."""
+    try:
+        with open(os.path.join(directory, NODE_FILE), "rb") as file:
+            return _node_decoder.decode(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def process_start_time(pid: int) -> int:
+    """Raises OSError when there is no such process."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # The command name (in parentheses) may hold anything.
+        return int(file.read().rpartition(b")")[2].split()[19])
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Write a file so that a reader sees the whole of it or the one before."""
+    temporary = f"{path}.{os.getpid()}.new"
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)

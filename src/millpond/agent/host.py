@@ -1,0 +1,339 @@
+"""One process that is the agent of every local node: what to be is in files (`desired`).
+
+The host compares the files with the nodes it runs at its start, when poked (SIGUSR1), and seldom by itself. It outlives
+the service that started it: tasks run on, and reports wait until there is a service again. It ends on SIGTERM or
+SIGINT (killing all tasks), when its directory is gone, or when nothing has run and nobody has been heard for long.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from typing import Final, Protocol
+
+import msgspec
+
+import millpond
+from millpond.agent.base import Executor, NodeFacts, Runner
+from millpond.agent.desired import (
+    HOST_FILE,
+    JOURNAL_FILE,
+    LOCK_FILE,
+    NODES_DIRECTORY,
+    REMOVED,
+    ROOT_DIRECTORY,
+    TRASH_DIRECTORY,
+    DesiredNode,
+    HostProcess,
+    process_start_time,
+    read_node,
+    write_file,
+)
+from millpond.agent.link import Files, NodeLink, Transport
+from millpond.agent.local_state import FileJournal
+from millpond.agent.node import NodeAgent
+from millpond.agent.trash import Trash
+from millpond.domain.durations import Timestamp
+
+_log = logging.getLogger(__name__)
+
+_LOOK_S: Final = 15.0
+"""How often the host looks at its directory unasked."""
+_IDLE_S: Final = 3600.0
+_KILL_S: Final = 1.5
+"""How long killed tasks may take to end when the host stops; the executor's own end kills what is left."""
+_LEAVE_S: Final = 10.0
+"""The same for a node that is removed."""
+_RELINK_S: Final = 1.0
+
+
+class HostRunning(Exception):
+    """Another host holds the directory."""
+
+
+class TransportFactory(Protocol):
+    def __call__(self, *, node_id: str, token: str) -> Transport: ...
+
+
+class _Node:
+    """A node the host runs: its agent, and the task that keeps it in touch (None for one that is leaving)."""
+
+    def __init__(self, desired: DesiredNode, agent: NodeAgent) -> None:
+        self.desired = desired
+        self.agent = agent
+        self.link: NodeLink | None = None
+        self.linking: asyncio.Task[None] | None = None
+        self.removal: asyncio.Task[None] | None = None
+
+
+class Host:
+    """See the module. `run` is called once."""
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        runner_factory: Callable[[NodeFacts], Runner],
+        files_factory: Callable[[str], Files],
+        transport_factory: TransportFactory,
+        clock: Callable[[], Timestamp],
+        chance: Callable[[], float],
+        ready: Callable[[], Awaitable[Executor | None]] | None = None,
+        moved: Callable[[], None] | None = None,
+        idle_s: float = _IDLE_S,
+    ) -> None:
+        """`files_factory` is given the root directory of a node. `ready` is awaited before the first attempt is
+        launched or picked up, and gives the executor whose stray processes (of attempts no journal knows) are killed.
+        `moved` is called when the endpoint may have changed. After `idle_s` without work and without a word from any
+        service the host ends."""
+        self._directory = os.path.abspath(directory)
+        self._nodes_directory = os.path.join(self._directory, NODES_DIRECTORY)
+        self._runner_factory = runner_factory
+        self._files_factory = files_factory
+        self._transport_factory = transport_factory
+        self._clock = clock
+        self._chance = chance
+        self._ready = ready
+        self._moved = moved
+        self._idle_s = idle_s
+        self._nodes: dict[str, _Node] = {}
+        self._trash = Trash(os.path.join(self._directory, TRASH_DIRECTORY))
+        self._poked = asyncio.Event()
+        self._stopping = False
+        self._last_use = 0.0
+
+    async def run(self) -> None:
+        """Be the host until told to stop. Raises HostRunning when there is one; OSError when the directory cannot be
+        used."""
+        os.makedirs(self._nodes_directory, mode=0o700, exist_ok=True)
+        with _locked(os.path.join(self._directory, LOCK_FILE)) as lock:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, self.stop)
+            loop.add_signal_handler(signal.SIGINT, self.stop)
+            loop.add_signal_handler(signal.SIGUSR1, self.poke)
+            try:
+                await self._serve(lock)
+            finally:
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                    loop.remove_signal_handler(number)
+
+    def poke(self) -> None:
+        """Look at the files now."""
+        self._poked.set()
+
+    def stop(self) -> None:
+        """Kill all tasks and end."""
+        self._stopping = True
+        self._poked.set()
+
+    # --- the loop ---
+
+    async def _serve(self, lock: int) -> None:
+        loop = asyncio.get_running_loop()
+        own = HostProcess(pid=os.getpid(), start_time=process_start_time(os.getpid()), version=millpond.__version__)
+        self._last_use = loop.time()
+        # Nodes wished for from here on come with a poke; those before it are found by the first look.
+        write_file(os.path.join(self._directory, HOST_FILE), msgspec.json.encode(own))
+        try:
+            executor = await self._ready() if self._ready is not None else None
+            found = await executor.known() if executor is not None else ()
+            self._look(first=True)
+            self._trash.empty()
+            if executor is not None and found:
+                await self._kill_strays(executor, found)
+            while not self._stopping:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._poked.wait()
+                poked = self._poked.is_set()
+                self._poked.clear()
+                if self._stopping:
+                    break
+                if not _holds(lock, os.path.join(self._directory, LOCK_FILE)):
+                    _log.warning("the directory %s is gone: the host ends", self._directory)
+                    break
+                self._look()
+                if poked:
+                    self._nudge()
+                if self._useless():
+                    _log.info("nothing to do and nobody heard for %.0f s: the host ends", self._idle_s)
+                    break
+        finally:
+            await self._close()
+
+    def _nudge(self) -> None:
+        if self._moved is not None:
+            self._moved()
+        for node in self._nodes.values():
+            if node.link is not None:
+                node.link.nudge()
+
+    def _useless(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        for node in self._nodes.values():
+            heard = node.link.last_heard if node.link is not None else None
+            if heard is not None:
+                self._last_use = max(self._last_use, heard)
+            if node.agent.has_runs:
+                self._last_use = now
+        return now - self._last_use > self._idle_s
+
+    async def _close(self) -> None:
+        nodes = list(self._nodes.values())
+        for node in nodes:
+            node.agent.interrupt()
+        # The links stay up to here: what ends now may still be reported.
+        ends = [asyncio.create_task(node.agent.ended()) for node in nodes]
+        if ends:
+            await asyncio.wait(ends, timeout=_KILL_S)
+        tasks = [*ends, *(task for node in nodes for task in (node.linking, node.removal) if task is not None)]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for node in nodes:
+            await node.agent.close()
+        await self._trash.close()
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._directory, HOST_FILE))
+
+    # --- nodes ---
+
+    def _look(self, *, first: bool = False) -> None:
+        """Bring the nodes in line with the files."""
+        try:
+            names = os.listdir(self._nodes_directory)
+        except OSError as error:
+            _log.warning("cannot look at the nodes wished for: %s", error)
+            return
+        for name in names:
+            try:
+                self._look_at(name)
+            except (OSError, msgspec.DecodeError) as error:
+                _log.warning("node %s: %s", name, error)
+        for node_id in self._nodes.keys() - set(names):
+            self._remove(self._nodes[node_id])
+
+    def _look_at(self, name: str) -> None:
+        directory = os.path.join(self._nodes_directory, name)
+        desired = read_node(directory)
+        if desired is None or desired.node_id != name:
+            return
+        node = self._nodes.get(name)
+        if node is None:
+            node = self._nodes[name] = _Node(desired, self._begin(desired, directory))
+        elif node.removal is not None:
+            return
+        if desired.state == REMOVED:
+            self._remove(node)
+        elif desired != node.desired or node.link is None:
+            node.desired = desired
+            self._link(node)
+
+    def _begin(self, desired: DesiredNode, directory: str) -> NodeAgent:
+        root = os.path.join(directory, ROOT_DIRECTORY)
+        os.makedirs(root, exist_ok=True)
+        journal = os.path.join(directory, JOURNAL_FILE)
+        make = partial(
+            NodeAgent,
+            desired.node_id,
+            root=root,
+            task_slots=desired.task_slots,
+            runner_factory=self._runner_factory,
+            clock=self._clock,
+        )
+        try:
+            agent = make(journal=FileJournal(journal))
+        except Exception:
+            # Better a node that has forgotten its tasks (its hello says so) than none, or no host at all.
+            _log.exception("node %s: its journal makes no sense and is put aside", desired.node_id)
+            os.replace(journal, f"{journal}.broken")
+            agent = make(journal=FileJournal(journal))
+        agent.begin()
+        return agent
+
+    def _link(self, node: _Node) -> None:
+        """Keep the node in touch, under the token it has now."""
+        if node.linking is not None:
+            node.linking.cancel()
+        transport = self._transport_factory(node_id=node.desired.node_id, token=node.desired.token)
+        files = self._files_factory(os.path.join(self._nodes_directory, node.desired.node_id, ROOT_DIRECTORY))
+        node.link = NodeLink(node.agent, transport, files, chance=self._chance)
+        node.linking = asyncio.create_task(_keep_linked(node.link, node.desired.node_id))
+
+    def _remove(self, node: _Node) -> None:
+        if node.removal is None:
+            node.removal = asyncio.create_task(self._take_down(node))
+
+    async def _take_down(self, node: _Node) -> None:
+        node_id = node.desired.node_id
+        node.agent.leave()
+        if node.linking is not None:
+            node.linking.cancel()
+            await asyncio.wait([node.linking])
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await node.agent.ended()
+        except TimeoutError:
+            _log.warning("node %s: some of its tasks do not end", node_id)
+        await node.agent.close()
+        directory = os.path.join(self._nodes_directory, node_id)
+        try:
+            self._trash.put(directory)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _log.warning("node %s: its directory cannot be moved away: %s", node_id, error)
+        # If it is still there the next look tries again.
+        del self._nodes[node_id]
+        _log.info("node %s: removed", node_id)
+
+    async def _kill_strays(self, executor: Executor, process_ids: Iterable[str]) -> None:
+        """Kill processes of attempts that no node of this host holds (a journal was lost, a node's directory taken
+        away)."""
+        for process_id in process_ids:
+            node_id, key, attempt = process_id.split("/")
+            node = self._nodes.get(node_id)
+            if node is None or not node.agent.runs(int(key), int(attempt)):
+                _log.warning("process %s belongs to no attempt: killed", process_id)
+                await executor.kill(process_id)
+                await executor.forget(process_id)
+
+
+async def _keep_linked(link: NodeLink, node_id: str) -> None:
+    while True:
+        try:
+            await link.run()
+        except Exception:
+            _log.exception("node %s: its link failed", node_id)
+            await asyncio.sleep(_RELINK_S)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[int]:
+    """Hold the lock file (a descriptor of it). Raises HostRunning when another process does."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HostRunning(path) from error
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _holds(lock: int, path: str) -> bool:
+    """Whether the lock file is still the one at its path."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    held = os.fstat(lock)
+    return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)

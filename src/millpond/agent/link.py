@@ -1,0 +1,248 @@
+"""The asyncio loop of one node: hello, then sync for ever, over a `Transport`.
+
+One poll is always parked at the control plane. Reports go in syncs of their own, at once: while one is on its way,
+further reports gather and go in the next, so that a busy node sends large batches and an idle one none. When the control
+plane is away both are tried again with growing, jittered pauses; the node's tasks run on meanwhile.
+
+Only the event loop's time is used, and chance is injected, so the same code runs on virtual time.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Final, Protocol, runtime_checkable
+
+from millpond.agent.node import NodeAgent
+from millpond.domain.errors import ErrorCode
+from millpond.protocol.messages import FileReply, FileRequest, Hello, Sync, SyncReply, Welcome
+
+_log = logging.getLogger(__name__)
+
+_ANSWER_S: Final = 30.0
+"""How long the answer to a call that is not parked may take; a parked one may take that much longer than its park."""
+_MIN_PAUSE_S: Final = 0.05
+_MAX_PAUSE_S: Final = 5.0
+_EMPTY_ANSWER_S: Final = 0.02
+"""A parked call that is answered sooner than this, with nothing in it, was not parked."""
+_MAX_FILE_ANSWERS: Final = 32
+
+
+class TransportError(Exception):
+    """The call may or may not have arrived, and has no answer."""
+
+
+class Transport(Protocol):
+    """How a node's calls reach the control plane. Every call raises TransportError when there is no proper answer."""
+
+    async def hello(self, hello: Hello) -> Welcome: ...
+
+    async def sync(self, sync: Sync) -> SyncReply: ...
+
+    async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None: ...
+
+
+class Files(Protocol):
+    """Answers file requests below one node's root."""
+
+    async def handle(self, request: FileRequest) -> tuple[FileReply, AsyncIterator[bytes] | None]:
+        """The head of the answer, and the content of the file for a `read`. Never raises but for cancellation."""
+        ...
+
+
+@runtime_checkable
+class _Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+class NodeLink:
+    """Keeps one node in touch with the control plane."""
+
+    def __init__(
+        self,
+        agent: NodeAgent,
+        transport: Transport,
+        files: Files,
+        *,
+        chance: Callable[[], float],
+        max_pause_s: float = _MAX_PAUSE_S,
+    ) -> None:
+        """`chance` gives numbers from 0 up to 1 for the jitter; pauses between tries grow up to `max_pause_s`."""
+        self._agent = agent
+        self._transport = transport
+        self._files = files
+        self._chance = chance
+        self._max_pause_s = max_pause_s
+        self._park_s = 0.0
+        self._poll_timeout: asyncio.Timeout | None = None
+        self._nudge = asyncio.Event()
+        self._reporting: asyncio.Task[None] | None = None
+        self._answers: set[asyncio.Task[None]] = set()
+        self._answer_slots = asyncio.Semaphore(_MAX_FILE_ANSWERS)
+        self.last_heard: float | None = None
+        """Event loop time of the last answer."""
+
+    async def run(self) -> None:
+        """Stay in touch until the node leaves its pool; ends what it began when cancelled."""
+        self._agent.on_reports = self._begin_reporting
+        try:
+            while not self._agent.leaving:
+                if self._agent.session:
+                    await self._poll()
+                else:
+                    await self._hello()
+        finally:
+            self._agent.on_reports = _nothing
+            helpers = [*self._answers, *([self._reporting] if self._reporting else [])]
+            for helper in helpers:
+                helper.cancel()
+            if helpers:
+                await asyncio.wait(helpers)
+
+    def nudge(self) -> None:
+        """Something has changed (the node leaves, the service has moved): look at once, pause no longer."""
+        self._nudge.set()
+        if (self._agent.leaving or not self._agent.session) and self._poll_timeout is not None:
+            _expire(self._poll_timeout)
+
+    # --- the session ---
+
+    async def _hello(self) -> None:
+        failures = 0
+        while not self._agent.leaving:
+            try:
+                async with asyncio.timeout(_ANSWER_S):
+                    welcome = await self._transport.hello(self._agent.hello())
+            except (TransportError, TimeoutError) as error:
+                failures += 1
+                if failures == 1:
+                    _log.info("node %s: no hello: %s", self._agent.node_id, error or "no answer")
+                await self._pause(failures)
+            else:
+                self._heard()
+                self._park_s = welcome.park_s
+                self._agent.welcomed(welcome)
+                return
+
+    async def _poll(self) -> None:
+        """Poll until the session is lost or the node leaves."""
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while self._agent.session and not self._agent.leaving:
+            sync = self._agent.poll()
+            begun = loop.time()
+            try:
+                reply = await self._parked(sync)
+            except (TransportError, TimeoutError) as error:
+                if sync.session != self._agent.session or self._agent.leaving:
+                    return
+                failures += 1
+                if failures == 1:
+                    _log.info("node %s: no answer: %s", self._agent.node_id, error or "in time")
+                await self._pause(failures)
+                continue
+            self._take(sync, reply)
+            if reply.retry_after_s > 0:
+                await self._pause_for(reply.retry_after_s)
+            elif reply.directives or reply.file_requests or loop.time() - begun > _EMPTY_ANSWER_S:
+                failures = 0
+            else:
+                # Not parked, and nothing in it: without a pause this would spin.
+                failures += 1
+                await self._pause(failures)
+
+    async def _parked(self, sync: Sync) -> SyncReply:
+        """The answer to a poll; `nudge` makes it TimeoutError at once."""
+        try:
+            async with asyncio.timeout(self._park_s + _ANSWER_S) as self._poll_timeout:
+                return await self._transport.sync(sync)
+        finally:
+            self._poll_timeout = None
+
+    def _take(self, sync: Sync, reply: SyncReply) -> None:
+        self._heard()
+        self._agent.replied(sync, reply)
+        for request in reply.file_requests:
+            answer = asyncio.create_task(self._answer(request))
+            self._answers.add(answer)
+            answer.add_done_callback(self._answers.discard)
+        if not self._agent.session or self._agent.leaving:
+            self.nudge()
+
+    def _heard(self) -> None:
+        self.last_heard = asyncio.get_running_loop().time()
+
+    # --- reports ---
+
+    def _begin_reporting(self) -> None:
+        if self._reporting is None and self._agent.session and not self._agent.leaving:
+            self._reporting = asyncio.create_task(self._report())
+
+    async def _report(self) -> None:
+        failures = 0
+        try:
+            # What ends in the same turn of the loop goes in the same sync.
+            await asyncio.sleep(0)
+            while self._agent.has_reports and self._agent.session and not self._agent.leaving:
+                sync = self._agent.report()
+                try:
+                    async with asyncio.timeout(_ANSWER_S):
+                        reply = await self._transport.sync(sync)
+                except (TransportError, TimeoutError):
+                    failures += 1
+                    await self._pause(failures)
+                    continue
+                self._take(sync, reply)
+                if reply.retry_after_s > 0:
+                    await self._pause_for(reply.retry_after_s)
+                elif sync.reports and reply.acknowledged < sync.reports[-1].seq:
+                    failures += 1
+                    await self._pause(failures)
+                else:
+                    failures = 0
+        finally:
+            self._reporting = None
+
+    # --- files ---
+
+    async def _answer(self, request: FileRequest) -> None:
+        async with self._answer_slots:
+            try:
+                reply, body = await self._files.handle(request)
+            except Exception:
+                _log.exception("node %s: %s of %s", self._agent.node_id, request.operation, request.path)
+                reply, body = FileReply(error=ErrorCode.INTERNAL_ERROR, message="The node agent failed."), None
+            try:
+                await self._transport.send_file_reply(request.id, reply, body)
+            except TransportError as error:
+                # The asker gives up by itself.
+                _log.info("node %s: file answer %s not delivered: %s", self._agent.node_id, request.id, error)
+            finally:
+                if isinstance(body, _Closable):
+                    await body.aclose()
+
+    # --- pauses ---
+
+    async def _pause(self, failures: int) -> None:
+        """The pause after the n-th failure in a row: doubling, half of it chance."""
+        pause_s = min(self._max_pause_s, _MIN_PAUSE_S * 2.0 ** min(failures - 1, 16))
+        await self._pause_for(pause_s * (0.5 + 0.5 * self._chance()))
+
+    async def _pause_for(self, pause_s: float) -> None:
+        if self._agent.leaving:
+            return
+        self._nudge.clear()
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._nudge.wait()
+        except TimeoutError:
+            pass
+
+
+def _nothing() -> None:
+    pass
+
+
+def _expire(timeout: asyncio.Timeout) -> None:
+    """Make what runs under the timeout end now, as if its time were up."""
+    if not timeout.expired():
+        timeout.reschedule(asyncio.get_running_loop().time())

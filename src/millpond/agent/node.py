@@ -1,0 +1,267 @@
+"""One node of an agent: carries out what `state` decides, with a journal, a runner and a clock."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+
+import millpond
+from millpond.agent.base import NodeFacts, Outcome, Runner
+from millpond.agent.local_state import Journal
+from millpond.agent.records import Joined
+from millpond.agent.state import Action, AgentState, AttemptRef, Kill, Launch, Remove
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import Bug, TaskFailureCode
+from millpond.domain.states import ErrorCategory
+from millpond.domain.task import FailureInfo
+from millpond.protocol.messages import PROTOCOL_VERSION, Hello, Start, Sync, SyncReply, Welcome
+
+_log = logging.getLogger(__name__)
+
+MAX_REPORTS = 512
+"""Reports in one sync."""
+
+
+class NodeAgent:
+    """A node: `AgentState` with its journal and its runner. All methods are called from the event loop's thread.
+
+    `begin` comes first; `leave` or `interrupt` and then `ended` and `close` come last. `on_reports` is called whenever
+    reports wait to be sent (the link sets it).
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        *,
+        root: str,
+        task_slots: int,
+        journal: Journal,
+        runner_factory: Callable[[NodeFacts], Runner],
+        clock: Callable[[], Timestamp],
+        ip_address: str = "127.0.0.1",
+    ) -> None:
+        """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise.
+
+        Raises OSError when the journal cannot be read.
+        """
+        self.node_id = node_id
+        self.on_reports: Callable[[], None] = lambda: None
+        self._root = root
+        self._journal = journal
+        self._runner_factory = runner_factory
+        self._clock = clock
+        self._ip_address = ip_address
+        self._facts: NodeFacts | None = None
+        self._runner: Runner | None = None
+        self._runs: dict[AttemptRef, tuple[asyncio.Task[None], Runner]] = {}
+        self._chores: set[asyncio.Task[None]] = set()
+        self._nothing_runs = asyncio.Event()
+        self._nothing_runs.set()
+        self._journal_fails = False
+        self.state = AgentState(task_slots, journal.load())
+
+    def begin(self) -> None:
+        """Pick up where the journal ends."""
+        self._know_pool()
+        self._carry_out(self.state.resume(self._clock()))
+        self._flush()
+
+    # --- what the link asks and says ---
+
+    @property
+    def session(self) -> str:
+        return self.state.session
+
+    @property
+    def leaving(self) -> bool:
+        return self.state.leaving
+
+    @property
+    def has_reports(self) -> bool:
+        return self.state.has_reports
+
+    def hello(self) -> Hello:
+        self._flush()
+        return Hello(
+            node_id=self.node_id,
+            protocol_version=PROTOCOL_VERSION,
+            agent_version=millpond.__version__,
+            boot_time=self.state.boot_time,
+            ip_address=self._ip_address,
+            inventory=self.state.inventory(),
+        )
+
+    def welcomed(self, welcome: Welcome) -> None:
+        actions = self.state.welcomed(welcome, self._clock())
+        self._know_pool()
+        self._carry_out(actions)
+
+    def poll(self) -> Sync:
+        """The sync to be parked."""
+        self._flush()
+        return Sync(node_id=self.node_id, session=self.state.session, seen=self.state.seen)
+
+    def report(self) -> Sync:
+        """A sync with what is to be reported, to be answered at once."""
+        self._flush()
+        return Sync(
+            node_id=self.node_id,
+            session=self.state.session,
+            seen=self.state.seen,
+            reports=self.state.reports(MAX_REPORTS),
+            park=False,
+        )
+
+    def replied(self, sync: Sync, reply: SyncReply) -> None:
+        """The answer to that sync, which may come late."""
+        self._carry_out(self.state.replied(sync.session, reply, self._clock()))
+
+    # --- its end ---
+
+    def leave(self) -> None:
+        """The node leaves its pool: kill everything, report nothing."""
+        self._carry_out(self.state.leave())
+        self._flush()
+
+    def interrupt(self) -> None:
+        """The agent is being stopped: kill everything; what was killed is reported in the agent's next life."""
+        self._carry_out(self.state.interrupt())
+        self._flush()
+
+    async def ended(self) -> None:
+        """Wait until nothing is with the runner."""
+        await self._nothing_runs.wait()
+
+    async def close(self) -> None:
+        """Let go of everything; what still runs is left to the agent's next life."""
+        tasks = [task for task, _ in self._runs.values()] + list(self._chores)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._journal.close()
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether anything is with the runner."""
+        return bool(self._runs)
+
+    def runs(self, key: int, attempt: int) -> bool:
+        """Whether the attempt is with the runner."""
+        return (key, attempt) in self._runs
+
+    # --- actions ---
+
+    def _know_pool(self) -> None:
+        joined = self.state.joined
+        if joined is None:
+            return
+        facts = _facts(self.node_id, self._root, joined)
+        if facts != self._facts:
+            self._facts = facts
+            self._runner = self._runner_factory(facts)
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        deeds: list[Launch | Kill | Remove] = []
+        for action in actions:
+            if isinstance(action, Launch | Kill | Remove):
+                deeds.append(action)
+            else:
+                self._journal.append(action)
+        if deeds:
+            self._flush()
+        for deed in deeds:
+            match deed:
+                case Launch():
+                    self._launch(deed.start, resumed=deed.resumed)
+                case Kill():
+                    self._kill(deed.key, deed.attempt)
+                case Remove():
+                    self._begin_chore(self._remove(deed.job_id, deed.task_id))
+        if self.state.has_reports:
+            self.on_reports()
+
+    def _flush(self) -> None:
+        """Write down what is gathered. A disk that takes nothing does not stop the node: the journal keeps what it was
+        given, and should the agent die before it gets through, the next hello tells the control plane what is lost."""
+        try:
+            if self._journal.wants_rewrite:
+                self._journal.rewrite(self.state.snapshot())
+            self._journal.flush()
+        except OSError as error:
+            if not self._journal_fails:
+                _log.error("node %s: its journal cannot be written: %s", self.node_id, error)
+            self._journal_fails = True
+        else:
+            self._journal_fails = False
+
+    def _launch(self, start: Start, *, resumed: bool) -> None:
+        runner = self._runner
+        if runner is None:
+            raise Bug(f"node {self.node_id}: an attempt is to be launched before the pool is known")
+        self._nothing_runs.clear()
+        task = asyncio.create_task(self._run(runner, start, resumed=resumed))
+        self._runs[start.key, start.attempt] = (task, runner)
+
+    async def _run(self, runner: Runner, start: Start, *, resumed: bool) -> None:
+        key, attempt = start.key, start.attempt
+        try:
+            # Nothing may be awaited before this: a `stop` that follows the launch must find the run in the runner.
+            outcome = await runner.run(start, lambda at: self._started(key, attempt, at), resumed=resumed)
+        except Exception as error:
+            _log.exception("node %s: job %s task %s attempt %d", self.node_id, start.job_id, start.task_id, attempt)
+            outcome = _broken(error, self._clock())
+        finally:
+            del self._runs[key, attempt]
+            if not self._runs:
+                self._nothing_runs.set()
+        self._carry_out(self.state.ended(key, attempt, outcome, self._clock()))
+
+    def _started(self, key: int, attempt: int, start_time: Timestamp) -> None:
+        self._carry_out(self.state.started(key, attempt, start_time))
+
+    def _kill(self, key: int, attempt: int) -> None:
+        run = self._runs.get((key, attempt))
+        if run is not None:
+            self._begin_chore(self._stop(run[1], key, attempt))
+
+    async def _stop(self, runner: Runner, key: int, attempt: int) -> None:
+        try:
+            await runner.stop(key, attempt)
+        except Exception:
+            _log.exception("node %s: stopping task %d attempt %d", self.node_id, key, attempt)
+
+    async def _remove(self, job_id: str, task_id: str) -> None:
+        runner = self._runner
+        try:
+            if runner is not None:
+                await runner.remove_directory(job_id, task_id)
+        except Exception:
+            # What is left of it is in nobody's way for long: tasks that wait for the name go on.
+            _log.exception("node %s: removing the directory of job %s task %s", self.node_id, job_id, task_id)
+        self._carry_out(self.state.removed(job_id, task_id, self._clock()))
+
+    def _begin_chore(self, chore: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+
+def _facts(node_id: str, root: str, joined: Joined) -> NodeFacts:
+    return NodeFacts(
+        node_id=node_id,
+        pool_id=joined.pool_id,
+        account_name=joined.account_name,
+        account_url=joined.account_url,
+        is_dedicated=joined.is_dedicated,
+        root=root,
+    )
+
+
+def _broken(error: Exception, at: Timestamp) -> Outcome:
+    """The outcome of a run that raised, which a runner must not: the node's fault, so the task runs again."""
+    failure = FailureInfo(
+        category=ErrorCategory.SERVER_ERROR,
+        code=TaskFailureCode.UNKNOWN,
+        message=f"The node agent failed: {type(error).__name__}: {error}",
+    )
+    return Outcome(start_time=None, end_time=at, exit_code=None, failure=failure, retryable=True)

@@ -1,0 +1,87 @@
+"""What an agent writes down before it does it: the entries of a node's journal (`local_state`)."""
+
+from typing import TypeAlias
+
+import msgspec
+
+from millpond.domain.durations import Timestamp
+from millpond.protocol.messages import Report, Start
+
+
+class _Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    pass
+
+
+class Begun(_Record, frozen=True, gc=False, omit_defaults=True, tag="begun"):
+    """The first entry of a journal."""
+
+    boot_time: Timestamp
+    next_seq: int = 1
+    """Report numbers below it have been used."""
+
+
+class Joined(_Record, frozen=True, gc=False, omit_defaults=True, tag="joined"):
+    """What the control plane said of the node's pool and of itself: a restarted agent needs it before its first hello."""
+
+    pool_id: str
+    account_name: str
+    account_url: str
+    is_dedicated: bool
+    task_slots: int
+
+
+class Accepted(_Record, frozen=True, gc=False, omit_defaults=True, tag="accepted"):
+    """The attempt is queued."""
+
+    start: Start
+
+
+class Launched(_Record, frozen=True, gc=False, omit_defaults=True, tag="launched"):
+    """The attempt is about to be handed to the runner."""
+
+    key: int
+    attempt: int
+    started: bool = False
+    """Its `Started` report was acknowledged (set when the journal is rewritten)."""
+
+
+class StopAsked(_Record, frozen=True, gc=False, omit_defaults=True, tag="stop"):
+    """The attempt is about to be killed; its end will be reported as `Stopped`."""
+
+    key: int
+    attempt: int
+
+
+class Reported(_Record, frozen=True, gc=False, omit_defaults=True, tag="reported"):
+    """The report is due until it is acknowledged. All but `Started` also end the attempt here."""
+
+    report: Report
+    slots: int = 0
+    """Of the attempt, for the inventory; 0 when it was never held."""
+
+
+class Acknowledged(_Record, frozen=True, gc=False, omit_defaults=True, tag="acknowledged"):
+    """All reports up to `seq` are safe with the control plane."""
+
+    seq: int
+
+
+class RemovalAsked(_Record, frozen=True, gc=False, omit_defaults=True, tag="remove"):
+    """The directory of a task, or of all tasks of a job (`task_id` empty), is to go."""
+
+    job_id: str
+    task_id: str
+
+
+class RemovalDone(_Record, frozen=True, gc=False, omit_defaults=True, tag="removed"):
+    job_id: str
+    task_id: str
+
+
+class Left(_Record, frozen=True, gc=False, omit_defaults=True, tag="left"):
+    """The node leaves its pool and does not come back."""
+
+
+Record: TypeAlias = (
+    Begun | Joined | Accepted | Launched | StopAsked | Reported | Acknowledged | RemovalAsked | RemovalDone | Left
+)

@@ -1,0 +1,548 @@
+"""What an agent decides, as a pure machine: what happened goes in, actions come out. No I/O, no clock, no asyncio.
+
+Actions are in order, and every `Record` among them is to be written down before the actions that follow it are carried
+out ("written down before it is done"). An attempt is named by (key, attempt) throughout. What keeps it right under
+lost, doubled and late messages:
+
+- a directive is taken once: its revision is above all seen, and its session is the current one;
+- an attempt is launched once: it is held from its `Start` until the report that ends it is acknowledged;
+- attempts start strictly in the order they came: when the first in line has not enough free slots it waits, and so do
+  all behind it;
+- two attempts never share a task directory: one whose directory is in use, or is about to be removed, waits.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum, auto
+from itertools import islice
+from typing import TypeAlias
+
+import msgspec
+
+from millpond.agent.base import Outcome
+from millpond.agent.records import (
+    Accepted,
+    Acknowledged,
+    Begun,
+    Joined,
+    Launched,
+    Left,
+    Record,
+    RemovalAsked,
+    RemovalDone,
+    Reported,
+    StopAsked,
+)
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import TaskFailureCode
+from millpond.domain.events import HeldAttempt
+from millpond.domain.states import ErrorCategory
+from millpond.domain.task import FailureInfo
+from millpond.protocol.messages import (
+    Directive,
+    Ended,
+    RemoveDirectory,
+    Report,
+    Return,
+    Returned,
+    Shutdown,
+    Start,
+    Started,
+    Stop,
+    Stopped,
+    SyncReply,
+    Welcome,
+)
+
+AttemptRef: TypeAlias = tuple[int, int]
+"""(task key, attempt)"""
+
+
+class Launch(msgspec.Struct, frozen=True, gc=False):
+    """Hand the attempt to the runner; answered by `ended`, and by `started` before that unless it never got there."""
+
+    start: Start
+    resumed: bool = False
+
+
+class Kill(msgspec.Struct, frozen=True, gc=False):
+    """Make the runner end the attempt soon; `ended` follows as ever."""
+
+    key: int
+    attempt: int
+
+
+class Remove(msgspec.Struct, frozen=True, gc=False):
+    """Remove the directory of a task, or of all tasks of a job (`task_id` empty); answered by `removed`."""
+
+    job_id: str
+    task_id: str
+
+
+Action: TypeAlias = Record | Launch | Kill | Remove
+
+
+class _Phase(Enum):
+    QUEUED = auto()
+    LAUNCHED = auto()
+    ENDED = auto()
+    """The report that ends it is due."""
+
+
+class _Held(msgspec.Struct):
+    """An attempt from its `Start` until its last report is acknowledged."""
+
+    start: Start
+    phase: _Phase = _Phase.QUEUED
+    started: bool = False
+    stop_asked: bool = False
+    exit_code: int | None = None
+    end_seq: int = 0
+    """Number of the report that ended it."""
+
+
+class AgentState:
+    """The state of one node's agent. Every input method returns the actions to carry out, in order."""
+
+    def __init__(self, task_slots: int, records: Iterable[Record] = ()) -> None:
+        """Of a new node, or of one whose journal holds `records`; `resume` must be called once before anything else."""
+        self.session = ""
+        """The current session; empty while there is none."""
+        self.seen = 0
+        """The highest directive revision of the session that was taken in."""
+        self.joined: Joined | None = None
+        self.leaving = False
+        """The node was told to leave its pool: nothing is launched or reported any more."""
+        self._interrupted = False
+        self._slots = task_slots
+        self._used = 0
+        self._held: dict[AttemptRef, _Held] = {}
+        self._queue: deque[AttemptRef] = deque()
+        self._latest: dict[int, int] = {}
+        """Task key → its highest attempt held."""
+        self._busy: set[tuple[str, str]] = set()
+        """(job id, task id) of the launched attempts."""
+        self._removals: dict[tuple[str, str], bool] = {}
+        """Directories to remove → whether that has begun (else it waits for attempts that use them)."""
+        self._reports: deque[Reported] = deque()
+        """Not acknowledged, in order of number."""
+        self._next_seq = 1
+        self._boot_time: Timestamp | None = None
+        for record in records:
+            self._replay(record)
+
+    # --- questions ---
+
+    @property
+    def boot_time(self) -> Timestamp:
+        """When the node came to be."""
+        return self._boot_time or 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is queued, runs, or is about to be removed, and no report is due."""
+        return not (self._held or self._reports or self._removals)
+
+    @property
+    def launched(self) -> list[AttemptRef]:
+        """The attempts that are with the runner."""
+        return [ref for ref, held in self._held.items() if held.phase is _Phase.LAUNCHED]
+
+    @property
+    def has_launched(self) -> bool:
+        return bool(self._busy)
+
+    @property
+    def has_reports(self) -> bool:
+        return bool(self._reports)
+
+    def reports(self, limit: int) -> tuple[Report, ...]:
+        """The first reports that are not acknowledged."""
+        return tuple(due.report for due in islice(self._reports, limit))
+
+    def inventory(self) -> tuple[HeldAttempt, ...]:
+        """All attempts held, for a hello."""
+        return tuple(
+            HeldAttempt(key=key, attempt=attempt, slots=held.start.slots, ended=held.phase is _Phase.ENDED)
+            for (key, attempt), held in self._held.items()
+        )
+
+    def snapshot(self) -> list[Record]:
+        """The shortest journal that gives this state again."""
+        records: list[Record] = [Begun(boot_time=self.boot_time, next_seq=self._next_seq)]
+        if self.joined is not None:
+            records.append(self.joined)
+        records.extend(RemovalAsked(job_id=job_id, task_id=task_id) for job_id, task_id in self._removals)
+        for (key, attempt), held in self._held.items():
+            if held.phase is _Phase.LAUNCHED:
+                records += (Accepted(held.start), Launched(key=key, attempt=attempt, started=held.started))
+                if held.stop_asked:
+                    records.append(StopAsked(key=key, attempt=attempt))
+        records.extend(Accepted(self._held[ref].start) for ref in self._queue)
+        records.extend(self._reports)
+        if self.leaving:
+            records.append(Left())
+        return records
+
+    # --- inputs: the agent's own life ---
+
+    def resume(self, at: Timestamp) -> list[Action]:
+        """The agent begins, or begins again: what was launched is picked up where it is, the queue goes on."""
+        actions: list[Action] = []
+        if self._boot_time is None:
+            self._boot_time = at
+            actions.append(Begun(boot_time=at))
+        for (key, attempt), held in self._held.items():
+            if held.phase is _Phase.LAUNCHED:
+                actions.append(Launch(held.start, resumed=True))
+                if held.stop_asked or self.leaving:
+                    actions.append(Kill(key, attempt))
+        if self.leaving:
+            self._drop_all_but_launched()
+            return actions
+        self._begin_removals(actions)
+        self._fill(at, actions)
+        return actions
+
+    def interrupt(self) -> list[Action]:
+        """The agent is being stopped, and with it all it runs. What is killed by that ends as the node's own fault, so
+        that it runs again; the queue stays for the agent's next life."""
+        if self._interrupted:
+            return []
+        self._interrupted = True
+        return [Kill(key, attempt) for key, attempt in self.launched]
+
+    def leave(self) -> list[Action]:
+        """The node leaves its pool for good: everything is killed, nothing more is reported."""
+        if self.leaving:
+            return []
+        self.leaving = True
+        actions: list[Action] = [Left()]
+        actions.extend(Kill(key, attempt) for key, attempt in self.launched)
+        self._drop_all_but_launched()
+        return actions
+
+    # --- inputs: the control plane ---
+
+    def welcomed(self, welcome: Welcome, at: Timestamp) -> list[Action]:
+        """A new session has begun; the directives of the last one are void."""
+        self.session = welcome.session
+        self.seen = 0
+        joined = Joined(
+            pool_id=welcome.pool_id,
+            account_name=welcome.account_name,
+            account_url=welcome.account_url,
+            is_dedicated=welcome.is_dedicated,
+            task_slots=welcome.task_slots,
+        )
+        actions: list[Action] = []
+        if joined != self.joined:
+            self.joined = joined
+            self._slots = joined.task_slots
+            actions.append(joined)
+            self._fill(at, actions)
+        return actions
+
+    def replied(self, session: str, reply: SyncReply, at: Timestamp) -> list[Action]:
+        """The answer to a sync of that session. Answers to or of another session than the current one change nothing."""
+        actions: list[Action] = []
+        if not session or session != self.session:
+            return actions
+        if reply.session_unknown:
+            self.session = ""
+            return actions
+        if reply.session != session:
+            return actions
+        if reply.acknowledged:
+            self._acknowledge(reply.acknowledged, actions)
+        seen = self.seen
+        for directive in reply.directives:
+            if directive.revision > seen:
+                self.seen = max(self.seen, directive.revision)
+                self._direct(directive, actions)
+        if reply.directives:
+            self._fill(at, actions)
+        return actions
+
+    # --- inputs: the runner ---
+
+    def started(self, key: int, attempt: int, start_time: Timestamp) -> list[Action]:
+        """The runner says: the attempt is `running`. Said again (by a resumed run), it is not reported again."""
+        held = self._held.get((key, attempt))
+        actions: list[Action] = []
+        if held is None or held.phase is not _Phase.LAUNCHED or held.started or self.leaving:
+            return actions
+        held.started = True
+        self._report(Started(self._next_seq, key, attempt, start_time), 0, actions)
+        return actions
+
+    def ended(self, key: int, attempt: int, outcome: Outcome, at: Timestamp) -> list[Action]:
+        """The runner says: the attempt is over."""
+        ref = (key, attempt)
+        held = self._held.get(ref)
+        actions: list[Action] = []
+        if held is None or held.phase is not _Phase.LAUNCHED:
+            return actions
+        self._used -= held.start.slots
+        self._busy.discard((held.start.job_id, held.start.task_id))
+        if self.leaving:
+            self._forget(ref)
+            return actions
+        if self._interrupted and not held.stop_asked:
+            outcome = _interrupted(outcome)
+        self._end(ref, held, outcome, actions)
+        self._begin_removals(actions)
+        self._fill(at, actions)
+        return actions
+
+    def removed(self, job_id: str, task_id: str, at: Timestamp) -> list[Action]:
+        """The directory asked to be removed is out of the way."""
+        actions: list[Action] = []
+        if self._removals.pop((job_id, task_id), None) is not None:
+            actions.append(RemovalDone(job_id=job_id, task_id=task_id))
+            self._fill(at, actions)
+        return actions
+
+    # --- directives ---
+
+    def _direct(self, directive: Directive, actions: list[Action]) -> None:
+        if self.leaving:
+            return
+        match directive:
+            case Start():
+                self._on_start(directive, actions)
+            case Stop():
+                self._on_stop(directive.key, directive.attempt, actions)
+            case Return():
+                self._on_return(directive, actions)
+            case RemoveDirectory():
+                self._on_remove(directive, actions)
+            case Shutdown():
+                actions += self.leave()
+
+    def _on_start(self, start: Start, actions: list[Action]) -> None:
+        ref = (start.key, start.attempt)
+        if ref in self._held:
+            return
+        latest = self._latest.get(start.key)
+        if latest is not None:
+            if latest > start.attempt:
+                self._report(Stopped(self._next_seq, start.key, start.attempt), 0, actions)
+                return
+            # A newer attempt is the current one, so the older is of no use to anybody.
+            self._on_stop(start.key, latest, actions)
+        self._held[ref] = _Held(start)
+        self._latest[start.key] = start.attempt
+        self._queue.append(ref)
+        actions.append(Accepted(start))
+
+    def _on_stop(self, key: int, attempt: int, actions: list[Action]) -> None:
+        ref = (key, attempt)
+        held = self._held.get(ref)
+        if held is None:
+            self._report(Stopped(self._next_seq, key, attempt), 0, actions)
+        elif held.stop_asked:
+            return
+        elif held.phase is _Phase.QUEUED:
+            held.stop_asked = True
+            self._queue.remove(ref)
+            self._end(ref, held, None, actions)
+        elif held.phase is _Phase.LAUNCHED:
+            held.stop_asked = True
+            actions += (StopAsked(key=key, attempt=attempt), Kill(key, attempt))
+        else:
+            # Its end is on the way already; the answer follows it.
+            held.stop_asked = True
+            held.end_seq = self._next_seq
+            self._report(Stopped(self._next_seq, key, attempt, held.exit_code), held.start.slots, actions)
+
+    def _on_return(self, directive: Return, actions: list[Action]) -> None:
+        ref = (directive.key, directive.attempt)
+        held = self._held.get(ref)
+        if held is None or held.phase is not _Phase.QUEUED:
+            return
+        self._queue.remove(ref)
+        held.phase = _Phase.ENDED
+        held.end_seq = self._next_seq
+        self._report(Returned(self._next_seq, directive.key, directive.attempt), held.start.slots, actions)
+
+    def _on_remove(self, directive: RemoveDirectory, actions: list[Action]) -> None:
+        directory = (directive.job_id, directive.task_id)
+        if directory not in self._removals:
+            self._removals[directory] = False
+            actions.append(RemovalAsked(job_id=directive.job_id, task_id=directive.task_id))
+            self._begin_removals(actions)
+
+    # --- the rest ---
+
+    def _fill(self, at: Timestamp, actions: list[Action]) -> None:
+        """Launch from the head of the queue while it fits."""
+        while self._queue and not self._interrupted:
+            ref = self._queue[0]
+            held = self._held[ref]
+            start = held.start
+            if start.slots > self._slots:
+                self._queue.popleft()
+                self._end(ref, held, _does_not_fit(start.slots, self._slots, at), actions)
+                continue
+            if start.slots > self._slots - self._used or not self._directory_free(start):
+                return
+            self._queue.popleft()
+            held.phase = _Phase.LAUNCHED
+            self._used += start.slots
+            self._busy.add((start.job_id, start.task_id))
+            actions += (Launched(key=start.key, attempt=start.attempt), Launch(start))
+
+    def _directory_free(self, start: Start) -> bool:
+        directory = (start.job_id, start.task_id)
+        return directory not in self._busy and not (
+            self._removals and (directory in self._removals or (start.job_id, "") in self._removals)
+        )
+
+    def _begin_removals(self, actions: list[Action]) -> None:
+        for directory, begun in self._removals.items():
+            if not begun and not self._in_use(directory):
+                self._removals[directory] = True
+                actions.append(Remove(*directory))
+
+    def _in_use(self, directory: tuple[str, str]) -> bool:
+        job_id, task_id = directory
+        if task_id:
+            return directory in self._busy
+        return any(busy_job_id == job_id for busy_job_id, _ in self._busy)
+
+    def _end(self, ref: AttemptRef, held: _Held, outcome: Outcome | None, actions: list[Action]) -> None:
+        """Report the end of an attempt; `outcome` is None when it was stopped before it was launched."""
+        key, attempt = ref
+        held.phase = _Phase.ENDED
+        held.end_seq = self._next_seq
+        if outcome is not None:
+            held.exit_code = outcome.exit_code
+        report: Report
+        if outcome is None or held.stop_asked:
+            report = Stopped(self._next_seq, key, attempt, held.exit_code)
+        else:
+            report = Ended(
+                self._next_seq,
+                key,
+                attempt,
+                start_time=outcome.start_time,
+                end_time=outcome.end_time,
+                exit_code=outcome.exit_code,
+                failure=outcome.failure,
+                retryable=outcome.retryable,
+            )
+        self._report(report, held.start.slots, actions)
+
+    def _report(self, report: Report, slots: int, actions: list[Action]) -> None:
+        due = Reported(report, slots)
+        self._next_seq = report.seq + 1
+        self._reports.append(due)
+        actions.append(due)
+
+    def _acknowledge(self, seq: int, actions: list[Action]) -> None:
+        reports = self._reports
+        if not reports or reports[0].report.seq > seq:
+            return
+        while reports and reports[0].report.seq <= seq:
+            report = reports.popleft().report
+            ref = (report.key, report.attempt)
+            held = self._held.get(ref)
+            if held is not None and held.phase is _Phase.ENDED and held.end_seq == report.seq:
+                self._forget(ref)
+        actions.append(Acknowledged(seq=seq))
+
+    def _forget(self, ref: AttemptRef) -> None:
+        del self._held[ref]
+        key, attempt = ref
+        if self._latest.get(key) == attempt:
+            del self._latest[key]
+
+    def _drop_all_but_launched(self) -> None:
+        self._queue.clear()
+        self._reports.clear()
+        self._removals.clear()
+        for ref in [ref for ref, held in self._held.items() if held.phase is not _Phase.LAUNCHED]:
+            self._forget(ref)
+
+    # --- the journal ---
+
+    def _replay(self, record: Record) -> None:
+        match record:
+            case Begun(boot_time=boot_time, next_seq=next_seq):
+                self._boot_time = boot_time
+                self._next_seq = max(self._next_seq, next_seq)
+            case Joined():
+                self.joined = record
+                self._slots = record.task_slots
+            case Accepted(start=start):
+                ref = (start.key, start.attempt)
+                self._held[ref] = _Held(start)
+                self._latest[start.key] = max(start.attempt, self._latest.get(start.key, 0))
+                self._queue.append(ref)
+            case Launched(key=key, attempt=attempt, started=started):
+                held = self._held[key, attempt]
+                self._queue.remove((key, attempt))
+                held.phase = _Phase.LAUNCHED
+                held.started = started
+                self._used += held.start.slots
+                self._busy.add((held.start.job_id, held.start.task_id))
+            case StopAsked(key=key, attempt=attempt):
+                self._held[key, attempt].stop_asked = True
+            case Reported():
+                self._replay_report(record)
+            case Acknowledged(seq=seq):
+                self._acknowledge(seq, [])
+            case RemovalAsked(job_id=job_id, task_id=task_id):
+                self._removals[job_id, task_id] = False
+            case RemovalDone(job_id=job_id, task_id=task_id):
+                self._removals.pop((job_id, task_id), None)
+            case Left():
+                self.leaving = True
+
+    def _replay_report(self, due: Reported) -> None:
+        report = due.report
+        ref = (report.key, report.attempt)
+        self._reports.append(due)
+        self._next_seq = max(self._next_seq, report.seq + 1)
+        held = self._held.get(ref)
+        if isinstance(report, Started):
+            if held is not None:
+                held.started = True
+            return
+        if held is None:
+            if not due.slots:
+                return  # a Stop of an attempt that was never held
+            bare = Start(0, report.key, report.attempt, job_id="", task_id="", slots=due.slots, spec=b"")
+            held = self._held[ref] = _Held(bare)
+        elif held.phase is _Phase.LAUNCHED:
+            self._used -= held.start.slots
+            self._busy.discard((held.start.job_id, held.start.task_id))
+        elif held.phase is _Phase.QUEUED:
+            self._queue.remove(ref)
+        held.phase = _Phase.ENDED
+        held.end_seq = report.seq
+        if isinstance(report, Ended | Stopped):
+            held.exit_code = report.exit_code
+        held.stop_asked = isinstance(report, Stopped)
+
+
+def _interrupted(outcome: Outcome) -> Outcome:
+    """The outcome of an attempt that ended while the agent was being stopped: unless it succeeded, it was killed."""
+    if outcome.exit_code == 0 and outcome.failure is None:
+        return outcome
+    failure = FailureInfo(
+        category=ErrorCategory.SERVER_ERROR,
+        code=TaskFailureCode.UNKNOWN,
+        message="The node agent was stopped while the task ran.",
+    )
+    return msgspec.structs.replace(outcome, failure=failure, retryable=True)
+
+
+def _does_not_fit(slots: int, task_slots: int, at: Timestamp) -> Outcome:
+    failure = FailureInfo(
+        category=ErrorCategory.SERVER_ERROR,
+        code=TaskFailureCode.UNKNOWN,
+        message=f"The task needs {slots} task slots; the node has {task_slots}.",
+    )
+    return Outcome(start_time=None, end_time=at, exit_code=None, failure=failure, retryable=True)

@@ -1,0 +1,309 @@
+"""The provider of local nodes: all of them live in one process on this machine, the agent host.
+
+What nodes there should be is written to files below one directory, and the host is poked; what the host has made of it
+is read from the same files. The layout is the host's (see `agent/desired.py`):
+
+    DIR/endpoint                    URL of the service
+    DIR/nodes/<node id>/node.json   the wish: present or removed
+    DIR/host.json, DIR/host.log     the host's process and its output
+
+The host outlives the service, so a service that comes back finds its nodes running. `stop_host` ends it.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from millpond.domain.errors import ProviderError
+from millpond.providers import local_processes
+from millpond.providers.base import NodeCreated, NodeRefused, NodeRequest, NodeStatus
+from millpond.providers.registry import ProviderContext
+
+_T = TypeVar("_T")
+
+_STOP_S: Final = 5.0
+"""How long the host may take to end by itself."""
+_KILLED_S: Final = 5.0
+_LOOK_S: Final = 0.01
+_MAX_LOG: Final = 4 << 20
+_SHORT_LIFE_S: Final = 10.0
+"""A host that did not live that long is started again with growing pauses."""
+_MAX_RESTART_PAUSE_S: Final = 60.0
+
+
+class LocalProvider:
+    """See the module. One instance for a directory at a time; calls may overlap."""
+
+    name = "local"
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        endpoint: str = "",
+        python: str = sys.executable,
+        command: Sequence[str] = (),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`directory` holds the nodes and all their files. `endpoint` is the service's URL as nodes see it (see
+        `set_endpoint`). `command` replaces the host's own command line; `--directory DIR` is added to it."""
+        self._directory = os.path.abspath(directory)
+        self._nodes = os.path.join(self._directory, "nodes")
+        self._endpoint = endpoint
+        self._command = [*(command or (python, "-P", "-m", "millpond.agent.main")), "--directory", self._directory]
+        self._monotonic = monotonic
+        self._lock = asyncio.Lock()
+        self._child: int | None = None
+        """The host, when it is this process's child and was not seen to end."""
+        self._child_since = 0.0
+        self._restart_pause_s = 0.0
+        self._stopped = False
+
+    async def set_endpoint(self, url: str) -> None:
+        """The service's URL as nodes see it; nodes that look for the service try there at once."""
+        self._endpoint = url
+        await self._in_thread(self._write_endpoint)
+
+    async def prepare(self) -> None:
+        """Start the host, if there is none, so that the first node is quick. Raises ProviderError."""
+        self._stopped = False
+        await self._in_thread(self._ensure_host)
+
+    async def create(self, requests: Sequence[NodeRequest]) -> list[NodeCreated | NodeRefused]:
+        return await self._in_thread(lambda: self._create(requests))
+
+    async def observe(self, handles: Sequence[str]) -> list[NodeStatus]:
+        try:
+            return await self._in_thread(lambda: self._observe(handles))
+        except ProviderError:
+            return [NodeStatus.UNKNOWN] * len(handles)
+
+    async def delete(self, handles: Sequence[str]) -> None:
+        await self._in_thread(lambda: self._delete(handles))
+
+    async def close(self) -> None:
+        """The host and its nodes stay."""
+
+    async def stop_host(self) -> None:
+        """End the host, every task and whatever else runs below its directory, by force if need be. The nodes are not
+        removed: a host started later goes on with them."""
+        async with self._lock:
+            self._stopped = True
+            pid = self._host_pid() or self._child
+            if pid is not None:
+                _signal(pid, signal.SIGTERM)
+                if not await self._until(lambda: not self._is_running(pid), _STOP_S):
+                    _signal(pid, signal.SIGKILL)
+                    await self._until(lambda: not self._is_running(pid), _KILLED_S)
+            await self._until(lambda: not local_processes.kill_all(self._directory), _KILLED_S)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._directory, "host.json"))
+
+    # --- the three calls ---
+
+    def _create(self, requests: Sequence[NodeRequest]) -> list[NodeCreated | NodeRefused]:
+        answers: list[NodeCreated | NodeRefused] = []
+        changed = False
+        for request in requests:
+            node_id = request.node_id
+            wish = {
+                "node_id": node_id,
+                "pool_id": request.pool_id,
+                "token": request.token,
+                "is_dedicated": request.is_dedicated,
+                "task_slots": request.task_slots,
+                "state": "present",
+            }
+            before = self._wish(node_id)
+            if before is not None and before.get("state") == "removed":
+                message = "A node of that id is still being removed."
+                answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=True))
+                continue
+            if before != wish:
+                os.makedirs(os.path.join(self._nodes, node_id), mode=0o700, exist_ok=True)
+                self._write_wish(node_id, wish)
+                changed = True
+            answers.append(NodeCreated(node_id, self._handle(node_id)))
+        self._ensure_host()
+        if changed:
+            self._poke()
+        return answers
+
+    def _observe(self, handles: Sequence[str]) -> list[NodeStatus]:
+        self._ensure_host()
+        there = NodeStatus.PENDING if self._host_pid() is None else NodeStatus.UP
+        statuses = []
+        for handle in handles:
+            node_id = _node_id(handle)
+            exists = bool(node_id) and os.path.isdir(os.path.join(self._nodes, node_id))
+            statuses.append(there if exists else NodeStatus.GONE)
+        return statuses
+
+    def _delete(self, handles: Sequence[str]) -> None:
+        found = False
+        for handle in handles:
+            node_id = _node_id(handle)
+            if not node_id or not os.path.isdir(os.path.join(self._nodes, node_id)):
+                continue
+            wish = self._wish(node_id) or {
+                "node_id": node_id,
+                "pool_id": "",
+                "token": "",
+                "is_dedicated": True,
+                "task_slots": 1,
+            }
+            with contextlib.suppress(FileNotFoundError):  # the host was quicker
+                self._write_wish(node_id, wish | {"state": "removed"})
+            found = True
+        if found:
+            self._ensure_host()
+            self._poke()
+
+    # --- files ---
+
+    def _handle(self, node_id: str) -> str:
+        return json.dumps({"node_id": node_id, "directory": os.path.join(self._nodes, node_id)})
+
+    def _wish(self, node_id: str) -> dict[str, Any] | None:
+        try:
+            with open(os.path.join(self._nodes, node_id, "node.json"), "rb") as file:
+                wish = json.load(file)
+        except (FileNotFoundError, ValueError):
+            return None
+        return wish if isinstance(wish, dict) else None
+
+    def _write_wish(self, node_id: str, wish: dict[str, Any]) -> None:
+        _write_file(os.path.join(self._nodes, node_id, "node.json"), json.dumps(wish).encode())
+
+    def _write_endpoint(self) -> None:
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        _write_file(os.path.join(self._directory, "endpoint"), self._endpoint.encode())
+        self._poke()
+
+    # --- the host ---
+
+    def _ensure_host(self) -> None:
+        if self._host_pid() is not None or self._stopped:
+            return
+        now = self._monotonic()
+        if self._child is not None:
+            if self._is_running(self._child):
+                return  # it has just begun
+            self._child = None
+        if self._child_since:
+            lived_s = now - self._child_since
+            if lived_s < self._restart_pause_s:
+                return
+            short = lived_s - self._restart_pause_s < _SHORT_LIFE_S
+            self._restart_pause_s = min(_MAX_RESTART_PAUSE_S, 2 * self._restart_pause_s or 1.0) if short else 0.0
+        os.makedirs(self._nodes, mode=0o700, exist_ok=True)
+        if self._endpoint and not os.path.exists(os.path.join(self._directory, "endpoint")):
+            self._write_endpoint()
+        self._spawn_host()
+        self._child_since = now
+
+    def _spawn_host(self) -> None:
+        log = os.path.join(self._directory, "host.log")
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.getsize(log) > _MAX_LOG:
+                os.replace(log, f"{log}.1")
+        # A session of its own and no descriptor of the service: the host lives on when the service dies. What the
+        # service itself was configured with is none of the host's business.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLPOND_")}
+        self._child = os.posix_spawn(
+            self._command[0],
+            self._command,
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1),
+        )
+
+    def _host_pid(self) -> int | None:
+        """The host's process, once it takes pokes; None when there is none."""
+        self._reap()
+        try:
+            with open(os.path.join(self._directory, "host.json"), "rb") as file:
+                told = json.load(file)
+            pid, start_time = int(told["pid"]), int(told["start_time"])
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
+        return pid if local_processes.start_time(pid) == start_time else None
+
+    def _is_running(self, pid: int) -> bool:
+        self._reap()
+        return local_processes.start_time(pid) is not None
+
+    def _reap(self) -> None:
+        if self._child is not None:
+            try:
+                ended, _ = os.waitpid(self._child, os.WNOHANG)
+            except ChildProcessError:
+                ended = self._child  # somebody else has reaped it
+            if ended:
+                self._child = None
+
+    def _poke(self) -> None:
+        # Without `host.json` the host has yet to look at the files for the first time, and needs no poke (which would
+        # kill it before it has a handler).
+        pid = self._host_pid()
+        if pid is not None:
+            _signal(pid, signal.SIGUSR1)
+
+    async def _until(self, condition: Callable[[], bool], limit_s: float) -> bool:
+        """Wait until the condition holds; whether it did within the limit."""
+        deadline = self._monotonic() + limit_s
+        while not condition():
+            if self._monotonic() > deadline:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True
+
+    async def _in_thread(self, call: Callable[[], _T]) -> _T:
+        """Work on files and processes, one call at a time, beside the event loop."""
+        async with self._lock:
+            try:
+                return await asyncio.to_thread(call)
+            except OSError as error:
+                message = f"The directory of local nodes cannot be used: {error}"
+                raise ProviderError("LocalDirectoryNotUsable", message, retryable=True) from error
+
+
+def make_provider(context: ProviderContext) -> LocalProvider:
+    """The entry point."""
+    return LocalProvider(context.directory, endpoint=context.endpoint)
+
+
+def _node_id(handle: str) -> str:
+    """The node id in a handle; empty when it is none of this provider's."""
+    try:
+        node_id = json.loads(handle)["node_id"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    if not isinstance(node_id, str) or "/" in node_id or node_id.startswith("."):
+        return ""
+    return node_id
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _write_file(path: str, content: bytes) -> None:
+    """Write a file so that a reader sees the whole of it or the one before."""
+    temporary = f"{path}.{os.getpid()}.new"
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)
