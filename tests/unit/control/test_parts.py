@@ -1,0 +1,125 @@
+"""The small parts of the control plane: outbox, timers, batches, specifications."""
+
+import asyncio
+import json
+
+from millpond.control.commit import Batch
+from millpond.control.outbox import Outbox
+from millpond.control.specs import sign_auto_storage
+from millpond.control.timers import Timers
+from millpond.domain import effects as f
+from millpond.domain.states import TaskState
+from millpond.domain.task import Task
+from millpond.protocol.messages import FileRequest, Stop
+
+
+def put(outbox: Outbox, key: int) -> None:
+    outbox.put(Stop(outbox.next_revision(), key, 1))
+
+
+async def test_directives_are_repeated_until_they_were_seen() -> None:
+    outbox = Outbox()
+    put(outbox, 1)
+    put(outbox, 2)
+    assert [d.revision for d in outbox.take()[0]] == [1, 2]
+    assert [d.revision for d in outbox.take()[0]] == [1, 2]
+    outbox.seen(1)
+    put(outbox, 3)
+    assert [d.revision for d in outbox.take()[0]] == [2, 3]
+    outbox.seen(3)
+    assert outbox.take() == ((), ())
+
+
+async def test_a_parked_sync_waits_for_news_and_only_for_news() -> None:
+    outbox = Outbox()
+    put(outbox, 1)
+    await asyncio.wait_for(outbox.wait(30, 30), 1)
+    outbox.take()
+    parked = asyncio.create_task(outbox.wait(30, 30))
+    done, _ = await asyncio.wait([parked], timeout=0.02)
+    assert not done, "what was sent once is no news"
+    put(outbox, 2)
+    await asyncio.wait_for(parked, 1)
+
+
+async def test_what_was_sent_and_not_seen_is_sent_again_after_a_while() -> None:
+    outbox = Outbox()
+    put(outbox, 1)
+    outbox.take()
+    await asyncio.wait_for(outbox.wait(park_s=30, resend_s=0.01), 1)
+    assert [d.revision for d in outbox.take()[0]] == [1]
+
+
+async def test_a_new_session_starts_its_revisions_again() -> None:
+    outbox = Outbox()
+    put(outbox, 1)
+    outbox.reset()
+    put(outbox, 2)
+    assert [(d.revision, d.key) for d in outbox.take()[0] if isinstance(d, Stop)] == [(1, 2)]
+
+
+async def test_file_requests_go_out_once() -> None:
+    outbox = Outbox()
+    outbox.ask(FileRequest("r", "stat", "x"))
+    await asyncio.wait_for(outbox.wait(30, 30), 1)
+    assert [request.id for request in outbox.take()[1]] == ["r"]
+    assert outbox.take()[1] == ()
+
+
+async def test_timers_fire_replace_and_cancel() -> None:
+    now = asyncio.get_running_loop().time
+    timers = Timers(now)
+    fired: list[str] = []
+    rung = asyncio.Event()
+    timers.set("a", now() + 0.01, lambda: fired.append("first"))
+    timers.set("a", now() + 0.02, lambda: (fired.append("second"), rung.set()))  # type: ignore[func-returns-value]
+    timers.set("b", now() + 0.01, lambda: fired.append("cancelled"))
+    timers.set("b", None, lambda: None)
+    await asyncio.wait_for(rung.wait(), 2)
+    assert fired == ["second"]
+    timers.set("past", now() - 5, rung.clear)
+    timers.set("far", now() + 1e6, lambda: fired.append("far"))
+    while rung.is_set():
+        await asyncio.sleep(0)
+    timers.clear()
+
+
+def task(number: int) -> Task:
+    return Task(
+        key=(1 << 32) | number, id=str(number), state=TaskState.ACTIVE, creation_time=1, last_modified=1, state_time=1
+    )
+
+
+def test_the_last_row_of_a_batch_wins() -> None:
+    batch = Batch()
+    one, two, old = task(1), task(2), task(3)
+    reply = batch.take(
+        [
+            f.AddTask(one, b"1"),
+            f.SaveTask(one),
+            f.AddTask(two, b"2"),
+            f.DeleteTask(two),
+            f.SaveTask(old),
+            f.DeleteTask(old),
+            f.StopTask("n", 1, 1),
+            f.Reply("answer"),
+        ]
+    )
+    changes = batch.changes
+    assert reply == "answer"
+    assert (set(changes.tasks), changes.new_tasks, changes.specs) == ({one.key}, {one.key}, {one.key: b"1"})
+    assert changes.deleted_tasks == {old.key}, "a row that never was need not be deleted"
+    assert batch.after == [f.StopTask("n", 1, 1)]
+
+
+def test_auto_storage_containers_are_signed_on_the_way_out() -> None:
+    plain = b'{"commandLine":"true"}'
+    assert sign_auto_storage(plain, lambda name: "") is plain
+    spec = json.dumps(
+        {"resourceFiles": [{"autoStorageContainerName": "in", "blobPrefix": "a/"}, {"httpUrl": "http://x/"}]}
+    )
+    signed = json.loads(sign_auto_storage(spec.encode(), lambda name: f"http://s/{name}?sig=1"))
+    assert signed["resourceFiles"] == [
+        {"blobPrefix": "a/", "storageContainerUrl": "http://s/in?sig=1"},
+        {"httpUrl": "http://x/"},
+    ]
