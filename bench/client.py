@@ -68,7 +68,8 @@ class Connection:
 
     async def request(self, method: str, path: str, body: bytes | None = None, **query: str) -> bytes:
         """The body of the answer. Raises HttpError."""
-        assert self._reader is not None and self._writer is not None
+        assert self._reader is not None
+        assert self._writer is not None
         if body is None and method not in ("GET", "HEAD"):
             body = b""
         self._writer.write(self._head(method, path, query, None if body is None else len(body)) + (body or b""))

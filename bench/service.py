@@ -1,0 +1,26 @@
+"""A service to measure: `millpond up` with the nodes' host replaced (`--zero`), or as it is."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from millpond.app import Running, run
+from millpond.config import Config, ServerConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--zero", action="store_true", help="nodes that do no work")
+    arguments = parser.parse_args()
+    config = Config(data_dir=arguments.data_dir, server=ServerConfig(port=0))
+    host = [sys.executable, str(Path(__file__).with_name("zero_nodes.py"))] if arguments.zero else []
+
+    def ready(running: Running) -> None:
+        print(f"ready {running.endpoint.url}", flush=True)
+
+    run(config, ready, host_command=host)
+
+
+if __name__ == "__main__":
+    main()
