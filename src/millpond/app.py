@@ -25,9 +25,9 @@ from millpond.config import Config
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.datadir import DataDir, DataDirError, Endpoint
-from millpond.domain.errors import StoreUnavailable
+from millpond.domain.errors import LeaseLost, StoreUnavailable
 from millpond.providers.base import VmSize
-from millpond.providers.catalogue import CATALOGUE
+from millpond.providers.catalogue import catalogue
 from millpond.providers.local import LocalProvider
 from millpond.serving import HttpServer, ListenError, listen, url_of
 from millpond.staging.auto_storage import AutoStorage
@@ -87,7 +87,7 @@ async def _service(config: Config, data_dir: DataDir, listener: socket.socket) -
     account_url = url_of(listener)
     keys = AccountKeys(*data_dir.account_keys(create=True))
     storage = AutoStorage(str(data_dir.storage_path))
-    provider = LocalProvider(str(data_dir.nodes_path), account_url=account_url)
+    provider = LocalProvider(str(data_dir.nodes_path), endpoint=account_url)
     control = ControlService(
         config.account.name,
         SqliteStore(str(data_dir.store_path)),
@@ -111,9 +111,11 @@ async def _service(config: Config, data_dir: DataDir, listener: socket.socket) -
         stack.push_async_callback(control.stop)
         try:
             await control.start()
-        except (StoreUnavailable, ValueError) as error:
+        except (StoreUnavailable, LeaseLost, ValueError) as error:
             raise StartError(f"{data_dir.store_path}: {error}") from error
         await server.start()
+        await provider.set_endpoint(account_url)
+        await provider.prepare()
         yield stop
         _log.info("stopping")
 
@@ -123,7 +125,7 @@ def vm_sizes_of(config: Config) -> dict[str, VmSize]:
     own = {
         name: VmSize(name, size.cores, size.memory_mib, size.price_per_hour) for name, size in config.vm_sizes.items()
     }
-    return {name.lower(): size for name, size in CATALOGUE.items()} | own
+    return catalogue(own)
 
 
 def _stop_on_signals(provider: LocalProvider) -> asyncio.Event:
