@@ -15,6 +15,7 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
+
 from millpond.staging.auto_storage import sign_url
 
 HERE = Path(__file__).resolve().parent

@@ -19,9 +19,10 @@ from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import AzureError, HttpResponseError
 from count import EXIT_ON_PURPOSE, words
-from millpond.staging.auto_storage import sign_url
 from rich.console import Console
 from rich.progress import Progress
+
+from millpond.staging.auto_storage import sign_url
 
 HERE = Path(__file__).resolve().parent
 VARIABLES = ("AZURE_BATCH_ENDPOINT", "AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ACCESS_KEY")
