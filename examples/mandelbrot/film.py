@@ -2,6 +2,7 @@
 account's storage (on Azure they would be SAS URLs of a storage account).
 """
 
+import base64
 import json
 import time
 import urllib.error
@@ -59,7 +60,7 @@ class Storage:
     def __init__(self, environment: dict[str, str], container: str) -> None:
         self._endpoint = environment["AZURE_BATCH_ENDPOINT"]
         self._account = environment["AZURE_BATCH_ACCOUNT"]
-        self._key = environment["AZURE_BATCH_ACCESS_KEY"]
+        self._key = base64.b64decode(environment["AZURE_BATCH_ACCESS_KEY"])
         self._container = container
 
     def url(self, blob: str | None, permissions: str) -> str:

@@ -7,6 +7,7 @@ One task fails on purpose at its first run and is retried by the service. Exit c
 """
 
 import argparse
+import base64
 import collections
 import os
 import sys
@@ -42,12 +43,13 @@ class Storage:
     """A container of the account's own storage, by signed URLs."""
 
     def __init__(self, container: str) -> None:
-        self._account = [os.environ[name] for name in VARIABLES]
+        self._endpoint, self._account, key = (os.environ[name] for name in VARIABLES)
+        self._key = base64.b64decode(key)
         self._container = container
 
     def url(self, blob: str | None, permissions: str) -> str:
-        url: str = sign_url(*self._account, self._container, blob, permissions, time.time() + DEADLINE_S)
-        return url
+        expires_at = time.time() + DEADLINE_S
+        return sign_url(self._endpoint, self._account, self._key, self._container, blob, permissions, expires_at)
 
     def put(self, blob: str, content: bytes) -> None:
         request = urllib.request.Request(self.url(blob, "w"), content, {"x-ms-blob-type": "BlockBlob"}, method="PUT")

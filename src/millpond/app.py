@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,6 +25,7 @@ from millpond.api.auth import AccountKeys
 from millpond.config import Config
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
+from millpond.control.specs import sign_auto_storage
 from millpond.datadir import DataDir, DataDirError, Endpoint
 from millpond.domain.errors import LeaseLost, StoreUnavailable
 from millpond.providers.base import VmSize
@@ -33,6 +35,8 @@ from millpond.serving import HttpServer, ListenError, listen, url_of
 from millpond.staging.auto_storage import AutoStorage
 from millpond.store.sqlite import SqliteStore
 
+_STAGING_URL_S: Final = 86400.0
+"""How long the URLs live that are signed for a task when it is handed to a node."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -85,9 +89,13 @@ async def _serve(config: Config, data_dir: DataDir, listener: socket.socket, rea
 async def _service(config: Config, data_dir: DataDir, listener: socket.socket) -> AsyncIterator[asyncio.Event]:
     """Everything started, in order; everything stopped, in order. Yields the event that a signal sets."""
     account_url = url_of(listener)
-    keys = AccountKeys(*data_dir.account_keys(create=True))
-    storage = AutoStorage(str(data_dir.storage_path))
+    keys = AccountKeys.from_base64(config.account.name, *data_dir.account_keys(create=True))
+    storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
     provider = LocalProvider(str(data_dir.nodes_path), endpoint=account_url)
+
+    def sign(container: str) -> str:
+        return storage.sign(account_url, container, None, "rl", time.time() + _STAGING_URL_S)
+
     control = ControlService(
         config.account.name,
         SqliteStore(str(data_dir.store_path)),
@@ -95,6 +103,7 @@ async def _service(config: Config, data_dir: DataDir, listener: socket.socket) -
         vm_sizes_of(config),
         secret=data_dir.node_secret(),
         account_url=lambda: account_url,
+        prepare_spec=lambda spec: sign_auto_storage(spec, sign),
         settings=ControlSettings(
             park_s=config.nodes.heartbeat_s,
             silent_after_s=config.nodes.silence_s,

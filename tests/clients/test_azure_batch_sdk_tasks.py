@@ -1,5 +1,6 @@
 """The official azure-batch SDK 15.1, unmodified, against a running service: tasks, their files and their storage."""
 
+import base64
 import itertools
 import stat
 import time
@@ -362,7 +363,8 @@ class Storage:
     def url(self, blob: str | None, permissions: str, lives_s: float = 600) -> str:
         service = self.service
         expires = time.time() + lives_s
-        return sign_url(service.endpoint, service.account, service.key, self.container, blob, permissions, expires)
+        key = base64.b64decode(service.key)
+        return sign_url(service.endpoint, service.account, key, self.container, blob, permissions, expires)
 
     def put(self, blob: str, content: bytes) -> None:
         request = urllib.request.Request(self.url(blob, "w"), content, {"x-ms-blob-type": "BlockBlob"}, method="PUT")
