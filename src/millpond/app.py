@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,15 +25,18 @@ from millpond.api.auth import AccountKeys
 from millpond.config import Config
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
+from millpond.control.specs import sign_auto_storage
 from millpond.datadir import DataDir, DataDirError, Endpoint
-from millpond.domain.errors import StoreUnavailable
+from millpond.domain.errors import LeaseLost, StoreUnavailable
 from millpond.providers.base import VmSize
-from millpond.providers.catalogue import CATALOGUE
+from millpond.providers.catalogue import catalogue
 from millpond.providers.local import LocalProvider
 from millpond.serving import HttpServer, ListenError, listen, url_of
 from millpond.staging.auto_storage import AutoStorage
 from millpond.store.sqlite import SqliteStore
 
+_STAGING_URL_S: Final = 86400.0
+"""How long the URLs live that are signed for a task when it is handed to a node."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -85,9 +89,13 @@ async def _serve(config: Config, data_dir: DataDir, listener: socket.socket, rea
 async def _service(config: Config, data_dir: DataDir, listener: socket.socket) -> AsyncIterator[asyncio.Event]:
     """Everything started, in order; everything stopped, in order. Yields the event that a signal sets."""
     account_url = url_of(listener)
-    keys = AccountKeys(*data_dir.account_keys(create=True))
-    storage = AutoStorage(str(data_dir.storage_path))
-    provider = LocalProvider(str(data_dir.nodes_path), account_url=account_url)
+    keys = AccountKeys.from_base64(config.account.name, *data_dir.account_keys(create=True))
+    storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
+    provider = LocalProvider(str(data_dir.nodes_path), endpoint=account_url)
+
+    def sign(container: str) -> str:
+        return storage.sign(account_url, container, None, "rl", time.time() + _STAGING_URL_S)
+
     control = ControlService(
         config.account.name,
         SqliteStore(str(data_dir.store_path)),
@@ -95,6 +103,7 @@ async def _service(config: Config, data_dir: DataDir, listener: socket.socket) -
         vm_sizes_of(config),
         secret=data_dir.node_secret(),
         account_url=lambda: account_url,
+        prepare_spec=lambda spec: sign_auto_storage(spec, sign),
         settings=ControlSettings(
             park_s=config.nodes.heartbeat_s,
             silent_after_s=config.nodes.silence_s,
@@ -111,9 +120,11 @@ async def _service(config: Config, data_dir: DataDir, listener: socket.socket) -
         stack.push_async_callback(control.stop)
         try:
             await control.start()
-        except (StoreUnavailable, ValueError) as error:
+        except (StoreUnavailable, LeaseLost, ValueError) as error:
             raise StartError(f"{data_dir.store_path}: {error}") from error
         await server.start()
+        await provider.set_endpoint(account_url)
+        await provider.prepare()
         yield stop
         _log.info("stopping")
 
@@ -123,7 +134,7 @@ def vm_sizes_of(config: Config) -> dict[str, VmSize]:
     own = {
         name: VmSize(name, size.cores, size.memory_mib, size.price_per_hour) for name, size in config.vm_sizes.items()
     }
-    return {name.lower(): size for name, size in CATALOGUE.items()} | own
+    return catalogue(own)
 
 
 def _stop_on_signals(provider: LocalProvider) -> asyncio.Event:
