@@ -250,11 +250,12 @@ class AgentState:
             return actions
         if reply.session_unknown:
             self.session = ""
-            return actions
-        if reply.session != session:
+        elif reply.session != session:
             return actions
         if reply.acknowledged:
             self._acknowledge(reply.acknowledged, actions)
+        if not self.session:
+            return actions
         seen = self.seen
         for directive in reply.directives:
             if directive.revision > seen:

@@ -17,7 +17,8 @@ _log = logging.getLogger(__name__)
 _BATCH: Final = 100
 _PAUSE_S: Final = 0.05
 _SLICE_S: Final = 0.02
-_MAX_DEPTH: Final = 40
+_MAX_DEPTH: Final = 12
+"""With names of 255 bytes, a path of that many still is well below the longest that can be named (4096 bytes)."""
 
 
 class Trash:

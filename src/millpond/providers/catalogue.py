@@ -99,6 +99,10 @@ def catalogue(changes: Mapping[str, VmSize] | None = None, *, machine: VmSize | 
     return sizes
 
 
+CATALOGUE: Final = catalogue()
+"""All sizes there are unless configured otherwise, by lower-case name."""
+
+
 def describe(size: VmSize, machine: VmSize) -> str:
     """What a node of the size on this machine is, in words: the size gives the name and the price, the machine what
     there is, whatever the size promises."""

@@ -1,0 +1,225 @@
+"""A scripted control plane, and a runner that ends attempts when told to."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from millpond.agent.base import NodeFacts, Outcome
+from millpond.agent.link import NodeLink, TransportError
+from millpond.agent.local_state import MemoryJournal
+from millpond.agent.node import NodeAgent
+from millpond.domain.durations import Timestamp
+from millpond.protocol.messages import (
+    Directive,
+    FileReply,
+    FileRequest,
+    Hello,
+    Report,
+    Start,
+    Sync,
+    SyncReply,
+    Welcome,
+)
+
+
+async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(limit_s):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.001)
+
+
+def start(revision: int, key: int, attempt: int = 1, *, slots: int = 1) -> Start:
+    return Start(revision, key, attempt, job_id="j", task_id=f"t{key}", slots=slots, spec=b"{}")
+
+
+class FakeRunner:
+    """Attempts run until `end`; those of `at_once` end by themselves."""
+
+    def __init__(self) -> None:
+        self.facts: list[NodeFacts] = []
+        self.launches: list[tuple[int, int, bool]] = []
+        self.running: dict[tuple[int, int], asyncio.Future[Outcome]] = {}
+        self.stops: list[tuple[int, int]] = []
+        self.removed: list[tuple[str, str]] = []
+        self.at_once = False
+
+    def make(self, facts: NodeFacts) -> "FakeRunner":
+        self.facts.append(facts)
+        return self
+
+    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+        ref = (start.key, start.attempt)
+        self.launches.append((*ref, resumed))
+        end = self.running[ref] = asyncio.get_running_loop().create_future()
+        started(1.0)
+        if self.at_once:
+            end.set_result(Outcome(1.0, 2.0, 0))
+        try:
+            return await end
+        finally:
+            del self.running[ref]
+
+    def end(self, key: int, attempt: int = 1, exit_code: int = 0) -> None:
+        self.running[key, attempt].set_result(Outcome(1.0, 2.0, exit_code))
+
+    async def stop(self, key: int, attempt: int) -> None:
+        self.stops.append((key, attempt))
+        end = self.running.get((key, attempt))
+        if end is not None and not end.done():
+            end.set_result(Outcome(1.0, 2.0, -9))
+
+    async def remove_directory(self, job_id: str, task_id: str) -> None:
+        self.removed.append((job_id, task_id))
+
+
+class FakeControl:
+    """The other end: directives until they are seen, reports acknowledged when `acknowledges`."""
+
+    def __init__(self) -> None:
+        self.sessions = 0
+        self.session = ""
+        self.down = False
+        self.deaf = False
+        """Calls never come back."""
+        self.acknowledges = True
+        self.retry_after_s = 0.0
+        self.parks = True
+        self.hellos: list[Hello] = []
+        self.syncs: list[Sync] = []
+        self.reports: dict[int, Report] = {}
+        self.directives: list[Directive] = []
+        self.file_requests: list[FileRequest] = []
+        self.file_replies: list[tuple[str, FileReply, bytes]] = []
+        self.parked = 0
+        self.account_url = "http://a"
+        self.park_s = 60.0
+        self._news = asyncio.Event()
+
+    def tell(self, *directives: Directive) -> None:
+        self.directives += directives
+        self.poke()
+
+    def ask(self, request: FileRequest) -> None:
+        self.file_requests.append(request)
+        self.poke()
+
+    def poke(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def forget(self) -> None:
+        """As after a restart of the control plane."""
+        self.session = ""
+        self.directives.clear()
+
+    async def hello(self, hello: Hello) -> Welcome:
+        await self._reach()
+        self.hellos.append(hello)
+        self.sessions += 1
+        self.session = f"s{self.sessions}"
+        return Welcome(
+            session=self.session,
+            pool_id="p",
+            account_name="a",
+            account_url=self.account_url,
+            is_dedicated=True,
+            task_slots=4,
+            park_s=self.park_s,
+        )
+
+    async def sync(self, sync: Sync) -> SyncReply:
+        await self._reach()
+        self.syncs.append(sync)
+        if sync.session != self.session:
+            return SyncReply(session=sync.session, session_unknown=True)
+        self.directives = [directive for directive in self.directives if directive.revision > sync.seen]
+        acknowledged = 0
+        if sync.reports:
+            if self.retry_after_s:
+                return SyncReply(session=self.session, retry_after_s=self.retry_after_s)
+            if self.acknowledges:
+                self.reports |= {report.seq: report for report in sync.reports}
+                acknowledged = sync.reports[-1].seq
+        while sync.park and self.parks and not (self.directives or self.file_requests):
+            self.parked += 1
+            try:
+                await self._news.wait()
+            finally:
+                self.parked -= 1
+            if self.down:
+                raise TransportError("connection reset")
+            if sync.session != self.session:
+                return SyncReply(session=sync.session, session_unknown=True)
+        requests, self.file_requests = tuple(self.file_requests), []
+        return SyncReply(
+            session=self.session,
+            directives=tuple(self.directives),
+            acknowledged=acknowledged,
+            file_requests=requests,
+        )
+
+    async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None:
+        await self._reach()
+        content = b"".join([chunk async for chunk in body]) if body is not None else b""
+        self.file_replies.append((request_id, reply, content))
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(0)
+        if self.deaf:
+            await asyncio.Event().wait()
+        if self.down:
+            raise TransportError("connection refused")
+
+
+class FakeFiles:
+    def __init__(self) -> None:
+        self.closed = 0
+
+    async def handle(self, request: FileRequest) -> tuple[FileReply, AsyncIterator[bytes] | None]:
+        if request.path == "broken":
+            raise RuntimeError("broken")
+        return FileReply(message=request.path), self._content() if request.operation == "read" else None
+
+    async def _content(self) -> AsyncIterator[bytes]:
+        try:
+            yield b"one "
+            yield b"two"
+        finally:
+            self.closed += 1
+
+
+class Node:
+    """A node with fakes all around, its link running between `begin` and `close`."""
+
+    def __init__(self, control: FakeControl, runner: FakeRunner | None = None) -> None:
+        self.control = control
+        self.runner = runner or FakeRunner()
+        self.journal = MemoryJournal()
+        self.files = FakeFiles()
+        self.at = 100.0
+
+    def begin(self) -> None:
+        self.agent = NodeAgent(
+            "n1",
+            root="/nowhere",
+            task_slots=4,
+            journal=self.journal,
+            runner_factory=self.runner.make,
+            clock=lambda: self.at,
+        )
+        self.agent.begin()
+        self.link = NodeLink(self.agent, self.control, self.files, chance=lambda: 0.5, max_pause_s=0.05)
+        self.task = asyncio.create_task(self.link.run())
+
+    async def close(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        await self.agent.close()
+
+    async def crash(self) -> None:
+        """The process dies: nothing more is written down."""
+        records = list(self.journal.records)
+        await self.close()
+        self.journal.records = records

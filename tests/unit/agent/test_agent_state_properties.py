@@ -1,0 +1,277 @@
+"""The agent's decisions under random traffic: lost, doubled and late messages, restarts, anything in between."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+
+from millpond.agent.base import Outcome
+from millpond.agent.records import Record
+from millpond.agent.state import Action, AgentState, Kill, Launch, Remove
+from millpond.protocol.messages import (
+    Directive,
+    Ended,
+    RemoveDirectory,
+    Report,
+    Return,
+    Returned,
+    Start,
+    Started,
+    Stop,
+    Stopped,
+    SyncReply,
+    Welcome,
+)
+
+SLOTS = 3
+Ref = tuple[int, int]
+
+
+class AgentTraffic(RuleBasedStateMachine):
+    """A control plane that repeats what is not seen, a network that doubles and delays, and a runner."""
+
+    answers = Bundle("answers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.journal: list[Record] = []
+        self.at = 0.0
+        self.sessions = 0
+        self.session = ""
+        self.directives: list[Directive] = []
+        self.attempts: dict[int, int] = {}
+        self.starts: dict[Ref, Start] = {}
+        self.running: dict[Ref, Start] = {}
+        self.launches: list[Ref] = []
+        self.accepted: list[Ref] = []
+        self.removing: set[tuple[str, str]] = set()
+        self.ends: set[Ref] = set()
+        self.stops_taken: set[Ref] = set()
+        self.reported: dict[int, Report] = {}
+        self.acknowledged = 0
+        self.state = AgentState(SLOTS)
+        self.take(self.state.resume(self.at))
+        self.hello()
+
+    # --- carrying out ---
+
+    def take(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Launch(start=start, resumed=resumed):
+                    ref = (start.key, start.attempt)
+                    if resumed:
+                        assert ref in self.launches
+                    else:
+                        assert ref not in self.launches, "an attempt was launched twice"
+                        assert ref not in self.stops_taken, "a stopped attempt was launched"
+                        self.launches.append(ref)
+                    directories = [(other.job_id, other.task_id) for other in self.running.values()]
+                    assert (start.job_id, start.task_id) not in directories
+                    assert (start.job_id, start.task_id) not in self.removing
+                    assert (start.job_id, "") not in self.removing
+                    self.running[ref] = start
+                case Kill(key=key, attempt=attempt):
+                    assert (key, attempt) in self.running
+                case Remove(job_id=job_id, task_id=task_id):
+                    for start in self.running.values():
+                        assert start.job_id != job_id or task_id not in {"", start.task_id}
+                    self.removing.add((job_id, task_id))
+                case _:
+                    self.journal.append(action)
+        assert sum(start.slots for start in self.running.values()) <= SLOTS, "slots are oversold"
+        for report in self.state.reports(10_000):
+            known = self.reported.setdefault(report.seq, report)
+            assert known == report, "a report changed"
+
+    def note(self, session: str, directives: list[Directive]) -> None:
+        """What an answer will do, told before the state takes it."""
+        if session != self.state.session:
+            return
+        for directive in directives:
+            if directive.revision <= self.state.seen:
+                continue
+            match directive:
+                case Start(key=key, attempt=attempt):
+                    self.accepted.append((key, attempt))
+                case Stop(key=key, attempt=attempt):
+                    self.stops_taken.add((key, attempt))
+
+    # --- the control plane ---
+
+    def hello(self) -> None:
+        self.sessions += 1
+        self.session = f"s{self.sessions}"
+        held = {(held.key, held.attempt) for held in self.state.inventory()}
+        # What the node does not hold is forgotten by both; the next attempt has the next number.
+        self.directives = [Stop(0, *ref) for ref in sorted(held) if ref in self.stops_taken and ref not in self.ends]
+        self.renumber()
+        self.take(
+            self.state.welcomed(
+                Welcome(
+                    session=self.session,
+                    pool_id="p",
+                    account_name="a",
+                    account_url="u",
+                    is_dedicated=True,
+                    task_slots=SLOTS,
+                    park_s=1,
+                ),
+                self.at,
+            )
+        )
+
+    def renumber(self) -> None:
+        self.directives = [
+            Stop(revision, directive.key, directive.attempt)
+            for revision, directive in enumerate(self.directives, start=1)
+            if isinstance(directive, Stop)
+        ]
+
+    @rule(key=st.integers(1, 6), slots=st.integers(1, SLOTS + 1), task=st.integers(1, 4))
+    def start(self, key: int, slots: int, task: int) -> None:
+        attempt = self.attempts[key] = self.attempts.get(key, 0) + 1
+        new = Start(
+            len(self.directives) + 1, key, attempt, job_id=f"j{key % 2}", task_id=f"t{task}", slots=slots, spec=b""
+        )
+        self.starts[key, attempt] = new
+        self.directives.append(new)
+
+    @rule(key=st.integers(1, 7), back=st.integers(0, 1))
+    def stop(self, key: int, back: int) -> None:
+        """Of a current or an older attempt, or of one the node can never have heard of."""
+        attempt = max(1, self.attempts[key] - back) if key in self.attempts else 99
+        self.directives.append(Stop(len(self.directives) + 1, key, attempt))
+
+    @rule(key=st.integers(1, 6))
+    def give_back(self, key: int) -> None:
+        self.directives.append(Return(len(self.directives) + 1, key, self.attempts.get(key, 1)))
+
+    @rule(job=st.integers(0, 1), task=st.integers(0, 4))
+    def remove(self, job: int, task: int) -> None:
+        self.directives.append(RemoveDirectory(len(self.directives) + 1, f"j{job}", f"t{task}" if task else ""))
+
+    @rule(target=answers, size=st.integers(0, 50), acknowledge=st.integers(0, 50))
+    def answer(self, size: int, acknowledge: int) -> tuple[str, SyncReply]:
+        """An answer is made: what was not seen when it was asked for, perhaps not all of it."""
+        unseen = [directive for directive in self.directives if directive.revision > self.state.seen]
+        due = self.state.reports(acknowledge)
+        return self.session, SyncReply(
+            session=self.session,
+            directives=tuple(unseen[:size]),
+            acknowledged=due[-1].seq if due else 0,
+        )
+
+    @rule(answer=answers)
+    def arrive(self, answer: tuple[str, SyncReply]) -> None:
+        """Some answer arrives: now, late, again, or of a session long gone."""
+        session, reply = answer
+        self.note(session, list(reply.directives))
+        if session == self.state.session:
+            self.acknowledged = max(self.acknowledged, reply.acknowledged)
+        self.take(self.state.replied(session, reply, self.at))
+
+    @rule(acknowledge=st.sampled_from([0, 1, 50]))
+    def deliver(self, acknowledge: int) -> None:
+        """The usual case: all that is not seen, at once."""
+        self.arrive(self.answer(50, acknowledge))
+
+    @rule(keys=st.permutations(range(1, 7)), slots=st.integers(1, SLOTS), task=st.integers(1, 4))
+    def deliver_many(self, keys: list[int], slots: int, task: int) -> None:
+        for key in keys:
+            self.start(key, 1 + (key + slots) % SLOTS, 1 + (key + task) % 4)
+        self.deliver(0)
+
+    @rule()
+    def lose_session(self) -> None:
+        self.state.replied(self.session, SyncReply(session="", session_unknown=True), self.at)
+        assert self.state.session == ""
+        self.hello()
+
+    # --- the runner ---
+
+    @precondition(lambda self: self.running)
+    @rule(pick=st.integers(0, 10))
+    def begin(self, pick: int) -> None:
+        key, attempt = sorted(self.running)[pick % len(self.running)]
+        self.take(self.state.started(key, attempt, self.at))
+
+    @precondition(lambda self: self.running)
+    @rule(pick=st.integers(0, 10), exit_code=st.sampled_from([0, 1, -9]))
+    def end(self, pick: int, exit_code: int) -> None:
+        ref = sorted(self.running)[pick % len(self.running)]
+        del self.running[ref]
+        self.ends.add(ref)
+        self.at += 1
+        self.take(self.state.ended(*ref, Outcome(self.at, self.at, exit_code), self.at))
+
+    @precondition(lambda self: self.removing)
+    @rule()
+    def removed(self) -> None:
+        directory = min(self.removing)
+        self.removing.discard(directory)
+        self.take(self.state.removed(*directory, self.at))
+
+    # --- the agent dies ---
+
+    @rule(rewritten=st.booleans())
+    def restart(self, rewritten: bool) -> None:
+        if rewritten:
+            self.journal = self.state.snapshot()
+        self.running.clear()
+        self.removing.clear()
+        self.state = AgentState(SLOTS, self.journal)
+        self.take(self.state.resume(self.at))
+        self.hello()
+
+    # --- what holds ---
+
+    @invariant()
+    def the_journal_gives_the_state_again(self) -> None:
+        assert AgentState(SLOTS, self.journal).snapshot() == AgentState(SLOTS, self.state.snapshot()).snapshot()
+        assert sorted(map(repr, AgentState(SLOTS, self.journal).snapshot())) == sorted(map(repr, self.state.snapshot()))
+
+    @invariant()
+    def what_ended_is_reported_until_acknowledged(self) -> None:
+        final = {(r.key, r.attempt) for r in self.reported.values() if not isinstance(r, Started)}
+        assert self.ends <= final
+        due = [report.seq for report in self.state.reports(10_000)]
+        assert due == [seq for seq in sorted(self.reported) if seq > self.acknowledged]
+
+    @invariant()
+    def every_stop_is_answered_or_on_its_way(self) -> None:
+        answered = {(r.key, r.attempt) for r in self.reported.values() if isinstance(r, Stopped)}
+        assert self.stops_taken <= answered | set(self.running)
+
+    @invariant()
+    def an_attempt_ends_once(self) -> None:
+        ended = [(r.key, r.attempt) for r in self.reported.values() if isinstance(r, Ended | Returned)]
+        started = [(r.key, r.attempt) for r in self.reported.values() if isinstance(r, Started)]
+        assert len(ended) == len(set(ended))
+        assert len(started) == len(set(started))
+
+    @invariant()
+    def attempts_start_in_the_order_they_came(self) -> None:
+        place = {ref: index for index, ref in reversed(list(enumerate(self.accepted)))}
+        places = [place[ref] for ref in self.launches]
+        assert places == sorted(places)
+
+    @invariant()
+    def what_is_to_be_reported_is_in_the_inventory(self) -> None:
+        held = {(held.key, held.attempt) for held in self.state.inventory()}
+        for report in self.state.reports(10_000):
+            if isinstance(report, Ended | Returned):
+                assert (report.key, report.attempt) in held
+
+    @invariant()
+    def nothing_waits_without_a_reason(self) -> None:
+        queued = [
+            (held.key, held.attempt)
+            for held in self.state.inventory()
+            if not held.ended and (held.key, held.attempt) not in self.running
+        ]
+        if queued and not self.running and not self.removing:
+            raise AssertionError(f"{queued} wait for nothing")
+
+
+AgentTraffic.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+TestAgentTraffic = AgentTraffic.TestCase

@@ -1,0 +1,151 @@
+"""The node's calls over real HTTP, against a small server."""
+
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+
+from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
+from millpond.agent.link import TransportError
+from millpond.protocol.messages import (
+    CONTENT_TYPE,
+    FILE_REPLY_HEADER,
+    FILE_REPLY_PATH,
+    HELLO_PATH,
+    NODE_HEADER,
+    SYNC_PATH,
+    FileEntry,
+    FileReply,
+    Hello,
+    Sync,
+    SyncReply,
+    Welcome,
+)
+from tests.unit.agent.fakes import start
+
+WELCOME = Welcome("s", "p", "a", "http://a", True, 2, 30.0)
+HELLO = Hello("n1", 1, "0", 1.0, "127.0.0.1")
+
+
+class Service:
+    """Answers as told and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.junk = False
+        self.seen: list[tuple[str, bytes]] = []
+        self.heads: list[FileReply] = []
+        self.runner: web.AppRunner | None = None
+
+    async def begin(self) -> str:
+        app = web.Application()
+        app.router.add_post(HELLO_PATH, self.hello)
+        app.router.add_post(SYNC_PATH, self.sync)
+        app.router.add_post(FILE_REPLY_PATH + "{id}", self.file_reply)
+        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self.runner.setup()
+        site = web.TCPSite(self.runner, "127.0.0.1", 0)
+        await site.start()
+        return f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+
+    async def end(self) -> None:
+        if self.runner is not None:
+            await self.runner.cleanup()
+            self.runner = None
+
+    async def take(self, request: web.Request) -> bytes:
+        assert request.headers[NODE_HEADER] == "n1"
+        assert request.headers["Authorization"] == "Bearer secret"
+        body = await request.read()
+        self.seen.append((request.path, body))
+        return body
+
+    def answer(self, message: object) -> web.Response:
+        body = b"junk" if self.junk else msgspec.msgpack.encode(message)
+        return web.Response(status=self.status, body=body, content_type=CONTENT_TYPE)
+
+    async def hello(self, request: web.Request) -> web.Response:
+        assert request.content_type == CONTENT_TYPE
+        assert msgspec.msgpack.decode(await self.take(request), type=Hello) == HELLO
+        return self.answer(WELCOME)
+
+    async def sync(self, request: web.Request) -> web.Response:
+        sync = msgspec.msgpack.decode(await self.take(request), type=Sync)
+        return self.answer(SyncReply(session=sync.session, directives=(start(1, 1),)))
+
+    async def file_reply(self, request: web.Request) -> web.Response:
+        head = base64.urlsafe_b64decode(request.headers[FILE_REPLY_HEADER])
+        self.heads.append(msgspec.msgpack.decode(head, type=FileReply))
+        await self.take(request)
+        return web.Response(status=self.status)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    service = Service()
+    yield service
+    await service.end()
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with open_session() as session:
+        yield session
+
+
+async def test_calls_and_answers(service: Service, session: aiohttp.ClientSession, tmp_path: Path) -> None:
+    (tmp_path / "endpoint").write_text(await service.begin() + "/\n")
+    transport = HttpTransport(session, EndpointFile(str(tmp_path / "endpoint")), node_id="n1", token="secret")
+    assert await transport.hello(HELLO) == WELCOME
+    assert await transport.sync(Sync("n1", "s9", 0)) == SyncReply(session="s9", directives=(start(1, 1),))
+    entry = FileEntry("ä/b", False, 3, 1.5, 0o644)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"ab"
+        yield b"c"
+
+    await transport.send_file_reply("r1", FileReply(entries=(entry,)), body())
+    await transport.send_file_reply("r2", FileReply(error="FileNotFound"), None)
+    assert service.heads == [FileReply(entries=(entry,)), FileReply(error="FileNotFound")]
+    assert service.seen[-2:] == [(f"{FILE_REPLY_PATH}r1", b"abc"), (f"{FILE_REPLY_PATH}r2", b"")]
+
+
+@pytest.mark.parametrize("status", [401, 404, 500, 503])
+async def test_anything_but_success_is_no_answer(
+    service: Service, session: aiohttp.ClientSession, tmp_path: Path, status: int
+) -> None:
+    (tmp_path / "endpoint").write_text(await service.begin())
+    transport = HttpTransport(session, EndpointFile(str(tmp_path / "endpoint")), node_id="n1", token="secret")
+    service.status = status
+    with pytest.raises(TransportError, match=str(status)):
+        await transport.hello(HELLO)
+    with pytest.raises(TransportError, match=str(status)):
+        await transport.send_file_reply("r1", FileReply(), None)
+
+
+async def test_junk_is_no_answer(service: Service, session: aiohttp.ClientSession, tmp_path: Path) -> None:
+    (tmp_path / "endpoint").write_text(await service.begin())
+    transport = HttpTransport(session, EndpointFile(str(tmp_path / "endpoint")), node_id="n1", token="secret")
+    service.junk = True
+    with pytest.raises(TransportError):
+        await transport.sync(Sync("n1", "s", 0))
+
+
+async def test_the_endpoint_is_read_again_after_a_failure(
+    service: Service, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "endpoint"
+    transport = HttpTransport(session, EndpointFile(str(path)), node_id="n1", token="secret")
+    with pytest.raises(TransportError, match="no endpoint"):
+        await transport.hello(HELLO)
+    path.write_text(await service.begin())
+    assert await transport.hello(HELLO) == WELCOME
+    await service.end()
+    with pytest.raises(TransportError):
+        await transport.hello(HELLO)
+    path.write_text(await service.begin())
+    assert await transport.hello(HELLO) == WELCOME
