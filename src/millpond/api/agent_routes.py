@@ -1,0 +1,142 @@
+"""The node side: the calls of node agents, in MessagePack, with the node's own token."""
+
+import base64
+import binascii
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+
+from millpond.api.http import (
+    BodyStream,
+    ClientDisconnected,
+    Headers,
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    route_path,
+    send_response,
+)
+from millpond.api.wire_errors import error_headers
+from millpond.control.base import ControlPlane
+from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
+from millpond.protocol.messages import (
+    CONTENT_TYPE,
+    FILE_REPLY_HEADER,
+    FILE_REPLY_PATH,
+    HELLO_PATH,
+    NODE_HEADER,
+    SYNC_PATH,
+    FileReply,
+    Hello,
+    Sync,
+)
+
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+_log: Final = logging.getLogger(__name__)
+_decode_hello: Final = msgspec.msgpack.Decoder(Hello).decode
+_decode_sync: Final = msgspec.msgpack.Decoder(Sync).decode
+_decode_reply: Final = msgspec.msgpack.Decoder(FileReply).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class AgentRoutes:
+    """hello, sync, files/<request id>. An error is a small JSON object with `code` and `message`."""
+
+    def __init__(self, control: ControlPlane) -> None:
+        self._agents = control.agents
+        self._prefix = FILE_REPLY_PATH.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, "")
+        try:
+            response = await self._answer(request, route_path(scope), receive)
+        except ClientDisconnected:
+            return
+        await send_response(send, response, head=False)
+
+    async def _answer(self, request: Request, path: bytes, receive: Receive) -> Response:
+        try:
+            return await self._perform(request, path, receive)
+        except BatchError as error:
+            return _failure(error, error_headers(error))
+        except StoreUnavailable:
+            busy = BatchError(ErrorCode.SERVER_BUSY)
+            return _failure(busy, error_headers(busy))
+        except ClientDisconnected:
+            raise
+        except Exception:
+            _log.exception("the call %r of node %r failed", path, request.headers.get(NODE_HEADER.encode()))
+            return _failure(BatchError(ErrorCode.INTERNAL_ERROR), [])
+
+    async def _perform(self, request: Request, path: bytes, receive: Receive) -> Response:
+        if request.method != "POST":
+            raise BatchError(ErrorCode.UNSUPPORTED_HTTP_VERB)
+        node_id = self._authenticated(request)
+        if path == SYNC_PATH.encode():
+            sync = _decoded(_decode_sync, await request.body(MAX_MESSAGE_BYTES))
+            _check_node(node_id, sync.node_id)
+            return _reply(await self._agents.sync(sync))
+        if path == HELLO_PATH.encode():
+            hello = _decoded(_decode_hello, await request.body(MAX_MESSAGE_BYTES))
+            _check_node(node_id, hello.node_id)
+            return _reply(await self._agents.hello(hello))
+        if path.startswith(self._prefix) and b"/" not in path[len(self._prefix) :]:
+            return await self._file_reply(request, node_id, path[len(self._prefix) :].decode("latin-1"), receive)
+        raise BatchError(ErrorCode.RESOURCE_NOT_FOUND)
+
+    async def _file_reply(self, request: Request, node_id: str, request_id: str, receive: Receive) -> Response:
+        head = request.headers.get(FILE_REPLY_HEADER.encode())
+        if head is None:
+            raise BatchError(ErrorCode.MISSING_REQUIRED_HEADER, HeaderName=FILE_REPLY_HEADER)
+        try:
+            packed = base64.b64decode(head + b"=" * (-len(head) % 4), altchars=b"-_", validate=True)
+        except binascii.Error:
+            raise BatchError(ErrorCode.INVALID_HEADER_VALUE, HeaderName=FILE_REPLY_HEADER) from None
+        reply = _decoded(_decode_reply, packed)
+        stream = BodyStream(receive)
+        await self._agents.file_reply(node_id, request_id, reply, _from_node(stream))
+        # What nobody took is not read: the connection cannot be used again.
+        return Response(200, [] if stream.complete else [(b"connection", b"close")])
+
+    def _authenticated(self, request: Request) -> str:
+        """The node that calls. Raises BatchError AuthenticationFailed."""
+        node_id = request.header(NODE_HEADER.encode())
+        scheme, _, token = (request.header(b"authorization") or "").partition(" ")
+        token = token.strip()
+        if not node_id or scheme.lower() != "bearer" or not token or not self._agents.authenticate(node_id, token):
+            raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
+        return node_id
+
+
+async def _from_node(stream: BodyStream) -> AsyncIterator[bytes]:
+    """The body, for whoever asked for the file: to them a node that hangs up is a broken connection."""
+    try:
+        async for chunk in stream:
+            yield chunk
+    except ClientDisconnected:
+        raise ConnectionResetError("the node stopped in the middle of a file") from None
+
+
+def _check_node(caller: str, named: str) -> None:
+    if caller != named:
+        raise BatchError(ErrorCode.AUTHENTICATION_FAILED, "The message is from another node than the token.")
+
+
+def _decoded(decode: Any, body: bytes) -> Any:
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BatchError(ErrorCode.INVALID_REQUEST_BODY, Reason=str(error)[:256]) from None
+
+
+def _reply(message: msgspec.Struct) -> Response:
+    return Response(200, [(b"content-type", CONTENT_TYPE.encode())], _encode(message))
+
+
+def _failure(error: BatchError, headers: Headers) -> Response:
+    body = msgspec.json.encode({"code": error.code.value, "message": error.message})
+    return Response(error.status, [(b"content-type", b"application/json"), *headers], body)

@@ -1,0 +1,185 @@
+"""The application: every request comes in here."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from millpond.api import status_routes
+from millpond.api.agent_routes import AgentRoutes
+from millpond.api.auth import AccountKeys, SharedKeyAuth
+from millpond.api.context import Context
+from millpond.api.handlers import HANDLERS
+from millpond.api.http import (
+    AsgiApp,
+    ClientDisconnected,
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    route_path,
+    send_response,
+)
+from millpond.api.operations import Router
+from millpond.api.paging import integer_parameter
+from millpond.api.replies import CONTENT_TYPE
+from millpond.api.storage_routes import StorageRoutes
+from millpond.api.versions import API_VERSIONS
+from millpond.api.wire_errors import error_body, error_headers
+from millpond.control.base import ControlPlane
+from millpond.domain.errors import BatchError, ErrorCode, LeaseLost, StoreUnavailable
+from millpond.staging.auto_storage import AutoStorage
+
+_log: Final = logging.getLogger(__name__)
+
+MAX_TIMEOUT_S: Final = 30
+SERVER: Final = b"Millpond"
+_COMMON_QUERY: Final = frozenset({"api-version", "timeout"})
+_COMMON_HEADERS: Final = (
+    (b"server", SERVER),
+    (b"dataserviceversion", b"3.0"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+Face = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def create_app(control: ControlPlane, account: AccountKeys, auto_storage: AutoStorage) -> AsgiApp:
+    """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's."""
+    batch = BatchRoutes(control, account, auto_storage)
+    agents = AgentRoutes(control)
+    storage = StorageRoutes(auto_storage)
+    status = status_routes.StatusRoutes(control)
+
+    def face_of(path: bytes) -> Face:
+        if path.startswith(b"/agent/"):
+            return agents
+        if path.startswith(b"/storage/"):
+            return storage
+        if path in status_routes.PATHS:
+            return status
+        return batch
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await face_of(route_path(scope))(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    return application
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+class BatchRoutes:
+    """The Batch operations."""
+
+    def __init__(self, control: ControlPlane, account: AccountKeys, auto_storage: AutoStorage) -> None:
+        self._control = control
+        self._auth = SharedKeyAuth(account, control.now)
+        self._context = Context(control, auto_storage)
+        self._router = Router()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, str(uuid.uuid4()))
+        head = request.method == "HEAD"
+        try:
+            response = await self._answer(request)
+        except ClientDisconnected:
+            return
+        response.headers += self._own_headers(request)
+        await send_response(send, response, head=head)
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            return await self._perform(request)
+        except BatchError as error:
+            return self._failure(request, error)
+        except (StoreUnavailable, LeaseLost) as error:
+            _log.warning("request %s: %s", request.request_id, error)
+            return self._failure(request, BatchError(ErrorCode.SERVER_BUSY))
+        except ClientDisconnected:
+            raise
+        except Exception:
+            _log.exception("request %s (%s %r) failed", request.request_id, request.method, request.raw_path)
+            return self._failure(request, BatchError(ErrorCode.INTERNAL_ERROR))
+
+    async def _perform(self, request: Request) -> Response:
+        request.read_query()
+        self._auth.check(request.method, request.raw_path, request.headers, request.query_pairs)
+        request.operation, request.params = self._router.find(request.method, route_path(request.scope))
+        _check_version(request)
+        limit_s = _timeout_s(request)
+        for name in request.query:
+            if name not in _COMMON_QUERY and name not in request.operation.query:
+                raise BatchError(ErrorCode.UNSUPPORTED_QUERY_PARAMETER, QueryParameterName=name[:256])
+        request.base_url  # noqa: B018 - a Host that will do is needed before anything is changed
+        handler = HANDLERS.get(request.operation.name)
+        if handler is None:
+            raise BatchError(
+                ErrorCode.NOT_IMPLEMENTED,
+                f"The operation {request.operation.name} is not implemented.",
+                Operation=request.operation.name,
+            )
+        try:
+            async with asyncio.timeout(limit_s):
+                return await handler(self._context, request)
+        except TimeoutError:
+            raise BatchError(ErrorCode.OPERATION_TIMED_OUT) from None
+
+    def _failure(self, request: Request, error: BatchError) -> Response:
+        headers = error_headers(error)
+        if request.method == "HEAD":
+            return Response(error.status, headers)
+        try:
+            base_url = request.base_url
+        except BatchError:
+            base_url = ""
+        body = error_body(error, base_url, request.request_id, self._control.now())
+        return Response(error.status, [CONTENT_TYPE, *headers], body)
+
+    @staticmethod
+    def _own_headers(request: Request) -> list[tuple[bytes, bytes]]:
+        headers = [(b"request-id", request.request_id.encode()), *_COMMON_HEADERS]
+        client_id = request.headers.get(b"client-request-id")
+        if client_id and request.headers.get(b"return-client-request-id", b"").lower() == b"true":
+            headers.append((b"client-request-id", client_id))
+        return headers
+
+
+def _check_version(request: Request) -> None:
+    version = request.query.get("api-version")
+    if version is None:
+        raise BatchError(ErrorCode.MISSING_REQUIRED_QUERY_PARAMETER, QueryParameterName="api-version")
+    if version not in API_VERSIONS:
+        raise BatchError(
+            ErrorCode.UNSUPPORTED_REQUEST_VERSION,
+            QueryParameterName="api-version",
+            QueryParameterValue=version[:256],
+            Supported=", ".join(API_VERSIONS),
+        )
+
+
+def _timeout_s(request: Request) -> float:
+    """How long the operation may take: `timeout`, at most (and by default) 30 s."""
+    value = integer_parameter(request, "timeout")
+    if value is None:
+        return MAX_TIMEOUT_S
+    if value < 1:
+        raise BatchError(
+            ErrorCode.OUT_OF_RANGE_QUERY_PARAMETER_VALUE,
+            QueryParameterName="timeout",
+            QueryParameterValue=str(value),
+            MinimumAllowed="1",
+        )
+    return min(value, MAX_TIMEOUT_S)

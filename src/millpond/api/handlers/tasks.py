@@ -1,0 +1,227 @@
+"""Operations on tasks."""
+
+from typing import Any, Final
+
+import msgspec
+
+from millpond.api.context import Context
+from millpond.api.decode import body_decoder, drain, read_json
+from millpond.api.handlers.jobs import require_job
+from millpond.api.http import Request, Response
+from millpond.api.intake.tasks import (
+    check_constraints,
+    check_job_action,
+    encode_spec,
+    names_job_action,
+    new_task,
+)
+from millpond.api.options import filter_of, select_of
+from millpond.api.paging import bad_skiptoken, next_link, page_size, page_start
+from millpond.api.preconditions import precondition_of
+from millpond.api.render.common import etag_text, job_url, task_url, timestamp_text
+from millpond.api.render.tasks import PROPERTIES, TaskRenderer
+from millpond.api.replies import done_reply, encode_json, json_reply, not_found, unmet_read, written_reply
+from millpond.api.schema.task import TaskCreate, TaskGroup, TaskUpdate
+from millpond.api.wire_errors import error_object
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import BatchError, ErrorCode, invalid_property
+from millpond.domain.events import (
+    TaskDeleteRequested,
+    TaskReactivateRequested,
+    TasksAdded,
+    TaskTerminateRequested,
+    TaskUpdated,
+)
+from millpond.domain.task import NewTask, TaskAddOutcome
+from millpond.odata import properties
+from millpond.store.base import TaskRow
+
+MAX_COLLECTION_TASKS: Final = 100
+MAX_COLLECTION_BYTES: Final = 1024 * 1024
+
+_create_decoder = body_decoder(TaskCreate)
+_group_decoder = body_decoder(TaskGroup)
+_update_decoder = body_decoder(TaskUpdate)
+_stored_decoder: Final = msgspec.json.Decoder(TaskCreate)
+
+
+async def require_task(context: Context, job_id: str, task_id: str) -> TaskRow:
+    """The task. Raises BatchError JobNotFound, TaskNotFound."""
+    row = await context.control.store.get_task(job_id, task_id)
+    if row is None:
+        await require_job(context, job_id)
+        raise not_found(ErrorCode.TASK_NOT_FOUND, "task", task_id)
+    return row
+
+
+async def create_task(context: Context, request: Request) -> Response:
+    body = await read_json(request, _create_decoder)
+    task = new_task(body)
+    job_id = request.params["jobId"]
+    if names_job_action(body):
+        check_job_action(body, await require_job(context, job_id))
+    event = TasksAdded(at=context.control.now(), cause=request.request_id, job_id=job_id, tasks=(task,), single=True)
+    outcomes: list[TaskAddOutcome] = await context.control.to_job(job_id, event)
+    url = task_url(request.base_url, job_id, outcomes[0].id)
+    return written_reply(request, url, outcomes[0].last_modified, location=True)
+
+
+async def create_task_collection(context: Context, request: Request) -> Response:
+    """Each task by itself: one that will not do is an error of its own, the others are added."""
+    group = await read_json(request, _group_decoder, MAX_COLLECTION_BYTES)
+    bodies = group.value
+    if not 1 <= len(bodies) <= MAX_COLLECTION_TASKS:
+        raise invalid_property("value", len(bodies), f"a collection has 1 to {MAX_COLLECTION_TASKS} tasks")
+    job_id = request.params["jobId"]
+    job = await require_job(context, job_id) if any(map(names_job_action, bodies)) else None
+    good: list[NewTask] = []
+    refused: dict[int, BatchError] = {}
+    for index, body in enumerate(bodies):
+        try:
+            task = new_task(body)
+            if job is not None:
+                check_job_action(body, job)
+        except BatchError as error:
+            refused[index] = error
+        else:
+            good.append(task)
+    at = context.control.now()
+    outcomes: list[TaskAddOutcome] = []
+    if good:
+        event = TasksAdded(at=at, cause=request.request_id, job_id=job_id, tasks=tuple(good))
+        outcomes = await context.control.to_job(job_id, event)
+    else:
+        await require_job(context, job_id)
+    results = []
+    added = iter(outcomes)
+    tasks_url = f"{job_url(request.base_url, job_id)}/tasks/"
+    for index, body in enumerate(bodies):
+        failure = refused.get(index)
+        if failure is None:
+            outcome = next(added)
+            if outcome.error_code is None:
+                results.append(_added(outcome, tasks_url))
+                continue
+            failure = BatchError(ErrorCode(outcome.error_code))
+        results.append(
+            {"status": "clienterror", "taskId": body.id, "error": error_object(failure, request.request_id, at)}
+        )
+    metadata = f"{request.base_url}/$metadata#taskaddresult"
+    return json_reply(request, encode_json({"odata.metadata": metadata, "value": results}))
+
+
+def _added(outcome: TaskAddOutcome, tasks_url: str) -> dict[str, Any]:
+    return {
+        "status": "success",
+        "taskId": outcome.id,
+        "eTag": etag_text(outcome.last_modified),
+        "lastModified": timestamp_text(outcome.last_modified),
+        "location": tasks_url + outcome.id,
+    }
+
+
+async def get_task(context: Context, request: Request) -> Response:
+    select = select_of(request, PROPERTIES)
+    condition = precondition_of(request)
+    row = await require_task(context, request.params["jobId"], request.params["taskId"])
+    unmet = unmet_read(condition, row.task.last_modified)
+    if unmet is not None:
+        return unmet
+    job = await require_job(context, request.params["jobId"])
+    metadata = f"{request.base_url}/$metadata#tasks/@Element"
+    body = TaskRenderer(job, request.base_url, select).render(row, metadata=metadata)
+    response = json_reply(request, body, row.task.last_modified)
+    response.headers.append((b"dataserviceid", task_url(request.base_url, job.id, row.task.id).encode()))
+    return response
+
+
+async def list_tasks(context: Context, request: Request) -> Response:
+    select = select_of(request, PROPERTIES)
+    where = filter_of(request, properties.TASKS)
+    limit = page_size(request)
+    after = page_start(request)
+    job = await require_job(context, request.params["jobId"])
+    try:
+        page = await context.control.store.list_tasks(job.no, where, limit, after)
+    except ValueError:
+        raise bad_skiptoken(request.query["$skiptoken"]) from None
+    render = TaskRenderer(job, request.base_url, select).render
+    pieces = [
+        b'{"odata.metadata":"',
+        request.base_url.encode(),
+        b'/$metadata#tasks","value":[',
+        b",".join([render(row) for row in page.items]),
+    ]
+    if page.next is not None:
+        pieces += [b'],"odata.nextLink":', encode_json(next_link(request, page.next)), b"}"]
+    else:
+        pieces.append(b"]}")
+    return json_reply(request, b"".join(pieces))
+
+
+async def replace_task(context: Context, request: Request) -> Response:
+    body = await read_json(request, _update_decoder)
+    if body.constraints is not None:
+        check_constraints(body.constraints)
+    job_id, task_id = request.params["jobId"], request.params["taskId"]
+    row = await require_task(context, job_id, task_id)
+    stored = _stored_decoder.decode(row.spec)
+    stored.constraints = body.constraints
+    event = TaskUpdated(
+        at=context.control.now(),
+        cause=request.request_id,
+        job_id=job_id,
+        task_id=task_id,
+        max_retry_count=None if body.constraints is None else body.constraints.max_task_retry_count,
+        spec=encode_spec(stored),
+        condition=precondition_of(request),
+    )
+    await context.control.to_job(job_id, event)
+    return await _written(context, request)
+
+
+async def terminate_task(context: Context, request: Request) -> Response:
+    await drain(request)
+    event = TaskTerminateRequested(
+        at=context.control.now(),
+        cause=request.request_id,
+        job_id=request.params["jobId"],
+        task_id=request.params["taskId"],
+        condition=precondition_of(request),
+    )
+    await context.control.to_job(event.job_id, event)
+    return await _written(context, request)
+
+
+async def reactivate_task(context: Context, request: Request) -> Response:
+    await drain(request)
+    event = TaskReactivateRequested(
+        at=context.control.now(),
+        cause=request.request_id,
+        job_id=request.params["jobId"],
+        task_id=request.params["taskId"],
+        condition=precondition_of(request),
+    )
+    await context.control.to_job(event.job_id, event)
+    return await _written(context, request)
+
+
+async def delete_task(context: Context, request: Request) -> Response:
+    await drain(request)
+    event = TaskDeleteRequested(
+        at=context.control.now(),
+        cause=request.request_id,
+        job_id=request.params["jobId"],
+        task_id=request.params["taskId"],
+        condition=precondition_of(request),
+    )
+    await context.control.to_job(event.job_id, event)
+    return done_reply(request)
+
+
+async def _written(context: Context, request: Request) -> Response:
+    """The answer to a change, with the task's tag as it is now on disk."""
+    job_id, task_id = request.params["jobId"], request.params["taskId"]
+    row = await context.control.store.get_task(job_id, task_id)
+    last_modified: Timestamp | None = None if row is None else row.task.last_modified
+    return written_reply(request, task_url(request.base_url, job_id, task_id), last_modified)

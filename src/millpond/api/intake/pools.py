@@ -1,0 +1,150 @@
+"""Pools: from the body of a request to a record."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from millpond.api.decode import missing_property
+from millpond.api.intake.common import check_display_name, check_id, check_metadata, duration_s
+from millpond.api.schema.pool import PoolCreate, PoolResize
+from millpond.api.schema.vm import VirtualMachineConfiguration
+from millpond.api.support import refuse_if_used
+from millpond.domain.durations import Timestamp, format_duration
+from millpond.domain.errors import BatchError, ErrorCode, invalid_property
+from millpond.domain.events import PoolResizeRequested
+from millpond.domain.pool import DEFAULT_RESIZE_TIMEOUT_S, MIN_RESIZE_TIMEOUT_S, Pool
+from millpond.domain.preconditions import Precondition
+from millpond.domain.states import AllocationState, NodeDeallocationOption, NodeFillType, PoolState
+from millpond.providers.base import VmSize
+
+MAX_TASK_SLOTS: Final = 256
+MAX_RESIZE_TIMEOUT_S: Final = 168 * 3600.0
+MAX_NODES: Final = 100_000
+"""Targets above it are surely mistaken."""
+
+
+def new_pool(body: PoolCreate, vm_sizes: Mapping[str, VmSize], at: Timestamp) -> Pool:
+    """The pool's record; its number is set by the control plane, its states by the scheduler. Raises BatchError."""
+    check_id("id", body.id)
+    check_display_name("displayName", body.display_name)
+    _refuse_unsupported(body)
+    _check_autoscale(body)
+    check_metadata(body.metadata)
+    machine = body.virtual_machine_configuration
+    if machine is None:
+        raise missing_property("virtualMachineConfiguration")
+    _check_machine(machine)
+    size = _vm_size(body.vm_size, vm_sizes)
+    slots = 1 if body.task_slots_per_node is None else body.task_slots_per_node
+    most = min(4 * size.cores, MAX_TASK_SLOTS)
+    if not 1 <= slots <= most:
+        raise invalid_property(
+            "taskSlotsPerNode", slots, f"it must be between 1 and {most} (4 for each core of {size.name}, at most 256)"
+        )
+    timeout = DEFAULT_RESIZE_TIMEOUT_S
+    if body.resize_timeout is not None:
+        timeout = _resize_timeout(body.resize_timeout)
+        body.resize_timeout = format_duration(timeout)
+    policy = body.task_scheduling_policy
+    return Pool(
+        no=0,
+        id=body.id,
+        state=PoolState.ACTIVE,
+        allocation_state=AllocationState.STEADY,
+        creation_time=at,
+        last_modified=at,
+        state_time=at,
+        allocation_state_time=at,
+        spec=msgspec.to_builtins(body),
+        vm_size=body.vm_size,
+        task_slots_per_node=slots,
+        fill_type=NodeFillType.SPREAD if policy is None else NodeFillType(policy.node_fill_type.value),
+        target_dedicated_nodes=_target("targetDedicatedNodes", body.target_dedicated_nodes) or 0,
+        target_low_priority_nodes=_target("targetLowPriorityNodes", body.target_low_priority_nodes) or 0,
+        resize_timeout_s=timeout,
+    )
+
+
+def resize_of(body: PoolResize, at: Timestamp, cause: str, condition: Precondition | None) -> PoolResizeRequested:
+    """The event of a resize. Raises BatchError."""
+    if body.target_dedicated_nodes is None and body.target_low_priority_nodes is None:
+        raise BatchError(
+            ErrorCode.MISSING_REQUIRED_PROPERTY,
+            "At least one of targetDedicatedNodes and targetLowPriorityNodes must be given.",
+            PropertyName="targetDedicatedNodes",
+        )
+    option = body.node_deallocation_option
+    return PoolResizeRequested(
+        at=at,
+        cause=cause,
+        target_dedicated_nodes=_target("targetDedicatedNodes", body.target_dedicated_nodes),
+        target_low_priority_nodes=_target("targetLowPriorityNodes", body.target_low_priority_nodes),
+        resize_timeout_s=DEFAULT_RESIZE_TIMEOUT_S
+        if body.resize_timeout is None
+        else _resize_timeout(body.resize_timeout),
+        node_deallocation_option=NodeDeallocationOption.REQUEUE
+        if option is None
+        else NodeDeallocationOption(option.value),
+        condition=condition,
+    )
+
+
+def _refuse_unsupported(body: PoolCreate) -> None:
+    refuse_if_used("pool", "startTask", body.start_task)
+    refuse_if_used("pool", "enableAutoScale", body.enable_auto_scale)
+    refuse_if_used("pool", "applicationPackageReferences", body.application_package_references)
+    refuse_if_used("pool", "mountConfiguration", body.mount_configuration)
+    refuse_if_used("pool", "userAccounts", body.user_accounts)
+    refuse_if_used("pool", "certificateReferences", body.certificate_references)
+    refuse_if_used("pool", "cloudServiceConfiguration", body.cloud_service_configuration)
+
+
+def _check_autoscale(body: PoolCreate) -> None:
+    if body.auto_scale_formula is not None:
+        raise invalid_property("autoScaleFormula", body.auto_scale_formula, "it needs enableAutoScale to be true")
+    if body.auto_scale_evaluation_interval is not None:
+        raise invalid_property(
+            "autoScaleEvaluationInterval", body.auto_scale_evaluation_interval, "it needs enableAutoScale to be true"
+        )
+
+
+def _check_machine(machine: VirtualMachineConfiguration) -> None:
+    path = "virtualMachineConfiguration"
+    refuse_if_used("pool", f"{path}.containerConfiguration", machine.container_configuration)
+    refuse_if_used("pool", f"{path}.windowsConfiguration", machine.windows_configuration)
+    if not machine.node_agent_sku_id:
+        raise invalid_property(f"{path}.nodeAgentSKUId", "", "it is empty")
+    if "windows" in machine.node_agent_sku_id.lower():
+        raise BatchError(
+            ErrorCode.NOT_IMPLEMENTED,
+            "Nodes run Linux: choose a nodeAgentSKUId of GET /supportedimages.",
+            PropertyName=f"{path}.nodeAgentSKUId",
+            PropertyValue=machine.node_agent_sku_id[:256],
+        )
+    for extension in machine.extensions or ():
+        extension.protected_settings = None
+
+
+def _vm_size(name: str, vm_sizes: Mapping[str, VmSize]) -> VmSize:
+    size = vm_sizes.get(name.lower())
+    if size is None:
+        raise invalid_property(
+            "vmSize",
+            name,
+            "it is not in the catalogue of VM sizes. Known are "
+            + ", ".join(sorted(vm_sizes))
+            + "; others are added to the configuration as [vm_sizes.<name>] with cores and memory_mib",
+        )
+    return size
+
+
+def _target(name: str, value: int | None) -> int | None:
+    if value is not None and not 0 <= value <= MAX_NODES:
+        raise invalid_property(name, value, f"it must be between 0 and {MAX_NODES}")
+    return value
+
+
+def _resize_timeout(text: str) -> float:
+    seconds = duration_s("resizeTimeout", text, minimum_s=MIN_RESIZE_TIMEOUT_S, maximum_s=MAX_RESIZE_TIMEOUT_S)
+    return DEFAULT_RESIZE_TIMEOUT_S if seconds is None else seconds

@@ -1,0 +1,234 @@
+"""Tasks: from the body of a request to what the scheduler is given."""
+
+import re
+from typing import Final
+
+import msgspec
+
+from millpond.api.decode import missing_property
+from millpond.api.intake.common import (
+    check_display_name,
+    check_environment,
+    check_id,
+    check_relative_path,
+    check_retry_count,
+    check_url,
+    duration_s,
+    time_limit_s,
+)
+from millpond.api.schema.task import (
+    ExitConditionsBody,
+    ExitOptionsBody,
+    OutputFile,
+    ResourceFile,
+    TaskConstraints,
+    TaskCreate,
+    TaskDependencies,
+)
+from millpond.api.support import refuse_if_used
+from millpond.domain.durations import format_duration
+from millpond.domain.errors import BatchError, ErrorCode, invalid_property
+from millpond.domain.ids import id_key, is_valid_id
+from millpond.domain.job import Job
+from millpond.domain.states import DependencyAction, JobAction, OnTaskFailure
+from millpond.domain.task import ExitConditions, ExitOptions, NewTask, TaskRules
+
+MAX_REQUIRED_SLOTS: Final = 256
+MAX_DEPENDENCY_CHARACTERS: Final = 64000
+"""Of all taskIds together, and of all numbers in taskIdRanges together."""
+_AFFINITY_PREFIX: Final = "TVM:"
+_FILE_MODE: Final = re.compile(r"0?[0-7]{3,4}\Z")
+_BLOB_CONTAINER: Final = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}\Z")
+
+encode_spec = msgspec.json.Encoder().encode
+
+
+def new_task(body: TaskCreate) -> NewTask:
+    """The task, checked by itself. Raises BatchError naming what is wrong.
+
+    Durations are written back in the service's own form, so `body` is changed.
+    """
+    if not is_valid_id(body.id):
+        check_id("id", body.id)
+    if not body.command_line or body.command_line.isspace():
+        raise invalid_property("commandLine", body.command_line, "it is empty")
+    if "\0" in body.command_line:
+        raise invalid_property("commandLine", body.command_line, "it has a NUL character")
+    _refuse_unsupported(body)
+    check_display_name("displayName", body.display_name)
+    slots = body.required_slots
+    if slots is not None and not 1 <= slots <= MAX_REQUIRED_SLOTS:
+        raise invalid_property("requiredSlots", slots, f"it must be between 1 and {MAX_REQUIRED_SLOTS}")
+    if body.environment_settings:
+        check_environment("environmentSettings", body.environment_settings)
+    if body.resource_files:
+        for index, resource in enumerate(body.resource_files):
+            _check_resource_file(f"resourceFiles[{index}]", resource)
+    if body.output_files:
+        for index, output in enumerate(body.output_files):
+            _check_output_file(f"outputFiles[{index}]", output)
+    retries = None
+    if body.constraints is not None:
+        check_constraints(body.constraints)
+        retries = body.constraints.max_task_retry_count
+    return NewTask(body.id, encode_spec(body), 1 if slots is None else slots, retries, _rules(body))
+
+
+def _refuse_unsupported(body: TaskCreate) -> None:
+    if body.container_settings is not None:
+        refuse_if_used("task", "containerSettings", body.container_settings)
+    if body.multi_instance_settings is not None:
+        refuse_if_used("task", "multiInstanceSettings", body.multi_instance_settings)
+    if body.application_package_references is not None:
+        refuse_if_used("task", "applicationPackageReferences", body.application_package_references)
+    if body.authentication_token_settings is not None:
+        refuse_if_used("task", "authenticationTokenSettings", body.authentication_token_settings)
+    identity = body.user_identity
+    if identity is not None:
+        if identity.username is not None and identity.auto_user is not None:
+            raise invalid_property("userIdentity", identity.username, "username and autoUser exclude each other")
+        refuse_if_used("task", "userIdentity.username", identity.username)
+
+
+def check_constraints(constraints: TaskConstraints) -> None:
+    """Check the constraints and write their durations in the service's own form."""
+    if constraints.max_wall_clock_time is not None:
+        limit = time_limit_s("constraints.maxWallClockTime", constraints.max_wall_clock_time)
+        constraints.max_wall_clock_time = format_duration(limit)
+    if constraints.retention_time is not None:
+        kept = duration_s("constraints.retentionTime", constraints.retention_time)
+        constraints.retention_time = format_duration(kept)
+    check_retry_count("constraints.maxTaskRetryCount", constraints.max_task_retry_count)
+
+
+def names_job_action(body: TaskCreate) -> bool:
+    """Whether an exit condition says what happens to the job."""
+    conditions = body.exit_conditions
+    if conditions is None:
+        return False
+    options = [mapping.exit_options for mapping in conditions.exit_codes or ()]
+    options += [mapping.exit_options for mapping in conditions.exit_code_ranges or ()]
+    options += [o for o in (conditions.pre_processing_error, conditions.file_upload_error, conditions.default) if o]
+    return any(option.job_action is not None for option in options)
+
+
+def check_job_action(body: TaskCreate, job: Job) -> None:
+    """A job action needs a job that performs it. Raises BatchError InvalidPropertyValue."""
+    if job.on_task_failure is OnTaskFailure.NO_ACTION and names_job_action(body):
+        raise invalid_property(
+            "exitConditions",
+            "jobAction",
+            "a jobAction needs onTaskFailure to be performexitoptionsjobaction on the job, where it is noaction",
+        )
+
+
+def _rules(body: TaskCreate) -> TaskRules | None:
+    depends = body.depends_on
+    conditions = body.exit_conditions
+    affinity = body.affinity_info
+    if depends is None and conditions is None and affinity is None:
+        return None
+    ids, ranges = _dependencies(depends) if depends is not None else ((), ())
+    node_id = None
+    if affinity is not None and affinity.affinity_id.startswith(_AFFINITY_PREFIX):
+        node_id = affinity.affinity_id.removeprefix(_AFFINITY_PREFIX)
+    exits = _exit_conditions(conditions) if conditions is not None else None
+    if not ids and not ranges and exits is None and node_id is None:
+        return None
+    return TaskRules(ids, ranges, exits, node_id)
+
+
+def _dependencies(depends: TaskDependencies) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    ids = depends.task_ids or []
+    if sum(map(len, ids)) > MAX_DEPENDENCY_CHARACTERS:
+        raise BatchError(
+            ErrorCode.TASK_DEPENDENCY_LIST_TOO_LONG,
+            PropertyName="dependsOn.taskIds",
+            MaxLimit=str(MAX_DEPENDENCY_CHARACTERS),
+        )
+    for index, parent in enumerate(ids):
+        check_id(f"dependsOn.taskIds[{index}]", parent)
+    ranges = depends.task_id_ranges or []
+    for index, span in enumerate(ranges):
+        if not 0 <= span.start <= span.end:
+            raise invalid_property(
+                f"dependsOn.taskIdRanges[{index}]", f"{span.start}-{span.end}", "start must be 0 or more, end not less"
+            )
+    if sum(len(str(span.start)) + len(str(span.end)) for span in ranges) > MAX_DEPENDENCY_CHARACTERS:
+        raise BatchError(
+            ErrorCode.TASK_DEPENDENCY_RANGES_TOO_LONG,
+            PropertyName="dependsOn.taskIdRanges",
+            MaxLimit=str(MAX_DEPENDENCY_CHARACTERS),
+        )
+    return tuple(id_key(parent) for parent in ids), tuple((span.start, span.end) for span in ranges)
+
+
+def _exit_conditions(body: ExitConditionsBody) -> ExitConditions:
+    for index, span in enumerate(body.exit_code_ranges or ()):
+        if span.start > span.end:
+            raise invalid_property(
+                f"exitConditions.exitCodeRanges[{index}]", f"{span.start}-{span.end}", "end is less than start"
+            )
+    return ExitConditions(
+        exit_codes=tuple((one.code, _exit_options(one.exit_options)) for one in body.exit_codes or ()),
+        exit_code_ranges=tuple(
+            (span.start, span.end, _exit_options(span.exit_options)) for span in body.exit_code_ranges or ()
+        ),
+        pre_processing_error=_optional_exit_options(body.pre_processing_error),
+        file_upload_error=_optional_exit_options(body.file_upload_error),
+        default=_optional_exit_options(body.default),
+    )
+
+
+def _exit_options(body: ExitOptionsBody) -> ExitOptions:
+    return ExitOptions(
+        job_action=None if body.job_action is None else JobAction(body.job_action.value),
+        dependency_action=None if body.dependency_action is None else DependencyAction(body.dependency_action.value),
+    )
+
+
+def _optional_exit_options(body: ExitOptionsBody | None) -> ExitOptions | None:
+    return None if body is None else _exit_options(body)
+
+
+def _check_resource_file(name: str, resource: ResourceFile) -> None:
+    sources = [resource.http_url, resource.storage_container_url, resource.auto_storage_container_name]
+    if sum(source is not None for source in sources) != 1:
+        raise invalid_property(
+            name, "", "exactly one of httpUrl, storageContainerUrl and autoStorageContainerName must be given"
+        )
+    if resource.http_url is not None:
+        check_url(f"{name}.httpUrl", resource.http_url)
+        if resource.file_path is None:
+            raise missing_property(f"{name}.filePath")
+        if resource.blob_prefix is not None:
+            raise invalid_property(f"{name}.blobPrefix", resource.blob_prefix, "it goes with a container, not httpUrl")
+    if resource.storage_container_url is not None:
+        check_url(f"{name}.storageContainerUrl", resource.storage_container_url)
+    container = resource.auto_storage_container_name
+    if container is not None and (len(container) > 63 or _BLOB_CONTAINER.match(container) is None):
+        raise invalid_property(
+            f"{name}.autoStorageContainerName",
+            container,
+            "a container's name has 3 to 63 lower-case letters, digits and single hyphens",
+        )
+    if resource.file_path is not None:
+        check_relative_path(f"{name}.filePath", resource.file_path, empty=resource.http_url is None)
+        if resource.http_url is not None and resource.file_path.endswith("/"):
+            raise invalid_property(f"{name}.filePath", resource.file_path, "it names a directory, not a file")
+    if resource.file_mode is not None and _FILE_MODE.match(resource.file_mode) is None:
+        raise invalid_property(f"{name}.fileMode", resource.file_mode, "it must be an octal mode such as 0770")
+
+
+def _check_output_file(name: str, output: OutputFile) -> None:
+    if not output.file_pattern or "\0" in output.file_pattern:
+        raise invalid_property(f"{name}.filePattern", output.file_pattern, "it is empty or has a NUL character")
+    container = output.destination.container
+    if container is None:
+        raise missing_property(f"{name}.destination.container")
+    check_url(f"{name}.destination.container.containerUrl", container.container_url)
+    if container.path is not None:
+        check_relative_path(f"{name}.destination.container.path", container.path, empty=True)
+    for index, header in enumerate(container.upload_headers or ()):
+        if not header.name:
+            raise invalid_property(f"{name}.destination.container.uploadHeaders[{index}].name", "", "it is empty")

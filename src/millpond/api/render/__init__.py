@@ -1,0 +1,1 @@
+"""Domain records into wire form."""

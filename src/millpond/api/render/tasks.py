@@ -1,0 +1,162 @@
+"""Tasks in wire form.
+
+A task is its stored specification, spliced as it is between what the record says: a page of a thousand is made without
+parsing a thousand specifications.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from millpond.api.render.common import (
+    DEFAULT_RETENTION,
+    UNLIMITED,
+    failure_object,
+    job_url,
+    node_url,
+    path_quoted,
+    quoted,
+    timestamp_text,
+    words,
+)
+from millpond.api.schema.task import StoredTask
+from millpond.domain.durations import etag_of
+from millpond.domain.ids import affinity_id, task_directory
+from millpond.domain.job import Job
+from millpond.domain.states import TaskState
+from millpond.domain.task import Task
+from millpond.store.base import TaskRow
+
+PROPERTIES: Final = words(
+    "id displayName url eTag lastModified creationTime exitConditions state stateTransitionTime previousState "
+    "previousStateTransitionTime commandLine containerSettings resourceFiles outputFiles environmentSettings "
+    "affinityInfo constraints requiredSlots userIdentity executionInfo nodeInfo multiInstanceSettings stats dependsOn "
+    "applicationPackageReferences authenticationTokenSettings"
+)
+"""What `$select` may name."""
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode_stored: Final = msgspec.json.Decoder(StoredTask).decode
+_decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_DEFAULT_IDENTITY: Final = ',"userIdentity":{"autoUser":{"scope":"pool","elevationLevel":"nonadmin"}}'
+_CONSTRAINTS: Final = b',"constraints":'
+_COMPLETED: Final = TaskState.COMPLETED
+_ACTIVE: Final = TaskState.ACTIVE
+
+
+class TaskRenderer:
+    """Renders tasks of one job for one request."""
+
+    def __init__(self, job: Job, base_url: str, select: frozenset[str] | None = None) -> None:
+        self._job = job
+        self._tasks_url = f"{job_url(base_url, job.id)}/tasks/"
+        self._base_url = base_url
+        self._select = select
+        self._default_constraints = self._constraints_text({})
+
+    def render(self, row: TaskRow, *, metadata: str = "") -> bytes:
+        """The task as a JSON object; `metadata` is the odata.metadata to begin it with."""
+        body = self._whole(row)
+        if self._select is not None:
+            chosen = self._select
+            body = _encode({name: value for name, value in _decode_raw(body).items() if name in chosen})
+        if not metadata:
+            return body
+        head = b'{"odata.metadata":' + _encode(metadata)
+        return head + b"}" if body == b"{}" else head + b"," + body[1:]
+
+    def _whole(self, row: TaskRow) -> bytes:
+        task = row.task
+        spec = row.spec
+        stored = _decode_stored(spec)
+        tail = ""
+        if stored.constraints is msgspec.UNSET:
+            tail = self._default_constraints
+        else:
+            given = bytes(stored.constraints)
+            ending = _CONSTRAINTS + given + b"}"
+            tail = self._constraints_text(_decode_object(given))
+            if spec.endswith(ending):
+                spec = spec[: -len(ending)] + b"}"
+            else:
+                other = _decode_raw(spec)
+                del other["constraints"]
+                spec = _encode(other)
+        if stored.user_identity is msgspec.UNSET:
+            tail += _DEFAULT_IDENTITY
+        if stored.required_slots is msgspec.UNSET:
+            tail += ',"requiredSlots":1'
+        return b"%b%b%b" % (self._head(task).encode(), spec[1:-1], (tail + self._ending(task)).encode())
+
+    def _head(self, task: Task) -> str:
+        before = ""
+        if task.previous_state is not None:
+            before = f'"previousState":"{task.previous_state}",'
+            if task.previous_state_time is not None:
+                before += f'"previousStateTransitionTime":"{timestamp_text(task.previous_state_time)}",'
+        return (
+            f'{{"url":"{self._tasks_url}{task.id}","eTag":"{etag_of(task.last_modified)}",'
+            f'"creationTime":"{timestamp_text(task.creation_time)}",'
+            f'"lastModified":"{timestamp_text(task.last_modified)}","state":"{task.state}",'
+            f'"stateTransitionTime":"{timestamp_text(task.state_time)}",{before}'
+        )
+
+    def _constraints_text(self, given: dict[str, Any]) -> str:
+        """Completed with defaults; a retry count that the task does not set is its job's."""
+        whole = {
+            "maxWallClockTime": UNLIMITED,
+            "retentionTime": DEFAULT_RETENTION,
+            "maxTaskRetryCount": self._job.max_task_retry_count,
+            **given,
+        }
+        return f',"constraints":{_encode(whole).decode()}'
+
+    def _ending(self, task: Task) -> str:
+        """The end of the object: executionInfo, nodeInfo, the closing brace."""
+        text = f',"executionInfo":{execution_text(task)}'
+        # A task handed to a node and not begun is plainly active: where it waits is nobody's business.
+        if task.node_id is None or task.state is _ACTIVE:
+            return text + "}"
+        return f'{text},"nodeInfo":{self._node_info(task, task.node_id)}}}'
+
+    def _node_info(self, task: Task, node_id: str) -> str:
+        url = node_url(self._base_url, self._job.pool_id, node_id)
+        directory = task_directory(self._job.id, task.id)
+        return (
+            f'{{"affinityId":"{affinity_id(node_id)}","nodeUrl":"{url}","poolId":"{self._job.pool_id}",'
+            f'"nodeId":"{node_id}","taskRootDirectory":"{directory}",'
+            f'"taskRootDirectoryUrl":"{url}/files/{path_quoted(directory)}"}}'
+        )
+
+
+def execution_text(task: Task) -> str:
+    """Azure Batch: TaskExecutionInformation, as JSON."""
+    text = "{"
+    if task.start_time is not None:
+        text += f'"startTime":"{timestamp_text(task.start_time)}",'
+    if task.state is _COMPLETED:
+        if task.end_time is not None:
+            text += f'"endTime":"{timestamp_text(task.end_time)}",'
+        if task.exit_code is not None:
+            text += f'"exitCode":{task.exit_code},'
+        text += f'"result":"{task.result}",'
+        if task.failure is not None:
+            text += f'"failureInfo":{_encode(failure_object(task.failure)).decode()},'
+    text += f'"retryCount":{task.retry_count},"requeueCount":{task.requeue_count}'
+    if task.last_retry_time is not None:
+        text += f',"lastRetryTime":"{timestamp_text(task.last_retry_time)}"'
+    if task.last_requeue_time is not None:
+        text += f',"lastRequeueTime":"{timestamp_text(task.last_requeue_time)}"'
+    return text + "}"
+
+
+def task_info(job_id: str, task: Task, base_url: str) -> dict[str, Any]:
+    """Azure Batch: TaskInformation."""
+    return {
+        "taskUrl": f"{job_url(base_url, job_id)}/tasks/{quoted(task.id)}",
+        "jobId": job_id,
+        "taskId": task.id,
+        "taskState": task.state.value,
+        "executionInfo": _decode_object(execution_text(task)),
+    }

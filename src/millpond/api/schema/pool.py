@@ -1,0 +1,145 @@
+"""Request bodies about pools."""
+
+import msgspec
+
+from millpond.api.schema.base import Int32, JsonObject, NameValueItem, Wire
+from millpond.api.schema.enums import (
+    DeallocationOption,
+    DynamicVNetAssignmentScope,
+    FillType,
+    InboundEndpointProtocol,
+    IpAddressProvisioning,
+    IpFamily,
+    JobDefaultOrder,
+    NodeCommunicationMode,
+    PoolIdentityType,
+    SecurityRuleAccess,
+    UpgradeMode,
+)
+from millpond.api.schema.vm import VirtualMachineConfiguration
+
+
+class SecurityRule(Wire):
+    """Azure Batch: NetworkSecurityGroupRule."""
+
+    priority: Int32
+    access: SecurityRuleAccess
+    source_address_prefix: str
+    source_port_ranges: list[str] | None = None
+
+
+class InboundNatPool(Wire):
+    name: str
+    protocol: InboundEndpointProtocol
+    backend_port: Int32
+    frontend_port_range_start: Int32
+    frontend_port_range_end: Int32
+    network_security_group_rules: list[SecurityRule] | None = None
+
+
+class PoolEndpointConfiguration(Wire):
+    inbound_nat_pools: list[InboundNatPool] = msgspec.field(name="inboundNATPools")
+
+
+class IpTag(Wire):
+    ip_tag_type: str | None = None
+    tag: str | None = None
+
+
+class PublicIpAddressConfiguration(Wire):
+    provision: IpAddressProvisioning | None = None
+    ip_families: list[IpFamily] | None = None
+    ip_address_ids: list[str] | None = None
+    ip_tags: list[IpTag] | None = None
+
+
+class NetworkConfiguration(Wire):
+    subnet_id: str | None = None
+    dynamic_vnet_assignment_scope: DynamicVNetAssignmentScope | None = msgspec.field(
+        name="dynamicVNetAssignmentScope", default=None
+    )
+    endpoint_configuration: PoolEndpointConfiguration | None = None
+    public_ip_address_configuration: PublicIpAddressConfiguration | None = msgspec.field(
+        name="publicIPAddressConfiguration", default=None
+    )
+    enable_accelerated_networking: bool | None = None
+
+
+class TaskSchedulingPolicy(Wire, kw_only=True):
+    job_default_order: JobDefaultOrder | None = None
+    node_fill_type: FillType
+
+
+class AutomaticOsUpgradePolicy(Wire):
+    disable_automatic_rollback: bool | None = None
+    enable_automatic_os_upgrade: bool | None = msgspec.field(name="enableAutomaticOSUpgrade", default=None)
+    use_rolling_upgrade_policy: bool | None = None
+    os_rolling_upgrade_deferral: bool | None = None
+
+
+class RollingUpgradePolicy(Wire):
+    enable_cross_zone_upgrade: bool | None = None
+    max_batch_instance_percent: Int32 | None = None
+    max_unhealthy_instance_percent: Int32 | None = None
+    max_unhealthy_upgraded_instance_percent: Int32 | None = None
+    pause_time_between_batches: str | None = None
+    prioritize_unhealthy_instances: bool | None = None
+    rollback_failed_instances_on_policy_breach: bool | None = None
+
+
+class UpgradePolicy(Wire):
+    mode: UpgradeMode
+    automatic_os_upgrade_policy: AutomaticOsUpgradePolicy | None = msgspec.field(
+        name="automaticOSUpgradePolicy", default=None
+    )
+    rolling_upgrade_policy: RollingUpgradePolicy | None = None
+
+
+class UserAssignedIdentity(Wire):
+    resource_id: str
+
+
+class PoolIdentity(Wire):
+    type: PoolIdentityType
+    user_assigned_identities: list[UserAssignedIdentity] | None = None
+
+
+class PoolCreate(Wire, kw_only=True):
+    """POST /pools (BatchPoolCreateOptions; PoolAddParameter in 2024-02-01.19.0). What the service does not act on is
+    listed in `api/support.py`."""
+
+    id: str
+    display_name: str | None = None
+    vm_size: str
+    virtual_machine_configuration: VirtualMachineConfiguration | None = None
+    resize_timeout: str | None = None
+    target_dedicated_nodes: Int32 | None = None
+    target_low_priority_nodes: Int32 | None = None
+    enable_auto_scale: bool | None = None
+    auto_scale_formula: str | None = None
+    auto_scale_evaluation_interval: str | None = None
+    enable_inter_node_communication: bool | None = None
+    network_configuration: NetworkConfiguration | None = None
+    start_task: JsonObject | None = None
+    application_package_references: list[JsonObject] | None = None
+    task_slots_per_node: Int32 | None = None
+    task_scheduling_policy: TaskSchedulingPolicy | None = None
+    user_accounts: list[JsonObject] | None = None
+    metadata: list[NameValueItem] | None = None
+    mount_configuration: list[JsonObject] | None = None
+    identity: PoolIdentity | None = None
+    upgrade_policy: UpgradePolicy | None = None
+    cloud_service_configuration: JsonObject | None = None
+    certificate_references: list[JsonObject] | None = None
+    application_licenses: list[str] | None = None
+    target_node_communication_mode: NodeCommunicationMode | None = None
+    resource_tags: dict[str, str] | None = None
+
+
+class PoolResize(Wire):
+    """POST /pools/{poolId}/resize (BatchPoolResizeOptions)."""
+
+    target_dedicated_nodes: Int32 | None = None
+    target_low_priority_nodes: Int32 | None = None
+    resize_timeout: str | None = None
+    node_deallocation_option: DeallocationOption | None = None

@@ -1,0 +1,127 @@
+"""Which properties of request bodies the service takes without acting on them, and which it refuses.
+
+One table: the checks refuse by it, and the documentation of what is supported is made from it. Whatever is in a wire
+type and not in the table works.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from millpond.domain.errors import BatchError, ErrorCode
+
+
+class Level(StrEnum):
+    """What happens to a property."""
+
+    REFUSED = "refused"
+    """501 NotImplemented names it."""
+    ACCEPTED = "accepted"
+    """Checked for its form, kept and shown again; changes nothing."""
+    DROPPED = "dropped"
+    """Taken and not kept: a secret nothing uses."""
+
+
+class Support(msgspec.Struct, frozen=True):
+    """The treatment of one property of one kind of entity; `path` is in wire names."""
+
+    entity: str
+    path: str
+    level: Level
+    note: str
+
+
+def _rows() -> Iterator[Support]:
+    refused, accepted, dropped = Level.REFUSED, Level.ACCEPTED, Level.DROPPED
+    # pools
+    yield Support("pool", "startTask", refused, "Start tasks are not built yet.")
+    yield Support("pool", "enableAutoScale", refused, "Autoscale is not built yet; false is fine.")
+    yield Support("pool", "applicationPackageReferences", refused, "Application packages are not built yet.")
+    yield Support("pool", "mountConfiguration", refused, "Mounts are not built yet.")
+    yield Support("pool", "userAccounts", refused, "Named users on nodes are not built yet.")
+    yield Support("pool", "certificateReferences", refused, "Certificates were withdrawn by Azure Batch.")
+    yield Support("pool", "cloudServiceConfiguration", refused, "Cloud services were withdrawn by Azure Batch.")
+    yield Support(
+        "pool", "virtualMachineConfiguration.containerConfiguration", refused, "Containers are not built yet."
+    )
+    yield Support("pool", "virtualMachineConfiguration.windowsConfiguration", refused, "Nodes run Linux.")
+    yield Support("pool", "virtualMachineConfiguration.imageReference", accepted, "Nodes run what their host runs.")
+    yield Support(
+        "pool", "virtualMachineConfiguration.nodeAgentSKUId", accepted, "Nodes run what their host runs; Linux only."
+    )
+    for name in (
+        "dataDisks",
+        "diskEncryptionConfiguration",
+        "extensions",
+        "licenseType",
+        "nodePlacementConfiguration",
+        "osDisk",
+        "securityProfile",
+        "serviceArtifactReference",
+    ):
+        yield Support("pool", f"virtualMachineConfiguration.{name}", accepted, "Describes Azure virtual machines.")
+    yield Support(
+        "pool", "virtualMachineConfiguration.extensions.protectedSettings", dropped, "Secrets are not kept unused."
+    )
+    yield Support("pool", "networkConfiguration", accepted, "Nodes have the network of their host.")
+    yield Support("pool", "enableInterNodeCommunication", accepted, "Nodes can always reach each other.")
+    yield Support("pool", "taskSchedulingPolicy.jobDefaultOrder", accepted, "Jobs of equal priority run in turn.")
+    yield Support("pool", "identity", accepted, "There are no managed identities.")
+    yield Support("pool", "upgradePolicy", accepted, "The host upgrades itself.")
+    yield Support("pool", "applicationLicenses", accepted, "Withdrawn by Azure Batch.")
+    yield Support("pool", "targetNodeCommunicationMode", accepted, "Nodes call out only.")
+    yield Support("pool", "resourceTags", accepted, "There are no Azure resources to tag.")
+    # jobs
+    yield Support("job", "jobManagerTask", refused, "Job manager tasks are not built yet.")
+    yield Support("job", "jobPreparationTask", refused, "Job preparation tasks are not built yet.")
+    yield Support("job", "jobReleaseTask", refused, "Job release tasks are not built yet.")
+    yield Support("job", "poolInfo.autoPoolSpecification", refused, "Auto pools are not built yet.")
+    yield Support("job", "allowTaskPreemption", accepted, "Running tasks are not preempted.")
+    yield Support("job", "networkConfiguration", accepted, "Nodes have the network of their host.")
+    # tasks
+    yield Support("task", "containerSettings", refused, "Containers are not built yet.")
+    yield Support("task", "multiInstanceSettings", refused, "Multi-instance tasks are not built yet.")
+    yield Support("task", "applicationPackageReferences", refused, "Application packages are not built yet.")
+    yield Support("task", "authenticationTokenSettings", refused, "Task authentication tokens are not built yet.")
+    yield Support("task", "userIdentity.username", refused, "Named users on nodes are not built yet.")
+    yield Support("task", "userIdentity.autoUser", accepted, "Tasks run as the user the node's agent runs as.")
+    yield Support("task", "resourceFiles.identityReference", accepted, "There are no managed identities.")
+    yield Support(
+        "task", "outputFiles.destination.container.identityReference", accepted, "There are no managed identities."
+    )
+
+
+SUPPORT: Final[tuple[Support, ...]] = tuple(_rows())
+
+QUERY_SUPPORT: Final[tuple[tuple[str, str], ...]] = (
+    ("$expand=stats", "Accepted; statistics are not kept yet, so none are shown."),
+    ("force", "Accepted on delete and terminate; nodes are never waited for without a limit."),
+)
+"""(query parameter, note) of those that are taken without effect."""
+
+_REFUSED: Final[dict[str, dict[str, str]]] = {}
+for _row in SUPPORT:
+    if _row.level is Level.REFUSED:
+        _REFUSED.setdefault(_row.entity, {})[_row.path] = _row.note
+
+
+def refused_properties(entity: str) -> tuple[str, ...]:
+    """The paths that requests about an entity may not use."""
+    return tuple(_REFUSED.get(entity, ()))
+
+
+def refuse_if_used(entity: str, path: str, value: Any, *, at: str = "") -> None:
+    """Raises BatchError NotImplemented when a refused property is used: given, and not false or empty.
+
+    `at` goes before the path in the message (`value[3].`).
+    """
+    if value is None or value is False or value == []:
+        return
+    name = at + path
+    raise BatchError(
+        ErrorCode.NOT_IMPLEMENTED,
+        f"The property '{name}' is not supported: {_REFUSED[entity][path]}",
+        PropertyName=name,
+    )
