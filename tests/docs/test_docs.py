@@ -1,0 +1,73 @@
+"""The documentation says what is: links, settings, commands, targets, status."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from millpond import __version__
+from millpond.cli.main import main
+from millpond.config import SETTINGS, Config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = sorted(path for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md") for path in REPOSITORY.glob(pattern))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    for target in targets:
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    text = (REPOSITORY / "docs/reference/configuration.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| (`MILLPOND_.*) \|$", text, re.MULTILINE))
+    assert set(rows) == set(SETTINGS)
+    defaults = Config(data_dir="~/.local/share/millpond")
+    for key, row in rows.items():
+        variable, default, _ = row.split(" | ", 2)
+        assert variable == f"`{SETTINGS[key].variable}`"
+        section, _, name = key.rpartition(".")
+        value = getattr(getattr(defaults, section) if section else defaults, name)
+        assert default == (f"`{value:g}`" if isinstance(value, float) else f"`{value}`")
+
+
+def test_commands_named_in_the_readme_are_there() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"millpond (up|env|status|storage|[a-z]+)(?= |`|\)|\")", text)) & {
+        "up",
+        "env",
+        "status",
+        "storage",
+        "serve",
+        "start",
+        "run",
+        "init",
+    }
+    commands = set(main.list_commands(None))  # type: ignore[arg-type]
+    assert {"up", "env", "storage"} <= named <= commands
+
+
+def test_make_targets_named_in_the_documentation_are_there() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    for name in ("README.md", "CONTRIBUTING.md"):
+        named = set(re.findall(r"make ([a-z]+)\b", (REPOSITORY / name).read_text()))
+        assert named <= targets, f"{name} names {named - targets}"
+
+
+def test_decisions_are_all_listed() -> None:
+    folder = REPOSITORY / "docs" / "adr"
+    listing = (folder / "README.md").read_text(encoding="utf-8")
+    pages = sorted(path.name for path in folder.glob("0*.md"))
+    assert pages == sorted(re.findall(r"\((0[^)]+\.md)\)", listing))
+    assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
+
+
+def test_the_version_is_one() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+    assert "## [Unreleased]" in (REPOSITORY / "CHANGELOG.md").read_text()
