@@ -97,3 +97,8 @@ class Runner(Protocol):
     async def remove_directory(self, job_id: str, task_id: str) -> None:
         """Delete a task's directory, or all of a job's (`task_id` empty): slowly, in the background."""
         ...
+
+    async def close(self) -> None:
+        """Let go of everything of the runner's own. Nothing is `run` any more, or it was cancelled; processes that still
+        run are left to the executor."""
+        ...

@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, Protocol
 
@@ -82,13 +82,12 @@ class Host:
         transport_factory: TransportFactory,
         clock: Callable[[], Timestamp],
         chance: Callable[[], float],
-        ready: Callable[[], Awaitable[Executor | None]] | None = None,
+        executor: Executor | None = None,
         moved: Callable[[], None] | None = None,
         idle_s: float = _IDLE_S,
     ) -> None:
-        """`files_factory` is given the root directory of a node. `ready` is awaited before the first attempt is
-        launched or picked up, and gives the executor whose stray processes (of attempts no journal knows) are killed.
-        `moved` is called when the endpoint may have changed. After `idle_s` without work and without a word from any
+        """`files_factory` is given the root directory of a node. Processes of the
+        `executor` that no attempt of a node's journal accounts for are killed at the start. `moved` is called when the endpoint may have changed. After `idle_s` without work and without a word from any
         service the host ends."""
         self._directory = os.path.abspath(directory)
         self._nodes_directory = os.path.join(self._directory, NODES_DIRECTORY)
@@ -97,7 +96,7 @@ class Host:
         self._transport_factory = transport_factory
         self._clock = clock
         self._chance = chance
-        self._ready = ready
+        self._executor = executor
         self._moved = moved
         self._idle_s = idle_s
         self._nodes: dict[str, _Node] = {}
@@ -105,6 +104,7 @@ class Host:
         self._poked = asyncio.Event()
         self._stopping = False
         self._last_use = 0.0
+        self._sweep: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Be the host until told to stop. Raises HostRunning when there is one; OSError when the directory cannot be
@@ -139,12 +139,10 @@ class Host:
         # Nodes wished for from here on come with a poke; those before it are found by the first look.
         write_file(os.path.join(self._directory, HOST_FILE), msgspec.json.encode(own))
         try:
-            executor = await self._ready() if self._ready is not None else None
-            found = await executor.known() if executor is not None else ()
-            self._look(first=True)
+            self._look()
             self._trash.empty()
-            if executor is not None and found:
-                await self._kill_strays(executor, found)
+            if self._executor is not None:
+                self._sweep = asyncio.create_task(self._kill_strays(self._executor))
             while not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
@@ -191,6 +189,8 @@ class Host:
         if ends:
             await asyncio.wait(ends, timeout=_KILL_S)
         tasks = [*ends, *(task for node in nodes for task in (node.linking, node.removal) if task is not None)]
+        if self._sweep is not None:
+            tasks.append(self._sweep)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -203,7 +203,7 @@ class Host:
 
     # --- nodes ---
 
-    def _look(self, *, first: bool = False) -> None:
+    def _look(self) -> None:
         """Bring the nodes in line with the files."""
         try:
             names = os.listdir(self._nodes_directory)
@@ -292,16 +292,19 @@ class Host:
         del self._nodes[node_id]
         _log.info("node %s: removed", node_id)
 
-    async def _kill_strays(self, executor: Executor, process_ids: Iterable[str]) -> None:
-        """Kill processes of attempts that no node of this host holds (a journal was lost, a node's directory taken
-        away)."""
-        for process_id in process_ids:
-            node_id, key, attempt = process_id.split("/")
-            node = self._nodes.get(node_id)
-            if node is None or not node.agent.runs(int(key), int(attempt)):
-                _log.warning("process %s belongs to no attempt: killed", process_id)
-                await executor.kill(process_id)
-                await executor.forget(process_id)
+    async def _kill_strays(self, executor: Executor) -> None:
+        """Kill processes of attempts that are with no node's runner (a journal was lost, a node's directory taken away),
+        and forget those that ended and were told of in an earlier life."""
+        try:
+            for process_id in await executor.known():
+                node_id, key, attempt = process_id.split("/")
+                node = self._nodes.get(node_id)
+                if node is None or not node.agent.runs(int(key), int(attempt)):
+                    await executor.kill(process_id)
+                    await executor.wait(process_id)
+                    await executor.forget(process_id)
+        except (OSError, ValueError) as error:
+            _log.warning("stray processes cannot be looked for: %s", error)
 
 
 async def _keep_linked(link: NodeLink, node_id: str) -> None:

@@ -10,7 +10,7 @@ import time
 
 import uvloop
 
-from millpond.agent.base import Executor, NodeFacts, Runner
+from millpond.agent.base import NodeFacts, Runner
 from millpond.agent.desired import ENDPOINT_FILE
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.files import NodeFiles
@@ -46,10 +46,6 @@ async def _run(directory: str) -> None:
     def make_transport(*, node_id: str, token: str) -> HttpTransport:
         return HttpTransport(session, endpoint, node_id=node_id, token=token)
 
-    async def ready() -> Executor:
-        await executor.start()
-        return executor
-
     host = Host(
         directory,
         runner_factory=make_runner,
@@ -57,11 +53,13 @@ async def _run(directory: str) -> None:
         transport_factory=make_transport,
         clock=time.time,
         chance=random.random,
-        ready=ready,
+        executor=executor,
         moved=endpoint.forget,
     )
     try:
         await host.run()
+        # Told to end: with all its tasks. In any other case they run on, for the next host to find.
+        await executor.shutdown()
     finally:
         await executor.close()
         await staging.close()

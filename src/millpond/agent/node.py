@@ -52,7 +52,8 @@ class NodeAgent:
         self._ip_address = ip_address
         self._facts: NodeFacts | None = None
         self._runner: Runner | None = None
-        self._runs: dict[AttemptRef, tuple[asyncio.Task[None], Runner]] = {}
+        self._runner_facts: NodeFacts | None = None
+        self._runs: dict[AttemptRef, asyncio.Task[None]] = {}
         self._chores: set[asyncio.Task[None]] = set()
         self._nothing_runs = asyncio.Event()
         self._nothing_runs.set()
@@ -133,11 +134,14 @@ class NodeAgent:
 
     async def close(self) -> None:
         """Let go of everything; what still runs is left to the agent's next life."""
-        tasks = [task for task, _ in self._runs.values()] + list(self._chores)
+        tasks = [*self._runs.values(), *self._chores]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._runner is not None:
+            await self._runner.close()
+            self._runner = None
         self._journal.close()
 
     @property
@@ -155,10 +159,19 @@ class NodeAgent:
         joined = self.state.joined
         if joined is None:
             return
-        facts = _facts(self.node_id, self._root, joined)
-        if facts != self._facts:
-            self._facts = facts
-            self._runner = self._runner_factory(facts)
+        self._facts = _facts(self.node_id, self._root, joined)
+
+    def _current_runner(self) -> Runner:
+        """The runner, made anew when the facts have changed. That waits for a moment in which nothing runs: a node has
+        one runner at a time, as it owns the node's directories."""
+        if self._facts is None:
+            raise Bug(f"node {self.node_id}: there is something to run before the pool is known")
+        if self._runner is None or (self._facts != self._runner_facts and not self._runs):
+            if self._runner is not None:
+                self._begin_chore(self._runner.close())
+            self._runner = self._runner_factory(self._facts)
+            self._runner_facts = self._facts
+        return self._runner
 
     def _carry_out(self, actions: list[Action]) -> None:
         deeds: list[Launch | Kill | Remove] = []
@@ -195,12 +208,9 @@ class NodeAgent:
             self._journal_fails = False
 
     def _launch(self, start: Start, *, resumed: bool) -> None:
-        runner = self._runner
-        if runner is None:
-            raise Bug(f"node {self.node_id}: an attempt is to be launched before the pool is known")
+        runner = self._current_runner()
         self._nothing_runs.clear()
-        task = asyncio.create_task(self._run(runner, start, resumed=resumed))
-        self._runs[start.key, start.attempt] = (task, runner)
+        self._runs[start.key, start.attempt] = asyncio.create_task(self._run(runner, start, resumed=resumed))
 
     async def _run(self, runner: Runner, start: Start, *, resumed: bool) -> None:
         key, attempt = start.key, start.attempt
@@ -220,9 +230,8 @@ class NodeAgent:
         self._carry_out(self.state.started(key, attempt, start_time))
 
     def _kill(self, key: int, attempt: int) -> None:
-        run = self._runs.get((key, attempt))
-        if run is not None:
-            self._begin_chore(self._stop(run[1], key, attempt))
+        if self._runner is not None and (key, attempt) in self._runs:
+            self._begin_chore(self._stop(self._runner, key, attempt))
 
     async def _stop(self, runner: Runner, key: int, attempt: int) -> None:
         try:
@@ -231,10 +240,8 @@ class NodeAgent:
             _log.exception("node %s: stopping task %d attempt %d", self.node_id, key, attempt)
 
     async def _remove(self, job_id: str, task_id: str) -> None:
-        runner = self._runner
         try:
-            if runner is not None:
-                await runner.remove_directory(job_id, task_id)
+            await self._current_runner().remove_directory(job_id, task_id)
         except Exception:
             # What is left of it is in nobody's way for long: tasks that wait for the name go on.
             _log.exception("node %s: removing the directory of job %s task %s", self.node_id, job_id, task_id)

@@ -57,6 +57,7 @@ class LocalProvider:
         self._directory = os.path.abspath(directory)
         self._nodes = os.path.join(self._directory, "nodes")
         self._endpoint = endpoint
+        self._endpoint_is_written = False
         self._command = [*(command or (python, "-P", "-m", "millpond.agent.main")), "--directory", self._directory]
         self._monotonic = monotonic
         self._lock = asyncio.Lock()
@@ -196,11 +197,14 @@ class LocalProvider:
     def _write_endpoint(self) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
         _write_file(os.path.join(self._directory, "endpoint"), self._endpoint.encode())
+        self._endpoint_is_written = True
         self._poke()
 
     # --- the host ---
 
     def _ensure_host(self) -> None:
+        if self._endpoint and not self._endpoint_is_written:
+            self._write_endpoint()
         if self._host_pid() is not None or self._stopped:
             return
         now = self._monotonic()
@@ -215,8 +219,6 @@ class LocalProvider:
             short = lived_s - self._restart_pause_s < _SHORT_LIFE_S
             self._restart_pause_s = min(_MAX_RESTART_PAUSE_S, 2 * self._restart_pause_s or 1.0) if short else 0.0
         os.makedirs(self._nodes, mode=0o700, exist_ok=True)
-        if self._endpoint and not os.path.exists(os.path.join(self._directory, "endpoint")):
-            self._write_endpoint()
         self._spawn_host()
         self._child_since = now
 

@@ -44,6 +44,7 @@ class FakeRunner:
         self.stops: list[tuple[int, int]] = []
         self.removed: list[tuple[str, str]] = []
         self.at_once = False
+        self.closed = 0
 
     def make(self, facts: NodeFacts) -> "FakeRunner":
         self.facts.append(facts)
@@ -72,6 +73,9 @@ class FakeRunner:
 
     async def remove_directory(self, job_id: str, task_id: str) -> None:
         self.removed.append((job_id, task_id))
+
+    async def close(self) -> None:
+        self.closed += 1
 
 
 class FakeControl:

@@ -194,17 +194,24 @@ async def test_after_a_crash_the_node_goes_on_where_it_was(node: Node) -> None:
     assert sorted(report.key for report in control.reports.values() if isinstance(report, Started)) == [1, 2, 3]
 
 
-async def test_a_moved_service_gets_new_facts_to_new_attempts(node: Node) -> None:
+async def test_a_moved_service_gets_new_facts_to_attempts_once_nothing_runs(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
     await until(lambda: (1, 1) in node.runner.running)
     control.account_url = "http://b"
     control.forget()
     control.poke()
-    await until(lambda: len(node.runner.facts) == 2)
-    assert node.runner.facts[1].account_url == "http://b"
+    await until(lambda: control.sessions == 2)
+    control.tell(start(1, 2))
+    await until(lambda: (2, 1) in node.runner.running)
+    assert [facts.account_url for facts in node.runner.facts] == ["http://a"]
     node.runner.end(1)
-    await until(lambda: len(control.reports) == 2)
+    node.runner.end(2)
+    await until(lambda: len(control.reports) == 4)
+    control.tell(start(2, 3))
+    await until(lambda: (3, 1) in node.runner.running)
+    assert [facts.account_url for facts in node.runner.facts] == ["http://a", "http://b"]
+    await until(lambda: node.runner.closed == 1)
 
 
 async def test_files_are_answered_and_closed(node: Node) -> None:

@@ -1,0 +1,257 @@
+"""The host of local nodes as a real process: started, killed, left alone, and brought down by the provider."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import millpond
+from millpond.domain.events import HeldAttempt
+from millpond.protocol.messages import Ended, Start, Started
+from millpond.providers.base import NodeCreated, NodeRequest, NodeStatus, VmSize
+from millpond.providers.local import LocalProvider
+from millpond.providers.local_processes import start_time
+from tests.process.agent_service import AgentService
+from tests.unit.agent.fakes import FakeControl, until
+
+SIZE = VmSize("local", 2, 1024, 0.0)
+REPOSITORY = Path(__file__).resolve().parents[2]
+SOURCE = str(Path(millpond.__file__).resolve().parents[1])
+SIMPLE_HOST = (sys.executable, "-m", "tests.process.simple_host")
+
+
+def run(revision: int, key: int, command: str, *, slots: int = 1) -> Start:
+    return Start(revision, key, 1, job_id="j", task_id=f"t{key}", slots=slots, spec=command.encode())
+
+
+def processes_in(directory: Path) -> list[int]:
+    """Processes whose working directory is below the directory."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if os.readlink(f"/proc/{name}/cwd").startswith(f"{directory}/"):
+                    found.append(int(name))
+            except OSError:
+                continue
+    return found
+
+
+class Site:
+    """A provider, the service its nodes talk to, and their directory."""
+
+    def __init__(self, directory: Path, provider: LocalProvider, service: AgentService) -> None:
+        self.directory = directory
+        self.provider = provider
+        self.service = service
+
+    async def add(self, *node_ids: str) -> list[str]:
+        requests = [NodeRequest(node_id, "p", SIZE, 4, True, "secret") for node_id in node_ids]
+        answers = await self.provider.create(requests)
+        assert all(isinstance(answer, NodeCreated) for answer in answers)
+        return [answer.handle for answer in answers if isinstance(answer, NodeCreated)]
+
+    async def status(self, handle: str, expected: NodeStatus, *, other_than: int = 0) -> None:
+        """Wait for the status, under another host than that."""
+        async with asyncio.timeout(20):
+            while True:
+                if await self.provider.observe([handle]) == [expected] and not (
+                    other_than and self.host_pid == other_than
+                ):
+                    return
+                await asyncio.sleep(0.02)
+
+    def node(self, node_id: str) -> FakeControl:
+        return self.service.nodes[node_id]
+
+    @property
+    def host_pid(self) -> int:
+        return int(json.loads((self.directory / "host.json").read_text())["pid"])
+
+
+@pytest.fixture
+async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SOURCE, str(REPOSITORY)]))
+    service = AgentService()
+    directory = tmp_path / "nodes"
+    provider = LocalProvider(str(directory), command=SIMPLE_HOST)
+    await provider.set_endpoint(await service.begin())
+    yield Site(directory, provider, service)
+    await provider.stop_host()
+    await service.end()
+    assert processes_in(directory) == []
+
+
+async def test_a_node_comes_up_runs_a_task_and_goes(site: Site) -> None:
+    (handle,) = await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    await site.status(handle, NodeStatus.UP)
+    node.tell(run(1, 1, "/bin/false"))
+    await until(lambda: len(node.reports) == 2)
+    assert isinstance(node.reports[1], Started)
+    ended = node.reports[2]
+    assert isinstance(ended, Ended)
+    assert ended.exit_code == 1
+    node.tell(run(2, 2, "/bin/sleep 1000"))
+    await until(lambda: len(processes_in(site.directory)) == 1)
+    await site.provider.delete([handle])
+    await site.status(handle, NodeStatus.GONE)
+    assert processes_in(site.directory) == []
+    await until(lambda: os.listdir(site.directory / "trash") == [])
+    assert os.listdir(site.directory / "nodes") == []
+
+
+async def test_one_process_hosts_all_nodes(site: Site) -> None:
+    node_ids = [f"n{number}" for number in range(50)]
+    await site.add(*node_ids)
+    await until(lambda: all(site.node(node_id).parked == 1 for node_id in node_ids), 30)
+    threads = os.listdir(f"/proc/{site.host_pid}/task")
+    assert len(threads) < 10
+
+
+async def test_tasks_outlive_the_service_and_are_reported_to_the_next(site: Site) -> None:
+    await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    fifo = site.directory / "go"
+    os.mkfifo(fifo)
+    node.tell(run(1, 1, f"/bin/cat {fifo}"))
+    await until(lambda: len(node.reports) == 1)
+    await site.service.end()
+    with fifo.open("w"):
+        pass
+    await until(lambda: processes_in(site.directory) == [])
+    await site.provider.set_endpoint(await site.service.begin())
+    await until(lambda: node.sessions == 2)
+    assert node.hellos[1].inventory == (HeldAttempt(1, 1, 1, ended=True),)
+    await until(lambda: len(node.reports) == 2)
+    assert isinstance(node.reports[2], Ended)
+
+
+async def test_a_killed_host_is_started_again_and_goes_on(site: Site) -> None:
+    (handle,) = await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    node.tell(run(1, 1, "/bin/sleep 1000", slots=4), run(2, 2, "/bin/true"))
+    await until(lambda: len(node.reports) == 1)
+    first = site.host_pid
+    os.kill(first, signal.SIGKILL)
+    node.forget()
+    await site.status(handle, NodeStatus.UP, other_than=first)
+    await until(lambda: node.sessions == 2)
+    await until(lambda: sum(isinstance(report, Ended) for report in node.reports.values()) == 2)
+    ends = {report.key: report for report in node.reports.values() if isinstance(report, Ended)}
+    assert ends[1].retryable
+    assert ends[2].exit_code == 0
+
+
+async def test_a_host_told_to_end_kills_its_tasks_and_they_run_again(site: Site) -> None:
+    (handle,) = await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    node.tell(run(1, 1, "/bin/sleep 1000"))
+    await until(lambda: len(processes_in(site.directory)) == 1)
+    await site.service.end()
+    os.kill(site.host_pid, signal.SIGTERM)
+    await until(lambda: processes_in(site.directory) == [])
+    await site.provider.set_endpoint(await site.service.begin())
+    await site.status(handle, NodeStatus.UP)
+    await until(lambda: any(isinstance(report, Ended) for report in node.reports.values()))
+    (ended,) = [report for report in node.reports.values() if isinstance(report, Ended)]
+    assert ended.retryable
+    assert ended.exit_code == -9
+
+
+async def test_nothing_remains_after_stop_host_even_of_a_host_that_hangs(site: Site) -> None:
+    await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    node.tell(run(1, 1, "/bin/sleep 1000"))
+    await until(lambda: len(processes_in(site.directory)) == 1)
+    host = site.host_pid
+    os.kill(host, signal.SIGSTOP)
+    await asyncio.to_thread(site.provider.kill_host)
+    await until(lambda: processes_in(site.directory) == [])
+    await until(lambda: start_time(host) is None)
+
+
+async def test_a_directory_has_one_host(site: Site) -> None:
+    await site.add("n1")
+    await until(lambda: site.node("n1").sessions == 1)
+    first = site.host_pid
+    second = await asyncio.create_subprocess_exec(*SIMPLE_HOST, "--directory", str(site.directory))
+    assert await asyncio.wait_for(second.wait(), 20) == 0
+    assert site.host_pid == first
+    os.kill(first, 0)
+
+
+async def test_a_host_without_its_directory_ends(site: Site) -> None:
+    await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    node.tell(run(1, 1, "/bin/sleep 1000"))
+    await until(lambda: len(processes_in(site.directory)) == 1)
+    host = site.host_pid
+    site.directory.rename(site.directory.with_name("elsewhere"))
+    os.kill(host, signal.SIGUSR1)
+    await until(lambda: start_time(host) is None)
+    assert processes_in(site.directory.with_name("elsewhere")) == []
+
+
+async def test_a_wish_that_makes_no_sense_is_left_alone(site: Site) -> None:
+    broken = site.directory / "nodes" / "broken"
+    broken.mkdir(parents=True)
+    (broken / "node.json").write_text("{")
+    other = site.directory / "nodes" / "other"
+    other.mkdir()
+    (other / "node.json").write_text(json.dumps({"node_id": "n9"}))
+    await site.add("n1")
+    await until(lambda: site.node("n1").sessions == 1)
+    assert set(site.service.nodes) == {"n1"}
+
+
+async def test_a_journal_that_makes_no_sense_is_put_aside(site: Site) -> None:
+    (handle,) = await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    node.tell(run(1, 1, "/bin/true"))
+    await until(lambda: len(node.reports) == 2)
+    first = site.host_pid
+    os.kill(first, signal.SIGKILL)
+    journal = site.directory / "nodes" / "n1" / "journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[len(whole) // 2 :] * 2)
+    node.forget()
+    await site.status(handle, NodeStatus.UP, other_than=first)
+    await until(lambda: node.sessions == 2)
+
+
+async def test_the_host_outlives_the_process_that_started_it(site: Site, tmp_path: Path) -> None:
+    script = tmp_path / "service.py"
+    script.write_text(
+        "import asyncio, os, signal, sys\n"
+        "from millpond.providers.local import LocalProvider\n"
+        "asyncio.run(LocalProvider(sys.argv[1], command=sys.argv[2:]).prepare())\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), str(site.directory), *SIMPLE_HOST, stdout=subprocess.PIPE
+    )
+    # Its standard output is ours alone: a host that had inherited it would keep the pipe open.
+    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    assert output == b""
+    assert process.returncode == -signal.SIGKILL
+    await until((site.directory / "host.json").exists, 20)
+    host = site.host_pid
+    await site.add("n1")
+    await until(lambda: site.node("n1").sessions == 1)
+    assert site.host_pid == host
+    await site.provider.stop_host()
+    assert start_time(host) is None
