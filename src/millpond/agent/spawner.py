@@ -242,22 +242,27 @@ class Spawner:
             return
         received = self._received
         received += data
-        position = 0
         try:
-            while len(received) - position >= HEADER.size:
-                length, operation = HEADER.unpack_from(received, position)
-                if length > MAX_FRAME:
-                    raise ValueError(length)
-                end = position + HEADER.size + length
-                if end > len(received):
-                    break
-                self._handle(operation, bytes(received[position + HEADER.size : end]).split(b"\0"))
-                position = end
+            position = self._take_frames(received)
         except (ValueError, IndexError):
             # Not our protocol: whoever it is may connect again.
             self._drop_client()
             return
         del received[:position]
+
+    def _take_frames(self, received: bytearray) -> int:
+        """Handle the whole frames in `received`; where the rest begins."""
+        position = 0
+        while len(received) - position >= HEADER.size:
+            length, operation = HEADER.unpack_from(received, position)
+            if length > MAX_FRAME:
+                raise ValueError(length)
+            end = position + HEADER.size + length
+            if end > len(received):
+                break
+            self._handle(operation, bytes(received[position + HEADER.size : end]).split(b"\0"))
+            position = end
+        return position
 
     def _handle(self, operation: int, fields: list[bytes]) -> None:
         if operation == LAUNCH:
@@ -305,14 +310,15 @@ class Spawner:
         for field in fields[arguments_end:]:
             name, _, value = field.partition(b"=")
             environment[name] = value
-        step = b"shutdown"
+        if self._shutting_down:
+            self._send(frame(REFUSED, process_id, str(errno.ESHUTDOWN).encode(), b"shutdown"))
+            return
         logs: list[int] = []
+        # The step that failed is told with the error.
+        step = b"directory"
         try:
-            if self._shutting_down:
-                raise OSError(errno.ESHUTDOWN, "")
             # The spawner has one thread, so its own working directory can stand in for the child's: posix_spawn
             # cannot be given one, and the way that can (subprocess) is private or slower.
-            step = b"directory"
             os.chdir(directory)
             step = b"log"
             logs.append(os.open(stdout_path, _LOG_FLAGS, 0o644))

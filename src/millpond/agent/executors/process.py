@@ -14,6 +14,7 @@ from millpond.agent.base import ProcessExit, ProcessSpec
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 
 DEFAULT_LINGER_S: Final = 24 * 3600.0
+_PROGRAM: Final = os.path.abspath(spawner.__file__)
 _CONNECT_PATIENCE_S: Final = 15.0
 _CONNECT_PAUSE_S: Final = 0.02
 
@@ -282,7 +283,7 @@ class ProcessExecutor:
             "-I",
             "-S",
             "-B",
-            os.path.abspath(spawner.__file__),
+            _PROGRAM,
             self._directory,
             str(self._linger_s),
             stdin=asyncio.subprocess.DEVNULL,
@@ -399,6 +400,8 @@ def _refusal(process: ProcessSpec, number: int, step: str) -> TaskFailure:
         message = "The node is shutting down"
     else:
         user_error = False
-        what = f"working directory {process.directory!r}" if step == "directory" else "files for standard output and error"
+        what = (
+            f"working directory {process.directory!r}" if step == "directory" else "files for standard output and error"
+        )
         message = f"The {what} could not be used: {reason}"
     return TaskFailure(code, message, user_error=user_error, Program=program, Reason=reason)
