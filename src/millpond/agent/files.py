@@ -47,9 +47,10 @@ class NodeFiles:
             if request.operation == "read":
                 return await self._read(request)
             work = {"list": self._list, "stat": self._stat, "delete": self._delete}.get(request.operation)
-            if work is None:
-                raise _Refused(ErrorCode.NOT_IMPLEMENTED, f"The node knows no file operation {request.operation!r}")
-            return await finish_in_thread(work, request), None
+            if work is not None:
+                return await finish_in_thread(work, request), None
+            message = f"The node knows no file operation {request.operation!r}."
+            return _refusal(ErrorCode.NOT_IMPLEMENTED, message), None
         except _Refused as refused:
             return FileReply(error=refused.code.value, message=refused.message), None
         except (FileNotFoundError, NotADirectoryError):
@@ -135,7 +136,7 @@ class NodeFiles:
                 os.close(descriptor)
 
     def _walk(self, trail: list[int], names: list[str]) -> None:
-        names = names[::-1]
+        names.reverse()
         links = 0
         while names:
             name = names.pop()

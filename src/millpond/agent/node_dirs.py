@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -43,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class NodeDirectories:
-    """Layout, task directories, retention and trash below one node's root.
+    """Layout, task directories, retention and trash below one node's root. One for all runners of a root: see `of`.
 
     `bucket_s` is how finely retention is told apart: directories whose time ends within the same such span go together.
     """
@@ -65,9 +66,20 @@ class NodeDirectories:
         """(number, file descriptor) of the bucket last written to."""
         self._lock = threading.Lock()
         """Expiry runs in a thread: a directory must not be discarded while an attempt moves in, nor two records mix."""
-        self._wake = asyncio.Event()
+        self._wake: asyncio.Event | None = None
+        self._tending: asyncio.Task[None] | None = None
         self._stuck: set[str] = set()
         self._made = False
+
+    @classmethod
+    def of(cls, root: str, clock: Callable[[], Timestamp] = time.time) -> "NodeDirectories":
+        """The one of that root in this process. A node gets a new runner when the service or its pool changed, while
+        attempts of the old one still run: both must know which directories are in use."""
+        root = os.path.abspath(root)
+        found = _shared.get(root)
+        if found is None:
+            found = _shared[root] = cls(root, clock)
+        return found
 
     def create(self) -> None:
         """Make the layout. Raises OSError."""
@@ -109,7 +121,7 @@ class NodeDirectories:
         """Move a directory out of the way, to be deleted later. One that does not exist is no error."""
         self.create()
         self._move_to_trash(relative)
-        if self._trash_waits:
+        if self._trash_waits and self._wake is not None:
             self._wake.set()
 
     def _move_to_trash(self, relative: str) -> None:
@@ -205,11 +217,28 @@ class NodeDirectories:
     def _trash_name(self) -> str:
         return f"{self._life:x}-{next(self._names)}"
 
-    async def tend(self) -> None:
-        """Discard what expires and empty the trash, for ever."""
+    def tend(self) -> None:
+        """From now on discard what expires and empty the trash, in the background of the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._tending is None or self._tending.done() or self._tending.get_loop() is not loop:
+            self._tending = loop.create_task(self._tend())
+
+    async def close(self) -> None:
+        """Stop tending."""
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+            self._tending = None
+        self._deleting = None
+        with self._lock:
+            self._close_bucket()
+
+    async def _tend(self) -> None:
         self.create()
+        self._wake = asyncio.Event()
         self._trash_waits = self._trash_waits or bool(os.listdir(self._trash))
-        while True:
+        # Until the node is removed, and its root with it.
+        while await asyncio.to_thread(os.path.isdir, self._trash):
             try:
                 await asyncio.to_thread(self.discard_expired)
                 await self._empty_trash()
@@ -250,6 +279,8 @@ class NodeDirectories:
             if name not in self._stuck:
                 try:
                     yield from self._delete(name)
+                except FileNotFoundError:
+                    continue
                 except OSError as error:
                     # Owned by another user, or immutable: left for the next life of the agent.
                     self._stuck.add(name)
@@ -290,7 +321,5 @@ class NodeDirectories:
             os.chmod(name, 0o700, dir_fd=directory)
             os.rename(name, target, src_dir_fd=directory)
 
-    def close(self) -> None:
-        """Close what is open."""
-        self._close_bucket()
-        self._deleting = None
+
+_shared: weakref.WeakValueDictionary[str, NodeDirectories] = weakref.WeakValueDictionary()

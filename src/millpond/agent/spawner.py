@@ -40,7 +40,7 @@ LAUNCH = 1
 KILL = 2
 """id, milliseconds between SIGTERM and SIGKILL (0: SIGKILL at once)"""
 FORGET = 3
-"""id"""
+"""id. Of one that runs nothing more is told, and it is gone once it has ended."""
 SHUTDOWN = 4
 """Kill everything and end. Its number never changes: it is also said to a spawner of another version."""
 
@@ -60,7 +60,9 @@ _SWEEP_INTERVAL_S = 0.05
 _SWEEP_PATIENCE_S = 10.0
 """After that a task's end is told although something it left behind cannot be killed (it hangs in the kernel, or runs
 as another user)."""
-_ORPHAN_CHECK_S = 5.0
+_ORPHAN_CHECK_S = 2.0
+_FIRST_CLIENT_S = 30.0
+"""However short it is to linger, whoever started the spawner has that long to connect."""
 _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
 _DEFAULT_SIGNALS = [
     number
@@ -84,7 +86,7 @@ def directory_token(directory: str) -> str:
 class _Process:
     """A process that was launched, until it is forgotten."""
 
-    __slots__ = ("exit", "id", "kill_at", "patience_until", "pid")
+    __slots__ = ("exit", "forgotten", "id", "kill_at", "patience_until", "pid")
 
     def __init__(self, process_id: bytes, pid: int) -> None:
         self.id = process_id
@@ -94,6 +96,7 @@ class _Process:
         self.kill_at = 0.0
         """Monotonic time at which SIGTERM becomes SIGKILL; 0 when no kill is pending."""
         self.patience_until = 0.0
+        self.forgotten = False
 
 
 class _Stray:
@@ -129,8 +132,8 @@ class Spawner:
         self._unsent = bytearray()
         self._writing = False
         self._shutting_down = False
-        self._alone_since = time.monotonic()
-        self._checked_at = self._alone_since
+        self._checked_at = time.monotonic()
+        self._alone_since = self._checked_at + _FIRST_CLIENT_S
         self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -173,7 +176,7 @@ class Spawner:
 
     def _timeout(self) -> float:
         """Seconds the loop may sleep."""
-        timeout = -1.0 if self._client is not None else _ORPHAN_CHECK_S
+        timeout = -1.0 if self._client is not None else min(_ORPHAN_CHECK_S, self._linger_s + 0.01)
         if self._ending or self._shutting_down:
             timeout = _SWEEP_INTERVAL_S
         if self._killing:
@@ -210,7 +213,8 @@ class Spawner:
         self._epoll.register(client.fileno(), select.EPOLLIN)
         self._unsent += frame(HELLO, str(VERSION).encode())
         for process in self._processes.values():
-            self._unsent += self._news(process)
+            if not process.forgotten:
+                self._unsent += self._news(process)
         self._unsent += frame(READY)
 
     def _news(self, process: _Process) -> bytes:
@@ -271,7 +275,9 @@ class Spawner:
             self._kill(fields[0], int(fields[1]))
         elif operation == FORGET:
             process = self._processes.get(fields[0])
-            if process is not None and process.exit is not None and process.id not in self._ending:
+            if process is not None and (process.exit is None or process.id in self._ending):
+                process.forgotten = True
+            elif process is not None:
                 del self._processes[fields[0]]
         elif operation == SHUTDOWN:
             self._shut_down()
@@ -432,7 +438,10 @@ class Spawner:
         for process in list(self._ending.values()):
             if process.id not in haunted or now >= process.patience_until:
                 del self._ending[process.id]
-                self._send(self._news(process))
+                if process.forgotten:
+                    del self._processes[process.id]
+                else:
+                    self._send(self._news(process))
 
     def _identify(self, pid: int) -> _Stray:
         """Whose a child is that the spawner did not start: by its marker, else by its session or group."""

@@ -73,8 +73,7 @@ class FakeExecutor:
 
     async def forget(self, process_id: str) -> None:
         """See `Executor.forget`."""
-        if self._known.get(process_id) is not None:
-            del self._known[process_id]
+        self.lose(process_id)
 
     def lose(self, process_id: str) -> None:
         """Make a process, running or ended, one that nothing is known of."""

@@ -145,6 +145,12 @@ class ProcessExecutor:
         self._connecting: asyncio.Task[_Connection] | None = None
         self._closed = False
 
+    async def open(self) -> None:
+        """Connect, and start a spawner if none serves the directory: every call does it when it must, this one so that
+        trouble shows early. Raises OSError."""
+        if self._connection is None:
+            await self._connect()
+
     async def start(self, process: ProcessSpec) -> None:
         """See `Executor.start`."""
         connection = self._connection or await self._connect()
@@ -185,8 +191,11 @@ class ProcessExecutor:
     async def forget(self, process_id: str) -> None:
         """See `Executor.forget`."""
         connection = self._connection or await self._connect()
-        if self._known.get(process_id) is not None:
+        if process_id in self._known:
             del self._known[process_id]
+            waiter = self._waiters.pop(process_id, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
             connection.write(spawner.frame(spawner.FORGET, os.fsencode(process_id)))
 
     async def close(self) -> None:
@@ -330,6 +339,9 @@ class ProcessExecutor:
             launch.answer.set_result(None)
 
     def _on_exited(self, process_id: str, exit_: ProcessExit) -> None:
+        if process_id not in self._known and process_id not in self._launches:
+            # Forgotten while it was on its way.
+            return
         self._on_running(process_id)
         self._known[process_id] = exit_
         waiter = self._waiters.pop(process_id, None)

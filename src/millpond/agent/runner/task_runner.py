@@ -53,7 +53,7 @@ class TaskRunner:
         self._facts = facts
         self._executor = executor
         self._clock = clock
-        self.directories = directories or NodeDirectories(facts.root, clock)
+        self.directories = directories or NodeDirectories.of(facts.root, clock)
         self._hooks: tuple[TaskHook, ...] = (
             # First, as downloads are within its time.
             WallClock(clock),
@@ -76,7 +76,6 @@ class TaskRunner:
         self._ended: collections.deque[tuple[float, str]] = collections.deque()
         """(loop time, process id) of processes to forget, in order."""
         self._background: set[asyncio.Task[None]] = set()
-        self._tending: asyncio.Task[None] | None = None
         self._forget_timer: asyncio.TimerHandle | None = None
 
     # --- Runner -------------------------------------------------------------------------------------------------
@@ -132,19 +131,17 @@ class TaskRunner:
 
     def open(self) -> None:
         """Begin to tend the directories: expiry and trash. `run` does it too; needs a running loop."""
-        if self._tending is None or self._tending.done():
-            self._tending = asyncio.get_running_loop().create_task(self.directories.tend())
+        self.directories.tend()
 
     async def close(self) -> None:
         """End what runs in the background. Attempts that run are left to their callers, processes to the executor."""
         if self._forget_timer is not None:
             self._forget_timer.cancel()
-        tasks = [*self._background, *([self._tending] if self._tending is not None else [])]
+        tasks = list(self._background)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._tending = None
-        self.directories.close()
+        await self.directories.close()
         self._log.close()
 
     async def forget_others(self, held: Collection[tuple[int, int]]) -> None:
