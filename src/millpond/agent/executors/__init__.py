@@ -1,0 +1,1 @@
+"""What starts the processes of tasks: real ones, and a fake for simulation."""

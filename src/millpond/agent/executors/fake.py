@@ -1,0 +1,101 @@
+"""An executor without processes, for simulation and tests: deterministic, on the event loop's own clock."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from millpond.agent.base import ProcessExit, ProcessSpec
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import TaskFailure
+
+KILLED: Final = -9
+"""Exit code of a process that was killed."""
+
+
+class FakeRun(msgspec.Struct, frozen=True):
+    """What one process is to do."""
+
+    duration_s: float = 0.0
+    exit_code: int = 0
+    refusal: TaskFailure | None = None
+    """It cannot be started: `start` raises this."""
+
+
+class FakeExecutor:
+    """Processes that only last: `plan` says how long, and how they end.
+
+    It outlives the agent that uses it, as a spawner does; `lose` is a spawner that was killed. `clock` gives the time
+    of an end; durations pass on the clock of the running event loop.
+    """
+
+    def __init__(self, plan: Callable[[ProcessSpec], FakeRun], clock: Callable[[], Timestamp]) -> None:
+        self._plan = plan
+        self._clock = clock
+        self._known: dict[str, ProcessExit | None] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._waiters: dict[str, list[asyncio.Future[ProcessExit | None]]] = {}
+        self.started: list[ProcessSpec] = []
+        """Every process ever started, in order."""
+
+    async def start(self, process: ProcessSpec) -> None:
+        """See `Executor.start`."""
+        if process.id in self._known:
+            return
+        run = self._plan(process)
+        if run.refusal is not None:
+            raise run.refusal
+        self.started.append(process)
+        self._known[process.id] = None
+        loop = asyncio.get_running_loop()
+        self._timers[process.id] = loop.call_later(run.duration_s, self._end, process.id, run.exit_code)
+
+    async def wait(self, process_id: str) -> ProcessExit | None:
+        """See `Executor.wait`."""
+        if process_id not in self._known:
+            return None
+        exit_ = self._known[process_id]
+        if exit_ is not None:
+            return exit_
+        waiter: asyncio.Future[ProcessExit | None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(process_id, []).append(waiter)
+        return await waiter
+
+    async def kill(self, process_id: str) -> None:
+        """See `Executor.kill`."""
+        if process_id in self._timers:
+            self._end(process_id, KILLED)
+
+    async def known(self) -> Sequence[str]:
+        """See `Executor.known`."""
+        return list(self._known)
+
+    async def forget(self, process_id: str) -> None:
+        """See `Executor.forget`."""
+        self.lose(process_id)
+
+    def lose(self, process_id: str) -> None:
+        """Make a process, running or ended, one that nothing is known of."""
+        if process_id in self._known:
+            del self._known[process_id]
+            timer = self._timers.pop(process_id, None)
+            if timer is not None:
+                timer.cancel()
+            self._tell(process_id, None)
+
+    def lose_all(self) -> None:
+        """The machine was restarted."""
+        for process_id in list(self._known):
+            self.lose(process_id)
+
+    def _end(self, process_id: str, exit_code: int) -> None:
+        self._timers.pop(process_id).cancel()
+        exit_ = ProcessExit(exit_code, self._clock())
+        self._known[process_id] = exit_
+        self._tell(process_id, exit_)
+
+    def _tell(self, process_id: str, exit_: ProcessExit | None) -> None:
+        for waiter in self._waiters.pop(process_id, ()):
+            if not waiter.done():
+                waiter.set_result(exit_)

@@ -1,0 +1,419 @@
+"""The executor for real processes: the client of the spawner (`agent/spawner.py`)."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from millpond.agent import spawner
+from millpond.agent.base import ProcessExit, ProcessSpec
+from millpond.domain.errors import TaskFailure, TaskFailureCode
+
+DEFAULT_LINGER_S: Final = 24 * 3600.0
+_PROGRAM: Final = os.path.abspath(spawner.__file__)
+_CONNECT_PATIENCE_S: Final = 15.0
+_CONNECT_PAUSE_S: Final = 0.02
+
+_NODE_FAULTS: Final = frozenset(
+    {
+        errno.EAGAIN,
+        errno.ENOMEM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EROFS,
+        errno.ESHUTDOWN,
+    }
+)
+"""The machine's trouble, not the task's."""
+
+
+class _Connection(asyncio.Protocol):
+    """Bytes to frames, and frames written once per turn of the loop."""
+
+    def __init__(self, owner: "ProcessExecutor", loop: asyncio.AbstractEventLoop) -> None:
+        self._owner = owner
+        self._loop = loop
+        self._received = bytearray()
+        self._unsent: list[bytes] = []
+        self._transport: asyncio.WriteTransport | None = None
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.known: dict[str, ProcessExit | None] | None = {}
+        """What the spawner tells at the start; None once it is handed over."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received
+        received += data
+        position = 0
+        header = spawner.HEADER
+        while len(received) - position >= header.size:
+            length, operation = header.unpack_from(received, position)
+            end = position + header.size + length
+            if end > len(received):
+                break
+            self._handle(operation, bytes(received[position + header.size : end]).split(b"\0"))
+            position = end
+        del received[:position]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(ConnectionResetError("the spawner closed the connection"))
+            self.ready.exception()
+        self.closed.set_result(None)
+        self._owner._on_lost(self)
+
+    def write(self, data: bytes) -> None:
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _flush(self) -> None:
+        if self._unsent and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+
+    def _handle(self, operation: int, fields: list[bytes]) -> None:
+        if operation == spawner.HELLO:
+            if int(fields[0]) != spawner.VERSION:
+                # The spawner of another release: what it runs is lost, and a new one takes its place.
+                self.write(spawner.frame(spawner.SHUTDOWN))
+                self.close()
+            return
+        if operation == spawner.READY:
+            self.ready.set_result(None)
+            return
+        process_id = os.fsdecode(fields[0])
+        if operation == spawner.RUNNING:
+            if self.known is None:
+                self._owner._on_running(process_id)
+            else:
+                self.known[process_id] = None
+        elif operation == spawner.EXITED:
+            exit_ = ProcessExit(int(fields[1]), float(fields[2]), float(fields[3]), float(fields[4]))
+            if self.known is None:
+                self._owner._on_exited(process_id, exit_)
+            else:
+                self.known[process_id] = exit_
+        elif operation == spawner.REFUSED:
+            self._owner._on_refused(process_id, int(fields[1]), fields[2].decode())
+
+
+class _Launch:
+    """A launch the spawner has not answered yet."""
+
+    __slots__ = ("answer", "frame", "spec")
+
+    def __init__(self, spec: ProcessSpec, frame: bytes, answer: asyncio.Future[None]) -> None:
+        self.spec = spec
+        self.frame = frame
+        self.answer = answer
+
+
+class ProcessExecutor:
+    """Runs processes on this machine, as the agent's own user.
+
+    `directory` belongs to one agent host: the spawner's socket, lock and log are in it, and the spawner is started
+    when none serves it. `grace_s` is the time between SIGTERM and SIGKILL of a kill; by default there is none, as
+    on the service (semantics 2.10). `linger_s` is how long a spawner that runs nothing waits for a host to come back.
+    """
+
+    def __init__(self, directory: str, *, grace_s: float = 0.0, linger_s: float = DEFAULT_LINGER_S) -> None:
+        self._directory = directory
+        self._grace_ms = max(0, round(grace_s * 1000))
+        self._linger_s = linger_s
+        self._known: dict[str, ProcessExit | None] = {}
+        """All the spawner knows: None while running."""
+        self._launches: dict[str, _Launch] = {}
+        self._waiters: dict[str, asyncio.Future[ProcessExit | None]] = {}
+        self._connection: _Connection | None = None
+        self._connecting: asyncio.Task[_Connection] | None = None
+        self._closed = False
+
+    async def open(self) -> None:
+        """Connect, and start a spawner if none serves the directory: every call does it when it must, this one so that
+        trouble shows early. Raises OSError."""
+        if self._connection is None:
+            await self._connect()
+
+    async def start(self, process: ProcessSpec) -> None:
+        """See `Executor.start`."""
+        connection = self._connection or await self._connect()
+        if process.id in self._known:
+            return
+        launch = self._launches.get(process.id)
+        if launch is None:
+            launch = _Launch(process, _launch_frame(process), asyncio.get_running_loop().create_future())
+            self._launches[process.id] = launch
+            connection.write(launch.frame)
+        await asyncio.shield(launch.answer)
+
+    async def wait(self, process_id: str) -> ProcessExit | None:
+        """See `Executor.wait`."""
+        if self._connection is None:
+            await self._connect()
+        if process_id not in self._known:
+            return None
+        exit_ = self._known[process_id]
+        if exit_ is not None:
+            return exit_
+        waiter = self._waiters.get(process_id)
+        if waiter is None:
+            waiter = self._waiters[process_id] = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(waiter)
+
+    async def kill(self, process_id: str) -> None:
+        """See `Executor.kill`."""
+        connection = self._connection or await self._connect()
+        connection.write(spawner.frame(spawner.KILL, os.fsencode(process_id), str(self._grace_ms).encode()))
+
+    async def known(self) -> Sequence[str]:
+        """See `Executor.known`."""
+        if self._connection is None:
+            await self._connect()
+        return list(self._known)
+
+    async def forget(self, process_id: str) -> None:
+        """See `Executor.forget`."""
+        connection = self._connection or await self._connect()
+        if process_id in self._known:
+            del self._known[process_id]
+            waiter = self._waiters.pop(process_id, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            connection.write(spawner.frame(spawner.FORGET, os.fsencode(process_id)))
+
+    async def close(self) -> None:
+        """Let go of the spawner; processes run on."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        connection = self._connection
+        if connection is not None:
+            connection.close()
+            await connection.closed
+        self._give_up(ConnectionResetError("the executor was closed"))
+
+    async def shutdown(self) -> None:
+        """Kill all processes and end the spawner, for a node that leaves; then `close`."""
+        connection = self._connection
+        if connection is None:
+            with contextlib.suppress(OSError):
+                connection = await self._open()
+        if connection is not None:
+            connection.write(spawner.frame(spawner.SHUTDOWN))
+            self._closed = True
+            await connection.closed
+        await self.close()
+
+    # --- the connection -----------------------------------------------------------------------------------------
+
+    async def _connect(self) -> _Connection:
+        """The connection, made if there is none. Raises OSError when no spawner can be started."""
+        if self._closed:
+            raise ConnectionResetError("the executor was closed")
+        if self._connection is not None:
+            return self._connection
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._reconnect())
+            self._connecting.add_done_callback(self._on_connected)
+        return await asyncio.shield(self._connecting)
+
+    async def _reconnect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _CONNECT_PATIENCE_S
+        while True:
+            try:
+                connection = await self._open()
+                break
+            except OSError:
+                if loop.time() >= deadline:
+                    raise
+            await self._start_spawner()
+            await asyncio.sleep(_CONNECT_PAUSE_S)
+        assert connection.known is not None
+        self._known, connection.known = connection.known, None
+        self._connection = connection
+        for process_id, launch in list(self._launches.items()):
+            if process_id in self._known:
+                self._on_running(process_id)
+            else:
+                connection.write(launch.frame)
+        for process_id, waiter in list(self._waiters.items()):
+            exit_ = self._known.get(process_id)
+            if exit_ is not None or process_id not in self._known:
+                del self._waiters[process_id]
+                waiter.set_result(exit_)
+        return connection
+
+    async def _open(self) -> _Connection:
+        """Connect to a spawner that serves the directory; OSError when there is none."""
+        loop = asyncio.get_running_loop()
+        directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
+        socket_ = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # Through the descriptor, as a socket's path may have no more than 107 bytes.
+            socket_.connect(f"/proc/self/fd/{directory}/{spawner.SOCKET_NAME}")
+        except OSError:
+            socket_.close()
+            raise
+        finally:
+            os.close(directory)
+        socket_.setblocking(False)
+        connection = _Connection(self, loop)
+        await loop.create_unix_connection(lambda: connection, sock=socket_)
+        try:
+            await connection.ready
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _start_spawner(self) -> None:
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            "-S",
+            "-B",
+            _PROGRAM,
+            self._directory,
+            str(self._linger_s),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            # Tasks inherit what the spawner has, and what the agent was started with is not theirs.
+            env={"PATH": os.defpath, "LANG": "C.UTF-8"},
+        )
+        _, text = await process.communicate()
+        if process.returncode != 0:
+            raise ChildProcessError(f"the spawner did not start: {text.decode(errors='replace').strip()[-500:]}")
+
+    def _on_connected(self, task: asyncio.Task[_Connection]) -> None:
+        self._connecting = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """No spawner: nothing that was asked will be answered."""
+        for launch in self._launches.values():
+            _settle(launch.answer, error)
+        for waiter in self._waiters.values():
+            _settle(waiter, error)
+        self._launches.clear()
+        self._waiters.clear()
+
+    # --- what the spawner says ----------------------------------------------------------------------------------
+
+    def _on_lost(self, connection: _Connection) -> None:
+        if self._connection is not connection:
+            return
+        self._connection = None
+        if not self._closed and (self._launches or self._waiters):
+            # Somebody waits for an answer. What the next spawner does not know was lost.
+            self._connecting = asyncio.get_running_loop().create_task(self._reconnect())
+            self._connecting.add_done_callback(self._on_connected)
+
+    def _on_running(self, process_id: str) -> None:
+        self._known.setdefault(process_id, None)
+        launch = self._launches.pop(process_id, None)
+        if launch is not None and not launch.answer.done():
+            launch.answer.set_result(None)
+
+    def _on_exited(self, process_id: str, exit_: ProcessExit) -> None:
+        if process_id not in self._known and process_id not in self._launches:
+            # Forgotten while it was on its way.
+            return
+        self._on_running(process_id)
+        self._known[process_id] = exit_
+        waiter = self._waiters.pop(process_id, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(exit_)
+
+    def _on_refused(self, process_id: str, number: int, step: str) -> None:
+        launch = self._launches.pop(process_id, None)
+        if launch is not None:
+            _settle(launch.answer, _refusal(launch.spec, number, step))
+
+
+def _settle(future: asyncio.Future[None] | asyncio.Future[ProcessExit | None], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Whoever waited may have been cancelled; then nobody asks for it.
+        future.exception()
+
+
+def _launch_frame(process: ProcessSpec) -> bytes:
+    """Raises TaskFailure CommandLaunchFailed for what no process can be given."""
+    encode = os.fsencode
+    fields = [
+        encode(process.id),
+        encode(process.directory),
+        encode(process.stdout_path),
+        encode(process.stderr_path),
+        str(len(process.argv)).encode(),
+    ]
+    try:
+        fields += map(encode, process.argv)
+        fields += [encode(f"{name}={value}") for name, value in process.environment.items()]
+    except UnicodeEncodeError:
+        raise TaskFailure(
+            TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line or an environment variable is not valid text"
+        ) from None
+    if not process.argv or not process.argv[0]:
+        raise TaskFailure(TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line is empty")
+    frame = spawner.frame(spawner.LAUNCH, *fields)
+    if frame.count(b"\0", spawner.HEADER.size) != len(fields) - 1:
+        raise TaskFailure(
+            TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line or an environment variable holds a NUL character"
+        )
+    if len(frame) > spawner.MAX_FRAME:
+        raise _refusal(process, errno.E2BIG, "exec")
+    return frame
+
+
+def _refusal(process: ProcessSpec, number: int, step: str) -> TaskFailure:
+    """The failure for an errno of the spawner."""
+    program = process.argv[0]
+    reason = os.strerror(number)
+    user_error = number not in _NODE_FAULTS
+    code = TaskFailureCode.COMMAND_LAUNCH_FAILED
+    if step == "program":
+        if number in (errno.ENOENT, errno.ENOTDIR):
+            code = TaskFailureCode.COMMAND_PROGRAM_NOT_FOUND
+            message = f"The program {program!r} of the command line was not found"
+        else:
+            message = f"The program {program!r} of the command line cannot be executed: {reason}"
+    elif step == "exec":
+        if number == errno.ENOENT:
+            reason = "the interpreter it names was not found"
+        elif number == errno.ENOEXEC:
+            reason = "it is neither a program of this machine nor a script that begins with '#!'"
+        message = f"The program {program!r} of the command line could not be started: {reason}"
+    elif step == "shutdown":
+        message = "The node is shutting down"
+    else:
+        user_error = False
+        what = (
+            f"working directory {process.directory!r}" if step == "directory" else "files for standard output and error"
+        )
+        message = f"The {what} could not be used: {reason}"
+    return TaskFailure(code, message, user_error=user_error, Program=program, Reason=reason)

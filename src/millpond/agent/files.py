@@ -1,0 +1,259 @@
+"""File operations below a node's root, for the file routes of the API.
+
+Paths come from users, and tasks may change the tree meanwhile. So a path is walked name by name, each opened relative
+to the directory before it and never through a link; links are read and walked by hand, within the root only.
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import AsyncIterator, Iterator
+from typing import Final, TypeAlias
+
+from millpond.domain.errors import CATALOGUE, ErrorCode
+from millpond.protocol.messages import FileEntry, FileReply, FileRequest
+from millpond.staging.threads import finish_in_thread
+
+MAX_ENTRIES: Final = 100_000
+"""More are not listed at once."""
+_MAX_LINKS: Final = 40
+_MAX_DEPTH: Final = 256
+_CHUNK: Final = 1 << 18
+_FEW_BYTES: Final = 1 << 16
+"""So much is read in the event loop's own thread."""
+
+Answer: TypeAlias = tuple[FileReply, AsyncIterator[bytes] | None]
+
+
+class _Refused(Exception):
+    """The operation cannot be done; becomes the reply."""
+
+    def __init__(self, code: ErrorCode, message: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message or CATALOGUE[code][1]
+
+
+class NodeFiles:
+    """Answers file requests about what lies below `root`."""
+
+    def __init__(self, root: str) -> None:
+        self._root = os.path.realpath(root)
+
+    async def handle(self, request: FileRequest) -> Answer:
+        """The reply, and for `read` the content, to be iterated or closed. Errors are in the reply."""
+        try:
+            if request.operation == "read":
+                return await self._read(request)
+            work = {"list": self._list, "stat": self._stat, "delete": self._delete}.get(request.operation)
+            if work is not None:
+                return await finish_in_thread(work, request), None
+            message = f"The node knows no file operation {request.operation!r}."
+            return _refusal(ErrorCode.NOT_IMPLEMENTED, message), None
+        except _Refused as refused:
+            return FileReply(error=refused.code.value, message=refused.message), None
+        except (FileNotFoundError, NotADirectoryError):
+            return _refusal(ErrorCode.FILE_NOT_FOUND), None
+        except PermissionError:
+            message = "The node agent may not do this with the file."
+            return _refusal(ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE, message), None
+        except OSError as error:
+            return _refusal(ErrorCode.INTERNAL_ERROR, f"The node could not do it: {error.strerror}."), None
+
+    # --- operations ---------------------------------------------------------------------------------------------
+
+    def _stat(self, request: FileRequest) -> FileReply:
+        with self._opened(request.path) as descriptor:
+            return FileReply(entries=(_entry(request.path, os.fstat(descriptor)),))
+
+    def _list(self, request: FileRequest) -> FileReply:
+        with self._opened(request.path) as found:
+            if not stat.S_ISDIR(os.fstat(found).st_mode):
+                raise _Refused(ErrorCode.FILE_NOT_FOUND, "The specified path is not a directory.")
+            entries: list[FileEntry] = []
+            directory = _reopen(found, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                _gather(directory, "", entries, recursive=request.recursive, depth=0)
+            finally:
+                os.close(directory)
+        entries.sort(key=lambda entry: entry.name)
+        return FileReply(entries=tuple(entries))
+
+    async def _read(self, request: FileRequest) -> Answer:
+        with self._opened(request.path) as found:
+            facts = os.fstat(found)
+            if not stat.S_ISREG(facts.st_mode):
+                # Opening a pipe would wait for its other end, and opening a device may do anything.
+                raise _Refused(ErrorCode.FILE_NOT_FOUND, "The specified path is not a regular file.")
+            size = facts.st_size
+            if request.offset < 0 or (request.length is not None and request.length < 0):
+                raise _Refused(ErrorCode.INVALID_RANGE)
+            if request.offset > size or (request.offset == size and size > 0):
+                raise _Refused(ErrorCode.INVALID_RANGE)
+            end = size if request.length is None else min(size, request.offset + request.length)
+            content = _reopen(found, os.O_RDONLY | os.O_NONBLOCK)
+        return FileReply(entries=(_entry(request.path, facts),)), _Content(content, request.offset, end)
+
+    def _delete(self, request: FileRequest) -> FileReply:
+        names = _names(request.path)
+        if len(names) < 2:
+            raise _Refused(
+                ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE, "The node's own directories cannot be deleted."
+            )
+        with self._opened("/".join(names[:-1])) as parent:
+            facts = os.stat(names[-1], dir_fd=parent, follow_symlinks=False)
+            if not stat.S_ISDIR(facts.st_mode):
+                os.unlink(names[-1], dir_fd=parent)
+            elif request.recursive:
+                shutil.rmtree(names[-1], dir_fd=parent)
+            else:
+                self._remove_empty(parent, names[-1])
+        return FileReply()
+
+    def _remove_empty(self, parent: int, name: str) -> None:
+        try:
+            os.rmdir(name, dir_fd=parent)
+        except OSError as error:
+            raise _Refused(
+                ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,
+                "The directory is not empty: it can only be deleted recursively.",
+            ) from error
+
+    # --- paths --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
+        """A descriptor that stands for what the path leads to (O_PATH: nothing is opened for reading)."""
+        # The directories from the root to where the walk is: `..` in a link is the one before, and there is none
+        # before the root.
+        trail = [os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
+        try:
+            self._walk(trail, _names(path))
+            yield trail[-1]
+        finally:
+            for descriptor in trail:
+                os.close(descriptor)
+
+    def _walk(self, trail: list[int], names: list[str]) -> None:
+        names.reverse()
+        links = 0
+        while names:
+            name = names.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                if len(trail) == 1:
+                    raise _Refused(ErrorCode.FILE_NOT_FOUND)
+                os.close(trail.pop())
+                continue
+            if len(trail) > _MAX_DEPTH:
+                raise _Refused(ErrorCode.FILE_NOT_FOUND, "The path has too many parts.")
+            found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=trail[-1])
+            trail.append(found)
+            if not stat.S_ISLNK(os.fstat(found).st_mode):
+                continue
+            links += 1
+            target = os.readlink("", dir_fd=found)
+            os.close(trail.pop())
+            if links > _MAX_LINKS:
+                raise _Refused(ErrorCode.FILE_NOT_FOUND, "The path has too many links.")
+            if target.startswith("/"):
+                target = self._inside(target)
+                while len(trail) > 1:
+                    os.close(trail.pop())
+            names += target.split("/")[::-1]
+
+    def _inside(self, target: str) -> str:
+        """What an absolute link leads to, relative to the root."""
+        if target == self._root or target.startswith(f"{self._root}/"):
+            return target[len(self._root) :]
+        raise _Refused(ErrorCode.FILE_NOT_FOUND)
+
+
+class _Content:
+    """The bytes of an open file between two offsets. Closes it at the end, when closed, or when let go of."""
+
+    def __init__(self, descriptor: int, offset: int, end: int) -> None:
+        self._file = open(descriptor, "rb", buffering=0)  # noqa: SIM115  closed by aclose
+        self._position = offset
+        self._end = end
+
+    def __aiter__(self) -> "_Content":
+        return self
+
+    async def __anext__(self) -> bytes:
+        length = min(_CHUNK, self._end - self._position)
+        if length <= 0:
+            await self.aclose()
+            raise StopAsyncIteration
+        arguments = (self._file.fileno(), length, self._position)
+        data = os.pread(*arguments) if length <= _FEW_BYTES else await finish_in_thread(os.pread, *arguments)
+        if not data:
+            await self.aclose()
+            raise OSError("the file got shorter while it was read")
+        self._position += len(data)
+        return data
+
+    async def aclose(self) -> None:
+        """Close the file; it may be closed already."""
+        self._file.close()
+
+
+def _names(path: str) -> list[str]:
+    """The parts of a path that was asked for: relative to the root, and in it."""
+    if path.startswith("/") or "\0" in path:
+        raise _Refused(ErrorCode.FILE_NOT_FOUND)
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    if ".." in names:
+        raise _Refused(ErrorCode.FILE_NOT_FOUND)
+    return names
+
+
+def _reopen(descriptor: int, flags: int) -> int:
+    """Open what an O_PATH descriptor stands for."""
+    return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)
+
+
+def _gather(directory: int, prefix: str, entries: list[FileEntry], *, recursive: bool, depth: int) -> None:
+    """The entries of an open directory; links are listed as what they are, and not followed."""
+    with os.scandir(directory) as listed:
+        for one in listed:
+            try:
+                facts = one.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if len(entries) >= MAX_ENTRIES:
+                raise _Refused(
+                    ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,
+                    f"There are more than {MAX_ENTRIES} files: list a directory further down, or not recursively.",
+                )
+            entries.append(_entry(prefix + one.name, facts))
+            if recursive and stat.S_ISDIR(facts.st_mode) and depth < _MAX_DEPTH:
+                try:
+                    below = os.open(
+                        one.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
+                    )
+                except OSError:
+                    # Gone, replaced, or not the agent's to read.
+                    continue
+                try:
+                    _gather(below, f"{prefix}{one.name}/", entries, recursive=True, depth=depth + 1)
+                finally:
+                    os.close(below)
+
+
+def _entry(name: str, facts: os.stat_result) -> FileEntry:
+    is_directory = stat.S_ISDIR(facts.st_mode)
+    return FileEntry(
+        # A name that is not UTF-8 could not be sent.
+        name=name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+        is_directory=is_directory,
+        size=0 if is_directory else facts.st_size,
+        last_modified=facts.st_mtime,
+        mode=facts.st_mode,
+    )
+
+
+def _refusal(code: ErrorCode, message: str = "") -> FileReply:
+    return FileReply(error=code.value, message=message or CATALOGUE[code][1])

@@ -1,0 +1,152 @@
+"""One attempt on its way through the hooks, and what a hook is."""
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from millpond.agent.base import NodeFacts, ProcessExit
+from millpond.agent.node_dirs import NodeDirectories
+from millpond.agent.runner.spec import TaskSpec
+from millpond.domain import ids
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import TaskFailure, TaskFailureCode
+from millpond.domain.states import ErrorCategory
+from millpond.domain.task import FailureInfo, NameValue
+from millpond.protocol.messages import Start
+
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Interrupted(Exception):
+    """The attempt was told to end while something of it was awaited."""
+
+
+class Attempt:
+    """What the hooks of one attempt share. Each fills in its part; nothing else is kept between them."""
+
+    def __init__(
+        self,
+        start: Start,
+        spec: TaskSpec,
+        facts: NodeFacts,
+        directories: NodeDirectories,
+        start_time: Timestamp,
+        *,
+        resumed: bool,
+    ) -> None:
+        self.start = start
+        self.spec = spec
+        self.facts = facts
+        self.directories = directories
+        self.start_time = start_time
+        """Entry to `running`, also when that was in an earlier life of the agent."""
+        self.resumed = resumed
+        """Its process was started by an earlier life of the agent: hooks only find out what they once set up."""
+        self.process_id = process_id(facts.node_id, start.key, start.attempt)
+        self.relative_directory = ids.task_directory(start.job_id, start.task_id)
+        self.task_directory = f"{directories.root}/{self.relative_directory}"
+        self.working_directory = f"{self.task_directory}/wd"
+        self.stdout_path = f"{self.task_directory}/stdout.txt"
+        self.stderr_path = f"{self.task_directory}/stderr.txt"
+        self.user = ""
+        self.user_identity = ""
+        self.environment: dict[str, str] = {}
+        self.exit: ProcessExit | None = None
+        self.failure: FailureInfo | None = None
+        self.retryable = False
+        self.interruption: FailureInfo | None = None
+        """Why it was told to end."""
+        self.timed_out = False
+        """It was its wall clock that told it to."""
+        self.kill: Callable[[], None] | None = None
+        """Kills the process, while there may be one."""
+        self.deadline_timer: asyncio.TimerHandle | None = None
+        self._interruptible: asyncio.Task[object] | None = None
+
+    def interrupt(self, why: FailureInfo) -> None:
+        """Make it end soon: what it awaits is cancelled, its process is killed. The first reason counts."""
+        if self.interruption is not None:
+            return
+        self.interruption = why
+        if self.kill is not None:
+            self.kill()
+        elif self._interruptible is not None:
+            self._interruptible.cancel()
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """What is awaited inside is cancelled by `interrupt`, and ends as Interrupted."""
+        if self.interruption is not None:
+            raise Interrupted
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled_before = task.cancelling()
+        self._interruptible = task
+        try:
+            yield
+        except asyncio.CancelledError:
+            # The cancellation may be the caller's own, which passes.
+            if self.interruption is not None and task.uncancel() <= cancelled_before:
+                raise Interrupted from None
+            raise
+        finally:
+            self._interruptible = None
+
+    def disarm(self) -> None:
+        """Its wall clock does not matter any more."""
+        if self.deadline_timer is not None:
+            self.deadline_timer.cancel()
+            self.deadline_timer = None
+
+    def fail(self, failure: TaskFailure, *, retryable: bool = False) -> None:
+        """Take a failure as the attempt's own; the first one counts."""
+        if self.failure is None:
+            self.failure = failure_info(failure)
+            self.retryable = retryable
+
+
+class TaskHook:
+    """A step around the command line. Hooks are shared by all attempts of a node and keep nothing of one in themselves.
+
+    A phase raises TaskFailure to end the attempt with it. All are safe to repeat for an attempt that is resumed.
+    """
+
+    async def prestart(self, attempt: Attempt) -> None:
+        """Before the process is started, in the order of the list."""
+
+    async def started(self, attempt: Attempt) -> None:
+        """The process runs."""
+
+    async def exited(self, attempt: Attempt) -> None:
+        """The process has ended, with `attempt.exit`."""
+
+    async def stop(self, attempt: Attempt) -> None:
+        """The attempt is over, however it went; also when its process was never started."""
+
+
+def process_id(node_id: str, key: int, attempt: int) -> str:
+    """See `ProcessSpec.id`."""
+    return f"{node_id}/{key}/{attempt}"
+
+
+def failure_info(failure: TaskFailure) -> FailureInfo:
+    """A failure as the control plane is told of it."""
+    return FailureInfo(
+        category=ErrorCategory.USER_ERROR if failure.user_error else ErrorCategory.SERVER_ERROR,
+        code=failure.code.value,
+        message=failure.message,
+        details=tuple(NameValue(name, value) for name, value in failure.details.items()),
+    )
+
+
+def node_failure(code: TaskFailureCode, message: str, error: OSError) -> TaskFailure:
+    """The failure for an OSError on the node's own disk: the node's fault, but for a disk that is full.
+
+    A full disk is told to the user (DiskFull): the next attempt would most likely find it full again.
+    """
+    if error.errno in _DISK_FULL:
+        return TaskFailure(TaskFailureCode.DISK_FULL, f"There is not enough disk space on the node: {message}")
+    reason = error.strerror or type(error).__name__
+    return TaskFailure(code, f"{message}: {reason}", user_error=False, Reason=reason)

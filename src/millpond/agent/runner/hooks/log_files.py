@@ -1,0 +1,19 @@
+"""stdout.txt and stderr.txt, one level above `wd`."""
+
+import os
+
+from millpond.agent.runner.attempt import Attempt, TaskHook
+
+
+class LogFiles(TaskHook):
+    """The process opens them itself; when it was never started they are made empty, so that they can be asked for."""
+
+    async def stop(self, attempt: Attempt) -> None:
+        if attempt.exit is not None:
+            return
+        for path in (attempt.stdout_path, attempt.stderr_path):
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+            except OSError:
+                # No directory, no disk: that is the attempt's failure already.
+                return

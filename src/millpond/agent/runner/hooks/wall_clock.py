@@ -1,0 +1,51 @@
+"""constraints.maxWallClockTime (semantics 2.7)."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from millpond.agent.runner.attempt import Attempt, TaskHook, failure_info
+from millpond.domain.durations import Timestamp, format_duration
+from millpond.domain.errors import TaskFailure, TaskFailureCode
+
+_MARGIN_S: Final = 0.001
+"""Timers may fire a little early; an end by the wall clock is never before its deadline."""
+
+
+class WallClock(TaskHook):
+    """Ends the attempt when its time is up. The time counts from entry to running, so downloads are within it."""
+
+    def __init__(self, clock: Callable[[], Timestamp]) -> None:
+        self._clock = clock
+
+    async def prestart(self, attempt: Attempt) -> None:
+        limit_s = attempt.spec.max_wall_clock_s
+        if limit_s is not None:
+            delay = attempt.start_time + limit_s - self._clock() + _MARGIN_S
+            attempt.deadline_timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._expire, attempt)
+
+    def _expire(self, attempt: Attempt) -> None:
+        if attempt.interruption is None:
+            attempt.timed_out = True
+            attempt.interrupt(failure_info(_expired(attempt)))
+
+    async def exited(self, attempt: Attempt) -> None:
+        """Output files have no limit: the timer is off before they are uploaded."""
+        attempt.disarm()
+        limit_s = attempt.spec.max_wall_clock_s
+        timed_out = attempt.timed_out
+        if attempt.resumed and limit_s is not None and attempt.exit is not None:
+            # It may have ended, or been killed, while no agent was there.
+            timed_out = attempt.exit.end_time >= attempt.start_time + limit_s
+        if timed_out:
+            raise _expired(attempt)
+
+
+def _expired(attempt: Attempt) -> TaskFailure:
+    limit = format_duration(attempt.spec.max_wall_clock_s)
+    return TaskFailure(
+        TaskFailureCode.TASK_ENDED,
+        f"The task was ended because it exceeded its maximum wall clock time of {limit}",
+        user_error=False,
+        MaxWallClockTime=limit,
+    )

@@ -1,0 +1,110 @@
+"""The part of a task's specification that a node acts on, decoded from its wire form."""
+
+from typing import Final
+
+import msgspec
+
+from millpond.domain.durations import parse_duration
+from millpond.domain.errors import TaskFailure, TaskFailureCode
+
+DEFAULT_RETENTION_S: Final = 7 * 86400.0
+
+
+class _Wire(msgspec.Struct, frozen=True, rename="camel"):
+    pass
+
+
+class EnvironmentSetting(_Wire, frozen=True, rename="camel"):
+    name: str
+    value: str | None = None
+
+
+class ResourceFile(_Wire, frozen=True, rename="camel"):
+    """A file, or the files of a container, to fetch before the command line runs (semantics 5.1)."""
+
+    http_url: str | None = None
+    storage_container_url: str | None = None
+    blob_prefix: str | None = None
+    file_path: str | None = None
+    file_mode: str | None = None
+
+
+class UploadHeader(_Wire, frozen=True, rename="camel"):
+    name: str
+    value: str | None = None
+
+
+class OutputContainer(_Wire, frozen=True, rename="camel"):
+    container_url: str
+    path: str | None = None
+    upload_headers: tuple[UploadHeader, ...] | None = None
+
+
+class OutputDestination(_Wire, frozen=True, rename="camel"):
+    container: OutputContainer | None = None
+
+
+class UploadOptions(_Wire, frozen=True, rename="camel"):
+    upload_condition: str | None = None
+
+
+class OutputFile(_Wire, frozen=True, rename="camel"):
+    """Files to upload after the command line ended (semantics 5.2)."""
+
+    file_pattern: str
+    destination: OutputDestination
+    upload_options: UploadOptions | None = None
+
+
+class Constraints(_Wire, frozen=True, rename="camel"):
+    max_wall_clock_time: str | None = None
+    retention_time: str | None = None
+
+
+class AutoUser(_Wire, frozen=True, rename="camel"):
+    scope: str | None = None
+    elevation_level: str | None = None
+
+
+class UserIdentity(_Wire, frozen=True, rename="camel"):
+    user_name: str | None = msgspec.field(default=None, name="username")
+    auto_user: AutoUser | None = None
+
+
+class TaskSpec(_Wire, frozen=True, rename="camel"):
+    """What the node needs of a task. Everything else in the wire form is ignored here."""
+
+    command_line: str = ""
+    resource_files: tuple[ResourceFile, ...] | None = None
+    output_files: tuple[OutputFile, ...] | None = None
+    environment_settings: tuple[EnvironmentSetting, ...] | None = None
+    constraints: Constraints | None = None
+    user_identity: UserIdentity | None = None
+
+    @property
+    def max_wall_clock_s(self) -> float | None:
+        """Seconds from entry to running until the task is killed; None is no limit."""
+        text = None if self.constraints is None else self.constraints.max_wall_clock_time
+        return None if text is None else parse_duration(text)
+
+    @property
+    def retention_s(self) -> float | None:
+        """Seconds the task's directory is kept after its end; None is for ever."""
+        text = None if self.constraints is None else self.constraints.retention_time
+        return DEFAULT_RETENTION_S if text is None else parse_duration(text)
+
+
+_DECODER: Final = msgspec.json.Decoder(TaskSpec)
+
+
+def decode_spec(spec: bytes) -> TaskSpec:
+    """Raises TaskFailure Unknown (a server error: the API checks specifications before they get here)."""
+    try:
+        decoded = _DECODER.decode(spec)
+        # Durations are read here, so that a bad one ends the attempt before anything was done for it.
+        _ = decoded.max_wall_clock_s, decoded.retention_s
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise TaskFailure(
+            TaskFailureCode.UNKNOWN, f"The task's specification cannot be read: {error}", user_error=False
+        ) from error
+    return decoded

@@ -1,0 +1,294 @@
+"""The runner of a node's tasks: the list of hooks, and the way of an attempt through it."""
+
+import asyncio
+import collections
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, Final
+
+from millpond.agent.base import Executor, NodeFacts, Outcome, ProcessSpec
+from millpond.agent.node_dirs import NodeDirectories
+from millpond.agent.runner.attempt import Attempt, Interrupted, TaskHook, failure_info, process_id
+from millpond.agent.runner.attempt_log import AttemptLog
+from millpond.agent.runner.command_line import split_command_line
+from millpond.agent.runner.hooks.directories import Directories
+from millpond.agent.runner.hooks.environment import Environment
+from millpond.agent.runner.hooks.identity import Identity
+from millpond.agent.runner.hooks.limits import Limits
+from millpond.agent.runner.hooks.log_files import LogFiles
+from millpond.agent.runner.hooks.output_files import OutputFiles
+from millpond.agent.runner.hooks.resource_files import ResourceFiles
+from millpond.agent.runner.hooks.retention import Retention
+from millpond.agent.runner.hooks.wall_clock import WallClock
+from millpond.agent.runner.spec import TaskSpec, decode_spec
+from millpond.domain import ids
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import TaskFailure, TaskFailureCode
+from millpond.protocol.messages import Start
+from millpond.staging.base import Staging
+
+_FORGET_AFTER_S: Final = 5.0
+"""A process is forgotten so long after its attempt ended: until then the agent has surely written down how."""
+_RETRY_PAUSE_S: Final = 1.0
+"""Before a failure of the node's own is told. It will be tried again at once, and a node that can start nothing must
+not spin."""
+
+_log = logging.getLogger(__name__)
+
+
+class TaskRunner:
+    """Implements `agent.base.Runner`. `close` it when the agent ends: what runs then is left running."""
+
+    def __init__(
+        self,
+        facts: NodeFacts,
+        executor: Executor,
+        staging: Staging,
+        clock: Callable[[], Timestamp] = time.time,
+        *,
+        directories: NodeDirectories | None = None,
+    ) -> None:
+        self._facts = facts
+        self._executor = executor
+        self._clock = clock
+        self.directories = directories or NodeDirectories.of(facts.root, clock)
+        self._hooks: tuple[TaskHook, ...] = (
+            # First, as downloads are within its time.
+            WallClock(clock),
+            Directories(),
+            Identity(),
+            Environment(facts),
+            ResourceFiles(staging),
+            Limits(),
+            LogFiles(),
+            # The command line runs here.
+            OutputFiles(staging, clock),
+            Retention(),
+        )
+        self._prestart = [hook.prestart for hook in self._hooks if type(hook).prestart is not TaskHook.prestart]
+        self._started = [hook.started for hook in self._hooks if type(hook).started is not TaskHook.started]
+        self._exited = [hook.exited for hook in self._hooks if type(hook).exited is not TaskHook.exited]
+        self._stop = [hook.stop for hook in self._hooks if type(hook).stop is not TaskHook.stop]
+        self._log = AttemptLog(f"{self.directories.root}/volatile/attempts")
+        self._running: dict[tuple[int, int], Attempt] = {}
+        self._ended: collections.deque[tuple[float, str]] = collections.deque()
+        """(loop time, process id) of processes to forget, in order."""
+        self._background: set[asyncio.Task[None]] = set()
+        self._forget_timer: asyncio.TimerHandle | None = None
+
+    # --- Runner -------------------------------------------------------------------------------------------------
+
+    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+        """See `Runner.run`."""
+        self.open()
+        number = (start.key, start.attempt)
+        start_time = self._log.start_time(*number) if resumed else None
+        if start_time is None:
+            start_time = self._clock()
+            self._log.append(*number, start_time, self._running.values())
+        started(start_time)
+        attempt: Attempt | None = None
+        try:
+            spec = decode_spec(start.spec)
+            attempt = self._attempt(start, spec, start_time, resumed=resumed)
+            await self._run(attempt)
+        except TaskFailure as failure:
+            # It never became an attempt.
+            return Outcome(start_time, self._clock(), None, failure_info(failure))
+        finally:
+            self._running.pop(number, None)
+            if attempt is not None:
+                attempt.disarm()
+        if attempt.interruption is not None and attempt.failure is None:
+            attempt.failure = attempt.interruption
+        return Outcome(
+            start_time,
+            self._clock(),
+            None if attempt.exit is None else attempt.exit.exit_code,
+            attempt.failure,
+            attempt.retryable,
+        )
+
+    async def stop(self, key: int, attempt: int) -> None:
+        """See `Runner.stop`."""
+        running = self._running.get((key, attempt))
+        if running is not None:
+            running.interrupt(
+                failure_info(TaskFailure(TaskFailureCode.TASK_ENDED, "The task was ended by request", user_error=True))
+            )
+
+    async def remove_directory(self, job_id: str, task_id: str) -> None:
+        """See `Runner.remove_directory`."""
+        self.open()
+        try:
+            self.directories.discard_task(ids.task_directory(job_id, task_id).rstrip("/"))
+        except OSError as error:
+            _log.warning("the directory of %s/%s cannot be removed: %s", job_id, task_id, error)
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Begin to tend the directories: expiry and trash. `run` does it too; needs a running loop."""
+        self.directories.tend()
+
+    async def close(self) -> None:
+        """End what runs in the background. Attempts that run are left to their callers, processes to the executor."""
+        if self._forget_timer is not None:
+            self._forget_timer.cancel()
+        tasks = list(self._background)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.directories.close()
+        self._log.close()
+
+    async def forget_others(self, held: Collection[tuple[int, int]]) -> None:
+        """After a restart: kill and forget the processes of all attempts but these (key, attempt), the ones to resume.
+
+        They ended, and were told of, in an earlier life of the agent.
+        """
+        expected = {process_id(self._facts.node_id, key, attempt) for key, attempt in held}
+        for known in await self._executor.known():
+            if known not in expected:
+                await self._executor.kill(known)
+                await self._executor.wait(known)
+                await self._executor.forget(known)
+
+    # --- one attempt --------------------------------------------------------------------------------------------
+
+    def _attempt(self, start: Start, spec: TaskSpec, start_time: Timestamp, *, resumed: bool) -> Attempt:
+        attempt = Attempt(start, spec, self._facts, self.directories, start_time, resumed=resumed)
+        self._running[start.key, start.attempt] = attempt
+        return attempt
+
+    async def _run(self, attempt: Attempt) -> None:
+        """The whole way; how it ended is in the attempt. Raises nothing but cancellation."""
+        try:
+            if attempt.resumed:
+                await self._find_process(attempt)
+            with attempt.interruptible():
+                for prestart in self._prestart:
+                    await prestart(attempt)
+            await self._run_process(attempt)
+        except Interrupted:
+            pass
+        except TaskFailure as failure:
+            attempt.fail(failure, retryable=not failure.user_error)
+        except OSError as error:
+            attempt.fail(
+                TaskFailure(
+                    TaskFailureCode.COMMAND_LAUNCH_FAILED,
+                    f"The node could not run the task: {error}",
+                    user_error=False,
+                ),
+                retryable=True,
+            )
+        except Exception as error:
+            _log.exception("attempt %s", attempt.process_id)
+            attempt.fail(TaskFailure(TaskFailureCode.UNKNOWN, f"The node agent failed: {error!r}", user_error=False))
+        if attempt.exit is not None:
+            await self._after(attempt)
+        for stop in self._stop:
+            try:
+                await stop(attempt)
+            except Exception:
+                _log.exception("attempt %s", attempt.process_id)
+        if attempt.retryable:
+            with contextlib.suppress(Interrupted), attempt.interruptible():
+                await asyncio.sleep(_RETRY_PAUSE_S)
+
+    async def _find_process(self, attempt: Attempt) -> None:
+        attempt.directories.use(attempt.relative_directory)
+        if attempt.process_id not in await self._executor.known():
+            raise _lost()
+
+    async def _run_process(self, attempt: Attempt) -> None:
+        attempt.kill = lambda: self._in_background(self._executor.kill(attempt.process_id))
+        try:
+            if not attempt.resumed:
+                await self._executor.start(
+                    ProcessSpec(
+                        id=attempt.process_id,
+                        argv=split_command_line(attempt.spec.command_line),
+                        directory=attempt.working_directory,
+                        environment=attempt.environment,
+                        stdout_path=attempt.stdout_path,
+                        stderr_path=attempt.stderr_path,
+                    )
+                )
+            if attempt.interruption is not None:
+                # It came while the process was being started: the kill may have been too early.
+                await self._executor.kill(attempt.process_id)
+            for started in self._started:
+                await started(attempt)
+            attempt.exit = await self._executor.wait(attempt.process_id)
+        finally:
+            attempt.kill = None
+        if attempt.exit is None:
+            raise _lost()
+        self._forget_later(attempt.process_id)
+        if attempt.timed_out:
+            # It did end. What its wall clock makes of that is the hook's to say; a stop may still interrupt the rest.
+            attempt.interruption = None
+
+    async def _after(self, attempt: Attempt) -> None:
+        for exited in self._exited:
+            try:
+                with attempt.interruptible():
+                    await exited(attempt)
+            except Interrupted:
+                # Told to stop: nothing is uploaded any more.
+                return
+            except TaskFailure as failure:
+                # The command line ran: whatever failed since, the node does not run it again.
+                attempt.fail(failure)
+            except Exception as error:
+                _log.exception("attempt %s", attempt.process_id)
+                attempt.fail(
+                    TaskFailure(TaskFailureCode.UNKNOWN, f"The node agent failed: {error!r}", user_error=False)
+                )
+
+    # --- in the background --------------------------------------------------------------------------------------
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(_logged(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _forget_later(self, known: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._ended.append((loop.time() + _FORGET_AFTER_S, known))
+        if self._forget_timer is None:
+            self._forget_timer = loop.call_later(_FORGET_AFTER_S, self._forget_due)
+
+    def _forget_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._forget_timer = None
+        due: list[str] = []
+        while self._ended and self._ended[0][0] <= loop.time():
+            due.append(self._ended.popleft()[1])
+        if due:
+            self._in_background(self._forget(due))
+        if self._ended:
+            # Whatever ends until then goes with it.
+            self._forget_timer = loop.call_later(_FORGET_AFTER_S / 5, self._forget_due)
+
+    async def _forget(self, due: list[str]) -> None:
+        for known in due:
+            await self._executor.forget(known)
+
+
+def _lost() -> TaskFailure:
+    return TaskFailure(
+        TaskFailureCode.UNKNOWN, "The task's process was lost: the node or its agent was restarted", user_error=False
+    )
+
+
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    """Nobody awaits it: the spawner being away is told by what else is asked of it."""
+    try:
+        await work
+    except OSError as error:
+        _log.warning("%s", error)

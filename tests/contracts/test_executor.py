@@ -1,0 +1,177 @@
+"""What every executor does, with real processes and with pretended ones."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millpond.agent.base import Executor, ProcessSpec
+from millpond.agent.executors.fake import FakeExecutor, FakeRun
+from millpond.agent.executors.process import ProcessExecutor
+from millpond.domain.errors import TaskFailure, TaskFailureCode
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+
+
+def pretend(process: ProcessSpec) -> FakeRun:
+    """What the few programs of this suite would do."""
+    match process.argv:
+        case ("sleep", seconds):
+            return FakeRun(duration_s=float(seconds))
+        case ("sh", "-c", script) if script.startswith("exit "):
+            return FakeRun(exit_code=int(script.split()[1]))
+        case ("true",):
+            return FakeRun()
+        case _:
+            return FakeRun(refusal=TaskFailure(TaskFailureCode.COMMAND_PROGRAM_NOT_FOUND, "not found"))
+
+
+class Case:
+    """One executor, and how to make the next life's executor over the same processes."""
+
+    def __init__(self, executor: Any, again: Callable[[], Any], directory: Path) -> None:
+        self.executor: Executor = executor
+        self.again = again
+        self._directory = directory
+
+    def spec(self, name: str, *argv: str) -> ProcessSpec:
+        return ProcessSpec(
+            id=f"node/{name}/1",
+            argv=argv,
+            directory=str(self._directory),
+            environment=ENVIRONMENT,
+            stdout_path=str(self._directory / f"{name}.out"),
+            stderr_path=str(self._directory / f"{name}.err"),
+        )
+
+
+@pytest.fixture(params=["process", "fake"])
+async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Case]:
+    if request.param == "fake":
+        fake = FakeExecutor(pretend, time.time)
+        yield Case(fake, lambda: fake, tmp_path)
+        return
+    made: list[ProcessExecutor] = []
+
+    def make() -> ProcessExecutor:
+        made.append(ProcessExecutor(str(tmp_path / "host")))
+        return made[-1]
+
+    yield Case(make(), make, tmp_path)
+    for executor in made[:-1]:
+        await executor.close()
+    await made[-1].shutdown()
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 255])
+async def test_exit_code(case: Case, code: int) -> None:
+    before = time.time()
+    spec = case.spec("a", "sh", "-c", f"exit {code}")
+    await case.executor.start(spec)
+    ended = await case.executor.wait(spec.id)
+    assert ended is not None
+    assert ended.exit_code == code
+    assert before - 0.01 <= ended.end_time <= time.time() + 0.01
+
+
+async def test_wait_again_gives_the_same(case: Case) -> None:
+    spec = case.spec("a", "sh", "-c", "exit 7")
+    await case.executor.start(spec)
+    first, second = await asyncio.gather(case.executor.wait(spec.id), case.executor.wait(spec.id))
+    assert first == second == await case.executor.wait(spec.id)
+    assert first is not None
+
+
+async def test_program_not_found(case: Case) -> None:
+    spec = case.spec("a", "no-such-program-anywhere")
+    with pytest.raises(TaskFailure) as caught:
+        await case.executor.start(spec)
+    assert caught.value.code is TaskFailureCode.COMMAND_PROGRAM_NOT_FOUND
+    assert caught.value.user_error
+    assert spec.id not in await case.executor.known()
+    assert await case.executor.wait(spec.id) is None
+
+
+async def test_kill(case: Case) -> None:
+    spec = case.spec("a", "sleep", "600")
+    await case.executor.start(spec)
+    await case.executor.kill(spec.id)
+    ended = await case.executor.wait(spec.id)
+    assert ended is not None
+    assert ended.exit_code == -9
+    # Once more, now that it has ended: nothing happens.
+    await case.executor.kill(spec.id)
+    assert await case.executor.wait(spec.id) == ended
+
+
+async def test_unknown_process(case: Case) -> None:
+    await case.executor.kill("node/404/1")
+    await case.executor.forget("node/404/1")
+    assert await case.executor.wait("node/404/1") is None
+    assert list(await case.executor.known()) == []
+
+
+async def test_start_twice_is_once(case: Case) -> None:
+    spec = case.spec("a", "sleep", "600")
+    await case.executor.start(spec)
+    await case.executor.start(spec)
+    assert list(await case.executor.known()) == [spec.id]
+    await case.executor.kill(spec.id)
+    ended = await case.executor.wait(spec.id)
+    # Nor is one that has ended started again.
+    await case.executor.start(spec)
+    assert await case.executor.wait(spec.id) == ended
+
+
+async def test_known_until_forgotten(case: Case) -> None:
+    runs, ends = case.spec("runs", "sleep", "600"), case.spec("ends", "true")
+    await case.executor.start(runs)
+    await case.executor.start(ends)
+    await case.executor.wait(ends.id)
+    assert sorted(await case.executor.known()) == [ends.id, runs.id]
+    await case.executor.forget(ends.id)
+    assert list(await case.executor.known()) == [runs.id]
+    assert await case.executor.wait(ends.id) is None
+    # Of one that runs nothing is asked any more either.
+    await case.executor.kill(runs.id)
+    await case.executor.forget(runs.id)
+    assert list(await case.executor.known()) == []
+    assert await case.executor.wait(runs.id) is None
+    assert list(await case.again().known()) == []
+
+
+async def test_a_next_life_finds_everything(case: Case) -> None:
+    runs, ends = case.spec("runs", "sleep", "600"), case.spec("ends", "sh", "-c", "exit 5")
+    await case.executor.start(runs)
+    await case.executor.start(ends)
+    ended = await case.executor.wait(ends.id)
+    heir: Executor = case.again()
+    assert sorted(await heir.known()) == [ends.id, runs.id]
+    assert await heir.wait(ends.id) == ended
+    await heir.kill(runs.id)
+    killed = await heir.wait(runs.id)
+    assert killed is not None
+    assert killed.exit_code == -9
+
+
+async def test_a_cancelled_wait_leaves_the_process_alone(case: Case) -> None:
+    spec = case.spec("a", "sleep", "600")
+    await case.executor.start(spec)
+    waiting = asyncio.ensure_future(case.executor.wait(spec.id))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert list(await case.executor.known()) == [spec.id]
+    await case.executor.kill(spec.id)
+    assert await case.executor.wait(spec.id) is not None
+
+
+async def test_many_at_once(case: Case) -> None:
+    specs = [case.spec(str(number), "sh", "-c", f"exit {number % 5}") for number in range(60)]
+    await asyncio.gather(*map(case.executor.start, specs))
+    ended = await asyncio.gather(*(case.executor.wait(spec.id) for spec in specs))
+    assert [one.exit_code for one in ended if one is not None] == [number % 5 for number in range(60)]

@@ -1,0 +1,473 @@
+"""Real processes under the spawner: trees, crashes, limits."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from millpond.agent import spawner
+from millpond.agent.base import ProcessExit, ProcessSpec
+from millpond.agent.executors.process import ProcessExecutor
+from millpond.domain.errors import TaskFailure, TaskFailureCode
+
+PATIENCE_S = 20.0
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.005)
+
+
+def runs(pid: int) -> bool:
+    """Whether that process is there and not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
+class Host:
+    """A host's directory, with the executor of its present life."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.directory = str(path / "host")
+        self.executor = ProcessExecutor(self.directory)
+
+    def spec(self, *argv: str, name: str = "a", **environment: str) -> ProcessSpec:
+        return ProcessSpec(
+            id=f"node/{name}/1",
+            argv=argv,
+            directory=str(self.path),
+            environment={"PATH": "/usr/local/bin:/usr/bin:/bin", **environment},
+            stdout_path=str(self.path / f"{name}.out"),
+            stderr_path=str(self.path / f"{name}.err"),
+        )
+
+    def shell(self, script: str, name: str = "a") -> ProcessSpec:
+        return self.spec("/bin/sh", "-c", script, name=name)
+
+    async def run(self, spec: ProcessSpec) -> ProcessExit:
+        await self.executor.start(spec)
+        ended = await self.executor.wait(spec.id)
+        assert ended is not None
+        return ended
+
+    def out(self, name: str = "a") -> str:
+        return (self.path / f"{name}.out").read_text()
+
+    def err(self, name: str = "a") -> str:
+        return (self.path / f"{name}.err").read_text()
+
+    def pids(self, name: str) -> list[int]:
+        """The numbers a script wrote, one a line."""
+        with contextlib.suppress(FileNotFoundError):
+            return [int(line) for line in (self.path / name).read_text().splitlines(keepends=True) if line[-1] == "\n"]
+        return []
+
+    def spawner_pid(self) -> int:
+        for name in os.listdir("/proc"):
+            with contextlib.suppress(OSError):
+                if name.isdigit() and f"spawner.py\0{self.directory}\0" in Path(f"/proc/{name}/cmdline").read_text():
+                    return int(name)
+        raise AssertionError("no spawner runs")
+
+    async def crash(self) -> None:
+        """The agent is gone without a word; a new life begins."""
+        await self.executor.close()
+        self.executor = ProcessExecutor(self.directory)
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    host = Host(tmp_path)
+    yield host
+    await host.executor.shutdown()
+
+
+# --- starting -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_process_is_given(host: Host) -> None:
+    script = """
+import os, signal, sys
+print(sys.argv[1:])
+print(os.getcwd(), os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid(), os.umask(0))
+print(sorted(int(fd) for fd in os.listdir('/proc/self/fd'))[:3], os.readlink('/proc/self/fd/0'))
+print(sum(1 for fd in os.listdir('/proc/self/fd') if int(fd) > 2))
+print(sorted(name for name in os.environ if name != 'LC_CTYPE'))
+status = dict(line.split(':', 1) for line in open('/proc/self/status'))
+print(int(status['SigBlk'], 16), int(status['SigIgn'], 16) & 1 << signal.SIGHUP - 1)
+print('to the other', file=sys.stderr)
+"""
+    spec = host.spec(sys.executable, "-c", script, "two words", "", "ünïcode", "$HOME", FIRST="1", EMPTY="")
+    ended = await host.run(spec)
+    assert ended.exit_code == 0, host.err()
+    lines = host.out().splitlines()
+    assert lines[0] == "['two words', '', 'ünïcode', '$HOME']"
+    assert lines[1] == f"{host.path} True True {0o022}"
+    assert lines[2] == "[0, 1, 2] /dev/null"
+    # Only the listing's own descriptor is open beyond those three.
+    assert lines[3] == "1"
+    assert lines[4] == "['EMPTY', 'FIRST', 'MILLPOND_PROCESS', 'PATH']"
+    assert lines[5] == "0 0"
+    assert host.err() == "to the other\n"
+    assert stat.S_IMODE((host.path / "a.out").stat().st_mode) == 0o644
+
+
+async def test_logs_are_begun_anew(host: Host) -> None:
+    (host.path / "a.out").write_text("of an earlier attempt")
+    await host.run(host.shell("echo new"))
+    assert host.out() == "new\n"
+
+
+async def test_a_log_is_not_written_through_a_link(host: Host) -> None:
+    victim = host.path / "victim"
+    victim.write_text("precious")
+    (host.path / "a.out").symlink_to(victim)
+    with pytest.raises(TaskFailure) as caught:
+        await host.executor.start(host.shell("echo new"))
+    assert caught.value.code is TaskFailureCode.COMMAND_LAUNCH_FAILED
+    assert victim.read_text() == "precious"
+
+
+async def test_cpu_time(host: Host) -> None:
+    ended = await host.run(
+        host.spec(sys.executable, "-c", "import time\nwhile time.process_time() < 0.05: pass", PYTHONHASHSEED="0")
+    )
+    assert ended.user_cpu_s + ended.kernel_cpu_s >= 0.04
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (("no-such-program",), TaskFailureCode.COMMAND_PROGRAM_NOT_FOUND),
+        (("./no-such-program",), TaskFailureCode.COMMAND_PROGRAM_NOT_FOUND),
+        (("/no/such/program",), TaskFailureCode.COMMAND_PROGRAM_NOT_FOUND),
+        (("./plain.txt",), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+        (("./sub",), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+        (("/",), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+        (("./no-interpreter",), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+        (("./no-format",), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+        (("",), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+        ((), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+        (("true", "a\0b"), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+        (("true", "\ud800"), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+        (("true", "x" * 200_000), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+        (("true", *["x" * 100_000] * 200), TaskFailureCode.COMMAND_LAUNCH_FAILED),
+    ],
+    ids=lambda value: None if isinstance(value, tuple) else value.value,
+)
+async def test_what_cannot_be_started(host: Host, argv: tuple[str, ...], code: TaskFailureCode) -> None:
+    (host.path / "plain.txt").write_text("just text")
+    (host.path / "sub").mkdir()
+    for name, text in (("no-interpreter", "#!/no/such/interpreter\n"), ("no-format", "neither this nor that\n")):
+        (host.path / name).write_text(text)
+        (host.path / name).chmod(0o755)
+    with pytest.raises(TaskFailure) as caught:
+        await host.executor.start(host.spec(*argv))
+    assert caught.value.code is code
+    assert caught.value.user_error
+    assert list(await host.executor.known()) == []
+    # The spawner is none the worse for it.
+    assert (await host.run(host.shell("exit 3", name="b"))).exit_code == 3
+
+
+async def test_program_by_path_and_by_directory(host: Host) -> None:
+    for name in ("tool", "hidden"):
+        (host.path / name).write_text(f"#!/bin/sh\necho {name}\n")
+        (host.path / name).chmod(0o755)
+    (host.path / "sub").mkdir()
+    (host.path / "sub" / "tool").write_text("not executable: the search goes on")
+    assert (await host.run(host.spec("./hidden", name="b"))).exit_code == 0
+    assert host.out("b") == "hidden\n"
+    spec = host.spec("tool", name="c", PATH=f"{host.path}/sub:{host.path}:/usr/bin:/bin")
+    assert (await host.run(spec)).exit_code == 0
+    assert host.out("c") == "tool\n"
+
+
+async def test_a_missing_directory_is_the_nodes_fault(host: Host) -> None:
+    spec = ProcessSpec("node/a/1", ("true",), "/no/such/place", {}, str(host.path / "o"), str(host.path / "e"))
+    with pytest.raises(TaskFailure) as caught:
+        await host.executor.start(spec)
+    assert not caught.value.user_error
+
+
+# --- ending ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+async def test_ended_by_a_signal(host: Host, number: signal.Signals) -> None:
+    assert (await host.run(host.shell(f"kill -{int(number)} $$"))).exit_code == -number
+
+
+PYTHON_DAEMON = """
+import os, sys, time
+def forever(name):
+    with open(name, 'a') as file:
+        file.write(f'{os.getpid()}\\n')
+    time.sleep(600)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        forever('pids')
+    forever('pids')
+if os.fork() == 0:
+    os.setpgid(0, 0)
+    forever('pids')
+if os.fork() == 0:
+    forever('pids')
+"""
+
+
+async def spread(host: Host, rest: str, count: int = 4, environment: str = "") -> ProcessSpec:
+    """Start a process that has `count` descendants in other groups, sessions and hands; then it does `rest`."""
+    script = PYTHON_DAEMON + environment + f"\nwhile len(open('pids').readlines()) < {count}: time.sleep(0.01)\n" + rest
+    (host.path / "pids").touch()
+    spec = host.spec(sys.executable, "-S", "-c", script)
+    await host.executor.start(spec)
+    await until(lambda: len(host.pids("pids")) == count, "the tree did not grow")
+    return spec
+
+
+async def test_no_child_outlives_its_task(host: Host) -> None:
+    spec = await spread(host, "sys.exit(4)")
+    ended = await host.executor.wait(spec.id)
+    assert ended is not None
+    assert ended.exit_code == 4
+    assert [pid for pid in host.pids("pids") if runs(pid)] == []
+
+
+async def test_kill_takes_the_whole_tree(host: Host) -> None:
+    spec = await spread(host, "time.sleep(600)")
+    await host.executor.kill(spec.id)
+    ended = await host.executor.wait(spec.id)
+    assert ended is not None
+    assert ended.exit_code == -9
+    assert [pid for pid in host.pids("pids") if runs(pid)] == []
+
+
+async def test_kill_takes_what_ignores_sigterm_and_is_stopped(host: Host) -> None:
+    host.executor = ProcessExecutor(host.directory, grace_s=0.1)
+    script = (
+        "trap '' TERM HUP INT; echo $$ >> pids; (trap '' TERM; echo 1; kill -STOP $$) ; while :; do sleep 600; done"
+    )
+    await host.executor.start(host.shell(script))
+    await until(lambda: len(host.pids("pids")) == 1, "it did not begin")
+    await host.executor.kill("node/a/1")
+    ended = await host.executor.wait("node/a/1")
+    assert ended is not None
+    assert ended.exit_code == -9
+    assert not runs(host.pids("pids")[0])
+
+
+async def test_grace_lets_a_process_end_by_itself(host: Host) -> None:
+    host.executor = ProcessExecutor(host.directory, grace_s=60.0)
+    script = "trap 'echo bye; exit 6' TERM; echo $$ >> pids; while :; do sleep 0.01; done"
+    await host.executor.start(host.shell(script))
+    await until(lambda: len(host.pids("pids")) == 1, "it did not begin")
+    await host.executor.kill("node/a/1")
+    ended = await host.executor.wait("node/a/1")
+    assert ended is not None
+    assert ended.exit_code == 6
+    assert host.out() == "bye\n"
+
+
+async def test_a_daemon_without_the_marker_is_found_by_its_time(host: Host) -> None:
+    """It clears its environment and begins a session: nothing is left to know it by but when it came."""
+    script = "env -i setsid sh -c 'echo $$ >> pids; exec sleep 600' & while [ ! -s pids ]; do sleep 0.01; done; exit 2"
+    assert (await host.run(host.shell(script))).exit_code == 2
+    assert not runs(host.pids("pids")[0])
+
+
+async def test_strays_of_another_task_are_left_alone(host: Host) -> None:
+    """One task daemonises and runs on; another comes and goes."""
+    script = "setsid sh -c 'echo $$ >> pids; exec sleep 600' & while [ ! -s pids ]; do sleep 0.01; done; exec 2>&-; "
+    # Through a middle process that ends, so that the daemon is the spawner's child.
+    await host.executor.start(host.shell(f'sh -c "{script}"; echo up > up; sleep 600', name="a"))
+    await until((host.path / "up").exists, "the daemon did not start")
+    pid = host.pids("pids")[0]
+    assert (await host.run(host.shell("exit 1", name="b"))).exit_code == 1
+    assert runs(pid)
+    await host.executor.kill("node/a/1")
+    await host.executor.wait("node/a/1")
+    assert not runs(pid)
+
+
+async def test_a_chain_that_keeps_forking_is_caught(host: Host) -> None:
+    script = """
+import os, time
+if os.fork():
+    time.sleep(0.2)
+    os._exit(0)
+while True:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    open('last', 'w').write(str(os.getpid()))
+    time.sleep(0.002)
+"""
+    ended = await host.run(host.spec(sys.executable, "-S", "-c", script))
+    assert ended.exit_code == 0
+    last = int((host.path / "last").read_text() or 0)
+    assert not runs(last)
+
+
+# --- crashes --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_agent_killed_outright(host: Host) -> None:
+    """Another process plays the agent, starts tasks and is killed; its tasks and their exits are found."""
+    program = f"""
+import asyncio, sys
+sys.path[:0] = {sys.path!r}
+from millpond.agent.base import ProcessSpec
+from millpond.agent.executors.process import ProcessExecutor
+async def main():
+    executor = ProcessExecutor({host.directory!r})
+    for name, script in (('long', 'while [ ! -e go ]; do sleep 0.01; done; exit 11'), ('short', 'exit 12')):
+        await executor.start(ProcessSpec(f'node/{{name}}/1', ('/bin/sh', '-c', script), {str(host.path)!r},
+            {{'PATH': '/usr/bin:/bin'}}, {str(host.path)!r} + f'/{{name}}.out', {str(host.path)!r} + f'/{{name}}.err'))
+    print('up', flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+    agent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert agent.stdout is not None
+    assert await agent.stdout.readline() == b"up\n"
+    agent.kill()
+    await agent.communicate()
+    assert sorted(await host.executor.known()) == ["node/long/1", "node/short/1"]
+    (host.path / "go").touch()
+    ended = await asyncio.gather(*(host.executor.wait(f"node/{name}/1") for name in ("long", "short")))
+    assert [one.exit_code for one in ended if one is not None] == [11, 12]
+
+
+async def test_an_exit_while_nobody_listens_is_kept(host: Host) -> None:
+    await host.executor.start(host.shell("while [ ! -e go ]; do sleep 0.01; done; echo done > done; exit 21"))
+    pid = host.spawner_pid()
+    await host.crash()
+    (host.path / "go").touch()
+    await until((host.path / "done").exists, "the task did not run on")
+    ended = await host.executor.wait("node/a/1")
+    assert ended is not None
+    assert ended.exit_code == 21
+    assert host.spawner_pid() == pid
+    await host.executor.forget("node/a/1")
+    await host.crash()
+    assert list(await host.executor.known()) == []
+
+
+async def test_a_spawner_killed_outright(host: Host) -> None:
+    """Its tasks are lost: whoever waits is told, and they do not run on."""
+    spec = await spread(host, "time.sleep(600)")
+    pid = host.spawner_pid()
+    waiting = asyncio.ensure_future(host.executor.wait(spec.id))
+    await asyncio.sleep(0)
+    os.kill(pid, signal.SIGKILL)
+    assert await asyncio.wait_for(waiting, PATIENCE_S) is None
+    await until(lambda: not any(runs(pid) for pid in host.pids("pids")), "the lost task runs on")
+    assert host.spawner_pid() != pid
+    assert (await host.run(host.shell("exit 5", name="b"))).exit_code == 5
+
+
+async def test_two_agents_starting_at_once_share_a_spawner(host: Host) -> None:
+    other = ProcessExecutor(host.directory)
+    # The later one takes the place of the earlier, which connects again when it has something to ask.
+    await asyncio.gather(host.executor.known(), other.known())
+    await other.close()
+    assert (await host.run(host.shell("exit 9"))).exit_code == 9
+
+
+async def test_a_spawner_ends_when_nobody_comes(host: Host) -> None:
+    host.executor = ProcessExecutor(host.directory, linger_s=0.0)
+    await host.run(host.shell("exit 0"))
+    pid = host.spawner_pid()
+    await host.executor.close()
+    await until(lambda: not runs(pid), "the spawner stays")
+    # The next life starts its own.
+    host.executor = ProcessExecutor(host.directory)
+    assert list(await host.executor.known()) == []
+
+
+async def test_a_spawner_without_a_directory_ends_with_its_tasks(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    await host.executor.start(host.shell("echo $$ >> pids; exec sleep 600"))
+    await until(lambda: len(host.pids("pids")) == 1, "it did not begin")
+    pid = host.spawner_pid()
+    await host.executor.close()
+    (Path(host.directory) / spawner.SOCKET_NAME).unlink()
+    await until(lambda: not runs(pid) and not runs(host.pids("pids")[0]), "they stay")
+
+
+async def test_a_forgotten_process_is_still_the_spawners(host: Host) -> None:
+    """It is known no more, but killed and reaped like any other."""
+    await host.executor.start(host.shell("echo $$ >> pids; exec sleep 600"))
+    await until(lambda: len(host.pids("pids")) == 1, "it did not begin")
+    await host.executor.forget("node/a/1")
+    await host.crash()
+    assert list(await host.executor.known()) == []
+    await host.executor.kill("node/a/1")
+    await until(lambda: not Path(f"/proc/{host.pids('pids')[0]}").exists(), "it runs on")
+
+
+async def test_shutdown_ends_everything(host: Host) -> None:
+    spec = await spread(host, "time.sleep(600)")
+    pid = host.spawner_pid()
+    waiting = asyncio.ensure_future(host.executor.wait(spec.id))
+    await asyncio.sleep(0)
+    await host.executor.shutdown()
+    ended = await waiting
+    assert ended is not None
+    assert ended.exit_code == -9
+    await until(lambda: not runs(pid), "the spawner stays")
+    assert [pid for pid in host.pids("pids") if runs(pid)] == []
+
+
+async def test_a_client_that_talks_nonsense_is_dropped(host: Host) -> None:
+    assert (await host.run(host.shell("exit 0"))).exit_code == 0
+    for nonsense in (b"GET / HTTP/1.1\r\n\r\n" * 100, spawner.frame(99), spawner.frame(spawner.KILL, b"a", b"soon")):
+        reader, writer = await asyncio.open_unix_connection(f"{host.directory}/{spawner.SOCKET_NAME}")
+        writer.write(nonsense)
+        await reader.read()
+        await asyncio.wait_for(reader.read(), PATIENCE_S)
+        writer.close()
+        await writer.wait_closed()
+    assert (await host.run(host.shell("exit 8", name="b"))).exit_code == 8
+
+
+# --- many -----------------------------------------------------------------------------------------------------------
+
+
+async def test_thousands_leave_nothing_behind(host: Host) -> None:
+    await host.run(host.shell("exit 0", name="first"))
+    pid = host.spawner_pid()
+    descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+    numbers = iter(range(2000))
+
+    async def lane() -> None:
+        for number in numbers:
+            spec = host.spec("true", name=f"quick{number % 8}-{number}")
+            spec = ProcessSpec(
+                spec.id, spec.argv, spec.directory, spec.environment, f"{host.path}/out{number % 8}", f"{host.path}/err"
+            )
+            assert (await host.run(spec)).exit_code == 0
+            await host.executor.forget(spec.id)
+
+    await asyncio.gather(*(lane() for _ in range(4)))
+    assert list(await host.executor.known()) == ["node/first/1"]
+    assert len(os.listdir(f"/proc/{pid}/fd")) == descriptors
+    assert children(pid) == ""
