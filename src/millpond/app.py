@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -51,10 +51,11 @@ class Running(NamedTuple):
     data_dir: DataDir
 
 
-def run(config: Config, ready: Callable[[Running], None]) -> None:
+def run(config: Config, ready: Callable[[Running], None], *, host_command: Sequence[str] = ()) -> None:
     """Run the service until SIGINT or SIGTERM. `ready` is called once, when clients can come.
 
-    A second signal kills the local nodes and ends the process at once. Raises StartError.
+    A second signal kills the local nodes and ends the process at once. `host_command` runs the local nodes by another
+    program than the agent (benchmarks do). Raises StartError.
     """
     logging.basicConfig(
         level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
@@ -66,7 +67,7 @@ def run(config: Config, ready: Callable[[Running], None]) -> None:
             contextlib.closing(data_dir.open()),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(_serve(config, data_dir, listener, ready))
+            runner.run(_serve(config, data_dir, listener, ready, host_command))
     except ListenError as error:
         holder = f"; a millpond runs in {data_dir.path} already" if data_dir.is_in_use() else ""
         raise StartError(f"{error}{holder}") from error
@@ -74,8 +75,14 @@ def run(config: Config, ready: Callable[[Running], None]) -> None:
         raise StartError(str(error)) from error
 
 
-async def _serve(config: Config, data_dir: DataDir, listener: socket.socket, ready: Callable[[Running], None]) -> None:
-    async with _service(config, data_dir, listener) as stop:
+async def _serve(
+    config: Config,
+    data_dir: DataDir,
+    listener: socket.socket,
+    ready: Callable[[Running], None],
+    host_command: Sequence[str],
+) -> None:
+    async with _service(config, data_dir, listener, host_command) as stop:
         endpoint = Endpoint(url_of(listener), config.account.name, os.getpid())
         data_dir.write_endpoint(endpoint)
         # What start-up left lives as long as the process: the collector need not look at it again and again.
@@ -86,12 +93,14 @@ async def _serve(config: Config, data_dir: DataDir, listener: socket.socket, rea
 
 
 @contextlib.asynccontextmanager
-async def _service(config: Config, data_dir: DataDir, listener: socket.socket) -> AsyncIterator[asyncio.Event]:
+async def _service(
+    config: Config, data_dir: DataDir, listener: socket.socket, host_command: Sequence[str]
+) -> AsyncIterator[asyncio.Event]:
     """Everything started, in order; everything stopped, in order. Yields the event that a signal sets."""
     account_url = url_of(listener)
     keys = AccountKeys.from_base64(config.account.name, *data_dir.account_keys(create=True))
     storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
-    provider = LocalProvider(str(data_dir.nodes_path), endpoint=account_url)
+    provider = LocalProvider(str(data_dir.nodes_path), endpoint=account_url, command=host_command)
 
     def sign(container: str) -> str:
         return storage.sign(account_url, container, None, "rl", time.time() + _STAGING_URL_S)
