@@ -1,9 +1,73 @@
-"""Placeholder types of the `$filter` tree; the room `odata` fills this in."""
+"""The tree of a parsed `$filter`.
+
+Names in the tree are those of the wire (`executionInfo/exitCode`); what they mean in a row is the reader's business
+(`evaluate`, `sql`). A property without a value is equal to nothing: `ne` holds for it, every other test fails (OData:
+null is unequal to every literal, and every ordering of null is false). There is no negation, so "fails" and "unknown"
+need not be told apart.
+"""
+
+from enum import StrEnum
+from typing import TypeAlias
 
 import msgspec
 
 
+class Operator(StrEnum):
+    """The comparisons, spelled as on the wire."""
+
+    EQ = "eq"
+    NE = "ne"
+    GE = "ge"
+    GT = "gt"
+    LE = "le"
+    LT = "lt"
+
+
+Literal: TypeAlias = str | int | float | bool
+"""A value in a filter. Date-times are floats of epoch seconds, UTC; strings are as written."""
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """`property operator literal`."""
+
+    path: str
+    operator: Operator
+    value: Literal
+
+
+class StartsWith(msgspec.Struct, frozen=True):
+    """`startswith(property, 'prefix')`."""
+
+    path: str
+    prefix: str
+
+
+class And(msgspec.Struct, frozen=True):
+    """All of two or more conditions."""
+
+    parts: "tuple[Condition, ...]"
+
+
+class Or(msgspec.Struct, frozen=True):
+    """Any of two or more conditions."""
+
+    parts: "tuple[Condition, ...]"
+
+
+Condition: TypeAlias = Comparison | StartsWith | And | Or
+
+
 class Filter(msgspec.Struct, frozen=True):
-    """A parsed `$filter`."""
+    """A parsed `$filter`, checked against the properties of one kind of entity."""
 
     text: str
+    """As the client wrote it."""
+    condition: Condition
+
+
+def fold(text: str) -> bytes:
+    """The form in which strings are compared and ordered: UTF-8 with A-Z as a-z.
+
+    Only ASCII is folded, because that is what every database does alike; ids, states and sizes are ASCII anyway.
+    """
+    return text.encode("utf-8", "surrogatepass").lower()

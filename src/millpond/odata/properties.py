@@ -1,0 +1,96 @@
+"""Which properties can be filtered, by which operators (Azure Batch: "OData filters by resource")."""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final, TypeAlias
+
+import msgspec
+
+from millpond.odata.filters import Operator
+
+
+class PropertyType(Enum):
+    """What a property's literals look like; the value is how a message names it."""
+
+    STRING = "a string such as 'active'"
+    INTEGER = "an integer"
+    BOOLEAN = "true or false"
+    DATE_TIME = "a date-time such as DateTime'2026-01-31T12:00:00Z'"
+
+
+class Property(msgspec.Struct, frozen=True):
+    """How one property may be used in a filter."""
+
+    type: PropertyType
+    operators: frozenset[Operator]
+    starts_with: bool = False
+    """Whether `startswith(property, …)` is offered."""
+    name: str | None = None
+    """The property meant, when the name is only another spelling of it."""
+
+
+Properties: TypeAlias = Mapping[str, Property]
+"""Path on the wire → how it may be used."""
+
+_NONE: Final[frozenset[Operator]] = frozenset()
+_ALL: Final = frozenset(Operator)
+_EQ: Final = frozenset({Operator.EQ})
+_EQ_NE: Final = frozenset({Operator.EQ, Operator.NE})
+
+_ID: Final = Property(PropertyType.STRING, _ALL, starts_with=True)
+_NAME: Final = Property(PropertyType.STRING, _NONE, starts_with=True)
+_WORD: Final = Property(PropertyType.STRING, _EQ_NE)
+_WORD_EQ: Final = Property(PropertyType.STRING, _EQ)
+_FLAG: Final = Property(PropertyType.BOOLEAN, _EQ_NE)
+_NUMBER: Final = Property(PropertyType.INTEGER, _ALL)
+_TIME: Final = Property(PropertyType.DATE_TIME, _ALL)
+
+POOLS: Final[Properties] = {
+    "id": _ID,
+    "state": _WORD,
+    "stateTransitionTime": _TIME,
+    "allocationState": _WORD_EQ,
+    "allocationStateTransitionTime": _TIME,
+    "creationTime": _TIME,
+    "lastModified": _TIME,
+    "enableAutoScale": _FLAG,
+    "enableInterNodeCommunication": _FLAG,
+    "vmSize": _WORD,
+}
+NODES: Final[Properties] = {
+    "state": _WORD,
+    "stateTransitionTime": _TIME,
+    "lastBootTime": _TIME,
+    "allocationTime": _TIME,
+    "startTaskInfo/state": _WORD_EQ,
+    "startTaskInfo/result": _WORD,
+    "startTaskInfo/exitCode": _NUMBER,
+    "startTaskInfo/startTime": _TIME,
+    "startTaskInfo/endTime": _TIME,
+}
+JOBS: Final[Properties] = {
+    "id": _ID,
+    "state": _WORD,
+    "stateTransitionTime": _TIME,
+    "creationTime": _TIME,
+    "lastModified": _TIME,
+    "executionInfo/startTime": _TIME,
+    "executionInfo/endTime": _TIME,
+    "executionInfo/poolId": _ID,
+}
+TASKS: Final[Properties] = {
+    "id": _ID,
+    "state": _WORD,
+    "stateTransitionTime": _TIME,
+    "creationTime": _TIME,
+    "lastModified": _TIME,
+    # The documentation lists this name, the entity carries the one above.
+    "lastModifiedTime": Property(PropertyType.DATE_TIME, _ALL, name="lastModified"),
+    "executionInfo/startTime": _TIME,
+    "executionInfo/endTime": _TIME,
+    "executionInfo/exitCode": _NUMBER,
+    "executionInfo/result": _WORD,
+}
+FILES: Final[Properties] = {"name": _NAME}
+SUPPORTED_IMAGES: Final[Properties] = {"osType": _WORD, "verificationType": _WORD, "nodeAgentSKUId": _WORD}
+NODE_COUNTS: Final[Properties] = {"poolId": _WORD_EQ}
