@@ -6,7 +6,11 @@ task.requeue_count, task.last_retry_time, task.last_requeue_time, task.start_tim
 task.failure, task.satisfies, task.rules
 
 -- name: insert_tasks
-INSERT INTO task
+INSERT INTO task (
+    key, id, state, creation_time, last_modified, state_time, required_slots, max_retry_count, previous_state,
+    previous_state_time, attempt, node, retry_count, requeue_count, last_retry_time, last_requeue_time, start_time,
+    end_time, exit_code, failure, satisfies, rules
+)
 SELECT
     column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column11,
     (SELECT ref FROM node_name WHERE node_name.id = column12),
@@ -63,7 +67,7 @@ SELECT job_no, id_key FROM satisfied WHERE job_no = ? ORDER BY id_key
 -- name: get_task
 SELECT /*task_columns*/, task_spec.spec
 FROM job
-JOIN task ON task.key >> 32 = job.no AND task.id = ?2 COLLATE NOCASE
+JOIN task ON task.job_no = job.no AND task.id = ?2
 LEFT JOIN task_spec ON task_spec.key = task.key
 WHERE job.id = ?1
 
@@ -85,7 +89,7 @@ SELECT key, spec FROM task_spec WHERE key IN (SELECT value FROM json_each(?))
 -- name: recent_tasks
 SELECT /*task_columns*/, job.id
 FROM task
-JOIN job ON job.no = task.key >> 32
+JOIN job ON job.no = task.job_no
 WHERE task.node = ?
 ORDER BY task.state_time DESC, task.key DESC
 LIMIT ?
