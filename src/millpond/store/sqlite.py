@@ -19,7 +19,7 @@ import msgspec
 
 from millpond.domain import ids
 from millpond.domain.durations import Timestamp
-from millpond.domain.errors import LeaseLost, StoreUnavailable
+from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
@@ -66,7 +66,12 @@ class SqliteStore:
         """What `task.node` means. Names never change, so what was read once stays true."""
 
     async def open(self) -> StoreFacts:
-        """See `Store.open`. Raises ValueError also for a database that is not Millpond's."""
+        """See `Store.open`. Raises ValueError also for a database that is not Millpond's.
+
+        Shortens the interpreter's switch interval for the whole process, see `sqlite_writer.SWITCH_INTERVAL_S`.
+        """
+        if self._writer is not None:
+            raise Bug(f"the store {self._path} is open already")
         readers = ThreadPoolExecutor(READERS, thread_name_prefix="millpond-store-reader")
         try:
             connection, facts = await asyncio.get_running_loop().run_in_executor(readers, self._open_file)
