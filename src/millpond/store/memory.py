@@ -1,0 +1,367 @@
+"""The store that lives in memory, for tests and the simulation.
+
+It outlives a simulated crash of the control plane: the object stays, a new engine loads from it. Deterministic: no
+threads, no clock, nothing depends on the order of a set.
+"""
+
+import copy
+from bisect import bisect_right, insort
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from millpond.domain import ids
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
+from millpond.domain.job import Job
+from millpond.domain.node import Node
+from millpond.domain.pool import Pool
+from millpond.domain.states import JobState
+from millpond.domain.task import JsonObject, Task
+from millpond.odata.filters import Filter
+from millpond.store import filterable, paging
+from millpond.store.base import Fence, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
+from millpond.store.changes import ChangeSet
+
+_T = TypeVar("_T")
+
+
+class _Lease(msgspec.Struct):
+    epoch: int = 0
+    owner: str | None = None
+    expires: Timestamp = 0.0
+
+
+class _JobTasks(msgspec.Struct):
+    """The tasks of one job number."""
+
+    rows: dict[int, Task] = msgspec.field(default_factory=dict)
+    keys: list[int] = msgspec.field(default_factory=list)
+    """Sorted."""
+    by_id: dict[str, int] = msgspec.field(default_factory=dict)
+    """Id key → key."""
+
+
+class MemoryStore:
+    """A `Store` without a disk. Records are copied on their way in and out."""
+
+    def __init__(self) -> None:
+        self.fail_next_commit: Exception | None = None
+        """Raised by the next commit instead of writing, once. For the simulation: StoreUnavailable, LeaseLost …"""
+        self.before_commit: Callable[[ChangeSet], Awaitable[None]] | None = None
+        """Awaited by each commit between reading its records and writing them: the time the disk takes. What it raises
+        is raised by the commit, and nothing is written."""
+        self.commits = 0
+        """How many were written."""
+        self._is_open = False
+        self._leases: dict[str, _Lease] = {}
+        self._next_pool_no = 1
+        self._next_job_no = 1
+        self._pools: dict[int, Pool] = {}
+        self._nodes: dict[str, Node] = {}
+        self._jobs: dict[int, Job] = {}
+        self._pool_nos: dict[str, int] = {}
+        self._job_nos: dict[str, int] = {}
+        self._tasks: dict[int, _JobTasks] = {}
+        self._specs: dict[int, bytes] = {}
+        self._satisfied: dict[int, set[str]] = {}
+
+    async def open(self) -> StoreFacts:
+        self._is_open = True
+        return StoreFacts(
+            next_pool_no=self._next_pool_no,
+            next_job_no=self._next_job_no,
+            jobs=[(job.id, no, job.pool_id) for no, job in sorted(self._jobs.items())],
+            pools=[(pool.id, no) for no, pool in sorted(self._pools.items())],
+        )
+
+    async def close(self) -> None:
+        """The rows stay; `open` finds them again."""
+        self._is_open = False
+
+    # --- leases and changes ---
+
+    async def acquire_lease(self, pool_key: str, owner: str, at: Timestamp, ttl_s: float) -> Fence | None:
+        self._check_open()
+        lease = self._leases.setdefault(pool_key, _Lease())
+        if lease.owner is not None and lease.owner != owner and lease.expires > at:
+            return None
+        lease.epoch += 1
+        lease.owner = owner
+        lease.expires = at + ttl_s
+        return Fence(pool_key, lease.epoch)
+
+    async def renew_lease(self, fence: Fence, owner: str, at: Timestamp, ttl_s: float) -> bool:
+        self._check_open()
+        lease = self._leases.get(fence.pool_key)
+        if lease is None or lease.epoch != fence.epoch or lease.owner != owner:
+            return False
+        lease.expires = max(lease.expires, at + ttl_s)
+        return True
+
+    async def release_lease(self, fence: Fence) -> None:
+        """The epoch moves on, so that a commit of the former owner still on its way is void."""
+        self._check_open()
+        lease = self._leases.get(fence.pool_key)
+        if lease is not None and lease.epoch == fence.epoch:
+            self._leases[fence.pool_key] = _Lease(epoch=lease.epoch + 1)
+
+    async def commit(self, changes: ChangeSet, fence: Fence) -> None:
+        self._check_open()
+        changes = _copy_changes(changes)
+        failure, self.fail_next_commit = self.fail_next_commit, None
+        if self.before_commit is not None:
+            await self.before_commit(changes)
+        if failure is not None:
+            raise failure
+        self._check_open()
+        self._check_fence(fence)
+        self._check_rows(changes)
+        self._apply(changes)
+        self.commits += 1
+
+    async def purge_tasks(self, job_no: int, limit: int, fence: Fence) -> int:
+        self._check_open()
+        self._check_fence(fence)
+        keys = self._job_tasks(job_no).keys[:limit]
+        for key in keys:
+            self._delete_task(key)
+        if len(keys) < limit:
+            self._satisfied.pop(job_no, None)
+        return len(keys)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StoreUnavailable("the store is not open")
+
+    def _check_fence(self, fence: Fence) -> None:
+        lease = self._leases.get(fence.pool_key)
+        if lease is None or lease.epoch != fence.epoch:
+            raise LeaseLost(f"the lease of pool {fence.pool_key!r} is another's")
+
+    def _check_rows(self, changes: ChangeSet) -> None:
+        """Raises Bug for rows that cannot be, before anything is written."""
+        new_ids: set[tuple[int, str]] = set()
+        for key, task in changes.tasks.items():
+            tasks = self._job_tasks(ids.job_no_of(key))
+            if (key in changes.new_tasks) == (key in tasks.rows):
+                story = "is there already" if key in tasks.rows else "is not there"
+                raise Bug(f"rows that cannot be: task {key} ({task.id}) {story}")
+            if key in changes.new_tasks:
+                identity = (ids.job_no_of(key), ids.id_key(task.id))
+                twin = tasks.by_id.get(identity[1])
+                if identity in new_ids or (twin is not None and twin not in changes.deleted_tasks):
+                    raise Bug(f"rows that cannot be: a second task {task.id} in job {identity[0]}")
+                new_ids.add(identity)
+        _check_unique(changes.pools, self._pool_nos, changes.deleted_pools)
+        _check_unique(changes.jobs, self._job_nos, changes.deleted_jobs)
+
+    def _apply(self, changes: ChangeSet) -> None:
+        for key in changes.deleted_tasks:
+            self._delete_task(key)
+        for node_id in changes.deleted_nodes:
+            self._nodes.pop(ids.id_key(node_id), None)
+        for no in changes.deleted_jobs:
+            if (job := self._jobs.pop(no, None)) is not None:
+                del self._job_nos[ids.id_key(job.id)]
+            self._satisfied.pop(no, None)
+        for no in changes.deleted_pools:
+            if (pool := self._pools.pop(no, None)) is not None:
+                del self._pool_nos[ids.id_key(pool.id)]
+        for no, pool in changes.pools.items():
+            self._pools[no] = pool
+            self._pool_nos[ids.id_key(pool.id)] = no
+            self._next_pool_no = max(self._next_pool_no, no + 1)
+        for no, job in changes.jobs.items():
+            self._jobs[no] = job
+            self._job_nos[ids.id_key(job.id)] = no
+            self._next_job_no = max(self._next_job_no, no + 1)
+        for node_id, node in changes.nodes.items():
+            self._nodes[ids.id_key(node_id)] = node
+        for key, task in changes.tasks.items():
+            tasks = self._tasks.setdefault(ids.job_no_of(key), _JobTasks())
+            if key in changes.new_tasks:
+                insort(tasks.keys, key)
+                tasks.by_id[ids.id_key(task.id)] = key
+            tasks.rows[key] = task
+        self._specs.update(changes.specs)
+        for job_no, id_key in changes.satisfied:
+            self._satisfied.setdefault(job_no, set()).add(id_key)
+
+    def _delete_task(self, key: int) -> None:
+        tasks = self._job_tasks(ids.job_no_of(key))
+        task = tasks.rows.pop(key, None)
+        if task is not None:
+            tasks.keys.pop(bisect_right(tasks.keys, key) - 1)
+            del tasks.by_id[ids.id_key(task.id)]
+        self._specs.pop(key, None)
+
+    def _job_tasks(self, job_no: int) -> _JobTasks:
+        return self._tasks.get(job_no) or _JobTasks()
+
+    # --- what the scheduler reads ---
+
+    async def load_pool(self, pool_key: str) -> PoolContents:
+        self._check_open()
+        pool_no = self._pool_nos.get(pool_key)
+        jobs = [job for _, job in sorted(self._jobs.items()) if ids.id_key(job.pool_id) == pool_key]
+        live = [self._job_tasks(job.no) for job in jobs if job.state is not JobState.COMPLETED]
+        return PoolContents(
+            pool=None if pool_no is None else _copy_pool(self._pools[pool_no]),
+            nodes=[copy.copy(node) for node in self._nodes_of(pool_no)],
+            jobs=[_copy_job(job) for job in jobs],
+            tasks=[copy.copy(tasks.rows[key]) for tasks in live for key in tasks.keys],
+            satisfied=[(job.no, id_key) for job in jobs for id_key in sorted(self._satisfied.get(job.no, ()))],
+        )
+
+    async def task_specs(self, keys: Sequence[int]) -> dict[int, bytes]:
+        self._check_open()
+        return {key: self._specs[key] for key in keys if key in self._specs}
+
+    # --- what the API reads ---
+
+    async def get_pool(self, pool_id: str) -> Pool | None:
+        self._check_open()
+        no = self._pool_nos.get(ids.id_key(pool_id))
+        return None if no is None else _copy_pool(self._pools[no])
+
+    async def list_pools(self, where: Filter | None, limit: int, after: str | None) -> Page[Pool]:
+        self._check_open()
+        start = paging.id_after(after)
+        rows = (self._pools[no] for id_key, no in sorted(self._pool_nos.items()) if id_key > start)
+        found = (_copy_pool(pool) for pool in rows if filterable.passes(where, pool, filterable.POOL))
+        return _page(found, limit, lambda pool: paging.token_of_id(pool.id))
+
+    async def get_node(self, pool_id: str, node_id: str) -> Node | None:
+        self._check_open()
+        node = self._nodes.get(ids.id_key(node_id))
+        pool_no = self._pool_nos.get(ids.id_key(pool_id))
+        return None if node is None or node.pool_no != pool_no else copy.copy(node)
+
+    async def list_nodes(self, pool_id: str, where: Filter | None, limit: int, after: str | None) -> Page[Node]:
+        self._check_open()
+        start = paging.id_after(after)
+        rows = (node for node in self._nodes_of(self._pool_nos.get(ids.id_key(pool_id))) if ids.id_key(node.id) > start)
+        found = (copy.copy(node) for node in rows if filterable.passes(where, node, filterable.NODE))
+        return _page(found, limit, lambda node: paging.token_of_id(node.id))
+
+    def _nodes_of(self, pool_no: int | None) -> list[Node]:
+        """In order of id key."""
+        return [node for _, node in sorted(self._nodes.items(), key=lambda one: one[0]) if node.pool_no == pool_no]
+
+    async def node_counts(self, where: Filter | None) -> list[NodeCounts]:
+        self._check_open()
+        answer: list[NodeCounts] = []
+        for _, pool_no in sorted(self._pool_nos.items()):
+            pool_id = self._pools[pool_no].id
+            if filterable.passes(where, pool_id, filterable.NODE_COUNTS):
+                counts: dict[tuple[bool, str], int] = {}
+                first: dict[tuple[bool, str], Node] = {}
+                for node in self._nodes_of(pool_no):
+                    group = (not node.is_dedicated, node.state.value)
+                    counts[group] = counts.get(group, 0) + 1
+                    first.setdefault(group, node)
+                answer += [
+                    NodeCounts(pool_id, first[group].is_dedicated, first[group].state, counts[group])
+                    for group in sorted(counts)
+                ]
+        return answer
+
+    async def get_job(self, job_id: str) -> Job | None:
+        self._check_open()
+        no = self._job_nos.get(ids.id_key(job_id))
+        return None if no is None else _copy_job(self._jobs[no])
+
+    async def list_jobs(self, where: Filter | None, limit: int, after: str | None) -> Page[Job]:
+        self._check_open()
+        start = paging.id_after(after)
+        rows = (self._jobs[no] for id_key, no in sorted(self._job_nos.items()) if id_key > start)
+        found = (_copy_job(job) for job in rows if filterable.passes(where, job, filterable.JOB))
+        return _page(found, limit, lambda job: paging.token_of_id(job.id))
+
+    async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
+        self._check_open()
+        tasks = self._job_tasks(self._job_nos.get(ids.id_key(job_id), -1))
+        key = tasks.by_id.get(ids.id_key(task_id))
+        return None if key is None else self._task_row(tasks.rows[key])
+
+    async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
+        self._check_open()
+        tasks = self._job_tasks(job_no)
+        start = bisect_right(tasks.keys, paging.task_after(job_no, after))
+        rows = (tasks.rows[tasks.keys[place]] for place in range(start, len(tasks.keys)))
+        found = (self._task_row(task) for task in rows if filterable.passes(where, task, filterable.TASK))
+        return _page(found, limit, lambda row: paging.token_of_task(row.task.key))
+
+    def _task_row(self, task: Task) -> TaskRow:
+        return TaskRow(copy.copy(task), self._specs.get(task.key, b"{}"))
+
+    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
+        self._check_open()
+        wanted = ids.id_key(node_id)
+        found = [
+            (self._jobs[job_no].id, task)
+            for job_no, tasks in self._tasks.items()
+            if job_no in self._jobs
+            for task in tasks.rows.values()
+            if task.node_id is not None and ids.id_key(task.node_id) == wanted
+        ]
+        found.sort(key=lambda one: (one[1].state_time, one[1].key), reverse=True)
+        return [(job_id, copy.copy(task)) for job_id, task in found[:limit]]
+
+    async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
+        self._check_open()
+        keys = [ids.id_key(job_id) for job_id in job_ids]
+        return {key: self._jobs[self._job_nos[key]].pool_id for key in keys if key in self._job_nos}
+
+
+def _copy_pool(pool: Pool) -> Pool:
+    """All but the specification is immutable."""
+    twin = copy.copy(pool)
+    twin.spec = _copy_json(pool.spec)
+    return twin
+
+
+def _copy_job(job: Job) -> Job:
+    twin = copy.copy(job)
+    twin.spec = _copy_json(job.spec)
+    twin.counts = copy.copy(job.counts)
+    return twin
+
+
+def _copy_json(value: JsonObject) -> JsonObject:
+    """Through JSON, as on a disk: what is no JSON fails here too."""
+    return msgspec.json.decode(msgspec.json.encode(value), type=JsonObject)
+
+
+def _copy_changes(changes: ChangeSet) -> ChangeSet:
+    return ChangeSet(
+        pools={no: _copy_pool(pool) for no, pool in changes.pools.items()},
+        nodes={node_id: copy.copy(node) for node_id, node in changes.nodes.items()},
+        jobs={no: _copy_job(job) for no, job in changes.jobs.items()},
+        tasks={key: copy.copy(task) for key, task in changes.tasks.items()},
+        new_tasks=set(changes.new_tasks),
+        specs=dict(changes.specs),
+        satisfied=set(changes.satisfied),
+        deleted_pools=set(changes.deleted_pools),
+        deleted_nodes=set(changes.deleted_nodes),
+        deleted_jobs=set(changes.deleted_jobs),
+        deleted_tasks=set(changes.deleted_tasks),
+    )
+
+
+def _check_unique(saved: Mapping[int, Pool] | Mapping[int, Job], numbers: Mapping[str, int], deleted: set[int]) -> None:
+    for no, record in saved.items():
+        twin = numbers.get(ids.id_key(record.id), no)
+        if twin != no and twin not in deleted:
+            raise Bug(f"rows that cannot be: {record.id} is number {twin} and {no}")
+
+
+def _page(found: Iterator[_T], limit: int, token_of: Callable[[_T], str]) -> Page[_T]:
+    items: list[_T] = []
+    for item in found:
+        if len(items) == limit:
+            return Page(items, token_of(items[-1]))
+        items.append(item)
+    return Page(items, None)

@@ -1,0 +1,17 @@
+-- name: get_lease
+SELECT epoch, owner, expires FROM lease WHERE pool_key = ?
+
+-- name: save_lease
+INSERT INTO lease (pool_key, epoch, owner, expires) VALUES (?, ?, ?, ?)
+ON CONFLICT (pool_key) DO UPDATE SET epoch = excluded.epoch, owner = excluded.owner, expires = excluded.expires
+
+-- name: renew_lease
+UPDATE lease SET expires = max(expires, ?) WHERE pool_key = ? AND epoch = ? AND owner = ?
+
+-- name: release_lease
+-- The epoch moves on, so that a commit of the former owner still on its way is void.
+UPDATE lease SET epoch = epoch + 1, owner = NULL, expires = 0 WHERE pool_key = ? AND epoch = ?
+
+-- name: epochs
+-- One row, whatever the number of pools: {pool key: epoch}.
+SELECT json_group_object(pool_key, epoch) FROM lease WHERE pool_key IN (SELECT value FROM json_each(?))

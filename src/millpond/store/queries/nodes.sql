@@ -1,0 +1,44 @@
+-- name: save_nodes
+INSERT INTO node (id, pool_no, is_dedicated, state, state_time, last_boot_time, allocation_time, record)
+SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
+ON CONFLICT (id) DO UPDATE SET
+    state = excluded.state,
+    state_time = excluded.state_time,
+    last_boot_time = excluded.last_boot_time,
+    allocation_time = excluded.allocation_time,
+    record = excluded.record
+
+-- name: delete_nodes
+DELETE FROM node WHERE id IN (SELECT value FROM json_each(?))
+
+-- name: get_node
+SELECT node.record FROM pool JOIN node ON node.pool_no = pool.no WHERE pool.id = ? AND node.id = ?
+
+-- name: pool_number
+SELECT no FROM pool WHERE id = ?
+
+-- name: list_nodes
+SELECT id, record FROM node WHERE pool_no = ? AND id > ? AND id <= ? AND /*where*/ ORDER BY id LIMIT ?
+
+-- name: scan_nodes
+SELECT id FROM node WHERE pool_no = ? AND id > ? ORDER BY id LIMIT 1 OFFSET ?
+
+-- name: load_nodes
+SELECT record FROM node WHERE pool_no = ? ORDER BY id
+
+-- name: node_counts
+SELECT pool.id, node.is_dedicated, node.state, count(*)
+FROM pool JOIN node ON node.pool_no = pool.no
+WHERE /*where*/
+GROUP BY pool.no, node.is_dedicated, node.state
+ORDER BY pool.id, node.is_dedicated DESC, node.state
+
+-- name: name_nodes
+INSERT INTO node_name (id) SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
+ON CONFLICT (id) DO NOTHING
+
+-- name: node_names
+SELECT ref, id FROM node_name WHERE ref IN (SELECT value FROM json_each(?))
+
+-- name: node_ref
+SELECT ref FROM node_name WHERE id = ?

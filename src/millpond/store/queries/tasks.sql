@@ -1,0 +1,108 @@
+-- name: task_columns
+-- In the order of the fields of `Task`.
+task.key, task.id, task.state, task.creation_time, task.last_modified, task.state_time, task.required_slots,
+task.max_retry_count, task.previous_state, task.previous_state_time, task.attempt, task.node, task.retry_count,
+task.requeue_count, task.last_retry_time, task.last_requeue_time, task.start_time, task.end_time, task.exit_code,
+task.failure, task.satisfies, task.rules
+
+-- name: insert_tasks
+INSERT INTO task (
+    key, id, state, creation_time, last_modified, state_time, required_slots, max_retry_count, previous_state,
+    previous_state_time, attempt, node, retry_count, requeue_count, last_retry_time, last_requeue_time, start_time,
+    end_time, exit_code, failure, satisfies, rules
+)
+SELECT
+    column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column11,
+    (SELECT ref FROM node_name WHERE node_name.id = column12),
+    column13, column14, column15, column16, column17, column18, column19, column20, column21, column22
+FROM (VALUES /*values*/)
+WHERE column1 IS NOT NULL
+
+-- name: update_tasks
+-- All but id and creation time, which never change.
+UPDATE task SET
+    state = new.column2,
+    last_modified = new.column3,
+    state_time = new.column4,
+    required_slots = new.column5,
+    max_retry_count = new.column6,
+    previous_state = new.column7,
+    previous_state_time = new.column8,
+    attempt = new.column9,
+    node = (SELECT ref FROM node_name WHERE node_name.id = new.column10),
+    retry_count = new.column11,
+    requeue_count = new.column12,
+    last_retry_time = new.column13,
+    last_requeue_time = new.column14,
+    start_time = new.column15,
+    end_time = new.column16,
+    exit_code = new.column17,
+    failure = new.column18,
+    satisfies = new.column19,
+    rules = new.column20
+FROM (VALUES /*values*/) AS new
+WHERE task.key = new.column1
+
+-- name: save_specs
+INSERT INTO task_spec (key, spec)
+SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
+ON CONFLICT (key) DO UPDATE SET spec = excluded.spec
+
+-- name: delete_tasks
+DELETE FROM task WHERE key IN (SELECT value FROM json_each(?))
+
+-- name: delete_specs
+DELETE FROM task_spec WHERE key IN (SELECT value FROM json_each(?))
+
+-- name: save_satisfied
+INSERT INTO satisfied (job_no, id_key) SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
+ON CONFLICT DO NOTHING
+
+-- name: load_tasks
+SELECT /*task_columns*/ FROM task WHERE key BETWEEN ? AND ? ORDER BY key
+
+-- name: load_satisfied
+SELECT job_no, id_key FROM satisfied WHERE job_no = ? ORDER BY id_key
+
+-- name: get_task
+SELECT /*task_columns*/, task_spec.spec
+FROM job
+JOIN task ON task.job_no = job.no AND task.id = ?2
+LEFT JOIN task_spec ON task_spec.key = task.key
+WHERE job.id = ?1
+
+-- name: list_tasks
+SELECT /*task_columns*/, task_spec.spec
+FROM task
+LEFT JOIN task_spec ON task_spec.key = task.key
+WHERE task.key > ? AND task.key <= ? AND /*where*/
+ORDER BY task.key
+LIMIT ?
+
+-- name: scan_tasks
+-- The key so many rows further on.
+SELECT key FROM task WHERE key > ? AND key <= ? ORDER BY key LIMIT 1 OFFSET ?
+
+-- name: task_specs
+SELECT key, spec FROM task_spec WHERE key IN (SELECT value FROM json_each(?))
+
+-- name: recent_tasks
+SELECT /*task_columns*/, job.id
+FROM task
+JOIN job ON job.no = task.job_no
+WHERE task.node = ?
+ORDER BY task.state_time DESC, task.key DESC
+LIMIT ?
+
+-- name: purge_tasks
+DELETE FROM task WHERE key BETWEEN ? AND ?
+
+-- name: purge_specs
+DELETE FROM task_spec WHERE key BETWEEN ? AND ?
+
+-- name: purge_satisfied
+DELETE FROM satisfied
+WHERE job_no = ?1 AND id_key IN (SELECT id_key FROM satisfied WHERE job_no = ?1 LIMIT ?2)
+
+-- name: delete_satisfied
+DELETE FROM satisfied WHERE job_no IN (SELECT value FROM json_each(?))

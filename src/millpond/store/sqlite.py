@@ -1,0 +1,475 @@
+"""The embedded store: one SQLite file.
+
+One thread writes (`sqlite_writer`), a few read, each with its own connection; in WAL mode they do not wait for one
+another. Full sync: a commit is answered when the disk has it.
+"""
+
+import asyncio
+import contextlib
+import functools
+import gc
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from millpond.domain import ids
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
+from millpond.domain.job import Job
+from millpond.domain.node import Node
+from millpond.domain.pool import Pool
+from millpond.domain.states import JobState
+from millpond.domain.task import Task
+from millpond.odata.filters import Filter
+from millpond.odata.sql import Columns, Parameter, to_sql
+from millpond.store import paging, sqlite_rows
+from millpond.store.base import Fence, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
+from millpond.store.changes import ChangeSet
+from millpond.store.sql_files import load_migrations, load_queries
+from millpond.store.sqlite_writer import Writer, failure_of
+
+SCAN_ROWS: Final = 20_000
+"""Rows one call looks at, at most, to fill a page of a filtered listing."""
+PURGE_ROWS: Final = 1000
+"""Tasks deleted in one transaction: commits of others go in between."""
+READERS: Final = 3
+"""Threads that read; one may be loading a pool for seconds."""
+APPLICATION_ID: Final = 0x4D494C4C
+"""Marks the file as Millpond's ("MILL")."""
+
+_BUSY_TIMEOUT_S: Final = 10.0
+_CHECKPOINT_PAGES: Final = 4000
+"""16 MB of write-ahead log are folded into the file at a time: fewer, larger writes than SQLite's default of 4 MB."""
+_LAST_ID: Final = "\U0010ffff"
+"""Above every id."""
+
+_T = TypeVar("_T")
+
+
+class SqliteStore:
+    """A `Store` in one file (and SQLite's two beside it). One process at a time may have it open."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._queries = load_queries()
+        self._writer: Writer | None = None
+        self._readers: ThreadPoolExecutor | None = None
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        """Of the readers, to be closed at the end."""
+        self._node_names: dict[int | None, str | None] = {None: None}
+        """What `task.node` means. Names never change, so what was read once stays true."""
+
+    async def open(self) -> StoreFacts:
+        """See `Store.open`. Raises ValueError also for a database that is not Millpond's.
+
+        Shortens the interpreter's switch interval for the whole process, see `sqlite_writer.SWITCH_INTERVAL_S`.
+        """
+        if self._writer is not None:
+            raise Bug(f"the store {self._path} is open already")
+        readers = ThreadPoolExecutor(READERS, thread_name_prefix="millpond-store-reader")
+        try:
+            connection, facts = await asyncio.get_running_loop().run_in_executor(readers, self._open_file)
+        except BaseException:
+            readers.shutdown(wait=False)
+            raise
+        self._readers = readers
+        self._writer = Writer(connection, self._queries)
+        self._writer.start()
+        return facts
+
+    async def close(self) -> None:
+        """Finish the commits under way and close the file. Further calls raise StoreUnavailable."""
+        readers, self._readers = self._readers, None
+        writer, self._writer = self._writer, None
+        if readers is not None:
+            await asyncio.to_thread(readers.shutdown)
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+            self._local = threading.local()
+        if writer is not None:
+            await writer.stop()
+
+    # --- leases and changes ---
+
+    async def acquire_lease(self, pool_key: str, owner: str, at: Timestamp, ttl_s: float) -> Fence | None:
+        def acquire(connection: sqlite3.Connection) -> Fence | None:
+            row = connection.execute(self._queries["get_lease"], (pool_key,)).fetchone()
+            epoch, holder, expires = row or (0, None, 0.0)
+            if holder is not None and holder != owner and expires > at:
+                return None
+            connection.execute(self._queries["save_lease"], (pool_key, epoch + 1, owner, at + ttl_s))
+            return Fence(pool_key, epoch + 1)
+
+        return await self._write(acquire)
+
+    async def renew_lease(self, fence: Fence, owner: str, at: Timestamp, ttl_s: float) -> bool:
+        def renew(connection: sqlite3.Connection) -> bool:
+            parameters = (at + ttl_s, fence.pool_key, fence.epoch, owner)
+            return connection.execute(self._queries["renew_lease"], parameters).rowcount == 1
+
+        return await self._write(renew)
+
+    async def release_lease(self, fence: Fence) -> None:
+        def release(connection: sqlite3.Connection) -> None:
+            connection.execute(self._queries["release_lease"], (fence.pool_key, fence.epoch))
+
+        await self._write(release)
+
+    async def commit(self, changes: ChangeSet, fence: Fence) -> None:
+        if self._writer is None:
+            raise _closed()
+        await self._writer.commit(sqlite_rows.rows_of(changes), fence)
+
+    async def purge_tasks(self, job_no: int, limit: int, fence: Fence) -> int:
+        deleted = 0
+        while deleted < limit:
+            wanted = min(limit - deleted, PURGE_ROWS)
+            gone = await self._write(functools.partial(self._purge, job_no=job_no, wanted=wanted, fence=fence))
+            deleted += gone
+            if gone < wanted:
+                break
+        return deleted
+
+    def _purge(self, connection: sqlite3.Connection, job_no: int, wanted: int, fence: Fence) -> int:
+        lease = connection.execute(self._queries["get_lease"], (fence.pool_key,)).fetchone()
+        if lease is None or lease[0] != fence.epoch:
+            raise LeaseLost(f"the lease of pool {fence.pool_key!r} is another's")
+        first, last = _range_of_job(job_no)
+        row = connection.execute(self._queries["scan_tasks"], (first - 1, last, wanted - 1)).fetchone()
+        if row is not None:
+            last = row[0]
+            connection.execute(self._queries["purge_satisfied"], (job_no, wanted))
+        else:
+            connection.execute(self._queries["delete_satisfied"], (f"[{job_no}]",))
+        gone = connection.execute(self._queries["purge_tasks"], (first, last)).rowcount
+        connection.execute(self._queries["purge_specs"], (first, last))
+        return gone
+
+    # --- what the scheduler reads ---
+
+    async def load_pool(self, pool_key: str) -> PoolContents:
+        return await self._read(lambda connection: self._load_pool(connection, pool_key))
+
+    def _load_pool(self, connection: sqlite3.Connection, pool_key: str) -> PoolContents:
+        queries = self._queries
+        # One transaction, hence one moment; without the collector, which would look at a million new tuples for nothing.
+        with _transaction(connection), _collector_off():
+            row = connection.execute(queries["get_pool"], (pool_key,)).fetchone()
+            pool = None if row is None else sqlite_rows.pool_of_record(row[0])
+            nodes: list[Node] = []
+            if pool is not None:
+                records = connection.execute(queries["load_nodes"], (pool.no,))
+                nodes = [sqlite_rows.node_of_record(record) for (record,) in records]
+            jobs = [sqlite_rows.job_of_record(row[0]) for row in connection.execute(queries["load_jobs"], (pool_key,))]
+            tasks: list[Task] = []
+            satisfied: list[tuple[int, str]] = []
+            for job in jobs:
+                satisfied += connection.execute(queries["load_satisfied"], (job.no,))
+                if job.state is not JobState.COMPLETED:
+                    cursor = connection.execute(queries["load_tasks"], _range_of_job(job.no))
+                    while rows := cursor.fetchmany(10_000):
+                        tasks += self._tasks(connection, rows)
+        return PoolContents(pool, nodes, jobs, tasks, satisfied)
+
+    async def task_specs(self, keys: Sequence[int]) -> dict[int, bytes]:
+        encoded = _json(keys)
+        return dict(await self._read(lambda connection: self._all(connection, "task_specs", encoded)))
+
+    # --- what the API reads ---
+
+    async def get_pool(self, pool_id: str) -> Pool | None:
+        rows = await self._read(lambda connection: self._all(connection, "get_pool", pool_id))
+        return sqlite_rows.pool_of_record(rows[0][0]) if rows else None
+
+    async def list_pools(self, where: Filter | None, limit: int, after: str | None) -> Page[Pool]:
+        start = paging.id_after(after)
+        condition = _condition(where, sqlite_rows.POOL_COLUMNS)
+        rows, token = await self._read(
+            lambda connection: self._list(connection, "pools", condition, after=start, limit=limit)
+        )
+        return Page([sqlite_rows.pool_of_record(record) for _, record in rows], token)
+
+    async def get_node(self, pool_id: str, node_id: str) -> Node | None:
+        rows = await self._read(lambda connection: self._all(connection, "get_node", pool_id, node_id))
+        return sqlite_rows.node_of_record(rows[0][0]) if rows else None
+
+    async def list_nodes(self, pool_id: str, where: Filter | None, limit: int, after: str | None) -> Page[Node]:
+        start = paging.id_after(after)
+        condition = _condition(where, sqlite_rows.NODE_COLUMNS)
+
+        def read(connection: sqlite3.Connection) -> tuple[list[Any], str | None]:
+            pool = self._all(connection, "pool_number", pool_id)
+            if not pool:
+                return [], None
+            return self._list(connection, "nodes", condition, after=start, limit=limit, scope=pool[0])
+
+        rows, token = await self._read(read)
+        return Page([sqlite_rows.node_of_record(record) for _, record in rows], token)
+
+    async def node_counts(self, where: Filter | None) -> list[NodeCounts]:
+        condition, parameters = _condition(where, sqlite_rows.NODE_COUNTS_COLUMNS) or ("TRUE", [])
+        sql = self._queries["node_counts"].replace("/*where*/", condition)
+        rows = await self._read(lambda connection: connection.execute(sql, parameters).fetchall())
+        return [
+            NodeCounts(pool_id, is_dedicated == 1, sqlite_rows.NODE_STATES[state], count)
+            for pool_id, is_dedicated, state, count in rows
+        ]
+
+    async def get_job(self, job_id: str) -> Job | None:
+        rows = await self._read(lambda connection: self._all(connection, "get_job", job_id))
+        return sqlite_rows.job_of_record(rows[0][0]) if rows else None
+
+    async def list_jobs(self, where: Filter | None, limit: int, after: str | None) -> Page[Job]:
+        start = paging.id_after(after)
+        condition = _condition(where, sqlite_rows.JOB_COLUMNS)
+        rows, token = await self._read(
+            lambda connection: self._list(connection, "jobs", condition, after=start, limit=limit)
+        )
+        return Page([sqlite_rows.job_of_record(record) for _, record in rows], token)
+
+    async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
+        def read(connection: sqlite3.Connection) -> list[TaskRow]:
+            return self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
+
+        rows = await self._read(read)
+        return rows[0] if rows else None
+
+    async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
+        start = paging.task_after(job_no, after)
+        condition, parameters = _condition(where, sqlite_rows.TASK_COLUMNS) or ("TRUE", [])
+        sql = self._queries["list_tasks"].replace("/*where*/", condition)
+
+        def read(connection: sqlite3.Connection) -> Page[TaskRow]:
+            end = last = _range_of_job(job_no)[1]
+            with _transaction(connection):
+                if where is not None:
+                    bound = self._all(connection, "scan_tasks", start, last, SCAN_ROWS - 1)
+                    end = bound[0][0] if bound else last
+                rows = connection.execute(sql, (start, end, *parameters, limit + 1)).fetchall()
+                items = self._task_rows(connection, rows[:limit])
+            token = None
+            if len(rows) > limit:
+                token = paging.token_of_task(items[-1].task.key)
+            elif end != last:
+                token = paging.token_of_task(end)
+            return Page(items, token)
+
+        return await self._read(read)
+
+    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
+        def read(connection: sqlite3.Connection) -> list[tuple[str, Task]]:
+            with _transaction(connection):
+                ref = self._all(connection, "node_ref", node_id)
+                rows = self._all(connection, "recent_tasks", ref[0][0], limit) if ref else []
+                return [(row[-1], task) for row, task in zip(rows, self._tasks(connection, rows), strict=True)]
+
+        return await self._read(read)
+
+    async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
+        encoded = _json(list(job_ids))
+        rows = await self._read(lambda connection: self._all(connection, "pools_of_jobs", encoded))
+        return {ids.id_key(job_id): pool_id for job_id, pool_id in rows}
+
+    # --- connections ---
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        try:
+            for pragma in ("synchronous = FULL", "foreign_keys = OFF", "temp_store = MEMORY", "secure_delete = FAST"):
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _open_file(self) -> tuple[sqlite3.Connection, StoreFacts]:
+        try:
+            # Specifications may hold secrets; SQLite gives the two files beside this one the same mode.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            connection = self._connect()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(f"the store {self._path} cannot be opened: {error}") from error
+        try:
+            _migrate(connection, self._path)
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            connection.execute("PRAGMA cache_size = -65536")
+            return connection, self._facts(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            raise StoreUnavailable(f"the store {self._path} cannot be opened: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
+
+    def _facts(self, connection: sqlite3.Connection) -> StoreFacts:
+        counters = dict(self._all(connection, "get_counters"))
+        jobs = [_job_facts(record) for (record,) in connection.execute(self._queries["job_facts"])]
+        pools = [_pool_facts(record) for (record,) in connection.execute(self._queries["pool_facts"])]
+        return StoreFacts(
+            next_pool_no=counters["pool"],
+            next_job_no=counters["job"],
+            jobs=[(job.id, job.no, job.pool_id) for job in jobs],
+            pools=[(pool.id, pool.no) for pool in pools],
+        )
+
+    async def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        if self._writer is None:
+            raise _closed()
+        return await self._writer.call(work)
+
+    async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        if self._readers is None:
+            raise _closed()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_here, work)
+
+    def _read_here(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """In a reader's thread."""
+        try:
+            connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = self._local.connection = self._connect()
+                self._connections.append(connection)
+                connection.execute("PRAGMA query_only = ON")
+            return work(connection)
+        except sqlite3.Error as error:
+            raise failure_of(error) from error
+
+    def _all(self, connection: sqlite3.Connection, query: str, *parameters: Parameter) -> list[Any]:
+        return connection.execute(self._queries[query], parameters).fetchall()
+
+    def _list(
+        self,
+        connection: sqlite3.Connection,
+        noun: str,
+        condition: tuple[str, Sequence[Parameter]] | None,
+        *,
+        after: str,
+        limit: int,
+        scope: Sequence[Parameter] = (),
+    ) -> tuple[list[Any], str | None]:
+        """(id, record) of a page in order of id, and where the next one starts."""
+        end = _LAST_ID
+        with _transaction(connection):
+            if condition is not None:
+                bound = self._all(connection, f"scan_{noun}", *scope, after, SCAN_ROWS - 1)
+                end = bound[0][0] if bound else _LAST_ID
+            text, parameters = condition or ("TRUE", ())
+            sql = self._queries[f"list_{noun}"].replace("/*where*/", text)
+            rows = connection.execute(sql, (*scope, after, end, *parameters, limit + 1)).fetchall()
+        if len(rows) > limit:
+            return rows[:limit], paging.token_of_id(rows[limit - 1][0])
+        return rows, None if end == _LAST_ID else paging.token_of_id(end)
+
+    def _tasks(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[Task]:
+        names = self._node_names
+        missing = {row[sqlite_rows.TASK_REF] for row in rows} - names.keys()
+        if missing:
+            names.update(self._all(connection, "node_names", _json(sorted(missing))))
+        task_of_row = sqlite_rows.task_of_row
+        return [task_of_row(row, names) for row in rows]
+
+    def _task_rows(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[TaskRow]:
+        tasks = self._tasks(connection, rows)
+        return [TaskRow(task, row[-1] or b"{}") for task, row in zip(tasks, rows, strict=True)]
+
+
+class _PoolFacts(msgspec.Struct):
+    id: str
+    no: int
+
+
+class _JobFacts(msgspec.Struct):
+    id: str
+    no: int
+    pool_id: str
+
+
+_pool_facts: Final = msgspec.json.Decoder(_PoolFacts).decode
+_job_facts: Final = msgspec.json.Decoder(_JobFacts).decode
+
+
+def _migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Create the schema or bring it up to date. Raises ValueError for what this Millpond cannot read."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application_id != APPLICATION_ID and (application_id or tables):
+        raise ValueError(f"{path} is a database, but not one of Millpond's")
+    version = 0
+    if tables:
+        (version,) = connection.execute("SELECT max(version) FROM schema_version").fetchone()
+    migrations = load_migrations()
+    if version > len(migrations):
+        raise ValueError(
+            f"{path} was written by a newer Millpond: its schema is version {version}, "
+            f"this Millpond knows up to {len(migrations)}"
+        )
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreUnavailable(f"the store {path} is where SQLite cannot keep a write-ahead log (journal mode {mode})")
+    for number, script in migrations[version:]:
+        # The script leaves its transaction open; a failure closes the connection, and with it nothing has happened.
+        connection.executescript(f"BEGIN IMMEDIATE; {script}")
+        connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
+        connection.execute("INSERT INTO schema_version VALUES (?)", (number,))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("COMMIT")
+
+
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("the store is not open")
+
+
+def _json(values: Sequence[int] | Sequence[str]) -> str:
+    return msgspec.json.encode(values).decode()
+
+
+def _range_of_job(job_no: int) -> tuple[int, int]:
+    """First and last key a task of the job can have."""
+    return ids.task_key(job_no, 0), ids.task_key(job_no + 1, 0) - 1
+
+
+def _condition(where: Filter | None, columns: Columns) -> tuple[str, list[Parameter]] | None:
+    return None if where is None else to_sql(where, columns)
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is read inside is of one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+class _Collector:
+    """The garbage collector is one for all threads: the last who wants it off turns it on again."""
+
+    lock = threading.Lock()
+    off = 0
+    was_on = False
+
+
+@contextlib.contextmanager
+def _collector_off() -> Iterator[None]:
+    with _Collector.lock:
+        if _Collector.off == 0:
+            _Collector.was_on = gc.isenabled()
+            gc.disable()
+        _Collector.off += 1
+    try:
+        yield
+    finally:
+        with _Collector.lock:
+            _Collector.off -= 1
+            if _Collector.off == 0 and _Collector.was_on:
+                gc.enable()

@@ -1,0 +1,68 @@
+"""The SQL files: every query is known to SQLite, and none reads a big table from end to end."""
+
+import re
+import sqlite3
+
+import pytest
+
+from millpond.store.sql_files import load_migrations, load_queries
+
+QUERIES = load_queries()
+# Over all there is of what is few; the first two once, at start.
+WHOLE = {"pool_facts", "job_facts", "node_counts"}
+FRAGMENTS = {"task_columns"}
+
+
+@pytest.fixture(scope="module")
+def database():
+    connection = sqlite3.connect(":memory:")
+    for _, script in load_migrations():
+        connection.executescript(script)
+    yield connection
+    connection.close()
+
+
+def _runnable(sql):
+    width = max([int(number) for number in re.findall(r"column(\d+)", sql)], default=0)
+    columns = re.search(r"INSERT INTO \w+ \(([^)]*)\)", sql)
+    if columns:
+        width = columns[1].count(",") + 1
+    return sql.replace("/*where*/", "TRUE").replace("/*values*/", f"({', '.join('?' * width)})")
+
+
+@pytest.mark.parametrize("name", sorted(QUERIES.keys() - FRAGMENTS))
+def test_the_plan_of_every_query(database, name):
+    sql = _runnable(QUERIES[name])
+    assert "/*" not in sql
+    numbered = [int(number) for number in re.findall(r"\?(\d+)", sql)]
+    parameters = [None] * (max(numbered) if numbered else sql.count("?"))
+    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+    scans = [step for step in plan if re.match(r"SCAN (task|task_spec|node|node_name|job|satisfied)\b", step)]
+    if name not in WHOLE:
+        assert not [step for step in scans if " USING " not in step], plan
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("get_task", "task_by_id"),
+        ("recent_tasks", "task_of_node"),
+        ("load_jobs", "job_of_pool"),
+        ("list_nodes", "node_of_pool"),
+        ("list_tasks", "INTEGER PRIMARY KEY"),
+        ("update_tasks", "INTEGER PRIMARY KEY"),
+    ],
+)
+def test_the_index_that_serves(database, name, index):
+    sql = _runnable(QUERIES[name])
+    parameters = [None] * (2 if "?2" in sql else sql.count("?"))
+    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+    assert any(index in step for step in plan), plan
+    if name != "recent_tasks":
+        assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+def test_no_comment_is_left_in_a_query():
+    for name, sql in QUERIES.items():
+        assert "--" not in sql, name
+        assert ";" not in sql, name
