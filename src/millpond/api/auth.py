@@ -104,7 +104,7 @@ class SharedKeyAuth:
         )
         after = b"\n".join([get(name, b"") for name in _HEADERS_AFTER_LENGTH])
         ocp = sorted([(name, value) for name, value in headers.items() if name.startswith(b"ocp-")])
-        tail = b"".join([b"\n%b\n" % after, *[b"%b:%b\n" % item for item in ocp], b"/", self._account, raw_path])
+        tail = b"".join([b"%b\n" % after, *[b"%b:%b\n" % item for item in ocp], b"/", self._account, raw_path])
         lengths = [get(b"content-length", b"")]
         if lengths[0] in (b"", b"0"):
             lengths.append(b"0" if lengths[0] == b"" else b"")

@@ -1,0 +1,323 @@
+"""A control plane in memory: enough of one to show what the REST face asks of it and does with the answers."""
+
+import fnmatch
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+from millpond.control.base import FileContent
+from millpond.domain import events as e
+from millpond.domain.durations import Timestamp, later_than
+from millpond.domain.errors import BatchError, ErrorCode
+from millpond.domain.ids import id_key, task_key
+from millpond.domain.job import Job
+from millpond.domain.node import Node
+from millpond.domain.pool import Pool
+from millpond.domain.states import AllocationState, JobState, PoolState, TaskState
+from millpond.domain.task import Task, TaskAddOutcome
+from millpond.odata.evaluate import matches
+from millpond.odata.filters import Filter, Literal
+from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
+from millpond.providers.base import VmSize
+from millpond.store.base import NodeCounts, Page, TaskRow
+
+_T = TypeVar("_T")
+_Values = Callable[[_T], dict[str, Literal | None]]
+
+
+class FakeStore:
+    def __init__(self) -> None:
+        self.pools: dict[str, Pool] = {}
+        self.nodes: dict[str, tuple[str, Node]] = {}
+        self.jobs: dict[str, Job] = {}
+        self.tasks: dict[int, TaskRow] = {}
+
+    def task_of(self, job_id: str, task_id: str) -> TaskRow | None:
+        job = self.jobs.get(id_key(job_id))
+        if job is None:
+            return None
+        return next(
+            (row for key, row in self.tasks.items() if key >> 32 == job.no and id_key(row.task.id) == id_key(task_id)),
+            None,
+        )
+
+    @staticmethod
+    def _page(items: list[_T], where: Filter | None, values: _Values[_T], limit: int, after: str | None) -> Page[_T]:
+        start = int(after or "0")  # raises ValueError for what is no token, as a store does
+        chosen = [item for item in items if where is None or matches(where, values(item))]
+        end = start + limit
+        return Page(chosen[start:end], str(end) if end < len(chosen) else None)
+
+    async def get_pool(self, pool_id: str) -> Pool | None:
+        return self.pools.get(id_key(pool_id))
+
+    async def list_pools(self, where: Filter | None, limit: int, after: str | None) -> Page[Pool]:
+        return self._page(
+            [self.pools[key] for key in sorted(self.pools)],
+            where,
+            lambda pool: {"id": pool.id, "state": pool.state.value},
+            limit,
+            after,
+        )
+
+    async def get_node(self, pool_id: str, node_id: str) -> Node | None:
+        found = self.nodes.get(node_id)
+        return found[1] if found is not None and found[0] == id_key(pool_id) else None
+
+    async def list_nodes(self, pool_id: str, where: Filter | None, limit: int, after: str | None) -> Page[Node]:
+        nodes = [node for pool, node in self.nodes.values() if pool == id_key(pool_id)]
+        return self._page(nodes, where, lambda node: {"state": node.state.value}, limit, after)
+
+    async def node_counts(self, where: Filter | None) -> list[NodeCounts]:
+        counts: dict[tuple[str, bool, Any], int] = {}
+        for pool, node in self.nodes.values():
+            key = (self.pools[pool].id, node.is_dedicated, node.state)
+            counts[key] = counts.get(key, 0) + 1
+        return [
+            NodeCounts(*key, count)
+            for key, count in counts.items()
+            if where is None or matches(where, {"poolId": key[0]})
+        ]
+
+    async def get_job(self, job_id: str) -> Job | None:
+        return self.jobs.get(id_key(job_id))
+
+    async def list_jobs(self, where: Filter | None, limit: int, after: str | None) -> Page[Job]:
+        return self._page(
+            [self.jobs[key] for key in sorted(self.jobs)],
+            where,
+            lambda job: {"id": job.id, "state": job.state.value},
+            limit,
+            after,
+        )
+
+    async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
+        return self.task_of(job_id, task_id)
+
+    async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
+        rows = [row for key, row in self.tasks.items() if key >> 32 == job_no]
+        return self._page(rows, where, lambda row: {"id": row.task.id, "state": row.task.state.value}, limit, after)
+
+    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
+        by_no = {job.no: job.id for job in self.jobs.values()}
+        return [(by_no[row.task.job_no], row.task) for row in self.tasks.values() if row.task.node_id == node_id][
+            :limit
+        ]
+
+
+class FakeFiles:
+    """Files by (node id, path): content, or None for a directory."""
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[str, str], bytes | None] = {}
+        self.modified: Timestamp = 1795230000.0
+        self.error: BatchError | None = None
+        self.closed = 0
+        self.deleted: list[tuple[str, str, bool]] = []
+
+    def _entry(self, node_id: str, path: str, name: str) -> FileEntry:
+        if self.error is not None:
+            raise self.error
+        if (node_id, path) not in self.files:
+            raise BatchError(ErrorCode.FILE_NOT_FOUND)
+        content = self.files[node_id, path]
+        if content is None:
+            return FileEntry(name, is_directory=True, last_modified=self.modified, mode=0o40770)
+        return FileEntry(name, is_directory=False, size=len(content), last_modified=self.modified, mode=0o100644)
+
+    async def list(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
+        if self.error is not None:
+            raise self.error
+        prefix = path + "/" if path else ""
+        pattern = "*" if recursive else "[!/]*"
+        names = [
+            full[len(prefix) :]
+            for node, full in self.files
+            if node == node_id and full.startswith(prefix) and fnmatch.fnmatch(full[len(prefix) :], pattern)
+        ]
+        if not names:
+            raise BatchError(ErrorCode.FILE_NOT_FOUND)
+        return [self._entry(node_id, prefix + name, name) for name in names if recursive or "/" not in name]
+
+    async def stat(self, pool_id: str, node_id: str, path: str) -> FileEntry:
+        return self._entry(node_id, path, path)
+
+    async def read(self, pool_id: str, node_id: str, path: str, *, offset: int, length: int | None) -> FileContent:
+        entry = self._entry(node_id, path, path)
+        content = self.files[node_id, path] or b""
+        # The file goes on growing while it is read.
+        part = content[offset:] + b"more" if length is None else content[offset : offset + length]
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                for start in range(0, len(part), 3):
+                    yield part[start : start + 3]
+            finally:
+                self.closed += 1
+
+        return FileContent(entry, chunks())
+
+    async def delete(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> None:
+        self._entry(node_id, path, path)
+        self.deleted.append((node_id, path, recursive))
+
+
+class FakeAgents:
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.bodies: dict[str, bytes] = {}
+        self.take_body = True
+        self.error: Exception | None = None
+
+    def authenticate(self, node_id: str, token: str) -> bool:
+        return token == "token-of-" + node_id
+
+    async def hello(self, hello: Hello) -> Welcome:
+        if self.error is not None:
+            raise self.error
+        self.calls.append(hello)
+        return Welcome("s1", "p1", "labacct", "http://127.0.0.1:10010", True, 2, 15.0)
+
+    async def sync(self, sync: Sync) -> SyncReply:
+        if self.error is not None:
+            raise self.error
+        self.calls.append(sync)
+        return SyncReply(sync.session, acknowledged=7)
+
+    async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:
+        self.calls.append((node_id, request_id, reply))
+        if self.take_body:
+            self.bodies[request_id] = b"".join([chunk async for chunk in body])
+
+
+class FakeControl:
+    """`control.base.ControlPlane`, with a scheduler that does the least that will do."""
+
+    def __init__(self, clock: Callable[[], Timestamp]) -> None:
+        self.account_name = "labacct"
+        self.store: Any = FakeStore()
+        self.files: Any = FakeFiles()
+        self.agents: Any = FakeAgents()
+        self.vm_sizes = {
+            "standard_d2s_v3": VmSize("standard_d2s_v3", 2, 8192, 0.1),
+            "standard_a1_v2": VmSize("standard_a1_v2", 1, 2048, 0.05),
+        }
+        self.ready = True
+        self.events: list[Any] = []
+        self.error: BaseException | None = None
+        self._clock = clock
+
+    def now(self) -> Timestamp:
+        return self._clock()
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    async def add_pool(self, pool: Pool, cause: str) -> Pool:
+        self._fail()
+        if id_key(pool.id) in self.store.pools:
+            raise BatchError(ErrorCode.POOL_EXISTS)
+        pool.no = len(self.store.pools) + 1
+        self.store.pools[id_key(pool.id)] = pool
+        return pool
+
+    async def add_job(self, job: Job, cause: str) -> Job:
+        self._fail()
+        if id_key(job.id) in self.store.jobs:
+            raise BatchError(ErrorCode.JOB_EXISTS)
+        job.no = len(self.store.jobs) + 1
+        job.start_time = job.creation_time
+        self.store.jobs[id_key(job.id)] = job
+        return job
+
+    async def to_pool(self, pool_id: str, event: Any) -> Any:
+        self._fail()
+        self.events.append(event)
+        pool = self.store.pools.get(id_key(pool_id))
+        if pool is None:
+            raise BatchError(ErrorCode.POOL_NOT_FOUND)
+        if event.condition is not None:
+            event.condition.require(pool.last_modified)
+        pool.last_modified = later_than(pool.last_modified, event.at)
+        match event:
+            case e.PoolDeleteRequested():
+                pool.state = PoolState.DELETING
+            case e.PoolResizeRequested():
+                pool.allocation_state = AllocationState.RESIZING
+                if event.target_dedicated_nodes is not None:
+                    pool.target_dedicated_nodes = event.target_dedicated_nodes
+            case e.PoolResizeStopRequested():
+                pool.allocation_state = AllocationState.STOPPING
+
+    async def to_job(self, job_id: str, event: Any) -> Any:
+        self._fail()
+        self.events.append(event)
+        job = self.store.jobs.get(id_key(job_id))
+        if job is None:
+            raise BatchError(ErrorCode.JOB_NOT_FOUND)
+        if isinstance(event, e.TasksAdded):
+            return self._add_tasks(job, event)
+        if hasattr(event, "task_id"):
+            self._change_task(job, event)
+            return None
+        if event.condition is not None:
+            event.condition.require(job.last_modified)
+        job.last_modified = later_than(job.last_modified, event.at)
+        match event:
+            case e.JobUpdated(changes=changes):
+                job.spec = {**job.spec, **changes.spec}
+                for name in ("priority", "max_parallel_tasks", "on_all_tasks_complete", "pool_id"):
+                    value = getattr(changes, name)
+                    if value is not None:
+                        setattr(job, name, value)
+                if changes.constraints is not None:
+                    job.max_wall_clock_s, job.max_task_retry_count = changes.constraints
+            case e.JobDisableRequested():
+                job.state = JobState.DISABLING
+            case e.JobEnableRequested():
+                job.state = JobState.ENABLING
+            case e.JobTerminateRequested():
+                job.state = JobState.TERMINATING
+            case e.JobDeleteRequested():
+                job.state = JobState.DELETING
+        return None
+
+    def _add_tasks(self, job: Job, event: e.TasksAdded) -> list[TaskAddOutcome]:
+        outcomes = []
+        for new in event.tasks:
+            if self.store.task_of(job.id, new.id) is not None:
+                if event.single:
+                    raise BatchError(ErrorCode.TASK_EXISTS)
+                outcomes.append(TaskAddOutcome(new.id, ErrorCode.TASK_EXISTS))
+                continue
+            key = task_key(job.no, job.next_task_number)
+            job.next_task_number += 1
+            task = Task(
+                key,
+                new.id,
+                TaskState.ACTIVE,
+                event.at,
+                event.at,
+                event.at,
+                required_slots=new.required_slots,
+                max_retry_count=new.max_retry_count,
+                rules=new.rules,
+            )
+            self.store.tasks[key] = TaskRow(task, new.spec)
+            outcomes.append(TaskAddOutcome(new.id, None, event.at))
+        return outcomes
+
+    def _change_task(self, job: Job, event: Any) -> None:
+        row = self.store.task_of(job.id, event.task_id)
+        if row is None:
+            raise BatchError(ErrorCode.TASK_NOT_FOUND)
+        task = row.task
+        if event.condition is not None:
+            event.condition.require(task.last_modified)
+        match event:
+            case e.TaskUpdated():
+                task.last_modified = later_than(task.last_modified, event.at)
+                task.max_retry_count = event.max_retry_count
+                self.store.tasks[task.key] = TaskRow(task, event.spec)
+            case e.TaskDeleteRequested():
+                del self.store.tasks[task.key]
