@@ -195,21 +195,21 @@ class AutoStorage:
         facts = self._facts_of(os.fstat(file.fileno()))
         file.close()
         assert facts is not None
-        for attempt in range(_PUT_ATTEMPTS):
+        in_the_way: OSError | None = None
+        for _ in range(_PUT_ATTEMPTS):
             try:
-                target = self._path(container, blob, make=True)
-                os.replace(path, target)
-            except (IsADirectoryError, NotADirectoryError, FileExistsError):
-                raise StorageError(
-                    409, "BlobConflict", "The name and that of another blob exclude each other."
-                ) from None
-            except FileNotFoundError:
-                # A delete has just removed the directory, because it was empty.
-                if attempt == _PUT_ATTEMPTS - 1:
-                    raise
-            else:
+                os.replace(path, self._path(container, blob, make=True))
+            except (IsADirectoryError, NotADirectoryError) as error:
+                in_the_way = error
                 break
-        return facts
+            except (FileNotFoundError, FileExistsError) as error:
+                # A delete has just removed the directory, because it was empty; or a blob stands in its place.
+                in_the_way = error
+            else:
+                return facts
+        if isinstance(in_the_way, FileNotFoundError):
+            raise StorageError(503, "ServerBusy", "The directory is being deleted again and again; try later.")
+        raise StorageError(409, "BlobConflict", "The name and that of another blob exclude each other.")
 
     def abandon_upload(self, file: IO[bytes], path: str) -> None:
         """Throw a started upload away."""

@@ -1,0 +1,127 @@
+"""The calls of node agents."""
+
+import base64
+from typing import Any
+
+import msgspec
+import pytest
+
+from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
+from millpond.protocol import messages as m
+from tests.api.client import Answer, send
+from tests.api.conftest import World
+
+HELLO = m.Hello("n1", m.PROTOCOL_VERSION, "0.1.0", 1.0, "10.0.0.4")
+SYNC = m.Sync("n1", "s1", 3, (m.Started(1, 7, 1, 2.0),))
+
+
+async def call(
+    world: World,
+    path: str,
+    body: Any,
+    *,
+    node: str | None = "n1",
+    token: str | None = "token-of-n1",
+    method: str = "POST",
+    **headers: str,
+) -> Answer:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    if node is not None:
+        sent[m.NODE_HEADER] = node
+    if token is not None:
+        sent["Authorization"] = f"Bearer {token}"
+    content = body if isinstance(body, (bytes, list)) else msgspec.msgpack.encode(body)
+    return await send(world.app, method, path, sent, content)
+
+
+async def test_hello_and_sync(world: World) -> None:
+    answer = await call(world, m.HELLO_PATH, HELLO)
+    assert (answer.status, answer.headers["content-type"]) == (200, m.CONTENT_TYPE)
+    assert msgspec.msgpack.decode(answer.body, type=m.Welcome).session == "s1"
+    answer = await call(world, m.SYNC_PATH, SYNC)
+    assert msgspec.msgpack.decode(answer.body, type=m.SyncReply).acknowledged == 7
+    assert world.control.agents.calls == [HELLO, SYNC]
+
+
+@pytest.mark.parametrize(
+    ("node", "token"), [(None, "token-of-n1"), ("n1", None), ("n1", "wrong"), ("n2", "token-of-n1"), ("n1", "")]
+)
+@pytest.mark.parametrize("path", [m.HELLO_PATH, m.SYNC_PATH, m.FILE_REPLY_PATH + "r1", "/agent/v1/none"])
+async def test_a_bad_token_opens_nothing(world: World, path: str, node: str | None, token: str | None) -> None:
+    answer = await call(world, path, SYNC, node=node, token=token)
+    assert (answer.status, answer.code) == (403, "AuthenticationFailed")
+    assert not world.control.agents.calls
+
+
+@pytest.mark.parametrize("path", [m.HELLO_PATH, m.SYNC_PATH])
+async def test_a_node_speaks_for_itself_only(world: World, path: str) -> None:
+    message = HELLO if path == m.HELLO_PATH else SYNC
+    answer = await call(world, path, message, node="n2", token="token-of-n2")
+    assert answer.status == 403
+    assert not world.control.agents.calls
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"{}", msgspec.msgpack.encode({"node_id": 7}), b"\x91" * 100000])
+@pytest.mark.parametrize("path", [m.HELLO_PATH, m.SYNC_PATH])
+async def test_garbage(world: World, path: str, body: bytes) -> None:
+    answer = await call(world, path, body)
+    assert (answer.status, answer.code) == (400, "InvalidRequestBody")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (BatchError(ErrorCode.NODE_NOT_FOUND), 404, "NodeNotFound"),
+        (BatchError(ErrorCode.SERVER_BUSY), 503, "ServerBusy"),
+        (StoreUnavailable("disk full"), 503, "ServerBusy"),
+        (RuntimeError("boom"), 500, "InternalError"),
+    ],
+)
+async def test_errors(world: World, error: Exception, status: int, code: str) -> None:
+    world.control.agents.error = error
+    answer = await call(world, m.SYNC_PATH, SYNC)
+    assert (answer.status, answer.code) == (status, code)
+    assert ("retry-after" in answer.headers) is (status == 503)
+
+
+async def test_other_paths_and_verbs(world: World) -> None:
+    assert (await call(world, "/agent/v1/none", b"")).status == 404
+    assert (await call(world, m.FILE_REPLY_PATH + "a/b", b"")).status == 404
+    assert (await call(world, m.SYNC_PATH, b"", method="GET")).status == 405
+
+
+def head_of(reply: m.FileReply) -> str:
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(reply)).rstrip(b"=").decode()
+
+
+async def test_a_file_comes_in_as_a_stream(world: World) -> None:
+    reply = m.FileReply(entries=(m.FileEntry("x", is_directory=False, size=6),))
+    answer = await call(world, m.FILE_REPLY_PATH + "r1", [b"abc", b"", b"def"], **{m.FILE_REPLY_HEADER: head_of(reply)})
+    assert answer.status == 200
+    assert "connection" not in answer.headers
+    assert world.control.agents.calls == [("n1", "r1", reply)]
+    assert world.control.agents.bodies == {"r1": b"abcdef"}
+
+
+async def test_a_file_nobody_takes_ends_the_connection(world: World) -> None:
+    world.control.agents.take_body = False
+    head = head_of(m.FileReply(error="FileNotFound"))
+    answer = await call(world, m.FILE_REPLY_PATH + "r1", [b"abc", b"def"], **{m.FILE_REPLY_HEADER: head})
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+@pytest.mark.parametrize("head", [None, "%%%", "AAAA"])
+async def test_file_replies_without_a_head(world: World, head: str | None) -> None:
+    headers = {} if head is None else {m.FILE_REPLY_HEADER: head}
+    assert (await call(world, m.FILE_REPLY_PATH + "r1", b"x", **headers)).status == 400
+
+
+async def test_a_node_that_hangs_up_breaks_the_askers_stream(world: World) -> None:
+    headers = {
+        m.NODE_HEADER: "n1",
+        "Authorization": "Bearer token-of-n1",
+        m.FILE_REPLY_HEADER: head_of(m.FileReply()),
+    }
+    answer = await send(world.app, "POST", m.FILE_REPLY_PATH + "r1", headers, b"half", hang_up=True)
+    assert answer.status == 500
+    assert world.control.agents.bodies == {}
