@@ -5,9 +5,10 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from millpond.agent import spawner
 from millpond.agent.base import ProcessExit, ProcessSpec
@@ -49,8 +50,7 @@ class _Connection(asyncio.Protocol):
         """What the spawner tells at the start; None once it is handed over."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
         received = self._received
@@ -245,7 +245,7 @@ class ProcessExecutor:
             except OSError:
                 if loop.time() >= deadline:
                     raise
-            await self._start_spawner()
+            await asyncio.to_thread(self._start_spawner)
             await asyncio.sleep(_CONNECT_PAUSE_S)
         assert connection.known is not None
         self._known, connection.known = connection.known, None
@@ -285,26 +285,27 @@ class ProcessExecutor:
             raise
         return connection
 
-    async def _start_spawner(self) -> None:
+    def _start_spawner(self) -> None:
+        """Start one; it can be connected to when this returns. Raises OSError."""
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            "-S",
-            "-B",
-            _PROGRAM,
-            self._directory,
-            str(self._linger_s),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            # Tasks inherit what the spawner has, and what the agent was started with is not theirs.
-            env={"PATH": os.defpath, "LANG": "C.UTF-8"},
-        )
-        _, text = await process.communicate()
-        if process.returncode != 0:
-            raise ChildProcessError(f"the spawner did not start: {text.decode(errors='replace').strip()[-500:]}")
+        # Not by the event loop: it must inherit no descriptor, and uvloop lets some through.
+        try:
+            started = subprocess.run(
+                [sys.executable, "-I", "-S", "-B", _PROGRAM, self._directory, str(self._linger_s)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                # What the agent was started with is not the tasks' to see.
+                env={"PATH": os.defpath, "LANG": "C.UTF-8"},
+                timeout=_CONNECT_PATIENCE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ChildProcessError("the spawner did not start in time") from error
+        if started.returncode != 0:
+            text = started.stderr.decode(errors="replace").strip()[-500:]
+            raise ChildProcessError(f"the spawner did not start: {text}")
 
     def _on_connected(self, task: asyncio.Task[_Connection]) -> None:
         self._connecting = None
