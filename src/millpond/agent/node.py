@@ -41,7 +41,7 @@ class NodeAgent:
     ) -> None:
         """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise.
 
-        Raises OSError when the journal cannot be read.
+        Raises OSError when the journal cannot be read, KeyError or ValueError when it makes no sense.
         """
         self.node_id = node_id
         self.on_reports: Callable[[], None] = lambda: None
@@ -58,7 +58,11 @@ class NodeAgent:
         self._nothing_runs = asyncio.Event()
         self._nothing_runs.set()
         self._journal_fails = False
-        self.state = AgentState(task_slots, journal.load())
+        try:
+            self.state = AgentState(task_slots, journal.load())
+        except BaseException:
+            journal.close()
+            raise
 
     def begin(self) -> None:
         """Pick up where the journal ends."""

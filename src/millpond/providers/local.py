@@ -97,6 +97,7 @@ class LocalProvider:
         removed: a host started later goes on with them."""
         async with self._lock:
             self._stopped = True
+            self._child_since = self._restart_pause_s = 0.0
             pid = self._host_pid() or self._child
             if pid is not None:
                 _signal(pid, signal.SIGTERM)
