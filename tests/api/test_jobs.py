@@ -162,9 +162,12 @@ async def test_patch_changes_what_is_given(busy: World) -> None:
 
 async def test_put_gives_defaults_to_what_is_not_given(busy: World) -> None:
     await busy.add_job("full", priority=5, maxParallelTasks=3, metadata=[{"name": "a", "value": "b"}])
-    answer = await busy.call("PUT", "/jobs/full", {"priority": 3, "poolInfo": {"poolId": "P1"}})
+    read = (await busy.call("GET", "/jobs/full")).json()
+    body = {"odata.metadata": read["odata.metadata"], "priority": 3, "poolInfo": {"poolId": "P1"}}
+    answer = await busy.call("PUT", "/jobs/full", body)  # the SDK sends the metadata it read back
     assert answer.status == 200
     assert busy.control.events[-1].changes.pool_id is None
+    assert "odata.metadata" not in busy.control.events[-1].changes.spec
     got = (await busy.call("GET", "/jobs/full")).json()
     assert (got["priority"], got["maxParallelTasks"]) == (3, -1)
     assert "metadata" not in got

@@ -382,7 +382,8 @@ async def test_not_found(busy: World) -> None:
 
 async def test_put_replaces_the_constraints_only(busy: World) -> None:
     await busy.add_task("t2", displayName="kept", constraints={"maxTaskRetryCount": 1, "retentionTime": "PT1H"})
-    answer = await busy.call("PUT", "/jobs/j1/tasks/t2", {"constraints": {"maxTaskRetryCount": 3}})
+    change = {"odata.metadata": "http://h/$metadata#tasks/@Element", "constraints": {"maxTaskRetryCount": 3}}
+    answer = await busy.call("PUT", "/jobs/j1/tasks/t2", change)
     assert (answer.status, answer.body) == (200, b"")
     assert busy.control.events[-1].max_retry_count == 3
     body = (await busy.call("GET", "/jobs/j1/tasks/t2")).json()

@@ -60,6 +60,7 @@ def patch_of(body: JobPatch, job: Job) -> JobChanges:
     """The changes of a PATCH: what is not given stays. Raises BatchError."""
     _check_common(body.priority, body.max_parallel_tasks, body.metadata)
     constraints = None if body.constraints is None else _constraints(body.constraints)
+    body.odata_metadata = None
     return JobChanges(
         spec=msgspec.to_builtins(body),
         priority=body.priority,
@@ -73,12 +74,14 @@ def patch_of(body: JobPatch, job: Job) -> JobChanges:
 def replacement_of(body: JobReplace, job: Job) -> JobChanges:
     """The changes of a PUT: what is not given becomes the default. Raises BatchError."""
     _check_common(body.priority, body.max_parallel_tasks, body.metadata)
+    body.odata_metadata = None
+    constraints = _constraints(body.constraints)
     spec: dict[str, Any] = {"allowTaskPreemption": False, "metadata": [], **msgspec.to_builtins(body)}
     return JobChanges(
         spec=spec,
         priority=body.priority or 0,
         max_parallel_tasks=-1 if body.max_parallel_tasks is None else body.max_parallel_tasks,
-        constraints=_constraints(body.constraints),
+        constraints=constraints,
         on_all_tasks_complete=_completion(body.on_all_tasks_complete) or OnAllTasksComplete.NO_ACTION,
         pool_id=_other_pool(body.pool_info, job),
     )

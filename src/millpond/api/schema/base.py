@@ -15,6 +15,13 @@ class Wire(msgspec.Struct, rename="camel", forbid_unknown_fields=True, omit_defa
     is written back. Fields are written in the order they are declared."""
 
 
+class RoundTrip(Wire):
+    """A body that clients make of what they read: the SDKs send its `odata.metadata` back. It says
+    nothing and is cleared before the rest is kept."""
+
+    odata_metadata: str | None = msgspec.field(name="odata.metadata", default=None)
+
+
 class WireEnum(StrEnum):
     """An enumeration read in any case and written as the specification spells it."""
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from millpond.api.schema.base import Int32, JsonObject, NameValueItem, Wire
+from millpond.api.schema.base import Int32, JsonObject, NameValueItem, RoundTrip, Wire
 from millpond.api.schema.enums import AllTasksCompleteMode, DisableTasks, TaskFailureMode
 from millpond.api.schema.task import EnvironmentSetting
 
@@ -43,7 +43,7 @@ class JobCreate(Wire, kw_only=True):
     metadata: list[NameValueItem] | None = None
 
 
-class JobPatch(Wire):
+class JobPatch(RoundTrip):
     """PATCH /jobs/{jobId}: what is not given stays as it is."""
 
     priority: Int32 | None = None
@@ -56,7 +56,7 @@ class JobPatch(Wire):
     metadata: list[NameValueItem] | None = None
 
 
-class JobReplace(Wire, kw_only=True):
+class JobReplace(RoundTrip, kw_only=True):
     """PUT /jobs/{jobId}: what is not given becomes the default."""
 
     priority: Int32 | None = None

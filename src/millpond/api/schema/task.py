@@ -2,7 +2,7 @@
 
 import msgspec
 
-from millpond.api.schema.base import Int32, JsonObject, Wire
+from millpond.api.schema.base import Int32, JsonObject, RoundTrip, Wire
 from millpond.api.schema.enums import (
     AutoUserScope,
     DependencyActionKind,
@@ -148,7 +148,7 @@ class TaskGroup(Wire):
     value: list[TaskCreate]
 
 
-class TaskUpdate(Wire):
+class TaskUpdate(RoundTrip):
     """PUT /jobs/{jobId}/tasks/{taskId}: only the constraints can be replaced."""
 
     constraints: TaskConstraints | None = None
