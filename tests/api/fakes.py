@@ -1,5 +1,6 @@
 """A control plane in memory: enough of one to show what the REST face asks of it and does with the answers."""
 
+import asyncio
 import fnmatch
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
@@ -112,6 +113,8 @@ class FakeFiles:
         self.modified: Timestamp = 1795230000.0
         self.error: BatchError | None = None
         self.closed = 0
+        self.read_chunks = 0
+        self.break_after: int | None = None
         self.deleted: list[tuple[str, str, bool]] = []
 
     def _entry(self, node_id: str, path: str, name: str) -> FileEntry:
@@ -149,8 +152,12 @@ class FakeFiles:
 
         async def chunks() -> AsyncIterator[bytes]:
             try:
-                for start in range(0, len(part), 3):
+                for index, start in enumerate(range(0, len(part), 3)):
+                    if index == self.break_after:
+                        raise ConnectionResetError("the node stopped in the middle of a file")
+                    self.read_chunks += 1
                     yield part[start : start + 3]
+                    await asyncio.sleep(0)
             finally:
                 self.closed += 1
 

@@ -1,9 +1,12 @@
 """Files of nodes and tasks over the wire."""
 
+from typing import Any
 from urllib.parse import unquote
 
+import msgspec
 import pytest
 
+from millpond.control.base import FileContent
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.states import TaskState
 from tests.api.conftest import NODE, World
@@ -141,7 +144,6 @@ async def test_directories(ran: World) -> None:
     assert (head.headers["ocp-batch-file-isdirectory"], head.headers["content-length"]) == ("True", "0")
     answer = await ran.call("GET", f"{FILES}/wd")
     assert (answer.status, answer.code) == (409, "OperationInvalidForCurrentState")
-    assert ran.control.files.closed == 0
 
 
 @pytest.mark.parametrize(
@@ -206,3 +208,33 @@ async def test_files_past_their_retention(ran: World) -> None:
     assert (answer.status, answer.code) == (409, "TaskFilesCleanedup")
     await ran.call("PUT", "/jobs/j1/tasks/t1", {"constraints": {"retentionTime": "P30D"}})
     assert (await ran.call("GET", f"{FILES}/stdout.txt")).code == "FileNotFound"
+
+
+async def test_a_node_that_stops_in_the_middle_leaves_the_answer_unfinished(ran: World) -> None:
+    ran.control.files.break_after = 2
+    answer = await ran.call("GET", f"{FILES}/stdout.txt")
+    assert (answer.complete, answer.body) == (False, b"012345")
+    assert answer.headers["content-length"] == "10"
+    assert ran.control.files.closed == 1
+
+
+async def test_a_client_that_leaves_stops_the_reading(ran: World) -> None:
+    ran.control.files.files[NODE, f"{TASK_DIRECTORY}/stdout.txt"] = b"x" * 30000
+    answer = await ran.call("GET", f"{FILES}/stdout.txt", hang_up=True)
+    assert not answer.complete
+    assert ran.control.files.read_chunks < 100
+    assert ran.control.files.closed == 1
+
+
+async def test_a_file_that_shrinks_while_it_is_read(ran: World) -> None:
+    read = ran.control.files.read
+
+    async def shrunk(*place: Any, **span: Any) -> FileContent:
+        content: FileContent = await read(*place, **span)
+        content.entry = msgspec.structs.replace(content.entry, size=500)
+        return content
+
+    ran.control.files.read = shrunk
+    answer = await ran.call("GET", f"{FILES}/stdout.txt")
+    assert not answer.complete
+    assert answer.headers["content-length"] == "500"

@@ -56,7 +56,7 @@ class AgentRoutes:
             response = await self._answer(request, route_path(scope), receive)
         except ClientDisconnected:
             return
-        await send_response(send, response, head=False)
+        await send_response(send, receive, response, head=False)
 
     async def _answer(self, request: Request, path: bytes, receive: Receive) -> Response:
         try:

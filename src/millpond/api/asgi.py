@@ -98,7 +98,7 @@ class BatchRoutes:
         except ClientDisconnected:
             return
         response.headers += self._own_headers(request)
-        await send_response(send, response, head=head)
+        await send_response(send, receive, response, head=head)
 
     async def _answer(self, request: Request) -> Response:
         try:

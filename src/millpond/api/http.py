@@ -1,5 +1,7 @@
 """One HTTP request and its answer, on bare ASGI."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -17,6 +19,8 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
+_log: Final = logging.getLogger(__name__)
+
 MAX_QUERY_PARAMETERS: Final = 64
 _HOST_BYTES: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]")
 
@@ -32,6 +36,8 @@ class Response(msgspec.Struct):
     headers: Headers = msgspec.field(default_factory=list)
     body: bytes | AsyncIterator[bytes] = b""
     length: int | None = None
+    close: Callable[[], Awaitable[None]] | None = None
+    """Lets go of what a streamed body comes from; called in any case, also when the stream was never begun."""
 
 
 def split_query(query: bytes) -> list[tuple[bytes, bytes]]:
@@ -198,8 +204,12 @@ def route_path(scope: Scope) -> bytes:
     return raw[len(prefix) :] if prefix and raw.startswith(prefix + b"/") else raw
 
 
-async def send_response(send: Send, response: Response, *, head: bool) -> None:
-    """Send a response; of an answer to HEAD only the head, its Content-Length saying what GET would have brought."""
+async def send_response(send: Send, receive: Receive, response: Response, *, head: bool) -> None:
+    """Send a response; of an answer to HEAD only the head, its Content-Length saying what GET would have brought.
+
+    A streamed body stops when the client goes away. When its source fails in the middle, the answer is left unfinished,
+    which closes the connection: the client sees that it is short.
+    """
     body = response.body
     headers = response.headers
     if isinstance(body, bytes):
@@ -211,13 +221,25 @@ async def send_response(send: Send, response: Response, *, head: bool) -> None:
         return
     if response.length is not None:
         headers.append((b"content-length", b"%d" % response.length))
+    gone = asyncio.ensure_future(_disconnected(receive))
     try:
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if not head:
             async for chunk in body:
+                if gone.done():
+                    return
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+    except (BatchError, OSError) as error:
+        _log.warning("a response was cut short: %s", error)
     finally:
-        close = getattr(body, "aclose", None)
-        if close is not None:
-            await close()
+        gone.cancel()
+        await asyncio.wait((gone,))
+        if response.close is not None:
+            await response.close()
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Returns when the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

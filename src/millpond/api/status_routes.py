@@ -32,7 +32,7 @@ class StatusRoutes:
         request = Request(scope, receive, "")
         response = self._answer(request, route_path(scope))
         response.headers.append((b"x-content-type-options", b"nosniff"))
-        await send_response(send, response, head=request.method == "HEAD")
+        await send_response(send, receive, response, head=request.method == "HEAD")
 
     def _answer(self, request: Request, path: bytes) -> Response:
         if request.method not in ("GET", "HEAD"):

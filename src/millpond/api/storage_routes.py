@@ -55,7 +55,7 @@ class StorageRoutes:
             return
         if request.method == "PUT" and not stream.complete:
             response.headers.append((b"connection", b"close"))
-        await send_response(send, response, head=request.method == "HEAD")
+        await send_response(send, receive, response, head=request.method == "HEAD")
 
     async def _answer(self, request: Request, stream: BodyStream) -> Response:
         try:
@@ -111,7 +111,12 @@ class StorageRoutes:
         headers = _blob_headers(facts)
         if span is not None:
             headers.append((b"content-range", f"bytes {first}-{end - 1}/{facts.size}".encode()))
-        return Response(200 if span is None else 206, headers, _read(file, first, end - first), end - first)
+
+        async def close() -> None:
+            await asyncio.to_thread(file.close)
+
+        status = 200 if span is None else 206
+        return Response(status, headers, _read(file, first, end - first), end - first, close)
 
     async def _put(self, request: Request, stream: BodyStream, container: str, blob: str) -> Response:
         declared = _content_length(request)
@@ -195,17 +200,14 @@ async def _write(file: IO[bytes], stream: BodyStream) -> int:
 
 async def _read(file: IO[bytes], first: int, length: int) -> AsyncIterator[bytes]:
     left = length
-    try:
-        if first:
-            file.seek(first)
-        while left > 0:
-            chunk = await asyncio.to_thread(file.read, min(left, CHUNK_BYTES))
-            if not chunk:
-                return
-            left -= len(chunk)
-            yield chunk
-    finally:
-        file.close()
+    if first:
+        file.seek(first)
+    while left > 0:
+        chunk = await asyncio.to_thread(file.read, min(left, CHUNK_BYTES))
+        if not chunk:
+            raise ConnectionResetError("the blob is shorter than it was")
+        left -= len(chunk)
+        yield chunk
 
 
 def _blob_headers(facts: BlobFacts) -> Headers:

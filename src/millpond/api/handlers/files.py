@@ -226,7 +226,8 @@ async def _download(context: Context, request: Request, place: _Place) -> Respon
     headers = _file_headers(entry, place, name)
     if span is not None:
         headers.append((b"content-range", f"bytes {first}-{end - 1}/{entry.size}".encode()))
-    return Response(request.operation.success, headers, _exactly(content, end - first), end - first)
+    body = _exactly(content, end - first)
+    return Response(request.operation.success, headers, body, end - first, lambda: _close(content, body))
 
 
 def _unreadable(entry: FileEntry, first: int, *, ranged: bool) -> BatchError | None:
@@ -262,20 +263,21 @@ def _range_of(request: Request) -> tuple[int, int | None] | None:
 async def _exactly(content: FileContent, length: int) -> AsyncIterator[bytes]:
     """The chunks, cut at the length that was promised: a file may grow while it is read."""
     left = length
-    try:
-        async for chunk in content.chunks:
-            if left <= 0:
-                break
-            yield chunk[:left]
-            left -= len(chunk)
-    finally:
-        await _close(content)
+    async for chunk in content.chunks:
+        if left <= 0:
+            break
+        yield chunk[:left]
+        left -= len(chunk)
+    if left > 0:
+        raise ConnectionResetError("the file is shorter than it was")
 
 
-async def _close(content: FileContent) -> None:
-    close = getattr(content.chunks, "aclose", None)
-    if close is not None:
-        await close()
+async def _close(content: FileContent, body: AsyncIterator[bytes] | None = None) -> None:
+    """Let the node's answer go, whether or not it was read."""
+    for stream in (body, content.chunks):
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def delete_node_file(context: Context, request: Request) -> Response:
