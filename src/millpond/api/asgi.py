@@ -123,7 +123,7 @@ class BatchRoutes:
         for name in request.query:
             if name not in _COMMON_QUERY and name not in request.operation.query:
                 raise BatchError(ErrorCode.UNSUPPORTED_QUERY_PARAMETER, QueryParameterName=name[:256])
-        request.base_url  # noqa: B018 - a Host that will do is needed before anything is changed
+        request.require_host()
         handler = HANDLERS.get(request.operation.name)
         if handler is None:
             raise BatchError(

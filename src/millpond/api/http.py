@@ -115,6 +115,10 @@ class Request:
             self._base_url = f"{self.scope.get('scheme', 'http')}://{self._host()}{prefix_of(self.scope)}"
         return self._base_url
 
+    def require_host(self) -> None:
+        """Raises BatchError InvalidHeaderValue for a Host no URL can be made of: before anything is changed."""
+        self._host()
+
     def _host(self) -> str:
         host = self.headers.get(b"host", b"")
         if host:

@@ -107,21 +107,12 @@ for _row in SUPPORT:
         _REFUSED.setdefault(_row.entity, {})[_row.path] = _row.note
 
 
-def refused_properties(entity: str) -> tuple[str, ...]:
-    """The paths that requests about an entity may not use."""
-    return tuple(_REFUSED.get(entity, ()))
-
-
-def refuse_if_used(entity: str, path: str, value: Any, *, at: str = "") -> None:
-    """Raises BatchError NotImplemented when a refused property is used: given, and not false or empty.
-
-    `at` goes before the path in the message (`value[3].`).
-    """
+def refuse_if_used(entity: str, path: str, value: Any) -> None:
+    """Raises BatchError NotImplemented when a refused property is used: given, and not false or empty."""
     if value is None or value is False or value == []:
         return
-    name = at + path
     raise BatchError(
         ErrorCode.NOT_IMPLEMENTED,
-        f"The property '{name}' is not supported: {_REFUSED[entity][path]}",
-        PropertyName=name,
+        f"The property '{path}' is not supported: {_REFUSED[entity][path]}",
+        PropertyName=path,
     )

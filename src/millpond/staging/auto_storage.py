@@ -143,13 +143,6 @@ class AutoStorage:
         if permission not in permissions:
             raise _denied(f"The signature does not give the permission '{permission}'.")
 
-    @contextlib.contextmanager
-    def open(self, container: str, blob: str) -> Iterator[tuple[IO[bytes], BlobFacts]]:
-        """Open a blob for reading. Raises StorageError 404."""
-        file, facts = self.open_file(container, blob)
-        with file:
-            yield file, facts
-
     def open_file(self, container: str, blob: str) -> tuple[IO[bytes], BlobFacts]:
         """A blob's file, open for reading; the caller closes it. Raises StorageError 404."""
         path = self._path(container, blob)
