@@ -94,7 +94,7 @@ def test_a_pool_grows_shrinks_and_goes(batch: Any) -> None:
     resized = batch.client.get_pool(pool_id)
     assert resized.allocation_state == m.AllocationState.STEADY
     assert resized.current_dedicated_nodes == 1
-    assert resized.e_tag != pool.e_tag
+    assert resized.etag != pool.etag
 
     batch.client.begin_delete_pool(pool_id, polling_interval=batch.poll_s).result()
     with pytest.raises(ResourceNotFoundError) as gone:
@@ -163,7 +163,7 @@ def test_a_job_is_added_got_changed_and_deleted(batch: Any) -> None:
     batch.client.update_job(job_id, m.BatchJobUpdateOptions(priority=7))
     patched = batch.client.get_job(job_id)
     assert (patched.priority, patched.display_name) == (7, "one")
-    assert patched.e_tag != job.e_tag
+    assert patched.etag != job.etag
 
     patched.priority = 9
     patched.constraints = m.BatchJobConstraints(max_task_retry_count=2, max_wall_clock_time=timedelta(hours=1))
@@ -184,17 +184,17 @@ def test_conditions_on_etag_and_time(batch: Any) -> None:
     job_id = batch.create_job()
     job = batch.client.get_job(job_id)
     batch.client.update_job(
-        job_id, m.BatchJobUpdateOptions(priority=1), etag=job.e_tag, match_condition=MatchConditions.IfNotModified
+        job_id, m.BatchJobUpdateOptions(priority=1), etag=job.etag, match_condition=MatchConditions.IfNotModified
     )
     with pytest.raises(ResourceModifiedError) as caught:
         batch.client.update_job(
-            job_id, m.BatchJobUpdateOptions(priority=2), etag=job.e_tag, match_condition=MatchConditions.IfNotModified
+            job_id, m.BatchJobUpdateOptions(priority=2), etag=job.etag, match_condition=MatchConditions.IfNotModified
         )
     assert caught.value.status_code == 412
     now = batch.client.get_job(job_id)
     assert now.priority == 1
     with pytest.raises(ResourceModifiedError) as unchanged:
-        batch.client.get_job(job_id, etag=now.e_tag, match_condition=MatchConditions.IfModified)
+        batch.client.get_job(job_id, etag=now.etag, match_condition=MatchConditions.IfModified)
     assert unchanged.value.status_code == 304
     past = datetime.now(UTC) - timedelta(days=1)
     with pytest.raises(HttpResponseError) as modified:
@@ -206,8 +206,8 @@ def test_conditions_on_etag_and_time(batch: Any) -> None:
 def test_the_state_does_not_change_the_etag(batch: Any) -> None:
     job_id = batch.create_job()
     batch.sh(job_id, "t", "true")
-    before = batch.client.get_task(job_id, "t").e_tag
-    assert batch.completed(job_id, "t").e_tag == before
+    before = batch.client.get_task(job_id, "t").etag
+    assert batch.completed(job_id, "t").etag == before
 
 
 def test_jobs_are_listed_by_filter(batch: Any) -> None:
@@ -278,7 +278,7 @@ def test_terminate_ends_running_tasks_and_closes_the_job(batch: Any) -> None:
     ).result()
     job = batch.client.get_job(job_id)
     assert job.state == m.BatchJobState.COMPLETED
-    assert job.execution_info.terminate_reason == "enough"
+    assert job.execution_info.termination_reason == "enough"
     assert job.execution_info.end_time is not None
     task = batch.client.get_task(job_id, "t")
     assert task.state == m.BatchTaskState.COMPLETED
@@ -295,7 +295,7 @@ def test_a_job_ends_by_itself_when_all_tasks_are_complete(batch: Any) -> None:
         job_id, m.BatchJobUpdateOptions(all_tasks_complete_mode=m.BatchAllTasksCompleteMode.TERMINATE_JOB)
     )
     job = batch.until_job(job_id, m.BatchJobState.COMPLETED)
-    assert job.execution_info.terminate_reason == "AllTasksComplete"
+    assert job.execution_info.termination_reason == "AllTasksComplete"
 
 
 def test_a_job_may_name_a_pool_that_comes_later(batch: Any) -> None:

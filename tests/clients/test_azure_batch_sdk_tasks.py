@@ -50,7 +50,7 @@ def test_a_failing_command_is_a_failure_with_its_exit_code(batch: Any) -> None:
     batch.sh(job_id, "t", "exit 3")
     info = batch.completed(job_id, "t").execution_info
     assert (info.exit_code, info.result) == (3, m.BatchTaskExecutionResult.FAILURE)
-    assert (info.failure_info.category, info.failure_info.code) == (m.ErrorCategory.USER_ERROR, "FailureExitCode")
+    assert (info.failure_info.category, info.failure_info.code) == (m.BatchErrorSourceCategory.USER_ERROR, "FailureExitCode")
     counts = batch.client.get_job_task_counts(job_id)
     assert (counts.task_counts.completed, counts.task_counts.failed, counts.task_counts.succeeded) == (1, 1, 0)
     assert counts.task_slot_counts.failed == 1
@@ -61,7 +61,7 @@ def test_a_program_that_is_not_there(batch: Any) -> None:
     batch.add(job_id, "t", "no-such-program --at all")
     info = batch.completed(job_id, "t").execution_info
     assert info.failure_info.code == "CommandProgramNotFound"
-    assert info.failure_info.category == m.ErrorCategory.USER_ERROR
+    assert info.failure_info.category == m.BatchErrorSourceCategory.USER_ERROR
     assert info.exit_code is None
 
 
@@ -105,7 +105,7 @@ def test_terminate_and_reactivate(batch: Any) -> None:
     assert task.state == m.BatchTaskState.COMPLETED
     assert (task.execution_info.failure_info.code, task.execution_info.failure_info.category) == (
         "TaskEnded",
-        m.ErrorCategory.USER_ERROR,
+        m.BatchErrorSourceCategory.USER_ERROR,
     )
     with pytest.raises(ResourceExistsError) as again:
         batch.client.terminate_task(job_id, "t")
@@ -189,8 +189,8 @@ def test_many_tasks_are_added_listed_and_counted(batch: Any) -> None:
     job_id = batch.create_job(pool_info=m.BatchPoolInfo(pool_id="not-there-yet"))
     tasks = [m.BatchTaskCreateOptions(id=f"t{number:03}", command_line="/bin/true") for number in range(250)]
     result = batch.client.create_tasks(job_id, list(tasks))
-    assert len(result.values_property) == 250
-    assert {item.status for item in result.values_property} == {m.BatchTaskAddStatus.SUCCESS}
+    assert len(result.result_values) == 250
+    assert {item.status for item in result.result_values} == {m.BatchTaskAddStatus.SUCCESS}
 
     pages = [list(page) for page in batch.client.list_tasks(job_id, max_results=100).by_page()]
     assert [len(page) for page in pages] == [100, 100, 50]
@@ -211,11 +211,11 @@ def test_each_task_of_a_collection_has_its_own_status(batch: Any) -> None:
             m.BatchTaskCreateOptions(id="new", command_line="/bin/true"),
         ]
     )
-    result = {item.task_id: item for item in batch.client.create_task_collection(job_id, group).values_property}
+    result = {item.task_id: item for item in batch.client.create_task_collection(job_id, group).result_values}
     assert result["THERE"].status == m.BatchTaskAddStatus.CLIENT_ERROR
     assert result["THERE"].error.code == "TaskExists"
     assert result["new"].status == m.BatchTaskAddStatus.SUCCESS
-    assert result["new"].e_tag == batch.client.get_task(job_id, "new").e_tag
+    assert result["new"].etag == batch.client.get_task(job_id, "new").etag
 
 
 def test_a_collection_of_more_than_100_is_refused(batch: Any) -> None:
@@ -238,7 +238,7 @@ def test_the_helper_halves_chunks_that_are_too_large(batch: Any) -> None:
         )
         for number in range(100)
     ]
-    assert len(batch.client.create_tasks(job_id, tasks).values_property) == 100
+    assert len(batch.client.create_tasks(job_id, tasks).result_values) == 100
     assert batch.client.get_job_task_counts(job_id).task_counts.active == 100
 
 
@@ -425,7 +425,7 @@ def test_a_resource_file_that_is_not_there(batch: Any, storage: Storage) -> None
     missing = m.ResourceFile(http_url=storage.url("missing.txt", "r"), file_path="missing.txt")
     batch.sh(job_id, "t", "true", resource_files=[missing], constraints=m.BatchTaskConstraints(max_task_retry_count=3))
     info = batch.completed(job_id, "t").execution_info
-    assert (info.failure_info.code, info.failure_info.category) == ("BlobNotFound", m.ErrorCategory.USER_ERROR)
+    assert (info.failure_info.code, info.failure_info.category) == ("BlobNotFound", m.BatchErrorSourceCategory.USER_ERROR)
     assert (info.retry_count, info.exit_code) == (0, None)
 
 
