@@ -85,11 +85,14 @@ class HttpTransport:
         return await self._call(SYNC_PATH, _encoder.encode(sync), _reply_decoder)
 
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None:
-        head = base64.urlsafe_b64encode(_encoder.encode(reply)).decode("ascii")
-        headers = self._headers | {FILE_REPLY_HEADER: head, "Content-Type": "application/octet-stream"}
+        packed = _encoder.encode(reply)
+        headers = self._headers
+        if body is not None:
+            head = base64.urlsafe_b64encode(packed).decode("ascii")
+            headers = headers | {FILE_REPLY_HEADER: head, "Content-Type": "application/octet-stream"}
         url = f"{self._endpoint.url()}{FILE_REPLY_PATH}{request_id}"
         try:
-            async with self._session.post(url, data=body or b"", headers=headers) as answer:
+            async with self._session.post(url, data=packed if body is None else body, headers=headers) as answer:
                 await _check(answer)
         except (aiohttp.ClientError, OSError) as error:
             raise TransportError(f"{type(error).__name__}: {error}") from error

@@ -91,7 +91,9 @@ class AgentRoutes:
     async def _file_reply(self, request: Request, node_id: str, request_id: str, receive: Receive) -> Response:
         head = request.headers.get(FILE_REPLY_HEADER.encode())
         if head is None:
-            raise BatchError(ErrorCode.MISSING_REQUIRED_HEADER, HeaderName=FILE_REPLY_HEADER)
+            whole = _decoded(_decode_reply, await request.body(MAX_MESSAGE_BYTES))
+            await self._agents.file_reply(node_id, request_id, whole, _nothing())
+            return Response(200, [])
         try:
             packed = base64.b64decode(head + b"=" * (-len(head) % 4), altchars=b"-_", validate=True)
         except binascii.Error:
@@ -110,6 +112,12 @@ class AgentRoutes:
         if not node_id or scheme.lower() != "bearer" or not token or not self._agents.authenticate(node_id, token):
             raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
         return node_id
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    """The content of an answer that has none."""
+    return
+    yield b""
 
 
 async def _from_node(stream: BodyStream) -> AsyncIterator[bytes]:

@@ -86,14 +86,7 @@ class NodeFilesService:
         except BatchError:
             self._requests.close(request_id)
             raise
-        return FileContent(entry, self._body(request_id, body))
-
-    async def _body(self, request_id: str, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in body:
-                yield chunk
-        finally:
-            self._requests.close(request_id)
+        return FileContent(entry, _Body(body, lambda: self._requests.close(request_id)))
 
     async def _ask(
         self, pool_id: str, node_id: str, operation: str, path: str, *, recursive: bool = False
@@ -128,6 +121,24 @@ class NodeFilesService:
         finally:
             if not kept:
                 self._requests.close(request_id)
+
+
+class _Body(AsyncIterator[bytes]):
+    """The content of a file on its way from a node. Whatever way it ends, also unread, the node is let go."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], close: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._close = close
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._chunks)
+        except BaseException:
+            self._close()
+            raise
+
+    async def aclose(self) -> None:
+        self._close()
 
 
 def _error_of(reply: FileReply) -> BatchError:

@@ -27,7 +27,8 @@ CONTENT_TYPE: Final = "application/msgpack"
 HELLO_PATH: Final = "/agent/v1/hello"
 SYNC_PATH: Final = "/agent/v1/sync"
 FILE_REPLY_PATH: Final = "/agent/v1/files/"
-"""POST `/agent/v1/files/<request id>`: the head (a `FileReply`) in the header below, the content as the body."""
+"""POST `/agent/v1/files/<request id>`: a `FileReply` as the body; or, where the content of a file follows, the content
+as the body and the `FileReply` in the header below."""
 FILE_REPLY_HEADER: Final = "x-millpond-file-reply"
 """A `FileReply` as URL-safe base64 of MessagePack."""
 
