@@ -46,7 +46,8 @@ def empty_trash(directories: NodeDirectories) -> None:
     raise AssertionError("the trash does not get empty")
 
 
-async def test_layout(directories: NodeDirectories) -> None:
+def test_layout(tmp_path: Path) -> None:
+    directories = NodeDirectories(str(tmp_path / "root"))
     directories.create()
     root = Path(directories.root)
     found = {str(path.relative_to(root)) for path in [root, *root.rglob("*")]}
