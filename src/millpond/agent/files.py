@@ -5,6 +5,7 @@ to the directory before it and never through a link; links are read and walked b
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -17,6 +18,7 @@ from millpond.staging.threads import finish_in_thread
 
 MAX_ENTRIES: Final = 100_000
 """More are not listed at once."""
+_NO_SUCH_PATH: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ})
 _MAX_LINKS: Final = 40
 _MAX_DEPTH: Final = 256
 _CHUNK: Final = 1 << 18
@@ -59,6 +61,8 @@ class NodeFiles:
             message = "The node agent may not do this with the file."
             return _refusal(ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE, message), None
         except OSError as error:
+            if error.errno in _NO_SUCH_PATH:
+                return _refusal(ErrorCode.FILE_NOT_FOUND), None
             return _refusal(ErrorCode.INTERNAL_ERROR, f"The node could not do it: {error.strerror}."), None
 
     # --- operations ---------------------------------------------------------------------------------------------
@@ -202,6 +206,10 @@ class _Content:
 
 def _names(path: str) -> list[str]:
     """The parts of a path that was asked for: relative to the root, and in it."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise _Refused(ErrorCode.FILE_NOT_FOUND) from None
     if path.startswith("/") or "\0" in path:
         raise _Refused(ErrorCode.FILE_NOT_FOUND)
     names = [name for name in path.split("/") if name not in ("", ".")]

@@ -34,6 +34,9 @@ _MAX_PAGES: Final = 10_000
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+_BEFORE_XML: Final = b"\xef\xbb\xbf \r\n\t"
+"""A byte order mark, or blanks."""
+
 _Result = TypeVar("_Result")
 _C = TaskFailureCode
 
@@ -177,7 +180,7 @@ class HttpStaging:
                     raise _failure(_LIST, _LIST.other, url, "a page of the listing is too long")
                 text += await response.content.read(_MAX_LISTING - len(text))
         try:
-            return _parse_xml(text) if text.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<") else _parse_json(text)
+            return _parse_xml(text) if text.lstrip(_BEFORE_XML).startswith(b"<") else _parse_json(text)
         except (msgspec.MsgspecError, ET.ParseError, ValueError) as error:
             raise _failure(_LIST, _LIST.other, url, f"the answer is not a listing ({error})") from error
 
@@ -218,13 +221,13 @@ class HttpStaging:
         try:
             return await work()
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError) as error:
-            raise _failure(codes, codes.other, url, f"it is not a URL that can be used ({error})") from error
+            raise _failure(codes, codes.other, url, "it is, or leads to, no URL that can be used") from error
         except TimeoutError as error:
             raise _Transient(_failure(codes, codes.timed_out, url, "the server did not answer in time")) from error
         except (aiohttp.TooManyRedirects, aiohttp.ClientSSLError) as error:
-            raise _failure(codes, codes.other, url, str(error) or type(error).__name__) from error
+            raise _failure(codes, codes.other, url, _reason(error)) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _Transient(_failure(codes, codes.other, url, str(error) or type(error).__name__)) from error
+            raise _Transient(_failure(codes, codes.other, url, _reason(error))) from error
 
 
 async def _copy(content: aiohttp.StreamReader, descriptor: int) -> None:
@@ -297,6 +300,12 @@ def _failure(codes: _Codes, code: TaskFailureCode, url: str, reason: str, **deta
     failure = TaskFailure(code, f"The {codes.what} of {shown} failed: {reason}", FilePath=shown)
     failure.details.update(details)
     return failure
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, unless it says a URL: that would tell its signature."""
+    text = str(error)
+    return text if text and "?" not in text and "://" not in text else type(error).__name__
 
 
 def without_authority(url: str) -> str:

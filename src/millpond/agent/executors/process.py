@@ -364,28 +364,28 @@ def _settle(future: asyncio.Future[None] | asyncio.Future[ProcessExit | None], e
 
 def _launch_frame(process: ProcessSpec) -> bytes:
     """Raises TaskFailure CommandLaunchFailed for what no process can be given."""
-    encode = os.fsencode
+    if not process.argv or not process.argv[0]:
+        raise TaskFailure(TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line is empty")
     fields = [
-        encode(process.id),
-        encode(process.directory),
-        encode(process.stdout_path),
-        encode(process.stderr_path),
-        str(len(process.argv)).encode(),
+        process.id,
+        process.directory,
+        process.stdout_path,
+        process.stderr_path,
+        str(len(process.argv)),
+        *process.argv,
+        *[f"{name}={value}" for name, value in process.environment.items()],
     ]
+    text = "\0".join(fields)
+    if text.count("\0") != len(fields) - 1:
+        raise TaskFailure(
+            TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line or an environment variable holds a NUL character"
+        )
     try:
-        fields += map(encode, process.argv)
-        fields += [encode(f"{name}={value}") for name, value in process.environment.items()]
+        frame = spawner.frame(spawner.LAUNCH, os.fsencode(text))
     except UnicodeEncodeError:
         raise TaskFailure(
             TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line or an environment variable is not valid text"
         ) from None
-    if not process.argv or not process.argv[0]:
-        raise TaskFailure(TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line is empty")
-    frame = spawner.frame(spawner.LAUNCH, *fields)
-    if frame.count(b"\0", spawner.HEADER.size) != len(fields) - 1:
-        raise TaskFailure(
-            TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line or an environment variable holds a NUL character"
-        )
     if len(frame) > spawner.MAX_FRAME:
         raise _refusal(process, errno.E2BIG, "exec")
     return frame
