@@ -50,7 +50,10 @@ def test_a_failing_command_is_a_failure_with_its_exit_code(batch: Any) -> None:
     batch.sh(job_id, "t", "exit 3")
     info = batch.completed(job_id, "t").execution_info
     assert (info.exit_code, info.result) == (3, m.BatchTaskExecutionResult.FAILURE)
-    assert (info.failure_info.category, info.failure_info.code) == (m.BatchErrorSourceCategory.USER_ERROR, "FailureExitCode")
+    assert (info.failure_info.category, info.failure_info.code) == (
+        m.BatchErrorSourceCategory.USER_ERROR,
+        "FailureExitCode",
+    )
     counts = batch.client.get_job_task_counts(job_id)
     assert (counts.task_counts.completed, counts.task_counts.failed, counts.task_counts.succeeded) == (1, 1, 0)
     assert counts.task_slot_counts.failed == 1
@@ -425,7 +428,10 @@ def test_a_resource_file_that_is_not_there(batch: Any, storage: Storage) -> None
     missing = m.ResourceFile(http_url=storage.url("missing.txt", "r"), file_path="missing.txt")
     batch.sh(job_id, "t", "true", resource_files=[missing], constraints=m.BatchTaskConstraints(max_task_retry_count=3))
     info = batch.completed(job_id, "t").execution_info
-    assert (info.failure_info.code, info.failure_info.category) == ("BlobNotFound", m.BatchErrorSourceCategory.USER_ERROR)
+    assert (info.failure_info.code, info.failure_info.category) == (
+        "BlobNotFound",
+        m.BatchErrorSourceCategory.USER_ERROR,
+    )
     assert (info.retry_count, info.exit_code) == (0, None)
 
 
