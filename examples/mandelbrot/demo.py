@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ VARIABLES = ("AZURE_BATCH_ACCOUNT", "AZURE_BATCH_ACCESS_KEY", "AZURE_BATCH_ENDPO
 def main() -> int:
     arguments = parse()
     console = Console()
+    # Being told to end stops the service as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     out = arguments.out.absolute()
     try:
         out.mkdir(parents=True, exist_ok=True)
