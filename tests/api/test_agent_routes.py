@@ -103,6 +103,14 @@ async def test_a_file_comes_in_as_a_stream(world: World) -> None:
     assert world.control.agents.bodies == {"r1": b"abcdef"}
 
 
+async def test_an_answer_without_content_is_the_body(world: World) -> None:
+    entries = tuple(m.FileEntry(f"file-{n}", is_directory=False) for n in range(5000))
+    reply = m.FileReply(entries=entries)
+    answer = await call(world, m.FILE_REPLY_PATH + "r1", msgspec.msgpack.encode(reply))
+    assert answer.status == 200
+    assert world.control.agents.calls == [("n1", "r1", reply)]
+
+
 async def test_a_file_nobody_takes_ends_the_connection(world: World) -> None:
     world.control.agents.take_body = False
     head = head_of(m.FileReply(error="FileNotFound"))

@@ -78,9 +78,11 @@ class Service:
         return self.answer(SyncReply(session=sync.session, directives=(start(1, 1),)))
 
     async def file_reply(self, request: web.Request) -> web.Response:
-        head = base64.urlsafe_b64decode(request.headers[FILE_REPLY_HEADER])
-        self.heads.append(msgspec.msgpack.decode(head, type=FileReply))
-        await self.take(request)
+        head = request.headers.get(FILE_REPLY_HEADER)
+        packed = await self.take(request) if head is None else base64.urlsafe_b64decode(head)
+        self.heads.append(msgspec.msgpack.decode(packed, type=FileReply))
+        if head is not None:
+            await self.take(request)
         return web.Response(status=self.status)
 
 
@@ -111,7 +113,8 @@ async def test_calls_and_answers(service: Service, session: aiohttp.ClientSessio
     await transport.send_file_reply("r1", FileReply(entries=(entry,)), body())
     await transport.send_file_reply("r2", FileReply(error="FileNotFound"), None)
     assert service.heads == [FileReply(entries=(entry,)), FileReply(error="FileNotFound")]
-    assert service.seen[-2:] == [(f"{FILE_REPLY_PATH}r1", b"abc"), (f"{FILE_REPLY_PATH}r2", b"")]
+    whole = msgspec.msgpack.encode(FileReply(error="FileNotFound"))
+    assert service.seen[-2:] == [(f"{FILE_REPLY_PATH}r1", b"abc"), (f"{FILE_REPLY_PATH}r2", whole)]
 
 
 @pytest.mark.parametrize("status", [401, 404, 500, 503])
