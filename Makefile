@@ -29,7 +29,7 @@ lint: setup ## Style, types, import rules, purity of the pure rooms
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy tools examples
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python tools/check_purity.py
 
 bench: setup ## Measure: adds, task lives, real tasks against the spawn ceiling, latency, memory, restart
