@@ -21,7 +21,7 @@ from millpond.domain import effects as f
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
-from millpond.domain.errors import BatchError, ErrorCode
+from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
 from millpond.domain.events import Event
 from millpond.domain.ids import id_key
 from millpond.domain.job import Job
@@ -293,8 +293,14 @@ class ControlService:
                 missing.append(start.task.key)
             else:
                 specs[start.task.key] = spec
-        if missing:
-            specs.update(await self._store.task_specs(missing))
+        while missing:
+            try:
+                specs.update(await self._store.task_specs(missing))
+                break
+            except StoreUnavailable as error:
+                # The batch is on disk, so all that follows from it has to be carried out some time.
+                log.warning("specifications of %d tasks cannot be read yet: %s", len(missing), error)
+                await asyncio.sleep(self._settings.store_retry_s)
         return specs
 
     def _send_start(

@@ -34,6 +34,7 @@ class Process:
         self.steps = 0
         """Callbacks it has run."""
         self._loop = loop
+        self._buried = False
         self._fuse = 0
         self._on_fuse: Callable[[], None] = _nothing
         self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
@@ -53,9 +54,15 @@ class Process:
         self._on_fuse = then
 
     def kill(self) -> None:
-        if self.alive:
+        if self.alive and not self._buried:
             self.alive = False
             self.pinned = sorted((task for task in self.tasks if not task.done()), key=lambda task: task.get_name())
+
+    def bury(self) -> list[asyncio.Handle]:
+        """Nobody kills it any more; what it still had to run."""
+        self.alive = self._buried = True
+        parked, self.parked = self.parked, []
+        return parked
 
     def enter(self) -> bool:
         """Count a callback that is about to run; whether it may."""
@@ -89,6 +96,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timers: list[tuple[float, int, asyncio.TimerHandle, Process | None]] = []
         self._order = count()
         self._moved_at = 0
+        self._over = False
         self.set_exception_handler(self._unhandled)
 
     def process(self, name: str) -> Process:
@@ -108,7 +116,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def call_soon(
-        self, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts], context: contextvars.Context | None = None
+        self, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._due.append((handle, _process_in(context)))
@@ -118,7 +126,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self,
         when: float,
         callback: Callable[[Unpack[_Ts]], object],
-        *args: Unpack[_Ts],
+        *args: *_Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
@@ -142,7 +150,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         """One callback. Called by `run_forever` until the loop is stopped."""
-        if self.failure is not None:
+        if self.failure is not None and not self._over:
             raise self.failure
         if not self._due:
             self._advance()
@@ -183,12 +191,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def bury(self) -> None:
         """At the end: let every task that is left, of the dead too, run to its end, so that nothing is left to the
         collector."""
-        self.failure = None
+        self._over = True
         self.set_exception_handler(lambda _loop, _context: None)
         for process in self.processes:
-            process.alive = True
-            self._due.extend((handle, process) for handle in process.parked)
-            process.parked.clear()
+            self._due.extend((handle, process) for handle in process.bury())
+        # A main task that ended just when the run failed may still stop the loop: let that pass.
+        passed = self.create_future()
+
+        def pass_by() -> None:
+            passed.set_result(None)
+            self.stop()
+
+        self.call_soon(pass_by)
+        while not passed.done():
+            self.run_forever()
         for _ in range(20):
             tasks = asyncio.all_tasks(self)
             if not tasks:
