@@ -56,8 +56,9 @@ def on_node_provision_failed(state: SchedulerState, event: NodeProvisionFailed, 
     node = state.nodes.get(event.node_id)
     if node is None or state.pool is None or node.row.handle:
         return
-    if node.row.state not in (NodeState.CREATING, NodeState.LEAVING_POOL):
-        return
+    # It may have been there before (its handle was lost with the engine's memory): then it is gone with all it held.
+    node.connected = False
+    tasks.lose_attempts(state, node, event.at, effects)
     if node.row.removal is None:
         error = ResizeError(event.code, event.message)
         if error not in state.pool.resize_errors:
