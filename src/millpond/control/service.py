@@ -181,10 +181,18 @@ class ControlService:
         self._jobs[key] = _JobEntry(job.no, job.pool_id)
         try:
             engine = await self._engine(job.pool_id)
-            await engine.submit(e.JobAdded(at=self.now(), cause=cause, job=job))
+            added = engine.submit(e.JobAdded(at=self.now(), cause=cause, job=job))
         except BaseException:
             self._jobs.pop(key, None)
             raise
+
+        def settle(added: asyncio.Future[Any]) -> None:
+            if added.cancelled() or added.exception() is not None:
+                self._jobs.pop(key, None)
+
+        # Whether the id is taken is for the commit to say: a caller that hangs up first must not set it free.
+        added.add_done_callback(settle)
+        await asyncio.shield(added)
         return job
 
     def _taken_id(self, key: str) -> ErrorCode:
