@@ -266,6 +266,8 @@ class ControlService:
                     # Without a specification the task has just been deleted, and a stop is on its way.
                     if link is not None and spec is not None:
                         self._send_start(link, job, task.key, attempt, task.id, task.required_slots, spec)
+                case f.BeginSession(node_id, session):
+                    self._links.begin_session(node_id, session)
                 case f.StopTask(node_id, key, attempt) if box := self._outbox(node_id):
                     box.put(m.Stop(box.next_revision(), key, attempt))
                 case f.ReturnTask(node_id, key, attempt) if box := self._outbox(node_id):

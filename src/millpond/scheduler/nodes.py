@@ -1,7 +1,16 @@
 """Nodes: coming, connecting, falling silent, leaving."""
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import CreateNode, DeleteNode, Effect, ReleaseNode, SavePool, StartTask, StopTask
+from millpond.domain.effects import (
+    BeginSession,
+    CreateNode,
+    DeleteNode,
+    Effect,
+    ReleaseNode,
+    SavePool,
+    StartTask,
+    StopTask,
+)
 from millpond.domain.events import (
     NodeConnected,
     NodeGone,
@@ -90,6 +99,7 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
     row.ip_address = event.ip_address
     row.agent_version = event.agent_version
     state.touch_node(node)
+    effects.append(BeginSession(row.id, event.session))
     if row.state is NodeState.LEAVING_POOL:
         return
     held = {(entry.key, entry.attempt): entry for entry in event.inventory}

@@ -57,7 +57,19 @@ class SimEngine(Engine):
         self._audit.after_batch(self)
 
 
-_QUIET = {"at", "condition", "tasks", "row", "spec", "inventory", "agent_version", "ip_address", "boot_time", "handle"}
+_QUIET = {
+    "at",
+    "session",
+    "condition",
+    "tasks",
+    "row",
+    "spec",
+    "inventory",
+    "agent_version",
+    "ip_address",
+    "boot_time",
+    "handle",
+}
 
 
 def describe(event: msgspec.Struct) -> str:

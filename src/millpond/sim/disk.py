@@ -7,6 +7,7 @@ server: fencing must see to it that it does no harm.
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
+from typing import Any
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
@@ -14,7 +15,6 @@ from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
 from millpond.domain.task import Task
-from millpond.odata.filters import Filter
 from millpond.sim.ledger import Ledger, copy_changes
 from millpond.sim.loop import VirtualLoop
 from millpond.sim.story import Story, Violation
@@ -136,7 +136,7 @@ class SimDisk:
         await self._read()
         return await self._inner.get_pool(pool_id)
 
-    async def list_pools(self, where: Filter | None, limit: int, after: str | None) -> Page[Pool]:
+    async def list_pools(self, where: Any, limit: int, after: str | None) -> Page[Pool]:
         await self._read()
         return await self._inner.list_pools(where, limit, after)
 
@@ -144,11 +144,11 @@ class SimDisk:
         await self._read()
         return await self._inner.get_node(pool_id, node_id)
 
-    async def list_nodes(self, pool_id: str, where: Filter | None, limit: int, after: str | None) -> Page[Node]:
+    async def list_nodes(self, pool_id: str, where: Any, limit: int, after: str | None) -> Page[Node]:
         await self._read()
         return await self._inner.list_nodes(pool_id, where, limit, after)
 
-    async def node_counts(self, where: Filter | None) -> list[NodeCounts]:
+    async def node_counts(self, where: Any) -> list[NodeCounts]:
         await self._read()
         return await self._inner.node_counts(where)
 
@@ -156,7 +156,7 @@ class SimDisk:
         await self._read()
         return await self._inner.get_job(job_id)
 
-    async def list_jobs(self, where: Filter | None, limit: int, after: str | None) -> Page[Job]:
+    async def list_jobs(self, where: Any, limit: int, after: str | None) -> Page[Job]:
         await self._read()
         return await self._inner.list_jobs(where, limit, after)
 
@@ -166,7 +166,7 @@ class SimDisk:
         await self._read()
         return row
 
-    async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
+    async def list_tasks(self, job_no: int, where: Any, limit: int, after: str | None) -> Page[TaskRow]:
         await self._read()
         return await self._inner.list_tasks(job_no, where, limit, after)
 
