@@ -37,7 +37,7 @@ from millpond.sim.story import Story
 
 _T = TypeVar("_T")
 
-_BUSY = (ErrorCode.SERVER_BUSY, ErrorCode.INTERNAL_ERROR)
+_MISSING = (ErrorCode.TASK_NOT_FOUND, ErrorCode.JOB_NOT_FOUND)
 _OPTIONS = (
     NodeDeallocationOption.REQUEUE,
     NodeDeallocationOption.TERMINATE,
@@ -56,8 +56,8 @@ class Habits(msgspec.Struct, frozen=True):
     run_s: tuple[float, float]
     pause_s: float
     dependencies: float
-    changes: float
-    """How often users change their minds: terminate, delete, disable …"""
+    weights: tuple[float, ...]
+    """How often users add tasks, add jobs, read, change pools, change jobs, change tasks."""
 
     @staticmethod
     def of(random: Random) -> "Habits":
@@ -69,9 +69,16 @@ class Habits(msgspec.Struct, frozen=True):
             task_slots=random.choice(((1,), (1,), (2,), (4,), (1, 3))),
             batch_at_most=random.choice((3, 10, 25)),
             run_s=(shortest, shortest * random.choice((2.0, 20.0, 60.0))),
-            pause_s=random.choice((3.0, 8.0, 15.0)),
+            pause_s=random.choice((1.0, 3.0, 8.0, 15.0)),
             dependencies=random.choice((0.0, 0.5, 0.8)),
-            changes=random.choice((0.2, 0.5, 1.0)),
+            weights=(
+                6.0,
+                random.choice((0.5, 1.5)),
+                4.0,
+                random.choice((0.1, 0.5, 1.0, 4.0)),
+                random.choice((0.1, 0.5, 1.0, 4.0)),
+                random.choice((0.2, 1.0, 3.0, 6.0)),
+            ),
         )
 
 
@@ -105,13 +112,20 @@ class Users:
     # --- calls ---
 
     async def _ask(
-        self, what: str, make: Callable[[SimControl], Awaitable[_T]], check: Callable[[_T], None]
+        self,
+        what: str,
+        make: Callable[[SimControl], Awaitable[_T]],
+        check: Callable[[_T], None],
+        exists: Callable[[], bool] = lambda: False,
     ) -> _T | None:
-        """The answer, or None when it was refused or never came."""
+        """The answer, or None when it was refused or never came. What `exists` says is there must be found."""
+        existed = exists()
         try:
             value = await self._api.call(make, check)
         except BatchError as error:
             self._story.add("user", f"{what}: {error.code.value}")
+            if error.code in _MISSING and existed and exists():
+                self._audit.fail(f"{what}: {error.code.value}, and it was acknowledged")
             return None
         except NoAnswer as error:
             self._story.add("user", f"{what}: {error}")
@@ -119,8 +133,20 @@ class Users:
         self._story.add("user", f"{what}: ok")
         return value
 
-    async def _to_job(self, job_id: str, what: str, make: Callable[[float, str], Event]) -> bool:
-        """Send an event to a job; whether it was taken in. Something of the job must then be on disk."""
+    def _job_exists(self, job_id: str) -> bool:
+        """Whether its addition was acknowledged, and nobody has ever asked to delete a job of that id."""
+        return self.jobs.get(job_id, 0) > 0 and (id_key(job_id), "") not in self._audit.deletes
+
+    async def _to_job(
+        self, job_id: str, what: str, make: Callable[[float, str], Event], task: Known | None = None
+    ) -> bool:
+        """Send an event to a job (and a task of it that has not been deleted before); whether it was taken in.
+        Something of the job must then be on disk."""
+        deletes = "delete" in what
+
+        def exists() -> bool:
+            return self._job_exists(job_id) and (task is None or deletes or not task.deleting)
+
         before = 0
 
         async def send(control: SimControl) -> int:
@@ -140,7 +166,7 @@ class Users:
                     return
                 self._audit.fail(f"{what} of {job_id} is acknowledged: nothing is on disk")
 
-        return await self._ask(f"{what} ({job_id})", send, check) is not None
+        return await self._ask(f"{what} ({job_id})", send, check, exists) is not None
 
     async def _to_pool(self, pool_id: str, what: str, make: Callable[[float], Event]) -> bool:
         before = 0
@@ -371,7 +397,7 @@ class Users:
                 if task is None:
                     self._audit.fail(f"task {outcome.id} of {job_id} is acknowledged: not on disk")
 
-        answer = await self._ask(f"add {len(tasks)} tasks to {job_id}", send, check)
+        answer = await self._ask(f"add {len(tasks)} tasks to {job_id}", send, check, lambda: self._job_exists(job_id))
         if answer is None:
             return
         job_no, outcomes = answer
@@ -399,12 +425,14 @@ class Users:
                 job_id,
                 f"delete task {task_id}",
                 lambda at, _: e.TaskDeleteRequested(at=at, cause="user", job_id=job_id, task_id=task_id),
+                task,
             )
         elif pick in (1, 2):
             await self._to_job(
                 job_id,
                 f"terminate task {task_id}",
                 lambda at, _: e.TaskTerminateRequested(at=at, cause="user", job_id=job_id, task_id=task_id),
+                task,
             )
         elif pick == 3:
             task.completed = False
@@ -413,6 +441,7 @@ class Users:
                 job_id,
                 f"reactivate task {task_id}",
                 lambda at, _: e.TaskReactivateRequested(at=at, cause="user", job_id=job_id, task_id=task_id),
+                task,
             )
         else:
             plan = json.loads(msgspec.json.encode(TaskPlan(run_s=random.uniform(*self._habits.run_s))))
@@ -427,6 +456,7 @@ class Users:
                     max_retry_count=random.choice((None, 1)),
                     spec=json.dumps(plan).encode(),
                 ),
+                task,
             )
 
     # --- reading ---
@@ -471,7 +501,6 @@ class Users:
         await self._add_job()
         while loop.time() < until:
             await asyncio.sleep(random.expovariate(1.0 / self._habits.pause_s))
-            changes = self._habits.changes
             actions: list[Callable[[], Awaitable[None]]] = [
                 self._add_tasks,
                 self._add_job,
@@ -480,8 +509,7 @@ class Users:
                 self._change_job,
                 self._change_task,
             ]
-            weights = [6.0, 1.5, 4.0, 1.0 * changes, 1.0 * changes, 3.0 * changes]
-            await random.choices(actions, weights)[0]()
+            await random.choices(actions, self._habits.weights)[0]()
 
     async def calm(self) -> None:
         """Give every pool nodes again, as far as there is work for it. Repeats itself until all was taken in."""
