@@ -212,12 +212,27 @@ class ControlService:
         if entry is None:
             raise BatchError(ErrorCode.JOB_NOT_FOUND, f"The job '{job_id}' does not exist.", JobId=job_id)
         engine = await self._engine(entry.pool_id)
-        if isinstance(event, e.TaskDeleteRequested) and self._is_completed(engine, job_id):
-            row = await self._store.get_task(job_id, event.task_id)
-            if row is None:
-                raise BatchError(ErrorCode.TASK_NOT_FOUND, JobId=job_id, TaskId=event.task_id)
-            event = msgspec.structs.replace(event, row=row.task)
+        if isinstance(event, e.TaskDeleteRequested):
+            return await self._delete_task(engine, event)
         return await engine.submit(event)
+
+    async def _delete_task(self, engine: Engine, event: e.TaskDeleteRequested) -> Any:
+        """Memory has let go of the tasks of completed jobs: those are deleted by their rows."""
+        if not self._is_completed(engine, event.job_id):
+            try:
+                return await engine.submit(event)
+            except BatchError as error:
+                if error.code is not ErrorCode.TASK_NOT_FOUND:
+                    raise
+                if engine.state is None:
+                    raise BatchError(ErrorCode.SERVER_BUSY) from error
+                # The job may have completed, or memory been rebuilt, since it was looked at.
+                if not self._is_completed(engine, event.job_id):
+                    raise
+        row = await self._store.get_task(event.job_id, event.task_id)
+        if row is None:
+            raise BatchError(ErrorCode.TASK_NOT_FOUND, JobId=event.job_id, TaskId=event.task_id)
+        return await engine.submit(msgspec.structs.replace(event, row=row.task))
 
     @staticmethod
     def _is_completed(engine: Engine, job_id: str) -> bool:

@@ -138,14 +138,20 @@ class Users:
         return self.jobs.get(job_id, 0) > 0 and (id_key(job_id), "") not in self._audit.deletes
 
     async def _to_job(
-        self, job_id: str, what: str, make: Callable[[float, str], Event], task: Known | None = None
+        self,
+        job_id: str,
+        what: str,
+        make: Callable[[float, str], Event],
+        task: Known | None = None,
+        *,
+        sure: bool = True,
     ) -> bool:
-        """Send an event to a job (and a task of it that has not been deleted before); whether it was taken in.
-        Something of the job must then be on disk."""
+        """Send an event to a job, perhaps about a task of it; whether it was taken in. Something of the job must then
+        be on disk. `sure`: nobody has asked to delete it before, so that it must be found."""
         deletes = "delete" in what
 
         def exists() -> bool:
-            return self._job_exists(job_id) and (task is None or deletes or not task.deleting)
+            return sure and self._job_exists(job_id) and (task is None or deletes or not task.deleting)
 
         before = 0
 
@@ -408,24 +414,33 @@ class Users:
                 self.known.append(Known(job_no, job_id, outcome.id, deleting=gone))
 
     async def _change_task(self) -> None:
-        known = [one for one in self.known if not one.deleting]
+        random = self._random
+        known = [one for one in self.known if not one.deleting or random.random() < 0.1]
         if not known:
             return
-        random = self._random
         task = random.choice(known[-60:])
         job_id, task_id = task.job_id, task.task_id
         name = (id_key(job_id), id_key(task_id))
         pick = random.randint(0, 5)
+        sure = not task.deleting
         if pick == 0:
             for one in self.known:
                 if (id_key(one.job_id), id_key(one.task_id)) == name:
                     one.deleting = True
             self._audit.deletes.add(name)
-            await self._to_job(
-                job_id,
-                f"delete task {task_id}",
-                lambda at, _: e.TaskDeleteRequested(at=at, cause="user", job_id=job_id, task_id=task_id),
-                task,
+            # Some are impatient and ask again before the answer: then either of the two may find it gone.
+            times = random.choice((1, 1, 2, 3))
+            await asyncio.gather(
+                *(
+                    self._to_job(
+                        job_id,
+                        f"delete task {task_id}",
+                        lambda at, _: e.TaskDeleteRequested(at=at, cause="user", job_id=job_id, task_id=task_id),
+                        task,
+                        sure=sure and times == 1,
+                    )
+                    for _ in range(times)
+                )
             )
         elif pick in (1, 2):
             await self._to_job(
@@ -433,6 +448,7 @@ class Users:
                 f"terminate task {task_id}",
                 lambda at, _: e.TaskTerminateRequested(at=at, cause="user", job_id=job_id, task_id=task_id),
                 task,
+                sure=sure,
             )
         elif pick == 3:
             task.completed = False
@@ -442,6 +458,7 @@ class Users:
                 f"reactivate task {task_id}",
                 lambda at, _: e.TaskReactivateRequested(at=at, cause="user", job_id=job_id, task_id=task_id),
                 task,
+                sure=sure,
             )
         else:
             plan = json.loads(msgspec.json.encode(TaskPlan(run_s=random.uniform(*self._habits.run_s))))
@@ -457,6 +474,7 @@ class Users:
                     spec=json.dumps(plan).encode(),
                 ),
                 task,
+                sure=sure,
             )
 
     # --- reading ---
