@@ -134,12 +134,15 @@ class Engine:
 
     async def _run(self) -> None:
         while True:
-            await self._wake.wait()
+            if self._state is None:
+                await self._wake_or_retry()
+            else:
+                await self._wake.wait()
             self._wake.clear()
-            if not self._inbox:
-                continue
             if self._state is None and not await self._recover():
                 self._refuse_inbox()
+                continue
+            if not self._inbox:
                 continue
             entries, self._inbox, self._weight = self._inbox, [], 0
             try:
@@ -150,6 +153,15 @@ class Engine:
                         entry.future.set_exception(BatchError(ErrorCode.SERVER_BUSY, "The service is stopping."))
                         entry.future.exception()
                 raise
+
+    async def _wake_or_retry(self) -> None:
+        """Without memory the engine does not wait to be asked: timers, wishes and purges that were lost with it must
+        come back also where nobody calls and no node is left to say hello."""
+        try:
+            async with asyncio.timeout(max(0.0, self._failed_until - self._clock())):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
 
     async def _process(self, entries: list[_Entry]) -> None:
         """One batch. Replies, refusals included, wait for the commit: they may rest on what is not on disk yet."""

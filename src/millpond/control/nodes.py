@@ -88,6 +88,12 @@ class NodeLinks:
     def get(self, node_id: str) -> NodeLink | None:
         return self._links.get(node_id)
 
+    def begin_session(self, node_id: str, session: str) -> None:
+        """The scheduler has taken in the hello of that session: directives count again, unless it is past already."""
+        link = self._links.get(node_id)
+        if link is not None and session and link.session == session:
+            link.outbox.open()
+
     def release(self, node_id: str) -> None:
         """The node is to leave: tell its agent to shut down, should it listen."""
         link = self._links.get(node_id)
@@ -132,8 +138,8 @@ class NodeLinks:
                 f"The node's agent speaks protocol {hello.protocol_version}, this service {m.PROTOCOL_VERSION}: "
                 "run the same version of Millpond on both.",
             )
-        # The outbox is emptied before the event goes in: whatever the scheduler decides after it has seen the
-        # inventory must reach the new session, and whatever it decided before is in that comparison.
+        # What the scheduler decides after it has seen the inventory must reach the new session (`begin_session`), and
+        # what it decided before is in that comparison: it must not, also when it is carried out only now.
         session = link.session = secrets.token_urlsafe(12)
         link.outbox.reset()
         await link.engine.submit(
@@ -145,6 +151,7 @@ class NodeLinks:
                 ip_address=hello.ip_address,
                 agent_version=hello.agent_version,
                 inventory=hello.inventory,
+                session=session,
             )
         )
         state = link.engine.state

@@ -13,24 +13,31 @@ class Outbox:
         """Of the last directive put in since the session began."""
         self.sent = 0
         """The highest revision that has gone out in some answer."""
+        self._is_open = True
         self._pending: list[Directive] = []
         self._file_requests: list[FileRequest] = []
         self._news = asyncio.Event()
 
     def reset(self) -> None:
-        """A new session begins: nothing is pending, revisions start again."""
+        """A new session begins: nothing is pending, revisions start again. What is put in before `open` is dropped."""
+        self._is_open = False
         self.revision = self.sent = 0
         self._pending.clear()
         self._news.set()
 
+    def open(self) -> None:
+        """The scheduler has compared what the node holds with what it should hold: directives from here on count."""
+        self._is_open = True
+
     def next_revision(self) -> int:
         """The revision for the directive about to be `put`."""
-        self.revision += 1
-        return self.revision
+        return self.revision + 1
 
     def put(self, directive: Directive) -> None:
-        self._pending.append(directive)
-        self._news.set()
+        if self._is_open:
+            self.revision = directive.revision
+            self._pending.append(directive)
+            self._news.set()
 
     def ask(self, request: FileRequest) -> None:
         """Hand a file request to the next answer. It goes out once."""

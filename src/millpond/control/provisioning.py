@@ -26,6 +26,8 @@ _MAX_RELEASE_POLL_S = 0.5
 class _Wish(msgspec.Struct):
     engine: Engine
     request: NodeRequest
+    leaving: bool = False
+    """Wished for only to have its handle, or to know that it does not exist."""
 
 
 class _Known(msgspec.Struct):
@@ -58,7 +60,6 @@ class Provisioning:
         self._settings = settings
         self._wishes: dict[str, _Wish] = {}
         """Nodes to create, by id."""
-        self._in_flight: set[str] = set()
         self._known: dict[str, _Known] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -102,17 +103,17 @@ class Provisioning:
         self._news.set()
 
     def release(self, engine: Engine, pool: Pool, node: Node) -> None:
-        wish = self._wishes.pop(node.id, None)
         if node.handle:
+            self._wishes.pop(node.id, None)
             self._known[node.id] = _Known(engine, node.handle, leaving=True)
             self._release_poll_s = _MIN_POLL_S
-        elif node.id in self._in_flight:
-            return  # its creation will be answered, and the scheduler will release it again, with a handle
-        elif wish is not None:
-            self._tell(engine, e.NodeGone(at=self._clock(), cause="never created", node_id=node.id))
         else:
-            # Perhaps it was created and the answer never reached the disk: creating is idempotent and tells the handle.
-            self.create(engine, pool, node)
+            # Perhaps it was created and the answer never reached the disk, or is on its way, or is an error: creating
+            # is idempotent and tells the handle, by which the scheduler will release it again, or that there is none.
+            if node.id not in self._wishes:
+                self.create(engine, pool, node)
+            if wish := self._wishes.get(node.id):
+                wish.leaving = True
         self._news.set()
 
     def watch(self, engine: Engine, node: Node) -> None:
@@ -158,26 +159,24 @@ class Provisioning:
         wishes = dict(self._wishes)
         if not wishes:
             return
-        self._in_flight = set(wishes)
-        try:
-            answers = await self._provider.create([wish.request for wish in wishes.values()])
-        finally:
-            self._in_flight = set()
+        answers = await self._provider.create([wish.request for wish in wishes.values()])
         for answer in answers:
             wish = wishes.get(answer.node_id)
             if wish is None:
                 continue
             match answer:
                 case NodeCreated(node_id, handle):
-                    self._wishes.pop(node_id, None)
-                    self._known[node_id] = _Known(wish.engine, handle)
-                    self._tell(wish.engine, e.NodeProvisioned(at=self._clock(), node_id=node_id, handle=handle))
+                    event: Event = e.NodeProvisioned(at=self._clock(), node_id=node_id, handle=handle)
+                    if self._tell(wish.engine, event):
+                        self._wishes.pop(node_id, None)
+                        self._known[node_id] = _Known(wish.engine, handle)
+                case NodeRefused(node_id) if (current := self._wishes.get(node_id)) and current.leaving:
+                    if self._tell(wish.engine, e.NodeGone(at=self._clock(), cause="never created", node_id=node_id)):
+                        self._wishes.pop(node_id, None)
                 case NodeRefused(node_id, code, message, retryable) if not retryable:
-                    self._wishes.pop(node_id, None)
-                    self._tell(
-                        wish.engine,
-                        e.NodeProvisionFailed(at=self._clock(), node_id=node_id, code=code, message=message),
-                    )
+                    event = e.NodeProvisionFailed(at=self._clock(), node_id=node_id, code=code, message=message)
+                    if self._tell(wish.engine, event):
+                        self._wishes.pop(node_id, None)
                 case NodeRefused(node_id, _, message):
                     log.info("node %s: %s; trying again", node_id, message)
 

@@ -21,7 +21,7 @@ from millpond.domain import effects as f
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
-from millpond.domain.errors import BatchError, ErrorCode
+from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
 from millpond.domain.events import Event
 from millpond.domain.ids import id_key
 from millpond.domain.job import Job
@@ -181,10 +181,18 @@ class ControlService:
         self._jobs[key] = _JobEntry(job.no, job.pool_id)
         try:
             engine = await self._engine(job.pool_id)
-            await engine.submit(e.JobAdded(at=self.now(), cause=cause, job=job))
+            added = engine.submit(e.JobAdded(at=self.now(), cause=cause, job=job))
         except BaseException:
             self._jobs.pop(key, None)
             raise
+
+        def settle(added: asyncio.Future[Any]) -> None:
+            if added.cancelled() or added.exception() is not None:
+                self._jobs.pop(key, None)
+
+        # Whether the id is taken is for the commit to say: a caller that hangs up first must not set it free.
+        added.add_done_callback(settle)
+        await asyncio.shield(added)
         return job
 
     def _taken_id(self, key: str) -> ErrorCode:
@@ -204,12 +212,27 @@ class ControlService:
         if entry is None:
             raise BatchError(ErrorCode.JOB_NOT_FOUND, f"The job '{job_id}' does not exist.", JobId=job_id)
         engine = await self._engine(entry.pool_id)
-        if isinstance(event, e.TaskDeleteRequested) and self._is_completed(engine, job_id):
-            row = await self._store.get_task(job_id, event.task_id)
-            if row is None:
-                raise BatchError(ErrorCode.TASK_NOT_FOUND, JobId=job_id, TaskId=event.task_id)
-            event = msgspec.structs.replace(event, row=row.task)
+        if isinstance(event, e.TaskDeleteRequested):
+            return await self._delete_task(engine, event)
         return await engine.submit(event)
+
+    async def _delete_task(self, engine: Engine, event: e.TaskDeleteRequested) -> Any:
+        """Memory has let go of the tasks of completed jobs: those are deleted by their rows."""
+        if not self._is_completed(engine, event.job_id):
+            try:
+                return await engine.submit(event)
+            except BatchError as error:
+                if error.code is not ErrorCode.TASK_NOT_FOUND:
+                    raise
+                if engine.state is None:
+                    raise BatchError(ErrorCode.SERVER_BUSY) from error
+                # The job may have completed, or memory been rebuilt, since it was looked at.
+                if not self._is_completed(engine, event.job_id):
+                    raise
+        row = await self._store.get_task(event.job_id, event.task_id)
+        if row is None:
+            raise BatchError(ErrorCode.TASK_NOT_FOUND, JobId=event.job_id, TaskId=event.task_id)
+        return await engine.submit(msgspec.structs.replace(event, row=row.task))
 
     @staticmethod
     def _is_completed(engine: Engine, job_id: str) -> bool:
@@ -258,6 +281,8 @@ class ControlService:
                     # Without a specification the task has just been deleted, and a stop is on its way.
                     if link is not None and spec is not None:
                         self._send_start(link, job, task.key, attempt, task.id, task.required_slots, spec)
+                case f.BeginSession(node_id, session):
+                    self._links.begin_session(node_id, session)
                 case f.StopTask(node_id, key, attempt) if box := self._outbox(node_id):
                     box.put(m.Stop(box.next_revision(), key, attempt))
                 case f.ReturnTask(node_id, key, attempt) if box := self._outbox(node_id):
@@ -293,8 +318,14 @@ class ControlService:
                 missing.append(start.task.key)
             else:
                 specs[start.task.key] = spec
-        if missing:
-            specs.update(await self._store.task_specs(missing))
+        while missing:
+            try:
+                specs.update(await self._store.task_specs(missing))
+                break
+            except StoreUnavailable as error:
+                # The batch is on disk, so all that follows from it has to be carried out some time.
+                log.warning("specifications of %d tasks cannot be read yet: %s", len(missing), error)
+                await asyncio.sleep(self._settings.store_retry_s)
         return specs
 
     def _send_start(

@@ -88,6 +88,14 @@ class PurgeJob(_Effect, frozen=True, gc=False):
 # --- directives to nodes --------------------------------------------------------------------------------------------
 
 
+class BeginSession(_Effect, frozen=True, gc=False):
+    """The node's inventory has been compared: only directives after this one are for the new session. Those before it
+    have gone into the comparison, and would make a node that has run an attempt to its end run it again."""
+
+    node_id: str
+    session: str
+
+
 class StartTask(_Effect, frozen=True, gc=False):
     node_id: str
     job: Job
@@ -178,7 +186,9 @@ RowEffect: TypeAlias = (
     | DeleteTask
     | RememberSatisfied
 )
-DirectiveEffect: TypeAlias = StartTask | StopTask | ReturnTask | RemoveTaskDirectory | RemoveJobDirectories
+DirectiveEffect: TypeAlias = (
+    BeginSession | StartTask | StopTask | ReturnTask | RemoveTaskDirectory | RemoveJobDirectories
+)
 Effect: TypeAlias = (
     RowEffect | DirectiveEffect | PurgeJob | CreateNode | ReleaseNode | SetResizeTimer | SetJobTimer | Reply
 )

@@ -89,6 +89,8 @@ class NodeConnected(_Event, frozen=True, kw_only=True):
     ip_address: str
     agent_version: str
     inventory: tuple[HeldAttempt, ...] = ()
+    session: str = ""
+    """Of the hello; comes back in `effects.BeginSession`."""
 
 
 class NodeSilent(_Event, frozen=True, kw_only=True):

@@ -1,7 +1,16 @@
 """Nodes: coming, connecting, falling silent, leaving."""
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import CreateNode, DeleteNode, Effect, ReleaseNode, SavePool, StartTask, StopTask
+from millpond.domain.effects import (
+    BeginSession,
+    CreateNode,
+    DeleteNode,
+    Effect,
+    ReleaseNode,
+    SavePool,
+    StartTask,
+    StopTask,
+)
 from millpond.domain.events import (
     NodeConnected,
     NodeGone,
@@ -56,8 +65,9 @@ def on_node_provision_failed(state: SchedulerState, event: NodeProvisionFailed, 
     node = state.nodes.get(event.node_id)
     if node is None or state.pool is None or node.row.handle:
         return
-    if node.row.state not in (NodeState.CREATING, NodeState.LEAVING_POOL):
-        return
+    # It may have been there before (its handle was lost with the engine's memory): then it is gone with all it held.
+    node.connected = False
+    tasks.lose_attempts(state, node, event.at, effects)
     if node.row.removal is None:
         error = ResizeError(event.code, event.message)
         if error not in state.pool.resize_errors:
@@ -89,6 +99,7 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
     row.ip_address = event.ip_address
     row.agent_version = event.agent_version
     state.touch_node(node)
+    effects.append(BeginSession(row.id, event.session))
     if row.state is NodeState.LEAVING_POOL:
         return
     held = {(entry.key, entry.attempt): entry for entry in event.inventory}

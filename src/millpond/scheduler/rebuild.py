@@ -132,7 +132,9 @@ def _resume(state: SchedulerState, effects: list[Effect]) -> None:
         for node in state.nodes.values():
             if node.row.state is NodeState.LEAVING_POOL:
                 effects.append(ReleaseNode(pool, node.row))
-            elif node.row.state is NodeState.CREATING and not node.row.handle:
+            elif not node.row.handle:
+                # Also of a node that has connected since: the provider's answer was lost with the memory, and without
+                # a handle nobody would notice that the machine is gone.
                 effects.append(CreateNode(pool, node.row))
     for job in state.jobs.values():
         if job.row.state is JobState.DELETING:

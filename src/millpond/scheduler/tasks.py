@@ -40,6 +40,7 @@ from millpond.domain.states import (
 from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskCounts
 from millpond.scheduler import dependencies, retries
 from millpond.scheduler.state import (
+    Assignment,
     JobMemory,
     NodeMemory,
     SchedulerState,
@@ -143,6 +144,18 @@ def _promote(node: NodeMemory) -> None:
         node.ahead -= 1
         if not node.ahead:
             break
+
+
+def _demote(node: NodeMemory, begun: Assignment) -> None:
+    """The node's own order is not the one in the books (rebuilt from rows, they know none): what it has begun holds
+    the slots, so of what it has not begun the last must give theirs up."""
+    for assignment in reversed(list(node.assigned.values())):
+        if node.free >= 0:
+            return
+        if assignment.holds and assignment is not begun and assignment.task.state is TaskState.ACTIVE:
+            assignment.holds = False
+            node.free += assignment.slots
+            node.ahead += 1
 
 
 def _settle(state: SchedulerState, node: NodeMemory, free_before: int, at: Timestamp) -> None:
@@ -437,6 +450,7 @@ def _start(
         assignment.holds = True
         node.free -= assignment.slots
         node.ahead -= 1
+        _demote(node, assignment)
         state.refile(node, free_before)
     # The node's clock may be off: a task starts neither before it was handed out nor in the future.
     task.start_time = min(max(start_time, task.state_time), at)

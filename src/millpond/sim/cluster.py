@@ -1,0 +1,360 @@
+"""One simulated run: the whole cluster, its users and its faults, from a seed."""
+
+import asyncio
+import logging
+import time
+from random import Random
+
+import msgspec
+
+from millpond.control.settings import ControlSettings
+from millpond.domain.durations import Timestamp
+from millpond.domain.node import Node
+from millpond.domain.states import AllocationState, JobState, NodeState, PoolState, TaskState
+from millpond.providers.base import NodeRequest, VmSize
+from millpond.providers.fake import FakeProvider, Fate
+from millpond.sim.api import Api
+from millpond.sim.audit import Audit
+from millpond.sim.control import ControlServer
+from millpond.sim.disk import SimDisk, named, short
+from millpond.sim.faults import Faults
+from millpond.sim.ledger import Ledger
+from millpond.sim.loop import VirtualLoop
+from millpond.sim.network import Network
+from millpond.sim.nodes import Launches, Machine
+from millpond.sim.provider import SlowProvider
+from millpond.sim.story import Story, Violation
+from millpond.sim.workload import Habits, Users
+
+EPOCH = 1_700_000_000.0
+CALM_S = 1500.0
+"""How long nothing may come to its end once the last fault is over: more than any resize or task takes."""
+
+_SIZES = {"small": VmSize("small", 4, 8192, 0.1)}
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What one run was."""
+
+    seed: int
+    steps: int
+    """Callbacks run."""
+    events: int
+    """Lines of the story."""
+    checks: int
+    virtual_s: float
+    real_s: float
+    tasks: int
+    """Processes started."""
+    faults: dict[str, int]
+    hash: str
+    violation: str = ""
+    story: str = ""
+
+
+class Cluster:
+    """See the module."""
+
+    def __init__(self, seed: int, *, minutes: float = 8.0, keep: int | None = 400, rebuild_every: int = 5) -> None:
+        """Faults and users stop after `minutes`; `keep` lines of the story are kept (None: all)."""
+        self.seed = seed
+        self.minutes = minutes
+        self.loop = VirtualLoop()
+        self.story = Story(self.loop.time, keep)
+        self.ledger = Ledger()
+        self.audit = Audit(self.loop, self.story, self.ledger, self.clock, rebuild_every=rebuild_every)
+        self.disk = SimDisk(
+            self.loop, self.random("disk"), self.story, self.ledger, self.audit.on_write, self.audit.on_purge
+        )
+        self.network = Network(self.loop, self.random("network"), self.story)
+        self._provider_random = self.random("provider")
+        self._fake = FakeProvider(
+            fate=self._fate, call_later=self.loop.in_world, on_up=self._node_up, on_gone=self._node_gone
+        )
+        self.provider = SlowProvider(self._fake, self._provider_random)
+        self.api = Api(self.loop, self.random("api"), self.network)
+        self.users = Users(
+            self.api, self.random("users"), Habits.of(self.random("habits")), self.audit, self.ledger, self.story
+        )
+        self.launches = Launches()
+        self._machines: dict[str, Machine] = {}
+        self._machine_random = self.random("machines")
+        self._settings = ControlSettings(
+            park_s=self.random("settings").choice((3.0, 10.0)), observe_interval_s=5.0, purge_chunk=7
+        )
+        self.faults = Faults(self, self.random("faults"))
+        self._server: ControlServer | None = None
+        self._lives = 0
+        self._outages = 0
+        self._calm = False
+
+    def random(self, name: str) -> Random:
+        return Random(f"{self.seed}/{name}")  # noqa: S311 (reproducible by design)
+
+    def clock(self) -> Timestamp:
+        return EPOCH + self.loop.time()
+
+    @property
+    def machines(self) -> list[Machine]:
+        return [self._machines[node_id] for node_id in sorted(self._machines)]
+
+    # --- the control plane ---
+
+    def _start_control(self) -> None:
+        self._lives += 1
+        process = self.loop.process(f"control {self._lives}")
+        self.story.add("control", "starts")
+        server = ControlServer(
+            process, self.disk, self.provider, _SIZES, self._settings, self.clock, self.audit, self.story
+        )
+        self._server = server
+        self.network.server = server
+        self.api.server = server
+        process.spawn(self._begin(server), name="start")
+
+    async def _begin(self, server: ControlServer) -> None:
+        if await server.start():
+            self.story.add("control", "is up")
+        else:
+            self.loop.in_world(1.0, self._replace, server)
+
+    def _replace(self, server: ControlServer) -> None:
+        if self._server is server:
+            server.process.kill()
+            self.network.control_died()
+            self._start_control()
+
+    def crash_control(self, down_s: float, *, after_steps: int) -> None:
+        """kill -9 of the control plane after that many of its callbacks."""
+        server = self._server
+        if server is None or not server.process.alive:
+            return
+
+        def crash() -> None:
+            if self._server is server and server.process.alive:
+                self.story.add("FAULT", f"the control plane is killed, back in {down_s:.3f} s")
+                server.process.kill()
+                self.network.control_died()
+                self.loop.in_world(down_s, self._replace, server)
+
+        server.process.light_fuse(after_steps, crash)
+
+    def restart_control(self, down_s: float) -> None:
+        """Stop it in the proper way, and start it again."""
+        server = self._server
+        if server is None or not server.process.alive or not server.serving:
+            return
+        self.story.add("FAULT", "the control plane is asked to stop")
+        server.serving = False
+
+        async def stop() -> None:
+            await server.stop()
+            self.story.add("control", "has stopped")
+            self.loop.in_world(down_s, self._replace, server)
+            self.network.control_died()
+            server.process.kill()
+
+        server.process.spawn(stop(), name="stop")
+
+    def hang_up(self, chance: float) -> None:
+        self.api.given_up = chance
+
+    # --- machines ---
+
+    def _fate(self, _: NodeRequest) -> Fate:
+        random = self._provider_random
+        if not self._calm and random.random() < 0.1:
+            return Fate(refuse="AllocationFailed", retryable=random.random() < 0.8)
+        return Fate(
+            boot_s=random.choice((0.5, 3.0, random.uniform(1.0, 40.0))), removal_s=random.choice((0.0, 1.0, 20.0))
+        )
+
+    def _node_up(self, request: NodeRequest) -> None:
+        machine = self._machines[request.node_id] = Machine(
+            request.node_id,
+            request.task_slots,
+            self.loop,
+            self._machine_random,
+            self.network,
+            self.audit,
+            self.story,
+            self.launches,
+            self.clock,
+        )
+        machine.boot()
+
+    def _node_gone(self, node_id: str) -> None:
+        machine = self._machines.pop(node_id, None)
+        if machine is not None:
+            machine.die()
+
+    def lose_machine(self, node_id: str) -> None:
+        if node_id in self._fake.node_ids:
+            self.story.add("FAULT", f"machine {short(node_id)} vanishes")
+            self._fake.vanish(node_id)
+
+    def fail_machine(self, node_id: str) -> None:
+        if node_id in self._fake.node_ids:
+            self.story.add("FAULT", f"machine {short(node_id)} is of no use")
+            self._fake.fail(node_id)
+
+    def outage(self, seconds: float) -> None:
+        self._outages += 1
+        number = self._outages
+        self._fake.outage = True
+
+        def end() -> None:
+            if self._outages == number:
+                self._fake.outage = False
+
+        self.loop.in_world(seconds, end)
+
+    # --- the run ---
+
+    async def _main(self) -> None:
+        self._start_control()
+        until = self.minutes * 60.0
+        faults = self.loop.world_task(self.faults.run(until), name="faults")
+        users = [self.loop.world_task(self.users.run(until), name=f"user {n}") for n in range(2)]
+        await asyncio.gather(faults, *users)
+        # What was lit and late may still go off.
+        await asyncio.sleep(150.0)
+        self._calm = True
+        self.faults.stop()
+        self._fake.outage = False
+        self.story.add("world", "calm")
+        calm = self.loop.world_task(self.users.calm(), name="calm users")
+        fewest = 1 << 30
+        deadline = 0.0
+        while True:
+            await asyncio.sleep(5.0)
+            left = self.unfinished()
+            if not calm.done():
+                left.append("users wait for their pools")
+            if not left:
+                break
+            if len(left) < fewest:
+                fewest, deadline = len(left), self.loop.time() + CALM_S
+            if self.loop.time() > deadline:
+                raise Violation("all is calm, and not finished: " + "; ".join(left[:8]))
+        await self._final_checks()
+
+    def unfinished(self) -> list[str]:
+        """What still has to happen now that nothing goes wrong any more."""
+        ledger = self.ledger
+        left = [
+            f"pool {pool.id} is {pool.state} and {pool.allocation_state}"
+            for pool in ledger.pools.values()
+            if pool.state is PoolState.DELETING or pool.allocation_state is not AllocationState.STEADY
+        ]
+        left += [
+            f"node {short(node.id)} is {node.state}"
+            for node in ledger.nodes.values()
+            if node.state not in (NodeState.IDLE, NodeState.RUNNING)
+        ]
+        now = self.clock()
+        for job in ledger.jobs.values():
+            if job.state not in (JobState.ACTIVE, JobState.DISABLED, JobState.COMPLETED):
+                left.append(f"job {job.id} is {job.state}")
+            if (
+                job.state in (JobState.ACTIVE, JobState.DISABLED)
+                and job.max_wall_clock_s is not None
+                and job.creation_time + job.max_wall_clock_s < now - 60.0
+            ):
+                left.append(f"job {job.id} is {job.state}, and its time is up")
+            if job.state is not JobState.ACTIVE:
+                continue
+            named_pool = ledger.pool_named(job.pool_id)
+            slots = named_pool.task_slots_per_node if named_pool is not None else 0
+            for task in ledger.tasks.get(job.no, {}).values():
+                if task.state is TaskState.COMPLETED:
+                    continue
+                if task.node_id is not None or (task.required_slots <= slots and not ledger.unmet(task)):
+                    left.append(f"task {task.id} ({named(task.key)}#{task.attempt}) of {job.id} is {task.state}")
+        left += [
+            f"{machine.name} is busy: {machine.running}"
+            for machine in self.machines
+            if not machine.idle and machine.node_id in ledger.nodes
+        ]
+        return left
+
+    async def _final_checks(self) -> None:
+        """All is at rest: everybody must agree."""
+        await asyncio.sleep(30.0)
+        server = self._server
+        if server is None:
+            raise Violation("there is no control plane")
+        for engine in server.service.engines:
+            self.audit.compare(engine)
+            contents = await self.disk.load_pool(engine.pool_key)
+            for task in contents.tasks:
+                if self.ledger.task(task.key) != task:
+                    self.audit.fail(f"the ledger has {self.ledger.task(task.key)}, the store {task}")
+            if engine.state is None:
+                self.audit.fail(f"the engine of pool {engine.pool_id} is not available")
+                continue
+            for node in engine.state.nodes.values():
+                self._check_node(node.row, connected=node.connected)
+                if node.stopping:
+                    self.audit.fail(f"node {short(node.row.id)} still has stopping attempts: {list(node.stopping)}")
+        rows = set(self.ledger.nodes)
+        for node_id in self._fake.node_ids:
+            if node_id not in rows:
+                self.audit.fail(f"machine {short(node_id)} is there, and no pool knows it: leaked")
+        for known in self.users.known:
+            if not known.deleting and self.ledger.task_named(known.job_no, known.task_id) is None:
+                self.audit.fail(f"task {known.task_id} of {known.job_id} was acknowledged, and is lost")
+
+    def _check_node(self, row: Node, *, connected: bool) -> None:
+        if not connected:
+            self.audit.fail(f"node {short(row.id)} is {row.state} and not connected")
+        if row.id not in self._machines:
+            self.audit.fail(f"node {short(row.id)} is {row.state}, and there is no machine")
+
+    def run(self) -> Result:
+        """The whole run. A broken invariant is in the result, with the story."""
+        begun = time.perf_counter()
+        violation = ""
+        handler = _LogWatch(self)
+        logger = logging.getLogger("millpond")
+        propagate, logger.propagate = logger.propagate, False
+        logger.addHandler(handler)
+        try:
+            self.loop.run_until_complete(self._main())
+            violation = str(self.loop.failure or "")
+        except Exception as error:
+            violation = str(error) or repr(error)
+        finally:
+            logger.removeHandler(handler)
+            quiet = logging.NullHandler()
+            logger.addHandler(quiet)
+            self.loop.bury()
+            self.loop.close()
+            logger.removeHandler(quiet)
+            logger.propagate = propagate
+        return Result(
+            seed=self.seed,
+            steps=self.loop.steps,
+            events=self.story.count,
+            checks=self.audit.checks,
+            virtual_s=self.loop.time(),
+            real_s=time.perf_counter() - begun,
+            tasks=len(self.launches.refs),
+            faults=dict(sorted(self.faults.done.items())),
+            hash=self.story.hash,
+            violation=violation,
+            story=self.story.text(),
+        )
+
+
+class _LogWatch(logging.Handler):
+    """An exception that the code only logs is a violation too."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(logging.ERROR)
+        self._cluster = cluster
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            trace = logging.Formatter().formatException(record.exc_info)
+            self._cluster.audit.fail(f"{record.name}: {record.getMessage()}\n{trace}")

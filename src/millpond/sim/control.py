@@ -1,0 +1,183 @@
+"""The control plane of a simulated cluster: the true service, its batches and answers watched."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from millpond.control.engine import Engine, _Entry
+from millpond.control.service import ControlService
+from millpond.control.settings import ControlSettings
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import BatchError, LeaseLost, StoreUnavailable
+from millpond.protocol.messages import Hello, Sync
+from millpond.providers.base import VmSize
+from millpond.sim.audit import Audit
+from millpond.sim.disk import SimDisk
+from millpond.sim.loop import Process
+from millpond.sim.provider import SlowProvider
+from millpond.sim.story import Story
+from millpond.store.changes import ChangeSet
+
+ACCOUNT = "sim"
+
+_encoder = msgspec.msgpack.Encoder()
+_hello_decoder = msgspec.msgpack.Decoder(Hello)
+_sync_decoder = msgspec.msgpack.Decoder(Sync)
+
+
+class SimEngine(Engine):
+    """The true engine; tells the story, and has every batch checked."""
+
+    def watch(self, audit: Audit, story: Story) -> None:
+        self._audit = audit
+        self._story = story
+
+    async def _run(self) -> None:
+        try:
+            await super()._run()
+        except Exception as error:
+            self._audit.fail(f"the engine of pool {self.pool_id} has died: {error!r}")
+            raise
+
+    async def _process(self, entries: list[_Entry]) -> None:
+        for entry in entries:
+            for event in entry.events:
+                text = f"{type(event).__name__} {describe(event)}"
+                self._story.add(f"engine {self.pool_key}", text)
+        await super()._process(entries)
+
+    async def _commit(self, changes: ChangeSet, entries: list[_Entry]) -> bool:
+        written = await super()._commit(changes, entries)
+        if written:
+            self._audit.after_batch(self)
+        return written
+
+    async def _take_over(self) -> None:
+        await super()._take_over()
+        self._audit.after_batch(self)
+
+
+_QUIET = {
+    "at",
+    "session",
+    "condition",
+    "tasks",
+    "row",
+    "spec",
+    "inventory",
+    "agent_version",
+    "ip_address",
+    "boot_time",
+    "handle",
+}
+
+
+def describe(event: msgspec.Struct) -> str:
+    """The telling fields of an event, without what differs from run to run (session tokens)."""
+    parts: list[str] = []
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        if name in _QUIET or value is None:
+            continue
+        if name == "cause" and str(value).startswith("hello "):
+            value = "hello"
+        elif name == "node_id":
+            value = str(value).removeprefix("tvmps_")[:6]
+        elif name == "key":
+            value = f"{value >> 32}.{value & 0xFFFFFFFF}"
+        elif name in ("job", "pool"):
+            value = value.id
+        parts.append(f"{name}={value}")
+    tasks = getattr(event, "tasks", None)
+    if tasks is not None:
+        parts.append("tasks=" + ",".join(task.id for task in tasks))
+    inventory = getattr(event, "inventory", None)
+    if inventory is not None:
+        held = (f"{h.key >> 32}.{h.key & 0xFFFFFFFF}#{h.attempt}{' ended' if h.ended else ''}" for h in inventory)
+        parts.append("holds " + ", ".join(held))
+    return " ".join(parts)
+
+
+class SimControl(ControlService):
+    """The true service, with watched engines."""
+
+    def watch(self, audit: Audit, story: Story) -> None:
+        self._audit = audit
+        self._story = story
+
+    async def _start_engine(self, pool_id: str) -> Engine:
+        engine = SimEngine(self._account_name, pool_id, self._store, self._clock, self._settings, self)
+        engine.watch(self._audit, self._story)
+        await engine.start()
+        self._engines[engine.pool_key] = engine
+        return engine
+
+    @property
+    def engines(self) -> list[Engine]:
+        return list(self._engines.values())
+
+
+class ControlServer:
+    """One life of the control plane, as a process."""
+
+    def __init__(
+        self,
+        process: Process,
+        disk: SimDisk,
+        provider: SlowProvider,
+        vm_sizes: dict[str, VmSize],
+        settings: ControlSettings,
+        clock: Callable[[], Timestamp],
+        audit: Audit,
+        story: Story,
+    ) -> None:
+        self.process = process
+        self.serving = False
+        self._audit = audit
+        self._story = story
+        self.service = SimControl(
+            ACCOUNT,
+            disk,
+            provider,
+            vm_sizes,
+            secret=b"secret",
+            account_url=lambda: "http://sim",
+            settings=settings,
+            clock=clock,
+        )
+        self.service.watch(audit, story)
+
+    async def start(self) -> bool:
+        """Whether it is up."""
+        try:
+            await self.service.start()
+        except (StoreUnavailable, LeaseLost) as error:
+            self._story.add("control", f"cannot start: {error}")
+            return False
+        self.serving = True
+        return True
+
+    async def stop(self) -> None:
+        await self.service.stop()
+
+    async def serve(self, node_id: str, path: str, body: bytes) -> bytes:
+        """One call of an agent, as the agent routes of the API do it."""
+        if not self.serving:
+            raise ConnectionError("not listening yet")
+        agents = self.service.agents
+        if path == "hello":
+            hello = _hello_decoder.decode(body)
+            try:
+                welcome = await agents.hello(hello)
+            except BatchError as error:
+                self._story.add(f"node {node_id[6:12]}", f"hello is refused: {error}")
+                raise
+            return _encoder.encode(welcome)
+        sync = _sync_decoder.decode(body)
+        reply = await agents.sync(sync)
+        if reply.directives or sync.reports:
+            told = [f"{type(d).__name__} r{d.revision}" for d in reply.directives]
+            said = [f"{type(r).__name__} {r.key >> 32}.{r.key & 0xFFFFFFFF}#{r.attempt}" for r in sync.reports]
+            self._story.add(f"node {node_id[6:12]}", f"sync seen={sync.seen} {said} -> {told} ack={reply.acknowledged}")
+        self._audit.on_reply(node_id, sync, reply)
+        return _encoder.encode(reply)

@@ -1,0 +1,207 @@
+"""The store of a simulated cluster: a `MemoryStore` that takes its time and fails, with the ledger beside it.
+
+It outlives the control plane. A commit on its way when its process is killed may still be written, as with a database
+server: fencing must see to it that it does no harm.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import Any
+
+from millpond.domain.durations import Timestamp
+from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
+from millpond.domain.job import Job
+from millpond.domain.node import Node
+from millpond.domain.pool import Pool
+from millpond.domain.task import Task
+from millpond.sim.ledger import Ledger, copy_changes
+from millpond.sim.loop import VirtualLoop
+from millpond.sim.story import Story, Violation
+from millpond.store.base import Fence, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
+from millpond.store.changes import ChangeSet
+from millpond.store.memory import MemoryStore
+
+
+class SimDisk:
+    """A `Store`. `on_write` is called with the changes just before they are written: what it raises is a violation."""
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        random: Random,
+        story: Story,
+        ledger: Ledger,
+        on_write: Callable[[ChangeSet], None],
+        on_purge: Callable[[int, list[int]], None],
+    ) -> None:
+        self._loop = loop
+        self._random = random
+        self._story = story
+        self._ledger = ledger
+        self._on_write = on_write
+        self._on_purge = on_purge
+        self._inner = MemoryStore()
+        self.latency_s = 0.002
+        self.commits_fail = 0.0
+        """How likely a commit fails."""
+        self.reads_fail = 0.0
+        """How likely a read of the control plane fails."""
+
+    def _delay(self) -> float:
+        return self._random.uniform(0.1, 1.0) * self.latency_s
+
+    async def _read(self) -> None:
+        await asyncio.sleep(self._delay())
+        if self.reads_fail and self._random.random() < self.reads_fail:
+            raise StoreUnavailable("simulated read error")
+
+    async def open(self) -> StoreFacts:
+        await self._read()
+        return await self._inner.open()
+
+    async def close(self) -> None:
+        """The object lives on, and so do the rows."""
+
+    async def acquire_lease(self, pool_key: str, owner: str, at: Timestamp, ttl_s: float) -> Fence | None:
+        await self._read()
+        fence = await self._inner.acquire_lease(pool_key, owner, at, ttl_s)
+        self._story.add("store", f"lease of {pool_key}: epoch {fence.epoch if fence else None}")
+        return fence
+
+    async def renew_lease(self, fence: Fence, owner: str, at: Timestamp, ttl_s: float) -> bool:
+        await self._read()
+        return await self._inner.renew_lease(fence, owner, at, ttl_s)
+
+    async def release_lease(self, fence: Fence) -> None:
+        await self._read()
+        await self._inner.release_lease(fence)
+
+    async def commit(self, changes: ChangeSet, fence: Fence) -> None:
+        snapshot = copy_changes(changes)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop.world_task(self._write(snapshot, fence, done), name="commit")
+        await done
+
+    async def _write(self, changes: ChangeSet, fence: Fence, done: "asyncio.Future[None]") -> None:
+        await asyncio.sleep(self._delay())
+        error: Exception | None = None
+        if self.commits_fail and self._random.random() < self.commits_fail:
+            error = StoreUnavailable("simulated write error")
+        else:
+            try:
+                await self._inner.commit(changes, fence)
+            except LeaseLost as lost:
+                error = lost
+            except Bug as bug:
+                self._loop.failure = Violation(str(bug))
+                return
+        if error is None:
+            self._on_write(changes)
+            self._ledger.write(changes)
+            self._story.add("store", f"commit {self._ledger.commits} of {fence.pool_key}: {_summary(changes)}")
+        else:
+            self._story.add("store", f"commit of {fence.pool_key} fails: {error}: {_summary(changes)}")
+        await asyncio.sleep(self._delay())
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    async def purge_tasks(self, job_no: int, limit: int, fence: Fence) -> int:
+        await self._read()
+        keys = sorted(self._ledger.tasks.get(job_no, {}))[:limit]
+        deleted = await self._inner.purge_tasks(job_no, limit, fence)
+        self._on_purge(job_no, keys)
+        self._ledger.purge(job_no, keys)
+        self._story.add("store", f"purged {deleted} tasks of job {job_no}")
+        await asyncio.sleep(self._delay())
+        return deleted
+
+    async def load_pool(self, pool_key: str) -> PoolContents:
+        await self._read()
+        contents = await self._inner.load_pool(pool_key)
+        await self._read()
+        return contents
+
+    async def task_specs(self, keys: Sequence[int]) -> dict[int, bytes]:
+        await self._read()
+        specs = await self._inner.task_specs(keys)
+        await self._read()
+        return specs
+
+    async def get_pool(self, pool_id: str) -> Pool | None:
+        await self._read()
+        return await self._inner.get_pool(pool_id)
+
+    async def list_pools(self, where: Any, limit: int, after: str | None) -> Page[Pool]:
+        await self._read()
+        return await self._inner.list_pools(where, limit, after)
+
+    async def get_node(self, pool_id: str, node_id: str) -> Node | None:
+        await self._read()
+        return await self._inner.get_node(pool_id, node_id)
+
+    async def list_nodes(self, pool_id: str, where: Any, limit: int, after: str | None) -> Page[Node]:
+        await self._read()
+        return await self._inner.list_nodes(pool_id, where, limit, after)
+
+    async def node_counts(self, where: Any) -> list[NodeCounts]:
+        await self._read()
+        return await self._inner.node_counts(where)
+
+    async def get_job(self, job_id: str) -> Job | None:
+        await self._read()
+        return await self._inner.get_job(job_id)
+
+    async def list_jobs(self, where: Any, limit: int, after: str | None) -> Page[Job]:
+        await self._read()
+        return await self._inner.list_jobs(where, limit, after)
+
+    async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
+        await self._read()
+        row = await self._inner.get_task(job_id, task_id)
+        await self._read()
+        return row
+
+    async def list_tasks(self, job_no: int, where: Any, limit: int, after: str | None) -> Page[TaskRow]:
+        await self._read()
+        return await self._inner.list_tasks(job_no, where, limit, after)
+
+    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
+        await self._read()
+        return await self._inner.recent_tasks(node_id, limit)
+
+    async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
+        await self._read()
+        return await self._inner.pools_of_jobs(job_ids)
+
+
+def _summary(changes: ChangeSet) -> str:
+    """The rows in short, for the story."""
+    parts = [f"pool {pool.id} {pool.state} {pool.allocation_state}" for pool in changes.pools.values()]
+    for node in changes.nodes.values():
+        leaving = f" removal {node.removal}" if node.removal is not None else ""
+        parts.append(f"node {short(node.id)} {node.state}{leaving}")
+    parts.extend(f"job {job.id} {job.state}" for job in changes.jobs.values())
+    for task in changes.tasks.values():
+        where = f" on {short(task.node_id)}" if task.node_id is not None else ""
+        new = "+" if task.key in changes.new_tasks else ""
+        parts.append(f"task {new}{named(task.key)}#{task.attempt} {task.state}{where}")
+    parts.extend(f"-pool {no}" for no in sorted(changes.deleted_pools))
+    parts.extend(f"-node {short(node_id)}" for node_id in sorted(changes.deleted_nodes))
+    parts.extend(f"-job {no}" for no in sorted(changes.deleted_jobs))
+    parts.extend(f"-task {named(key)}" for key in sorted(changes.deleted_tasks))
+    return ", ".join(parts)
+
+
+def short(node_id: str) -> str:
+    """The first letters of a node's number."""
+    return node_id.removeprefix("tvmps_")[:6]
+
+
+def named(key: int) -> str:
+    """Job number and task number of a task key."""
+    return f"{key >> 32}.{key & 0xFFFFFFFF}"

@@ -1,0 +1,173 @@
+"""The rows as they were written, kept beside the store: what the invariants are checked against."""
+
+import copy
+
+from millpond.domain.ids import id_key, job_no_of
+from millpond.domain.job import Job
+from millpond.domain.node import Node
+from millpond.domain.pool import Pool
+from millpond.domain.states import JobState, TaskState
+from millpond.domain.task import Task, TaskCounts
+from millpond.scheduler.dependencies import number_of
+from millpond.scheduler.rebuild import rebuild
+from millpond.scheduler.state import SchedulerState
+from millpond.store.changes import ChangeSet
+
+
+def copy_job(job: Job) -> Job:
+    twin = copy.copy(job)
+    twin.counts = copy.copy(job.counts)
+    return twin
+
+
+def copy_changes(changes: ChangeSet) -> ChangeSet:
+    """The records as they are now."""
+    return ChangeSet(
+        pools={no: copy.copy(pool) for no, pool in changes.pools.items()},
+        nodes={node_id: copy.copy(node) for node_id, node in changes.nodes.items()},
+        jobs={no: copy_job(job) for no, job in changes.jobs.items()},
+        tasks={key: copy.copy(task) for key, task in changes.tasks.items()},
+        new_tasks=set(changes.new_tasks),
+        specs=dict(changes.specs),
+        satisfied=set(changes.satisfied),
+        deleted_pools=set(changes.deleted_pools),
+        deleted_nodes=set(changes.deleted_nodes),
+        deleted_jobs=set(changes.deleted_jobs),
+        deleted_tasks=set(changes.deleted_tasks),
+    )
+
+
+class Ledger:
+    """All rows, and what was ever true of them. Records are never shared with anybody."""
+
+    def __init__(self) -> None:
+        self.commits = 0
+        self.pools: dict[int, Pool] = {}
+        self.nodes: dict[str, Node] = {}
+        self.jobs: dict[int, Job] = {}
+        self.tasks: dict[int, dict[int, Task]] = {}
+        """Job number → task key → row."""
+        self.satisfied: set[tuple[int, str]] = set()
+        self.written_at: dict[tuple[str, object], int] = {}
+        """("pool", id key) | ("job", number) | ("task", key) → number of the commit that wrote or deleted it last."""
+        self.handed: dict[tuple[int, int], str] = {}
+        """(task key, attempt) → the node it was handed to, of all attempts ever on disk."""
+        self.released: dict[int, tuple[set[str], set[int]]] = {}
+        """Job number → id keys and integers of parents that ever satisfied their dependents."""
+        self.deleted_tasks: set[tuple[int, str]] = set()
+        """(job number, id key)"""
+
+    def task(self, key: int) -> Task | None:
+        return self.tasks.get(job_no_of(key), {}).get(key)
+
+    def job_named(self, job_id: str) -> Job | None:
+        wanted = id_key(job_id)
+        return next((job for job in self.jobs.values() if id_key(job.id) == wanted), None)
+
+    def pool_named(self, pool_id: str) -> Pool | None:
+        wanted = id_key(pool_id)
+        return next((pool for pool in self.pools.values() if id_key(pool.id) == wanted), None)
+
+    def task_named(self, job_no: int, task_id: str) -> Task | None:
+        wanted = id_key(task_id)
+        return next((task for task in self.tasks.get(job_no, {}).values() if id_key(task.id) == wanted), None)
+
+    # --- writing ---
+
+    def write(self, changes: ChangeSet) -> None:
+        self.commits += 1
+        n = self.commits
+        for no in changes.deleted_pools:
+            pool = self.pools.pop(no, None)
+            if pool is not None:
+                self.written_at["pool", id_key(pool.id)] = n
+        for no, pool in changes.pools.items():
+            self.pools[no] = pool
+            self.written_at["pool", id_key(pool.id)] = n
+        for node_id in changes.deleted_nodes:
+            self.nodes.pop(node_id, None)
+        self.nodes.update(changes.nodes)
+        for no in changes.deleted_jobs:
+            self.jobs.pop(no, None)
+            self.satisfied = {entry for entry in self.satisfied if entry[0] != no}
+            self.written_at["job", no] = n
+        for no, job in changes.jobs.items():
+            self.jobs[no] = job
+            self.written_at["job", no] = n
+        for key in changes.deleted_tasks:
+            task = self.tasks.get(job_no_of(key), {}).pop(key, None)
+            self.written_at["task", key] = n
+            if task is not None:
+                self.deleted_tasks.add((job_no_of(key), id_key(task.id)))
+        for key, task in changes.tasks.items():
+            job_no = job_no_of(key)
+            self.tasks.setdefault(job_no, {})[key] = task
+            self.written_at["task", key] = n
+            if task.node_id is not None and task.state is not TaskState.COMPLETED:
+                self.handed.setdefault((key, task.attempt), task.node_id)
+            if task.state is TaskState.COMPLETED and task.satisfies:
+                ids, numbers = self.released.setdefault(job_no, (set(), set()))
+                ids.add(id_key(task.id))
+                number = number_of(id_key(task.id))
+                if number is not None:
+                    numbers.add(number)
+        self.satisfied |= changes.satisfied
+
+    def purge(self, job_no: int, keys: list[int]) -> None:
+        rows = self.tasks.get(job_no, {})
+        for key in keys:
+            rows.pop(key, None)
+
+    # --- questions ---
+
+    def recount(self, job_no: int) -> TaskCounts:
+        counts = TaskCounts()
+        for task in self.tasks.get(job_no, {}).values():
+            slots = task.required_slots
+            if task.state is TaskState.ACTIVE:
+                counts.active += 1
+                counts.active_slots += slots
+            elif task.state is not TaskState.COMPLETED:
+                counts.running += 1
+                counts.running_slots += slots
+            elif task.failure is None:
+                counts.succeeded += 1
+                counts.succeeded_slots += slots
+            else:
+                counts.failed += 1
+                counts.failed_slots += slots
+        return counts
+
+    def unmet(self, task: Task) -> str:
+        """A parent of the task that never satisfied it; empty when there is none."""
+        rules = task.rules
+        if rules is None or not rules.has_dependencies:
+            return ""
+        ids, numbers = self.released.get(job_no_of(task.key), (set[str](), set[int]()))
+        for parent in rules.depends_on_ids:
+            if parent not in ids:
+                return parent
+        for first, last in rules.depends_on_ranges:
+            for number in range(first, last + 1):
+                if number not in numbers:
+                    return f"{number} of {first}-{last}"
+        return ""
+
+    def rebuilt(self, account: str, pool_id: str, at: float) -> SchedulerState:
+        """The scheduler's memory of one pool id, built from copies of the rows."""
+        wanted = id_key(pool_id)
+        pool = next((pool for pool in self.pools.values() if id_key(pool.id) == wanted), None)
+        jobs = [self.jobs[no] for no in sorted(self.jobs) if id_key(self.jobs[no].pool_id) == wanted]
+        live = [job.no for job in jobs if job.state not in (JobState.COMPLETED, JobState.DELETING)]
+        numbers = {job.no for job in jobs}
+        state, _ = rebuild(
+            account,
+            pool_id,
+            at,
+            pool=copy.copy(pool),
+            nodes=[copy.copy(node) for node in self.nodes.values() if pool is not None and node.pool_no == pool.no],
+            job_rows=[copy_job(job) for job in jobs],
+            task_rows=[copy.copy(rows[key]) for no in live if (rows := self.tasks.get(no)) for key in sorted(rows)],
+            satisfied=sorted(entry for entry in self.satisfied if entry[0] in numbers),
+        )
+        return state
