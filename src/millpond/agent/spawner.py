@@ -206,8 +206,10 @@ class Spawner:
             client, _ = self._listener.accept()
         except OSError:
             return
-        if self._client is not None:
-            self._drop_client()
+        # What the old one still said counts (a FORGET of an exit that was taken in): it came before the new one.
+        while self._client is not None and self._receive():
+            pass
+        self._drop_client()
         client.setblocking(False)
         self._client = client
         self._epoll.register(client.fileno(), select.EPOLLIN)
@@ -233,17 +235,18 @@ class Spawner:
         self._writing = False
         self._alone_since = time.monotonic()
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Take in what the client sent; whether it is still there and there may be more."""
         assert self._client is not None
         try:
             data = self._client.recv(65536)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._drop_client()
-            return
+            return False
         received = self._received
         received += data
         try:
@@ -251,8 +254,9 @@ class Spawner:
         except (ValueError, IndexError):
             # Not our protocol: whoever it is may connect again.
             self._drop_client()
-            return
+            return False
         del received[:position]
+        return True
 
     def _take_frames(self, received: bytearray) -> int:
         """Handle the whole frames in `received`; where the rest begins."""
