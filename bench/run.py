@@ -1,7 +1,8 @@
 """`make bench`: one table from one run, everything on this machine, durable, authentication on.
 
 Every rate of real work stands beside the machine's own limit taken in the same run. Results go to `out/bench.json`.
-Nothing is deleted between measurements: a file system that has just freed many inodes creates new ones slowly.
+Nothing is deleted, neither between measurements nor at the end: a file system that has just freed many inodes creates
+new ones slowly. `make clean` removes what is left under `out/`.
 """
 
 import argparse
@@ -10,7 +11,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import signal
 import sqlite3
 import statistics
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -275,15 +275,11 @@ async def _page_times(connection: Connection, pages: int = 20) -> list[float]:
     return times
 
 
-@contextlib.asynccontextmanager
-async def workspace() -> AsyncIterator[Path]:
+def workspace() -> Path:
+    """A new directory. It stays (`make clean` removes it): what ran right after its removal would be slowed by that."""
     base = ROOT / "out"
     base.mkdir(exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="bench-", dir=base))
 
 
 def machine() -> dict[str, object]:
@@ -314,15 +310,15 @@ async def main() -> int:
     scale = 10 if arguments.quick else 1
     chosen = arguments.only or ["adds", "lives", "real", "size"]
     rows: list[Row] = []
-    async with workspace() as directory:
-        if "adds" in chosen:
-            rows += await measure_adds(directory, 50_000 // scale, 3)
-        if "lives" in chosen:
-            rows += await measure_lives(directory, 30_000 // scale, 3)
-        if "real" in chosen:
-            rows += await measure_real(directory, 4_000 // scale, 3)
-        if "size" in chosen:
-            rows += await measure_size(directory, 1_000_000 // scale)
+    directory = workspace()
+    if "adds" in chosen:
+        rows += await measure_adds(directory, 50_000 // scale, 3)
+    if "lives" in chosen:
+        rows += await measure_lives(directory, 30_000 // scale, 3)
+    if "real" in chosen:
+        rows += await measure_real(directory, 4_000 // scale, 3)
+    if "size" in chosen:
+        rows += await measure_size(directory, 1_000_000 // scale)
     show(rows)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine(), "rows": [row._asdict() for row in rows]}

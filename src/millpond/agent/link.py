@@ -1,7 +1,8 @@
 """The asyncio loop of one node: hello, then sync for ever, over a `Transport`.
 
 One poll is always parked at the control plane. Reports go in syncs of their own, at once: while one is on its way,
-further reports gather and go in the next, so that a busy node sends large batches and an idle one none. When the control
+further reports gather and go in the next, and while work is queued on the node they gather a little longer, so that a
+busy node sends large batches and an idle one none. When the control
 plane is away both are tried again with growing, jittered pauses; the node's tasks run on meanwhile.
 
 Only the event loop's time is used, and chance is injected, so the same code runs on virtual time.
@@ -25,6 +26,8 @@ _MAX_PAUSE_S: Final = 5.0
 _EMPTY_ANSWER_S: Final = 0.02
 """A parked call that is answered sooner than this, with nothing in it, was not parked."""
 _MAX_FILE_ANSWERS: Final = 32
+_GATHER_S: Final = 0.015
+"""The least time between two syncs with reports while the node has work queued: a busy node need not hurry."""
 
 
 class TransportError(Exception):
@@ -76,6 +79,10 @@ class NodeLink:
         self._poll_timeout: asyncio.Timeout | None = None
         self._nudge = asyncio.Event()
         self._reporting: asyncio.Task[None] | None = None
+        self._reported_at = 0.0
+        """Event loop time of the last sync with reports."""
+        self._hungry = asyncio.Event()
+        """Nothing is queued any more: what has gathered must go now."""
         self._answers: set[asyncio.Task[None]] = set()
         self._answer_slots = asyncio.Semaphore(_MAX_FILE_ANSWERS)
         self.last_heard: float | None = None
@@ -174,7 +181,10 @@ class NodeLink:
     # --- reports ---
 
     def _begin_reporting(self) -> None:
-        if self._reporting is None and self._agent.session and not self._agent.leaving:
+        if self._reporting is not None:
+            if not self._agent.has_queued:
+                self._hungry.set()
+        elif self._agent.session and not self._agent.leaving:
             self._reporting = asyncio.create_task(self._report())
 
     async def _report(self) -> None:
@@ -183,7 +193,9 @@ class NodeLink:
             # What ends in the same turn of the loop goes in the same sync.
             await asyncio.sleep(0)
             while self._agent.has_reports and self._agent.session and not self._agent.leaving:
+                await self._gather()
                 sync = self._agent.report()
+                self._reported_at = asyncio.get_running_loop().time()
                 try:
                     async with asyncio.timeout(_ANSWER_S):
                         reply = await self._transport.sync(sync)
@@ -199,8 +211,22 @@ class NodeLink:
                     await self._pause(failures)
                 else:
                     failures = 0
+        except Exception:
+            _log.exception("node %s: reporting failed; it goes on with the next report", self._agent.node_id)
         finally:
             self._reporting = None
+
+    async def _gather(self) -> None:
+        """Let reports gather while the node is busy; return at once when it has nothing queued to go on with."""
+        wait_s = self._reported_at + _GATHER_S - asyncio.get_running_loop().time()
+        if wait_s <= 0 or not self._agent.has_queued:
+            return
+        self._hungry.clear()
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._hungry.wait()
+        except TimeoutError:
+            pass
 
     # --- files ---
 

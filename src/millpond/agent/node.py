@@ -81,6 +81,11 @@ class NodeAgent:
         return self.state.leaving
 
     @property
+    def has_queued(self) -> bool:
+        """Attempts wait here for their turn: the node will not idle for a while."""
+        return self.state.has_queued
+
+    @property
     def has_reports(self) -> bool:
         return self.state.has_reports
 

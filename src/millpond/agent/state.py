@@ -153,6 +153,11 @@ class AgentState:
         return bool(self._busy)
 
     @property
+    def has_queued(self) -> bool:
+        """Something waits for its turn."""
+        return bool(self._queue)
+
+    @property
     def has_reports(self) -> bool:
         return bool(self._reports)
 

@@ -196,7 +196,12 @@ class Engine:
             else:
                 future.set_result(answer)
         if batch.after or batch.changes.specs:
-            await self._surroundings.carry_out(self, batch.after, batch.changes)
+            try:
+                await self._surroundings.carry_out(self, batch.after, batch.changes)
+            except Exception:
+                # Some of what is on disk was not passed on. A rebuilt memory passes on everything that is due.
+                log.exception("what follows from a batch of pool %s failed; its memory is rebuilt", self.pool_id)
+                self._drop([], BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
 
     async def _commit(self, changes: ChangeSet, entries: list[_Entry]) -> bool:
         if self._fence is None:
