@@ -87,11 +87,12 @@ def _place_one(state: SchedulerState, job: JobMemory, at: Timestamp, effects: li
         if node is None:
             continue
         queue.popleft()
+        _assign(state, job, task, node, at, effects, holds=not ahead)
+        # Only now: a task that was ended while it waited and reactivated stands in the queue twice.
         while queue and not is_ready(queue[0]):
             queue.popleft()
         if not queue:
             del ready[slots]
-        _assign(state, job, task, node, at, effects, holds=not ahead)
         return bool(ready)
     return False
 

@@ -34,6 +34,8 @@ class Audit:
         """(job id key, task id key) of tasks that a user has asked to delete; an empty task id stands for the job."""
         self.reactivations: dict[tuple[str, str], int] = {}
         """How often a user has asked for it, and a row has not shown it yet."""
+        self.exits: dict[tuple[int, int], int] = {}
+        """(task key, attempt) → exit code, of all processes that ended."""
 
     def fail(self, text: str) -> None:
         if self._loop.failure is None:
@@ -48,6 +50,8 @@ class Audit:
         self.checks += 1
         for key, task in changes.tasks.items():
             before = ledger.task(key)
+            if task.exit_code is not None and self.exits.get((key, task.attempt)) != task.exit_code:
+                self.fail(f"task {named(key)}#{task.attempt} has exit code {task.exit_code}: it never exited with that")
             if before is None:
                 continue
             if task.attempt < before.attempt:

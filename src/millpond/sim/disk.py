@@ -11,6 +11,7 @@ from typing import Any
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
+from millpond.domain.ids import id_key
 from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
@@ -68,6 +69,12 @@ class SimDisk:
         fence = await self._inner.acquire_lease(pool_key, owner, at, ttl_s)
         self._story.add("store", f"lease of {pool_key}: epoch {fence.epoch if fence else None}")
         return fence
+
+    async def take_lease(self, at: Timestamp) -> None:
+        """Take the lease of some pool, as another process of the same name would."""
+        pool_keys = sorted({id_key(pool.id) for pool in self._ledger.pools.values()})
+        if pool_keys:
+            await self._inner.acquire_lease(self._random.choice(pool_keys), "local", at, 1.0)
 
     async def renew_lease(self, fence: Fence, owner: str, at: Timestamp, ttl_s: float) -> bool:
         await self._read()

@@ -23,6 +23,8 @@ class Cluster(Protocol):
     provider: SlowProvider
     story: Story
 
+    def clock(self) -> float: ...
+
     @property
     def machines(self) -> list[Machine]: ...
 
@@ -53,6 +55,7 @@ class Faults:
             ("commits fail", self._fail_commits),
             ("reads fail", self._fail_reads),
             ("slow disk", self._slow_disk),
+            ("lease taken", self._take_lease),
             ("agent crash", self._crash_agent),
             ("agent crash", self._crash_agent),
             ("agent stop", self._stop_agent),
@@ -119,6 +122,11 @@ class Faults:
             disk.latency_s = before if before < 0.05 else 0.002
 
         self._for_a_while(f"slow disk ({disk.latency_s} s)", self._random.choice((1.0, 20.0)), end)
+
+    def _take_lease(self) -> None:
+        """A second control plane of the same name takes a pool over for a moment: the first must notice."""
+        self._cluster.story.add("FAULT", "a lease is taken")
+        self._cluster.loop.world_task(self._cluster.disk.take_lease(self._cluster.clock()), name="thief")
 
     def _hang_up(self) -> None:
         self._cluster.hang_up(self._random.choice((0.2, 0.7)))
@@ -219,6 +227,8 @@ class Faults:
     def stop(self) -> None:
         """All is well from now on."""
         cluster = self._cluster
+        for process in cluster.loop.processes:
+            process.defuse()
         cluster.disk.commits_fail = cluster.disk.reads_fail = 0.0
         cluster.disk.latency_s = 0.002
         cluster.network.heal()

@@ -53,6 +53,9 @@ class Process:
         self._fuse = self.steps + steps
         self._on_fuse = then
 
+    def defuse(self) -> None:
+        self._fuse = 0
+
     def kill(self) -> None:
         if self.alive and not self._buried:
             self.alive = False

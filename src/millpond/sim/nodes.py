@@ -209,7 +209,7 @@ class Machine:
     def _exit(self, ref: AttemptRef, process: _Running, exit_code: int) -> None:
         if self._processes.get(ref) is not process or not process.runs:
             return
-        process.exit_code = exit_code
+        process.exit_code = self._audit.exits[ref] = exit_code
         process.ended = self.clock()
         process.over.set()
         self._story.add(self.name, f"{named(ref[0])}#{ref[1]} exits with {exit_code}")

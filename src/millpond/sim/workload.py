@@ -67,7 +67,7 @@ class Habits(msgspec.Struct, frozen=True):
             jobs_at_most=random.randint(2, 5),
             nodes_at_most=random.randint(1, 5),
             task_slots=random.choice(((1,), (1,), (2,), (4,), (1, 3))),
-            batch_at_most=random.choice((3, 10, 25)),
+            batch_at_most=random.choice((3, 10, 25, 80)),
             run_s=(shortest, shortest * random.choice((2.0, 20.0, 60.0))),
             pause_s=random.choice((1.0, 3.0, 8.0, 15.0)),
             dependencies=random.choice((0.0, 0.5, 0.8)),
@@ -326,7 +326,7 @@ class Users:
 
     def _a_task_id(self) -> str:
         random = self._random
-        return random.choice((str(random.randint(1, 40)), f"0{random.randint(1, 9)}", f"T{random.randint(1, 99)}"))
+        return random.choice((str(random.randint(1, 40)), f"0{random.randint(1, 9)}", f"T{random.randint(1, 199)}"))
 
     def _new_task(self, job_has_dependencies: bool) -> NewTask:
         random = self._random
