@@ -1,0 +1,230 @@
+"""The control plane over the memory store and fake nodes: what callers and agents are told when things go wrong."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from millpond.control.service import ControlService
+from millpond.control.settings import ControlSettings
+from millpond.domain import events as e
+from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
+from millpond.domain.states import NodeState, TaskState
+from millpond.domain.task import NewTask
+from millpond.protocol import messages as m
+from millpond.providers.base import VmSize
+from millpond.providers.fake import FakeProvider
+from millpond.store.changes import ChangeSet
+from millpond.store.memory import MemoryStore
+from tests.unit.scheduler.world import new_job, new_pool
+
+SIZES = {"local": VmSize("local", 2, 4096, 0.1)}
+SETTINGS = ControlSettings(inbox_limit=100, store_retry_s=0.01, park_s=5.0, observe_interval_s=0.05)
+
+
+class Cluster:
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.control = ControlService(
+            "account",
+            store,
+            FakeProvider(),
+            SIZES,
+            secret=b"secret",
+            account_url=lambda: "http://here/",
+            settings=SETTINGS,
+        )
+
+    async def until_node(self) -> str:
+        """The id of the pool's one node, once the provider has made it."""
+        while True:
+            page = await self.store.list_nodes("pool", None, 10, None)
+            if page.items and page.items[0].handle:
+                return page.items[0].id
+            await asyncio.sleep(0)
+
+    async def hello(self, node_id: str, *inventory: e.HeldAttempt) -> m.Welcome:
+        return await self.control.agents.hello(
+            m.Hello(node_id, m.PROTOCOL_VERSION, "1", 1.0, "127.0.0.1", inventory=inventory)
+        )
+
+    async def add(self, *ids: str) -> object:
+        tasks = tuple(NewTask(i, b'{"commandLine":"true"}') for i in ids)
+        return await self.control.to_job("job", e.TasksAdded(at=self.control.now(), job_id="job", tasks=tasks))
+
+    async def state(self, task_id: str) -> TaskState:
+        row = await self.store.get_task("job", task_id)
+        assert row is not None
+        return row.task.state
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    cluster = Cluster(MemoryStore())
+    await cluster.control.start()
+    await cluster.control.add_pool(new_pool(nodes=1), "test")
+    await cluster.control.add_job(new_job(), "test")
+    yield cluster
+    await cluster.control.stop()
+
+
+async def refusal(awaitable: object) -> ErrorCode:
+    with pytest.raises(BatchError) as caught:
+        await awaitable  # type: ignore[misc]
+    return caught.value.code
+
+
+async def test_a_task_runs_through_hello_sync_and_reports(cluster: Cluster) -> None:
+    node_id = await cluster.until_node()
+    welcome = await cluster.hello(node_id)
+    assert (welcome.pool_id, welcome.task_slots, welcome.account_name) == ("pool", 1, "account")
+    await cluster.add("t")
+    reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, 0))
+    (start,) = reply.directives
+    assert isinstance(start, m.Start)
+    assert (start.job_id, start.task_id, start.attempt, start.spec) == ("job", "t", 1, b'{"commandLine":"true"}')
+    now = cluster.control.now()
+    reports = (m.Started(1, start.key, 1, now), m.Ended(2, start.key, 1, now, now, 0))
+    reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, start.revision, reports))
+    assert reply.acknowledged == 2
+    assert await cluster.state("t") is TaskState.COMPLETED
+
+
+async def test_what_a_lying_agent_says_changes_nothing(cluster: Cluster) -> None:
+    node_id = await cluster.until_node()
+    welcome = await cluster.hello(node_id)
+    await cluster.add("t")
+    await cluster.control.agents.sync(m.Sync(node_id, welcome.session, 0))
+    key = (1 << 32) | 1
+    lies = (
+        m.Ended(1, key, 2, 0.0, 1.0, 0),
+        m.Ended(2, key, 0, 0.0, 1.0, 0),
+        m.Ended(3, key + 7, 1, 0.0, 1.0, 0),
+        m.Started(4, -5, 1, 0.0),
+        m.Stopped(5, key, 9),
+        m.Returned(6, 1 << 62, 1),
+    )
+    reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, 0, lies))
+    assert reply.acknowledged == 6, "acknowledged, so that it stops saying so"
+    assert await cluster.state("t") is TaskState.ACTIVE
+    assert (await cluster.control.agents.sync(m.Sync(node_id, "another session", 0, lies))).session_unknown
+    assert await refusal(cluster.hello("tvmps_unknown_d")) is ErrorCode.NODE_NOT_FOUND
+    assert await refusal(cluster.control.agents.sync(m.Sync("tvmps_unknown_d", "s", 0))) is ErrorCode.NODE_NOT_FOUND
+    token = cluster.control.agents.token(node_id)
+    assert cluster.control.agents.authenticate(node_id, token)
+    assert not cluster.control.agents.authenticate("tvmps_other_d", token)
+    assert not cluster.control.agents.authenticate(node_id, token[:-1] + "é")
+
+
+async def test_a_failed_commit_is_busy_and_loses_nothing(cluster: Cluster) -> None:
+    assert await cluster.add("before")
+    cluster.store.fail_next_commit = StoreUnavailable("the disk is full")
+    assert await refusal(cluster.add("refused")) is ErrorCode.SERVER_BUSY
+    added = False
+    while not added:
+        try:
+            await cluster.add("after")
+            added = True
+        except BatchError:
+            await asyncio.sleep(0)
+    assert await cluster.store.get_task("job", "refused") is None
+    assert await cluster.state("before") is await cluster.state("after") is TaskState.ACTIVE
+    assert cluster.control.ready
+
+
+async def test_reports_that_cannot_be_written_are_not_acknowledged(cluster: Cluster) -> None:
+    node_id = await cluster.until_node()
+    welcome = await cluster.hello(node_id)
+    await cluster.add("t")
+    cluster.store.fail_next_commit = StoreUnavailable("the disk is full")
+    now = cluster.control.now()
+    reply = await cluster.control.agents.sync(
+        m.Sync(node_id, welcome.session, 0, (m.Ended(1, (1 << 32) | 1, 1, now, now, 0),))
+    )
+    assert (reply.acknowledged, reply.retry_after_s > 0 or reply.session_unknown) == (0, True)
+    assert await cluster.state("t") is TaskState.ACTIVE
+
+
+async def test_a_full_inbox_is_busy(cluster: Cluster) -> None:
+    released = asyncio.Event()
+
+    async def slow_disk(_: ChangeSet) -> None:
+        await released.wait()
+
+    cluster.store.before_commit = slow_disk
+    waiting = [asyncio.ensure_future(cluster.add(*(f"{call}-{n}" for n in range(40)))) for call in range(4)]
+    while not any(call.done() for call in waiting):
+        await asyncio.sleep(0)
+    refused = [call for call in waiting if call.done()]
+    assert {await refusal(call) for call in refused} == {ErrorCode.SERVER_BUSY}
+    released.set()
+    cluster.store.before_commit = None
+    accepted = [call for call in waiting if call not in refused]
+    assert accepted
+    await asyncio.gather(*accepted)
+    await cluster.add("and goes on")
+
+
+async def test_the_same_job_added_twice_at_once(cluster: Cluster) -> None:
+    answers = await asyncio.gather(
+        cluster.control.add_job(new_job("twin"), "a"),
+        cluster.control.add_job(new_job("TWIN"), "b"),
+        return_exceptions=True,
+    )
+    (error,) = [answer for answer in answers if isinstance(answer, BatchError)]
+    assert error.code is ErrorCode.JOB_EXISTS
+
+
+async def test_a_job_may_name_a_pool_that_does_not_exist_yet(cluster: Cluster) -> None:
+    job = new_job("early")
+    job.pool_id = "later"
+    await cluster.control.add_job(job, "test")
+    await cluster.control.to_job(
+        "early", e.TasksAdded(at=cluster.control.now(), job_id="early", tasks=(NewTask("t", b"{}"),))
+    )
+    assert await refusal(cluster.control.to_pool("nowhere", e.PoolDeleteRequested(at=0.0))) is ErrorCode.POOL_NOT_FOUND
+    await cluster.control.add_pool(new_pool(pool_id="Later"), "test")
+    found = await cluster.store.get_pool("LATER")
+    assert found is not None
+
+
+async def test_a_restart_finds_everything_and_a_deleted_job_goes(cluster: Cluster) -> None:
+    await cluster.add("a", "b")
+    again = Cluster(cluster.store)
+    await again.control.start()
+    assert await again.state("b") is TaskState.ACTIVE
+    assert await refusal(again.control.add_job(new_job(), "test")) is ErrorCode.JOB_EXISTS
+    await again.control.to_job("job", e.JobDeleteRequested(at=again.control.now(), job_id="job"))
+    while await again.store.get_job("job") is not None:
+        await asyncio.sleep(0)
+    await again.control.add_job(new_job(), "test")
+    await again.control.stop()
+
+
+async def test_a_silent_node_becomes_unknown_and_its_tasks_run_elsewhere() -> None:
+    settings = ControlSettings(silent_after_s=0.05, lost_after_s=0.15, park_s=0.01)
+    store = MemoryStore()
+    cluster = Cluster(store)
+    cluster.control = ControlService(
+        "account", store, FakeProvider(), SIZES, secret=b"s", account_url=lambda: "", settings=settings
+    )
+    await cluster.control.start()
+    await cluster.control.add_pool(new_pool(nodes=1), "test")
+    await cluster.control.add_job(new_job(), "test")
+    node_id = await cluster.until_node()
+    welcome = await cluster.hello(node_id)
+    await cluster.add("t")
+    row = await store.get_task("job", "t")
+    assert row is not None
+    assert row.task.node_id == node_id
+    async with asyncio.timeout(5):
+        while (node := await store.get_node("pool", node_id)) is None or node.state is not NodeState.UNKNOWN:
+            await asyncio.sleep(0.01)
+        while (row := await store.get_task("job", "t")) is None or row.task.node_id is not None:
+            await asyncio.sleep(0.01)
+    assert (await cluster.control.agents.sync(m.Sync(node_id, welcome.session, 0))).session_unknown
+    await cluster.hello(node_id)
+    row = await store.get_task("job", "t")
+    assert row is not None
+    assert (row.task.node_id, row.task.attempt, row.task.retry_count) == (node_id, 2, 0)
+    await cluster.control.stop()
