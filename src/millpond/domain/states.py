@@ -119,6 +119,21 @@ ALLOCATION_MOVES: Final[dict[AllocationState, frozenset[AllocationState]]] = {
 }
 """Pool delete turns a stop into a resize to zero, hence stopping → resizing."""
 
+_FROM_SERVICE: Final = frozenset(
+    {
+        _N.CREATING,
+        _N.STARTING,
+        _N.UNKNOWN,
+        _N.UNUSABLE,
+        _N.LEAVING_POOL,
+        _N.PREEMPTED,
+        _N.REBOOTING,
+        _N.REIMAGING,
+        _N.DEALLOCATING,
+    }
+)
+"""Where a node that was in service can go, besides from one such state to another."""
+
 NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
     _N.CREATING: frozenset({_N.STARTING, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
     _N.STARTING: frozenset(
@@ -138,51 +153,9 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
         {_N.IDLE, _N.START_TASK_FAILED, _N.UNKNOWN, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED, _N.STARTING}
     ),
     _N.START_TASK_FAILED: frozenset({_N.REBOOTING, _N.REIMAGING, _N.LEAVING_POOL, _N.PREEMPTED, _N.UNKNOWN}),
-    _N.IDLE: frozenset(
-        {
-            _N.CREATING,
-            _N.RUNNING,
-            _N.OFFLINE,
-            _N.STARTING,
-            _N.UNKNOWN,
-            _N.UNUSABLE,
-            _N.LEAVING_POOL,
-            _N.PREEMPTED,
-            _N.REBOOTING,
-            _N.REIMAGING,
-            _N.DEALLOCATING,
-        }
-    ),
-    _N.RUNNING: frozenset(
-        {
-            _N.CREATING,
-            _N.IDLE,
-            _N.OFFLINE,
-            _N.STARTING,
-            _N.UNKNOWN,
-            _N.UNUSABLE,
-            _N.LEAVING_POOL,
-            _N.PREEMPTED,
-            _N.REBOOTING,
-            _N.REIMAGING,
-            _N.DEALLOCATING,
-        }
-    ),
-    _N.OFFLINE: frozenset(
-        {
-            _N.CREATING,
-            _N.IDLE,
-            _N.RUNNING,
-            _N.STARTING,
-            _N.UNKNOWN,
-            _N.UNUSABLE,
-            _N.LEAVING_POOL,
-            _N.PREEMPTED,
-            _N.REBOOTING,
-            _N.REIMAGING,
-            _N.DEALLOCATING,
-        }
-    ),
+    _N.IDLE: _FROM_SERVICE | {_N.RUNNING, _N.OFFLINE},
+    _N.RUNNING: _FROM_SERVICE | {_N.IDLE, _N.OFFLINE},
+    _N.OFFLINE: _FROM_SERVICE | {_N.IDLE, _N.RUNNING},
     _N.UNKNOWN: frozenset(
         {_N.CREATING, _N.STARTING, _N.IDLE, _N.RUNNING, _N.OFFLINE, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}
     ),
