@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -12,6 +11,7 @@ from millpond.domain.errors import BatchError, ErrorCode
 
 if TYPE_CHECKING:
     from millpond.api.operations import Operation
+from millpond.api.percent import decode_component
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -56,13 +56,6 @@ def split_query(query: bytes) -> list[tuple[bytes, bytes]]:
         if value:
             pairs.append((decode_component(name, plus=True), decode_component(value, plus=True)))
     return pairs
-
-
-def decode_component(text: bytes, *, plus: bool = False) -> bytes:
-    """Undo percent-encoding; with `plus`, `+` is a space (queries)."""
-    if plus and b"+" in text:
-        text = text.replace(b"+", b" ")
-    return unquote_to_bytes(text) if b"%" in text else text
 
 
 class Request:

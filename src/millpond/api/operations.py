@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from millpond.api.http import decode_component
+from millpond.api.percent import decode_component
 from millpond.domain.errors import BatchError, ErrorCode
 
 _READ: Final = "$select $expand"

@@ -18,10 +18,10 @@ from millpond.api.http import (
     Response,
     Scope,
     Send,
-    decode_component,
     route_path,
     send_response,
 )
+from millpond.api.percent import decode_component
 from millpond.domain.durations import format_http_date
 from millpond.domain.errors import BatchError
 from millpond.staging.auto_storage import (
