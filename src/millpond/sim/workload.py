@@ -1,8 +1,9 @@
 """Seeded random users of a simulated cluster. They know only what was acknowledged to them."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from random import Random
 from typing import Any, TypeVar
 
@@ -137,6 +138,26 @@ class Users:
         """Whether its addition was acknowledged, and nobody has ever asked to delete a job of that id."""
         return self.jobs.get(job_id, 0) > 0 and (id_key(job_id), "") not in self._audit.deletes
 
+    @contextlib.contextmanager
+    def _found(self, job_id: str, task_id: str) -> Iterator[None]:
+        """What is on disk all the while a call takes is not said to be missing, whoever knows of it."""
+
+        def rows() -> tuple[int, int]:
+            job = self._ledger.job_named(job_id)
+            task = self._ledger.task_named(job.no, task_id) if job is not None and task_id else None
+            return job.no if job is not None else 0, task.key if task is not None else 0
+
+        before = rows()
+        try:
+            yield
+        except BatchError as error:
+            job_no, key = rows()
+            if (error.code is ErrorCode.JOB_NOT_FOUND and job_no and job_no == before[0]) or (
+                error.code is ErrorCode.TASK_NOT_FOUND and key and key == before[1]
+            ):
+                self._audit.fail(f"{job_id}/{task_id}: {error.code.value}, and it is on disk")
+            raise
+
     async def _to_job(
         self,
         job_id: str,
@@ -160,7 +181,8 @@ class Users:
             before = self._ledger.commits
             job = self._ledger.job_named(job_id)
             number = job.no if job is not None else -1
-            await control.to_job(job_id, make(control.now(), what))
+            with self._found(job_id, task.task_id if task is not None else ""):
+                await control.to_job(job_id, make(control.now(), what))
             return number
 
         def check(number: int) -> None:
@@ -386,9 +408,10 @@ class Users:
         async def send(control: SimControl) -> tuple[int, list[TaskAddOutcome]]:
             nonlocal before
             before = self._ledger.commits
-            outcomes = await control.to_job(
-                job_id, e.TasksAdded(at=control.now(), cause="user", job_id=job_id, tasks=tasks)
-            )
+            with self._found(job_id, ""):
+                outcomes = await control.to_job(
+                    job_id, e.TasksAdded(at=control.now(), cause="user", job_id=job_id, tasks=tasks)
+                )
             job = self._ledger.job_named(job_id)
             return (job.no if job is not None else 0), outcomes
 
