@@ -130,12 +130,13 @@ def _check_machine(machine: VirtualMachineConfiguration) -> None:
 def _vm_size(name: str, vm_sizes: Mapping[str, VmSize]) -> VmSize:
     size = vm_sizes.get(name.lower())
     if size is None:
-        like = ", ".join(difflib.get_close_matches(name[:64].lower(), sorted(vm_sizes), n=3, cutoff=0.5))
-        like = f"like it are {like}" if like else "which has local, standard_d2s_v3 and others"
+        known = sorted(vm_sizes)
+        like = difflib.get_close_matches(name[:64].lower(), known, n=3, cutoff=0.5)
+        hint = f"like it: {', '.join(like)}" if like else f"which has {', '.join(known[:5])} and others"
         raise invalid_property(
             "vmSize",
             name,
-            f"it is not in the catalogue of VM sizes ({like}); "
+            f"it is not in the catalogue of VM sizes ({hint}); "
             "others are added to the configuration as [vm_sizes.<name>] with cores and memory_mib",
         )
     return size
