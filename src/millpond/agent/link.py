@@ -26,7 +26,7 @@ _MAX_PAUSE_S: Final = 5.0
 _EMPTY_ANSWER_S: Final = 0.02
 """A parked call that is answered sooner than this, with nothing in it, was not parked."""
 _MAX_FILE_ANSWERS: Final = 32
-_GATHER_S: Final = 0.015
+_GATHER_S: Final = 0.03
 """The least time between two syncs with reports while the node has work queued: a busy node need not hurry."""
 
 
