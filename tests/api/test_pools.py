@@ -179,6 +179,8 @@ async def test_an_unknown_size_tells_how_to_add_one(world: World) -> None:
     reason = answer.values()["Reason"]
     assert "standard_a1_v2, standard_d2s_v3" in reason
     assert "[vm_sizes.<name>]" in reason
+    answer = await world.call("POST", "/pools", {**POOL, "vmSize": "Standard_D2_v3"})
+    assert "like it: standard_d2s_v3" in answer.values()["Reason"]
 
 
 @pytest.mark.parametrize(

@@ -159,14 +159,17 @@ async def test_a_host_told_to_end_kills_its_tasks_and_they_run_again(site: Site)
     node.tell(run(1, 1, "/bin/sleep 1000"))
     await until(lambda: len(processes_in(site.directory)) == 1)
     await site.service.end()
-    os.kill(site.host_pid, signal.SIGTERM)
+    first = site.host_pid
+    os.kill(first, signal.SIGTERM)
     await until(lambda: processes_in(site.directory) == [])
     await site.provider.set_endpoint(await site.service.begin())
-    await site.status(handle, NodeStatus.UP)
+    # The first one may be there for a moment after its tasks.
+    await site.status(handle, NodeStatus.UP, other_than=first)
     await until(lambda: any(isinstance(report, Ended) for report in node.reports.values()))
     (ended,) = [report for report in node.reports.values() if isinstance(report, Ended)]
     assert ended.retryable
-    assert ended.exit_code == -9
+    # Nothing is known of how it ended when the host had to go before it could look.
+    assert ended.exit_code in (-9, None)
 
 
 async def test_nothing_remains_after_stop_host_even_of_a_host_that_hangs(site: Site) -> None:

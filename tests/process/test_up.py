@@ -38,7 +38,7 @@ def client_of(service: Any) -> BatchClient:
     return BatchClient(service.endpoint, AzureNamedKeyCredential(service.account, service.key))
 
 
-def make_pool(client: BatchClient, nodes: int) -> None:
+def make_pool(client: BatchClient, nodes: int, *, with_job: bool = True) -> None:
     image = next(i for i in client.list_supported_images() if i.os_type == m.OSType.LINUX)
     client.create_pool(
         m.BatchPoolCreateOptions(
@@ -55,6 +55,11 @@ def make_pool(client: BatchClient, nodes: int) -> None:
         lambda: [node.state for node in client.list_nodes("p")],
         lambda states: states == [m.BatchNodeState.IDLE] * nodes,
     )
+    if with_job:
+        make_job(client)
+
+
+def make_job(client: BatchClient) -> None:
     client.create_job(m.BatchJobCreateOptions(id="j", pool_info=m.BatchPoolInfo(pool_id="p")))
 
 

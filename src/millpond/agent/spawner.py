@@ -56,10 +56,13 @@ REFUSED = 20
 """id, errno, step that failed (`directory`, `log`, `program`, `exec`, `shutdown`). The answer to LAUNCH."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PF_KTHREAD = 0x00200000
 _SWEEP_INTERVAL_S = 0.05
 _SWEEP_PATIENCE_S = 10.0
 """After that a task's end is told although something it left behind cannot be killed (it hangs in the kernel, or runs
 as another user)."""
+_NAMELESS_ROUNDS = 20
+"""A process that has wiped out its own arguments and environment for good is waited for no longer than that."""
 _ORPHAN_CHECK_S = 2.0
 _FIRST_CLIENT_S = 30.0
 """However short it is to linger, whoever started the spawner has that long to connect."""
@@ -527,13 +530,26 @@ def read_marker(pid: int) -> bytes:
     return rest.partition(b"\0")[0] if found else b""
 
 
+def is_nameless(pid: int) -> bool:
+    """Whether a process is neither the kernel's own nor ended, yet shows no environment and no arguments: it is turning
+    into another program. OSError when it is gone."""
+    with open(f"/proc/{pid}/environ", "rb") as environment, open(f"/proc/{pid}/cmdline", "rb") as arguments:
+        if environment.read(1) or arguments.read(1):
+            return False
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return fields[0] not in (b"Z", b"X") and not int(fields[6]) & _PF_KTHREAD
+
+
 def kill_leftovers(token: str) -> None:
     """Kill processes of an earlier spawner of the same directory, which was killed: nobody can tell how they end.
 
-    Tasks they belong to are reported lost and run again, so they must not run on.
+    Tasks they belong to are reported lost and run again, so they must not run on. One that has yet to become its task's
+    program holds the lock, so there is none here; one that is in the middle of it has let go of the lock and shows no
+    environment, nor arguments, for a moment.
     """
     prefix = token.encode() + b":"
-    for _ in range(100):
+    for round_ in range(100):
         found = False
         for name in os.listdir("/proc"):
             if not name.isdigit() or int(name) == os.getpid():
@@ -544,6 +560,8 @@ def kill_leftovers(token: str) -> None:
                 try:
                     if read_marker(int(name)).startswith(prefix):
                         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                        found = True
+                    elif round_ < _NAMELESS_ROUNDS and is_nameless(int(name)):
                         found = True
                 finally:
                     os.close(descriptor)

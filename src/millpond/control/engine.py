@@ -6,6 +6,7 @@ is no timer in the loop: what arrives during a commit is the next batch, so batc
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -25,7 +26,17 @@ from millpond.store.changes import ChangeSet
 
 log = logging.getLogger(__name__)
 
+_STORY_LENGTH = 100
 _BUSY = "The service cannot take changes just now; try again shortly."
+
+
+def _line_of(event: Event) -> str:
+    """An event as a line of a story: without the specifications, which may hold secrets."""
+    if isinstance(event, TasksAdded):
+        return f"{event.at:.6f} [{event.cause}] TasksAdded({event.job_id}, {[task.id for task in event.tasks[:5]]} …)"
+    names = ("pool_id", "node_id", "job_id", "task_id", "key", "attempt", "exit_code", "deadline", "reason", "option")
+    parts = ", ".join(f"{name}={getattr(event, name)}" for name in names if hasattr(event, name))
+    return f"{event.at:.6f} [{event.cause}] {type(event).__name__}({parts})"
 
 
 class Surroundings(Protocol):
@@ -77,6 +88,8 @@ class Engine:
         self._loop_task: asyncio.Task[None] | None = None
         self._renew_task: asyncio.Task[None] | None = None
         self._failed_until: Timestamp = 0.0
+        self._recent: deque[Event] = deque(maxlen=_STORY_LENGTH)
+        """The last events applied, with their causes: told when the scheduler fails."""
 
     # --- life ---
 
@@ -174,6 +187,7 @@ class Engine:
             for entry in entries:
                 answer: Any = None
                 for event in entry.events:
+                    self._recent.append(event)
                     try:
                         answer = batch.take(apply(state, event))
                     except BatchError as refusal:
@@ -182,7 +196,11 @@ class Engine:
             batch.take(place(state, self._clock()))
         except Exception:
             # The memory may be half changed: only the store is to be trusted now.
-            log.exception("the scheduler of pool %s failed; its memory is rebuilt from the store", self.pool_id)
+            log.exception(
+                "the scheduler of pool %s failed; its memory is rebuilt from the store. What led there, latest last:\n%s",
+                self.pool_id,
+                "\n".join(_line_of(event) for event in self._recent),
+            )
             self._drop(entries, BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
             return
         if batch.changes and not await self._commit(batch.changes, entries):

@@ -30,7 +30,6 @@ _T = TypeVar("_T")
 _STOP_S: Final = 5.0
 """How long the host may take to end by itself."""
 _KILLED_S: Final = 5.0
-_KILL_ROUNDS: Final = 20
 _LOOK_S: Final = 0.01
 _MAX_LOG: Final = 4 << 20
 _SHORT_LIFE_S: Final = 10.0
@@ -104,7 +103,7 @@ class LocalProvider:
                 if not await self._until(lambda: not self._is_running(pid), _STOP_S):
                     _signal(pid, signal.SIGKILL)
                     await self._until(lambda: not self._is_running(pid), _KILLED_S)
-            await self._until(lambda: not local_processes.kill_all(self._directory), _KILLED_S)
+            await asyncio.to_thread(local_processes.kill_all, self._directory, self._command, _KILLED_S)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._directory, "host.json"))
 
@@ -114,10 +113,7 @@ class LocalProvider:
         pid = self._host_pid() or self._child
         if pid is not None:
             _signal(pid, signal.SIGKILL)
-        # What a task starts while it is looked for is found the next time.
-        for _ in range(_KILL_ROUNDS):
-            if not local_processes.kill_all(self._directory):
-                break
+        local_processes.kill_all(self._directory, self._command, _KILLED_S)
 
     # --- the three calls ---
 

@@ -145,6 +145,24 @@ async def test_reports_that_cannot_be_written_are_not_acknowledged(cluster: Clus
     assert await cluster.state("t") is TaskState.ACTIVE
 
 
+async def test_a_failing_scheduler_tells_its_story_and_goes_on(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.add("before")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as planted:
+        planted.setattr("millpond.control.engine.place", broken)
+        assert await refusal(cluster.add("lost")) is ErrorCode.INTERNAL_ERROR
+    assert "TasksAdded(job, ['before']" in caplog.text
+    assert "planted" in caplog.text
+    await cluster.add("after")
+    assert await cluster.store.get_task("job", "lost") is None
+    assert await cluster.state("before") is await cluster.state("after") is TaskState.ACTIVE
+
+
 async def test_a_full_inbox_is_busy(cluster: Cluster) -> None:
     released = asyncio.Event()
 

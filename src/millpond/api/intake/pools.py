@@ -1,5 +1,6 @@
 """Pools: from the body of a request to a record."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Final
 
@@ -129,12 +130,14 @@ def _check_machine(machine: VirtualMachineConfiguration) -> None:
 def _vm_size(name: str, vm_sizes: Mapping[str, VmSize]) -> VmSize:
     size = vm_sizes.get(name.lower())
     if size is None:
+        known = sorted(vm_sizes)
+        like = difflib.get_close_matches(name[:64].lower(), known, n=3, cutoff=0.5)
+        hint = f"like it: {', '.join(like)}" if like else f"which has {', '.join(known[:5])} and others"
         raise invalid_property(
             "vmSize",
             name,
-            "it is not in the catalogue of VM sizes. Known are "
-            + ", ".join(sorted(vm_sizes))
-            + "; others are added to the configuration as [vm_sizes.<name>] with cores and memory_mib",
+            f"it is not in the catalogue of VM sizes ({hint}); "
+            "others are added to the configuration as [vm_sizes.<name>] with cores and memory_mib",
         )
     return size
 
