@@ -199,6 +199,12 @@ async def test_what_the_node_says_of_a_tasks_files(ran: World, error: ErrorCode,
     assert (await ran.call("GET", f"/pools/p1/nodes/{NODE}/files/x")).code == error.value
 
 
+async def test_a_missing_file_is_named(ran: World) -> None:
+    ran.control.files.error = BatchError(ErrorCode.FILE_NOT_FOUND)
+    answer = await ran.call("GET", f"{FILES}/wd%2Fsome%20file")
+    assert answer.json()["values"] == [{"key": "FilePath", "value": "wd/some file"}]
+
+
 async def test_files_past_their_retention(ran: World) -> None:
     ran.control.files.error = BatchError(ErrorCode.FILE_NOT_FOUND)
     ran.now += 7 * 86400 - 1

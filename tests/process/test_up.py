@@ -229,8 +229,12 @@ def test_a_second_signal_is_immediate(new_service: Any) -> None:
     service = new_service().start()
     with client_of(service) as client:
         make_pool(client, 1)
-        add(client, "long", "sleep 600")
-        until(lambda: state_of(client, "long"), lambda state: state == m.BatchTaskState.RUNNING)
+        # One of them hides: it has no environment, and neither parent nor session of its task.
+        add(client, "long", "env -i setsid sleep 601 & sleep 600")
+        until(
+            lambda: [line for line in processes_of(service.data_dir) if ": sleep 60" in line],
+            lambda found: len(found) == 2,
+        )
     process = service.process
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)

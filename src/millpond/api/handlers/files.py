@@ -32,6 +32,7 @@ from millpond.store.base import TaskRow
 
 _RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?\Z")
 _DEFAULT_RETENTION_S: Final = 7 * 86400.0
+_ABOUT_ONE_FILE: Final = frozenset({ErrorCode.FILE_NOT_FOUND, ErrorCode.INVALID_RANGE})
 # Only what Python itself knows: the answer does not depend on the machine's own tables.
 _TYPES: Final = mimetypes.MimeTypes(filenames=())
 
@@ -69,8 +70,10 @@ async def _task_place(context: Context, request: Request) -> _Place:
     return _Place(job.pool_id, row.task.node_id, task_directory(job.id, row.task.id), url, row)
 
 
-def _explained(error: BatchError, place: _Place, context: Context) -> BatchError:
-    """What an error about files means when they are a task's."""
+def _explained(error: BatchError, place: _Place, context: Context, name: str = "") -> BatchError:
+    """What an error about files means when they are a task's; with the name of the file it is about."""
+    if name and error.code in _ABOUT_ONE_FILE:
+        error.values.setdefault("FilePath", name[:256])
     if place.row is None:
         return error
     if error.code is ErrorCode.NODE_NOT_FOUND:
@@ -170,7 +173,7 @@ async def _properties(context: Context, request: Request, place: _Place) -> Resp
     try:
         entry = await context.control.files.stat(place.pool_id, place.node_id, place.path(name))
     except BatchError as error:
-        raise _explained(error, place, context) from None
+        raise _explained(error, place, context, name) from None
     unmet = unmet_read(condition, entry.last_modified)
     if unmet is not None:
         return unmet
@@ -216,7 +219,7 @@ async def _download(context: Context, request: Request, place: _Place) -> Respon
             place.pool_id, place.node_id, path, offset=first, length=None if last is None else last - first + 1
         )
     except BatchError as error:
-        raise _explained(error, place, context) from None
+        raise _explained(error, place, context, name) from None
     entry = content.entry
     problem = _unreadable(entry, first, ranged=span is not None)
     if problem is not None:
@@ -295,5 +298,5 @@ async def _delete(context: Context, request: Request, place: _Place) -> Response
     try:
         await context.control.files.delete(place.pool_id, place.node_id, place.path(name), recursive=recursive)
     except BatchError as error:
-        raise _explained(error, place, context) from None
+        raise _explained(error, place, context, name) from None
     return done_reply(request)
