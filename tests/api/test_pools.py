@@ -10,6 +10,7 @@ from millpond.domain.node import NodeError
 from millpond.domain.pool import ResizeError
 from millpond.domain.states import AllocationState, NodeDeallocationOption, NodeState, TaskState
 from millpond.domain.task import NameValue
+from millpond.providers.catalogue import catalogue
 from tests.api.conftest import MACHINE, NODE, World
 
 POOL: dict[str, Any] = {"id": "p1", "vmSize": "STANDARD_D2s_v3", "virtualMachineConfiguration": MACHINE}
@@ -179,8 +180,15 @@ async def test_an_unknown_size_tells_how_to_add_one(world: World) -> None:
     reason = answer.values()["Reason"]
     assert "standard_a1_v2, standard_d2s_v3" in reason
     assert "[vm_sizes.<name>]" in reason
-    answer = await world.call("POST", "/pools", {**POOL, "vmSize": "Standard_D2_v3"})
-    assert "like it: standard_d2s_v3" in answer.values()["Reason"]
+
+
+async def test_an_unknown_size_of_a_big_catalogue_is_told_what_is_like_it(world: World) -> None:
+    world.control.vm_sizes = catalogue({})
+    answer = await world.call("POST", "/pools", {**POOL, "vmSize": "Standrd_D2s_v3"})
+    reason = answer.values()["Reason"]
+    assert "standard_d2s_v3" in reason
+    assert "and others" in reason
+    assert len(reason) < 250
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,13 @@ def decode(decoder: "msgspec.json.Decoder[_W]", body: bytes) -> _W:
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BatchError(ErrorCode.INVALID_REQUEST_BODY, Reason=str(error)[:256]) from None
+        raise _not_json(str(error)[:256]) from None
     except RecursionError:
-        raise BatchError(ErrorCode.INVALID_REQUEST_BODY, Reason="the body is nested too deeply") from None
+        raise _not_json("it is nested too deeply") from None
+
+
+def _not_json(reason: str) -> BatchError:
+    return BatchError(ErrorCode.INVALID_REQUEST_BODY, f"The request body is not valid JSON: {reason}", Reason=reason)
 
 
 def _explain(text: str) -> BatchError:
@@ -70,7 +74,9 @@ def _explain(text: str) -> BatchError:
             ErrorCode.UNSUPPORTED_PROPERTY, f"The property '{name}' is not supported here.", PropertyName=name
         )
     if not path:
-        return BatchError(ErrorCode.INVALID_REQUEST_BODY, Reason=reason)
+        return BatchError(
+            ErrorCode.INVALID_REQUEST_BODY, f"The request body is not what the operation takes: {reason}", Reason=reason
+        )
     if _NULL.match(reason) and not path.endswith("]"):
         return missing_property(path)
     return BatchError(

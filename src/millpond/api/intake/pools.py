@@ -24,6 +24,9 @@ MAX_RESIZE_TIMEOUT_S: Final = 168 * 3600.0
 MAX_NODES: Final = 100_000
 """Targets above it are surely mistaken."""
 
+_LISTED_SIZES: Final = 8
+"""A catalogue of VM sizes no longer than that is told in full."""
+
 
 def new_pool(body: PoolCreate, vm_sizes: Mapping[str, VmSize], at: Timestamp) -> Pool:
     """The pool's record; its number is set by the control plane, its states by the scheduler. Raises BatchError."""
@@ -131,13 +134,15 @@ def _vm_size(name: str, vm_sizes: Mapping[str, VmSize]) -> VmSize:
     size = vm_sizes.get(name.lower())
     if size is None:
         known = sorted(vm_sizes)
-        like = difflib.get_close_matches(name[:64].lower(), known, n=3, cutoff=0.5)
-        hint = f"like it: {', '.join(like)}" if like else f"which has {', '.join(known[:5])} and others"
+        close = difflib.get_close_matches(name[:64].lower(), known, n=3, cutoff=0.7)
+        # All of a big catalogue would bury the rest of the message.
+        listed = known if len(known) <= _LISTED_SIZES else close or known[:5]
+        more = " and others" if len(listed) < len(known) else ""
         raise invalid_property(
             "vmSize",
             name,
-            f"it is not in the catalogue of VM sizes ({hint}); "
-            "others are added to the configuration as [vm_sizes.<name>] with cores and memory_mib",
+            f"it is not in the catalogue of VM sizes, which has {', '.join(listed)}{more}; "
+            "your own are added to the configuration as [vm_sizes.<name>] with cores and memory_mib",
         )
     return size
 
