@@ -181,34 +181,28 @@ async def replace_task(context: Context, request: Request) -> Response:
 
 
 async def terminate_task(context: Context, request: Request) -> Response:
-    await drain(request)
-    event = TaskTerminateRequested(
-        at=context.control.now(),
-        cause=request.request_id,
-        job_id=request.params["jobId"],
-        task_id=request.params["taskId"],
-        condition=precondition_of(request),
-    )
-    await context.control.to_job(event.job_id, event)
+    await _ask(context, request, TaskTerminateRequested)
     return await _written(context, request)
 
 
 async def reactivate_task(context: Context, request: Request) -> Response:
-    await drain(request)
-    event = TaskReactivateRequested(
-        at=context.control.now(),
-        cause=request.request_id,
-        job_id=request.params["jobId"],
-        task_id=request.params["taskId"],
-        condition=precondition_of(request),
-    )
-    await context.control.to_job(event.job_id, event)
+    await _ask(context, request, TaskReactivateRequested)
     return await _written(context, request)
 
 
 async def delete_task(context: Context, request: Request) -> Response:
+    await _ask(context, request, TaskDeleteRequested)
+    return done_reply(request)
+
+
+async def _ask(
+    context: Context,
+    request: Request,
+    kind: type[TaskTerminateRequested | TaskReactivateRequested | TaskDeleteRequested],
+) -> None:
+    """Hand the engine a wish for one task that needs no body."""
     await drain(request)
-    event = TaskDeleteRequested(
+    event = kind(
         at=context.control.now(),
         cause=request.request_id,
         job_id=request.params["jobId"],
@@ -216,7 +210,6 @@ async def delete_task(context: Context, request: Request) -> Response:
         condition=precondition_of(request),
     )
     await context.control.to_job(event.job_id, event)
-    return done_reply(request)
 
 
 async def _written(context: Context, request: Request) -> Response:

@@ -79,6 +79,12 @@ def resize_of(body: PoolResize, at: Timestamp, cause: str, condition: Preconditi
             PropertyName="targetDedicatedNodes",
         )
     option = body.node_deallocation_option
+    if option is not None and option.value == NodeDeallocationOption.RETAINED_DATA.value:
+        raise BatchError(
+            ErrorCode.NOT_IMPLEMENTED,
+            "nodeDeallocationOption 'retaineddata' is not implemented yet: use taskcompletion, requeue or terminate.",
+            PropertyName="nodeDeallocationOption",
+        )
     return PoolResizeRequested(
         at=at,
         cause=cause,
