@@ -49,6 +49,20 @@ class Batch(msgspec.Struct):
                         changes.deleted_tasks.add(task.key)
                 case f.RememberSatisfied(job_no, id_key):
                     changes.satisfied.add((job_no, id_key))
+                case f.SaveJobNode(job_node):
+                    changes.job_nodes[job_node.job_no, job_node.node_id] = job_node
+                case f.SaveSubtask(subtask):
+                    changes.subtasks[subtask.task_key, subtask.index] = subtask
+                case f.DeleteSubtasks(task_key):
+                    for known in [known for known in changes.subtasks if known[0] == task_key]:
+                        del changes.subtasks[known]
+                    changes.deleted_subtasks.add(task_key)
+                case f.SaveJobSchedule(schedule):
+                    changes.job_schedules[schedule.no] = schedule
+                case f.DeleteJobSchedule(schedule):
+                    changes.job_schedules.pop(schedule.no, None)
+                    changes.deleted_job_schedules.add(schedule.no)
+                    self.after.append(effect)
                 case f.DeleteNode(node):
                     changes.nodes.pop(node.id, None)
                     changes.deleted_nodes.add(node.id)

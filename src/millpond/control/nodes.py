@@ -7,6 +7,8 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
+
 from millpond.control.engine import Engine
 from millpond.control.files import FileRequests
 from millpond.control.outbox import Outbox
@@ -15,14 +17,23 @@ from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.events import Event
+from millpond.domain.pool import Pool
 from millpond.protocol import messages as m
 
 log = logging.getLogger(__name__)
+
+_TOLD_TO_NODES = ("enableInterNodeCommunication", "networkConfiguration", "userAccounts")
 
 
 def node_token(secret: bytes, node_id: str) -> str:
     """A node's own secret for the agent protocol: derived, so that nothing need be stored."""
     return hmac.new(secret, b"node:" + node_id.encode(), hashlib.sha256).hexdigest()
+
+
+def _pool_spec(pool: Pool | None) -> bytes:
+    """What a node gets to know of its pool's definition."""
+    spec = pool.spec if pool is not None else {}
+    return msgspec.json.encode({name: spec[name] for name in _TOLD_TO_NODES if name in spec})
 
 
 class NodeLink:
@@ -152,6 +163,7 @@ class NodeLinks:
                 agent_version=hello.agent_version,
                 inventory=hello.inventory,
                 session=session,
+                disk_time=hello.disk_time or None,
             )
         )
         state = link.engine.state
@@ -169,6 +181,7 @@ class NodeLinks:
             is_dedicated=node.row.is_dedicated,
             task_slots=node.slots,
             park_s=self._settings.park_s,
+            pool_spec=_pool_spec(state.pool),
         )
 
     async def sync(self, sync: m.Sync) -> m.SyncReply:
@@ -230,6 +243,10 @@ class NodeLinks:
                             failure=failure,
                             retryable=retryable,
                         )
+                    )
+                case m.Coordinated(seq, key, attempt):
+                    events.append(
+                        e.InstanceCoordinated(at=at, cause=f"report {seq}", node_id=node_id, key=key, attempt=attempt)
                     )
                 case m.Stopped(seq, key, attempt, exit_code):
                     events.append(

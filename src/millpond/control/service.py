@@ -26,7 +26,7 @@ from millpond.domain.events import Event
 from millpond.domain.ids import id_key
 from millpond.domain.job import Job
 from millpond.domain.pool import Pool
-from millpond.domain.states import JobState
+from millpond.domain.states import JobState, TaskKind
 from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
 from millpond.store.base import Store
@@ -38,6 +38,11 @@ log = logging.getLogger(__name__)
 class _JobEntry(msgspec.Struct):
     no: int
     pool_id: str
+
+
+def _common_environment(job: Job) -> tuple[tuple[str, str], ...]:
+    settings = job.spec.get("commonEnvironmentSettings")
+    return tuple((entry["name"], entry.get("value") or "") for entry in settings) if settings else ()
 
 
 class _SpecCache:
@@ -275,12 +280,18 @@ class ControlService:
         specs = await self._specs_of(starts) if starts else {}
         for effect in effects:
             match effect:
-                case f.StartTask(node_id, job, task, attempt):
-                    spec = specs.get(task.key)
+                case f.StartTask(node_id):
+                    spec = specs.get(effect.task.key)
                     link = self._links.get(node_id)
                     # Without a specification the task has just been deleted, and a stop is on its way.
                     if link is not None and spec is not None:
-                        self._send_start(link, job, task.key, attempt, task.id, task.required_slots, spec)
+                        self._send_start(link, effect, spec)
+                case f.StartSpecialTask(node_id) if link := self._links.get(node_id):
+                    self._send_special(link, effect)
+                case f.Proceed(node_id, key, attempt) if box := self._outbox(node_id):
+                    box.put(m.Proceed(box.next_revision(), key, attempt))
+                case f.RestartNode(_, node, wipe) if box := self._outbox(node.id):
+                    box.put(m.Restart(box.next_revision(), wipe))
                 case f.BeginSession(node_id, session):
                     self._links.begin_session(node_id, session)
                 case f.StopTask(node_id, key, attempt) if box := self._outbox(node_id):
@@ -308,6 +319,10 @@ class ControlService:
                     self._set_timer(engine, f"resize {engine.pool_key}", deadline, self._resize_timed_out)
                 case f.SetJobTimer(job_id, deadline):
                     self._set_timer(engine, f"job {id_key(job_id)}", deadline, self._job_timed_out(job_id))
+                case f.SetGangTimer(deadline):
+                    self._set_timer(engine, f"gang {engine.pool_key}", deadline, self._gang_timed_out)
+                case f.SetNodeRetentionTimer(node_id, deadline):
+                    self._set_timer(engine, f"retention {node_id}", deadline, self._retention_passed(node_id))
 
     async def _specs_of(self, starts: Sequence[f.StartTask]) -> dict[int, bytes]:
         specs: dict[int, bytes] = {}
@@ -328,22 +343,46 @@ class ControlService:
                 await asyncio.sleep(self._settings.store_retry_s)
         return specs
 
-    def _send_start(
-        self, link: NodeLink, job: Job, key: int, attempt: int, task_id: str, slots: int, spec: bytes
-    ) -> None:
-        settings = job.spec.get("commonEnvironmentSettings")
+    def _send_start(self, link: NodeLink, start: f.StartTask, spec: bytes) -> None:
+        job, task, members = start.job, start.task, start.members
         link.outbox.put(
             m.Start(
                 revision=link.outbox.next_revision(),
-                key=key,
-                attempt=attempt,
+                key=task.key,
+                attempt=start.attempt,
                 job_id=job.id,
-                task_id=task_id,
-                slots=slots,
+                task_id=task.id,
+                slots=start.slots,
                 spec=self._prepare_spec(spec),
-                common_environment=tuple((entry["name"], entry.get("value") or "") for entry in settings)
-                if settings
-                else (),
+                common_environment=_common_environment(job),
+                kind=TaskKind.INSTANCE if members else TaskKind.TASK,
+                preparation_id=job.preparation.id if job.preparation is not None else "",
+                instance=m.Instance(start.index, tuple(member.ip_address for member in members)) if members else None,
+            )
+        )
+
+    def _send_special(self, link: NodeLink, start: f.StartSpecialTask) -> None:
+        job = start.job
+        if start.kind is TaskKind.START_TASK or job is None:
+            spec = start.pool.spec.get("startTask") if start.pool is not None else None
+            task_id = ""
+        else:
+            is_release = start.kind is TaskKind.JOB_RELEASE
+            spec = job.spec.get("jobReleaseTask" if is_release else "jobPreparationTask")
+            rules = job.release if is_release else job.preparation
+            task_id = rules.id if rules is not None else ""
+        link.outbox.put(
+            m.Start(
+                revision=link.outbox.next_revision(),
+                key=start.key,
+                attempt=start.attempt,
+                job_id=job.id if job is not None else "",
+                task_id=task_id,
+                slots=0,
+                spec=self._prepare_spec(msgspec.json.encode(spec or {})),
+                common_environment=_common_environment(job) if job is not None else (),
+                kind=start.kind,
+                preparation_id=job.preparation.id if job is not None and job.preparation is not None else "",
             )
         )
 
@@ -371,6 +410,14 @@ class ControlService:
     @staticmethod
     def _resize_timed_out(at: Timestamp, deadline: Timestamp) -> Event:
         return e.PoolResizeTimedOut(at=at, cause="timer", deadline=deadline)
+
+    @staticmethod
+    def _gang_timed_out(at: Timestamp, deadline: Timestamp) -> Event:
+        return e.GangReservationTimedOut(at=at, cause="timer", deadline=deadline)
+
+    @staticmethod
+    def _retention_passed(node_id: str) -> Callable[[Timestamp, Timestamp], Event]:
+        return lambda at, deadline: e.NodeRetentionPassed(at=at, cause="timer", node_id=node_id, deadline=deadline)
 
     @staticmethod
     def _job_timed_out(job_id: str) -> Callable[[Timestamp, Timestamp], Event]:

@@ -10,8 +10,12 @@ import msgspec
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
+from millpond.domain.states import TaskKind
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 
 
@@ -79,6 +83,30 @@ class RememberSatisfied(_Effect, frozen=True, gc=False):
     id_key: str
 
 
+class SaveJobNode(_Effect, frozen=True, gc=False):
+    job_node: JobNode
+
+
+class SaveSubtask(_Effect, frozen=True, gc=False):
+    """The row of that task and index, whatever attempt it showed before."""
+
+    subtask: Subtask
+
+
+class DeleteSubtasks(_Effect, frozen=True, gc=False):
+    """All rows of instances of that task (rows of deleted jobs go with their tasks)."""
+
+    task_key: int
+
+
+class SaveJobSchedule(_Effect, frozen=True, gc=False):
+    schedule: JobSchedule
+
+
+class DeleteJobSchedule(_Effect, frozen=True, gc=False):
+    schedule: JobSchedule
+
+
 class PurgeJob(_Effect, frozen=True, gc=False):
     """Delete all task rows of a deleting job, a few at a time; answer with `JobPurged`."""
 
@@ -96,11 +124,54 @@ class BeginSession(_Effect, frozen=True, gc=False):
     session: str
 
 
+class GangMember(msgspec.Struct, frozen=True, gc=False):
+    """Where one instance of a multi-instance task runs."""
+
+    node_id: str
+    ip_address: str
+
+
 class StartTask(_Effect, frozen=True, gc=False):
     node_id: str
     job: Job
     task: Task
     attempt: int
+    slots: int
+    """What it occupies on the node: the task's required slots, or all of the node's where it runs alone."""
+    members: tuple[GangMember, ...] = ()
+    """Of a multi-instance task: the nodes of its instances, in order of index."""
+    index: int = 0
+    """Which instance this is."""
+
+
+class StartSpecialTask(_Effect, frozen=True, gc=False):
+    """Run a start, preparation or release task. Its specification is in the pool's or the job's `spec`."""
+
+    node_id: str
+    kind: TaskKind
+    key: int
+    attempt: int
+    pool: Pool | None = None
+    """For a start task."""
+    job: Job | None = None
+    """For a preparation or release task."""
+
+
+class Proceed(_Effect, frozen=True, gc=False):
+    """All instances of the multi-instance task have coordinated: its primary may run the command line."""
+
+    node_id: str
+    key: int
+    attempt: int
+
+
+class RestartNode(_Effect, frozen=True, gc=False):
+    """Have the node end all it runs and come up again, with its disk made anew (`wipe`) or as it is. The next
+    `NodeConnected` has a new boot time (and disk time)."""
+
+    pool: Pool
+    node: Node
+    wipe: bool
 
 
 class StopTask(_Effect, frozen=True, gc=False):
@@ -167,6 +238,72 @@ class SetJobTimer(_Effect, frozen=True, gc=False):
     deadline: Timestamp | None
 
 
+class SetGangTimer(_Effect, frozen=True, gc=False):
+    """`GangReservationTimedOut` at the deadline. Setting it again replaces it; a deadline of None cancels it."""
+
+    deadline: Timestamp | None
+
+
+class SetNodeRetentionTimer(_Effect, frozen=True, gc=False):
+    """`NodeRetentionPassed` at the deadline. Setting it again replaces it; a deadline of None cancels it."""
+
+    node_id: str
+    deadline: Timestamp | None
+
+
+# --- between the owners of pools, and of job schedules --------------------------------------------------------------
+
+
+class MoveJob(_Effect, frozen=True, gc=False):
+    """The job's row names another pool now, and this engine has let go of it: have the other pool's engine take it."""
+
+    job: Job
+
+
+class DeleteAutoPool(_Effect, frozen=True, gc=False):
+    """The job is over and its auto pool was not to be kept: delete this engine's pool."""
+
+    job: Job
+
+
+class TellJobCompleted(_Effect, frozen=True, gc=False):
+    """A job made by a schedule is completed, or deleted: answered by nothing."""
+
+    job: Job
+
+
+class SetJobScheduleTimer(_Effect, frozen=True, gc=False):
+    """`JobScheduleDue` at the deadline. Setting it again replaces it; a deadline of None cancels it."""
+
+    schedule_id: str
+    deadline: Timestamp | None
+
+
+class CreateScheduledJob(_Effect, frozen=True, gc=False):
+    """Make the job `recent_job_id` of the schedule; that it exists already is fine. What cannot be made counts as
+    completed."""
+
+    schedule: JobSchedule
+
+
+class TerminateScheduledJob(_Effect, frozen=True, gc=False):
+    """End the schedule's job with the reason TerminateJobSchedule; answered by `ScheduledJobCompleted` in the end."""
+
+    schedule: JobSchedule
+
+
+class DeleteScheduledJobs(_Effect, frozen=True, gc=False):
+    """Delete all jobs of the schedule and its auto pool; answered by `ScheduledJobsDeleted`."""
+
+    schedule: JobSchedule
+
+
+class DeleteScheduleAutoPool(_Effect, frozen=True, gc=False):
+    """The schedule is over and its auto pool (`pool_id`) was not to be kept."""
+
+    schedule: JobSchedule
+
+
 class Reply(_Effect, frozen=True, gc=False):
     """The answer to the event's sender (at most one for an event; without one the answer is None)."""
 
@@ -185,10 +322,35 @@ RowEffect: TypeAlias = (
     | SaveTaskSpec
     | DeleteTask
     | RememberSatisfied
+    | SaveJobNode
+    | SaveSubtask
+    | DeleteSubtasks
+    | SaveJobSchedule
+    | DeleteJobSchedule
 )
 DirectiveEffect: TypeAlias = (
-    BeginSession | StartTask | StopTask | ReturnTask | RemoveTaskDirectory | RemoveJobDirectories
+    BeginSession
+    | StartTask
+    | StartSpecialTask
+    | Proceed
+    | StopTask
+    | ReturnTask
+    | RemoveTaskDirectory
+    | RemoveJobDirectories
+    | RestartNode
 )
+TimerEffect: TypeAlias = SetResizeTimer | SetJobTimer | SetGangTimer | SetNodeRetentionTimer | SetJobScheduleTimer
+JobScheduleEffect: TypeAlias = CreateScheduledJob | TerminateScheduledJob | DeleteScheduledJobs | DeleteScheduleAutoPool
 Effect: TypeAlias = (
-    RowEffect | DirectiveEffect | PurgeJob | CreateNode | ReleaseNode | SetResizeTimer | SetJobTimer | Reply
+    RowEffect
+    | DirectiveEffect
+    | TimerEffect
+    | JobScheduleEffect
+    | PurgeJob
+    | CreateNode
+    | ReleaseNode
+    | MoveJob
+    | DeleteAutoPool
+    | TellJobCompleted
+    | Reply
 )

@@ -35,11 +35,27 @@ class ErrorCode(StrEnum):
     JOB_EXISTS = "JobExists"
     JOB_NOT_ACTIVE = "JobNotActive"
     JOB_NOT_FOUND = "JobNotFound"
+    JOB_PREPARATION_TASK_NOT_RUN_ON_NODE = "JobPreparationTaskNotRunOnNode"
+    JOB_PREPARATION_TASK_NOT_SPECIFIED = "JobPreparationTaskNotSpecified"
+    JOB_RELEASE_TASK_NOT_RUN_ON_NODE = "JobReleaseTaskNotRunOnNode"
+    JOB_RELEASE_TASK_NOT_SPECIFIED = "JobReleaseTaskNotSpecified"
+    JOB_SCHEDULE_BEING_DELETED = "JobScheduleBeingDeleted"
+    JOB_SCHEDULE_BEING_TERMINATED = "JobScheduleBeingTerminated"
+    JOB_SCHEDULE_COMPLETED = "JobScheduleCompleted"
+    JOB_SCHEDULE_DISABLED = "JobScheduleDisabled"
+    JOB_SCHEDULE_EXISTS = "JobScheduleExists"
+    JOB_SCHEDULE_NOT_FOUND = "JobScheduleNotFound"
+    JOB_SCHEDULE_WITH_SAME_ID_EXISTS = "JobScheduleWithSameIdExists"
     JOB_WITH_SAME_ID_EXISTS = "JobWithSameIdExists"
     MISSING_REQUIRED_HEADER = "MissingRequiredHeader"
     MISSING_REQUIRED_PROPERTY = "MissingRequiredProperty"
     MISSING_REQUIRED_QUERY_PARAMETER = "MissingRequiredQueryParameter"
     MULTIPLE_CONDITION_HEADERS_NOT_SUPPORTED = "MultipleConditionHeadersNotSupported"
+    NODE_ALREADY_IN_TARGET_SCHEDULING_STATE = "NodeAlreadyInTargetSchedulingState"
+    NODE_BEING_CREATED = "NodeBeingCreated"
+    NODE_BEING_REBOOTED = "NodeBeingRebooted"
+    NODE_BEING_REIMAGED = "NodeBeingReimaged"
+    NODE_BEING_STARTED = "NodeBeingStarted"
     NODE_NOT_FOUND = "NodeNotFound"
     NODE_NOT_READY = "NodeNotReady"
     NODE_STATE_UNUSABLE = "NodeStateUnusable"
@@ -69,6 +85,8 @@ class ErrorCode(StrEnum):
     TASK_NOT_COMPLETED = "TaskNotCompleted"
     TASK_NOT_FOUND = "TaskNotFound"
     TASK_SUCCEEDED = "TaskSucceeded"
+    TASK_ID_SAME_AS_JOB_PREPARATION_TASK = "TaskIdSameAsJobPreparationTask"
+    TASK_ID_SAME_AS_JOB_RELEASE_TASK = "TaskIdSameAsJobReleaseTask"
     UNSUPPORTED_HTTP_VERB = "UnsupportedHttpVerb"
     UNSUPPORTED_PROPERTY = "UnsupportedProperty"
     UNSUPPORTED_QUERY_PARAMETER = "UnsupportedQueryParameter"
@@ -122,6 +140,33 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.MISSING_REQUIRED_PROPERTY: (400, "A required property was not specified in the request body."),
     _C.MISSING_REQUIRED_QUERY_PARAMETER: (400, "A query parameter that's mandatory for this request is not specified."),
     _C.MULTIPLE_CONDITION_HEADERS_NOT_SUPPORTED: (400, "Multiple conditional headers are not supported."),
+    _C.JOB_PREPARATION_TASK_NOT_RUN_ON_NODE: (
+        409,
+        "The specified job preparation task did not run on the specified node.",
+    ),
+    _C.JOB_PREPARATION_TASK_NOT_SPECIFIED: (409, "The specified job does not have a job preparation task."),
+    _C.JOB_RELEASE_TASK_NOT_RUN_ON_NODE: (409, "The specified job release task did not run on the specified node."),
+    _C.JOB_RELEASE_TASK_NOT_SPECIFIED: (409, "The specified job does not have a job release task."),
+    _C.JOB_SCHEDULE_BEING_DELETED: (409, "The specified job schedule is being deleted."),
+    _C.JOB_SCHEDULE_BEING_TERMINATED: (409, "The specified job schedule is being terminated."),
+    _C.JOB_SCHEDULE_COMPLETED: (409, "The specified job schedule is completed."),
+    _C.JOB_SCHEDULE_DISABLED: (409, "The specified job schedule is disabled."),
+    _C.JOB_SCHEDULE_EXISTS: (409, "The specified job schedule already exists."),
+    _C.JOB_SCHEDULE_NOT_FOUND: (404, "The specified job schedule does not exist."),
+    _C.JOB_SCHEDULE_WITH_SAME_ID_EXISTS: (
+        409,
+        "A job schedule with that id exists: jobs and job schedules share their ids.",
+    ),
+    _C.NODE_ALREADY_IN_TARGET_SCHEDULING_STATE: (
+        409,
+        "The specified node is already in the target scheduling state.",
+    ),
+    _C.NODE_BEING_CREATED: (409, "The specified node is being created."),
+    _C.NODE_BEING_REBOOTED: (409, "The specified node is being rebooted."),
+    _C.NODE_BEING_REIMAGED: (409, "The specified node is being reimaged."),
+    _C.NODE_BEING_STARTED: (409, "The specified node is being started."),
+    _C.TASK_ID_SAME_AS_JOB_PREPARATION_TASK: (409, "The task's id is that of its job's preparation task."),
+    _C.TASK_ID_SAME_AS_JOB_RELEASE_TASK: (409, "The task's id is that of its job's release task."),
     _C.NODE_NOT_FOUND: (404, "The specified node does not exist."),
     _C.NODE_NOT_READY: (409, "The node is not able to perform the requested operation in its current state."),
     _C.NODE_STATE_UNUSABLE: (409, "The specified node is unusable."),

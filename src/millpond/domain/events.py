@@ -1,4 +1,4 @@
-"""Events: everything that can happen to the scheduler of one pool id.
+"""Events: everything that can happen to the scheduler of one pool id, and to the keeper of job schedules.
 
 Names are in the past tense. The time rides in the event (`at`), and `cause` is the id of what led to it (a request id,
 a node's report …); it travels on with every effect. An event that the rules forbid makes `apply` raise `BatchError`
@@ -11,10 +11,12 @@ import msgspec
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.job import Job, JobChanges
-from millpond.domain.pool import Pool
+from millpond.domain.job_schedule import JobSchedule, Recurrence
+from millpond.domain.pool import Pool, PoolChanges
 from millpond.domain.preconditions import Precondition
-from millpond.domain.states import DisableJobOption, NodeDeallocationOption
-from millpond.domain.task import FailureInfo, NewTask, Task
+from millpond.domain.special_task import JobNode
+from millpond.domain.states import DisableJobOption, NodeDeallocationOption, NodeOperation
+from millpond.domain.task import FailureInfo, JsonObject, NewTask, Task
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -29,6 +31,11 @@ class PoolAdded(_Event, frozen=True, kw_only=True):
     """`pool` comes with number, id and definition set; the scheduler sets its states. Reply: None."""
 
     pool: Pool
+
+
+class PoolUpdated(_Event, frozen=True, kw_only=True):
+    changes: PoolChanges
+    condition: Precondition | None = None
 
 
 class PoolDeleteRequested(_Event, frozen=True, kw_only=True):
@@ -46,6 +53,15 @@ class PoolResizeRequested(_Event, frozen=True, kw_only=True):
 
 
 class PoolResizeStopRequested(_Event, frozen=True, kw_only=True):
+    condition: Precondition | None = None
+
+
+class NodesRemoveRequested(_Event, frozen=True, kw_only=True):
+    """Take these nodes out of the pool; its targets fall by as many (Azure Batch: Remove Nodes)."""
+
+    node_ids: tuple[str, ...]
+    resize_timeout_s: float
+    node_deallocation_option: NodeDeallocationOption = NodeDeallocationOption.REQUEUE
     condition: Precondition | None = None
 
 
@@ -91,6 +107,8 @@ class NodeConnected(_Event, frozen=True, kw_only=True):
     inventory: tuple[HeldAttempt, ...] = ()
     session: str = ""
     """Of the hello; comes back in `effects.BeginSession`."""
+    disk_time: Timestamp | None = None
+    """When the node's disk was made; None is as if at `boot_time`."""
 
 
 class NodeSilent(_Event, frozen=True, kw_only=True):
@@ -105,6 +123,44 @@ class NodeLost(_Event, frozen=True, kw_only=True):
     node_id: str
 
 
+class NodePreempted(_Event, frozen=True, kw_only=True):
+    """The provider took a spot node's machine back: disk and tasks are lost, the node waits to be made again."""
+
+    node_id: str
+
+
+class NodeOperationRequested(_Event, frozen=True, kw_only=True):
+    """Reboot, reimage or deallocate the node, once the tasks on it have been dealt with as `option` says."""
+
+    node_id: str
+    operation: NodeOperation
+    option: NodeDeallocationOption = NodeDeallocationOption.REQUEUE
+
+
+class NodeStartRequested(_Event, frozen=True, kw_only=True):
+    """Start a deallocated node."""
+
+    node_id: str
+
+
+class NodeSchedulingDisableRequested(_Event, frozen=True, kw_only=True):
+    """Give the node no new tasks; `option` (not `retaineddata`) says what becomes of those it runs."""
+
+    node_id: str
+    option: NodeDeallocationOption = NodeDeallocationOption.REQUEUE
+
+
+class NodeSchedulingEnableRequested(_Event, frozen=True, kw_only=True):
+    node_id: str
+
+
+class NodeRetentionPassed(_Event, frozen=True, kw_only=True):
+    """What a node kept for `retaineddata` may go; `deadline` tells a stale timer from the current one."""
+
+    node_id: str
+    deadline: Timestamp
+
+
 class NodeGone(_Event, frozen=True, kw_only=True):
     """The provider says the node no longer exists (released, or vanished)."""
 
@@ -115,9 +171,25 @@ class NodeGone(_Event, frozen=True, kw_only=True):
 
 
 class JobAdded(_Event, frozen=True, kw_only=True):
-    """`job` comes with number, id and definition set; the scheduler sets its states. Reply: None."""
+    """`job` comes with number, id and definition set; the scheduler sets its states. Reply: None.
+
+    `auto_pool` is made with it, in the same commit, unless the pool exists already (that of a schedule does).
+    """
 
     job: Job
+    manager: NewTask | None = None
+    """The job manager task: the job's first task."""
+    auto_pool: Pool | None = None
+
+
+class JobArrived(_Event, frozen=True, kw_only=True):
+    """A disabled job that was moved here from another pool, as the store has it. Known already: nothing happens."""
+
+    job: Job
+    tasks: tuple[Task, ...]
+    satisfied: tuple[str, ...] = ()
+    """Id keys of deleted tasks that had released their dependents."""
+    job_nodes: tuple[JobNode, ...] = ()
 
 
 class JobUpdated(_Event, frozen=True, kw_only=True):
@@ -207,7 +279,10 @@ class TaskReactivateRequested(_Event, frozen=True, kw_only=True):
 
 
 class TaskStarted(_Event, frozen=True, kw_only=True):
-    """A node reports: the attempt is running (its files are being fetched, or its command line runs)."""
+    """A node reports: the attempt is running (its files are being fetched, or its command line runs).
+
+    This and the other reports are also those of special tasks and of instances: the key and the node tell.
+    """
 
     node_id: str
     key: int
@@ -232,6 +307,15 @@ class TaskEnded(_Event, frozen=True, kw_only=True):
     retryable: bool = False
 
 
+class InstanceCoordinated(_Event, frozen=True, kw_only=True):
+    """A node reports: the coordination command of its instance of a multi-instance task has succeeded (or there is
+    none), and its files are there."""
+
+    node_id: str
+    key: int
+    attempt: int
+
+
 class TaskStopped(_Event, frozen=True, kw_only=True):
     """A node reports: the attempt it was told to stop is gone (`exit_code` if it had been running), or never was."""
 
@@ -249,12 +333,98 @@ class TaskReturned(_Event, frozen=True, kw_only=True):
     attempt: int
 
 
+class GangReservationTimedOut(_Event, frozen=True, kw_only=True):
+    """Nodes have been kept free for a multi-instance task long enough; `deadline` tells a stale timer from the current
+    one."""
+
+    deadline: Timestamp
+
+
+# --- job schedules --------------------------------------------------------------------------------------------------
+# These go to the one owner of all job schedules (`scheduler.job_schedules`), not to the engine of a pool.
+
+
+class JobScheduleAdded(_Event, frozen=True, kw_only=True):
+    """`schedule` comes with number, id and definition set. Reply: None."""
+
+    schedule: JobSchedule
+
+
+class JobScheduleUpdated(_Event, frozen=True, kw_only=True):
+    """`spec` holds the top-level wire properties to put in place; jobs made already keep what they were made with."""
+
+    schedule_id: str
+    spec: JsonObject
+    recurrence: Recurrence | None = None
+    condition: Precondition | None = None
+
+
+class JobScheduleDisableRequested(_Event, frozen=True, kw_only=True):
+    schedule_id: str
+    condition: Precondition | None = None
+
+
+class JobScheduleEnableRequested(_Event, frozen=True, kw_only=True):
+    schedule_id: str
+    condition: Precondition | None = None
+
+
+class JobScheduleTerminateRequested(_Event, frozen=True, kw_only=True):
+    schedule_id: str
+    condition: Precondition | None = None
+
+
+class JobScheduleDeleteRequested(_Event, frozen=True, kw_only=True):
+    schedule_id: str
+    condition: Precondition | None = None
+
+
+class JobScheduleDue(_Event, frozen=True, kw_only=True):
+    """The schedule's next moment came; `deadline` tells a stale timer from the current one."""
+
+    schedule_id: str
+    deadline: Timestamp
+
+
+class ScheduledJobCompleted(_Event, frozen=True, kw_only=True):
+    """A job of the schedule is completed, or is gone. Said at least once."""
+
+    schedule_id: str
+    job_id: str
+
+
+class ScheduledJobsDeleted(_Event, frozen=True, kw_only=True):
+    """All jobs of a deleting schedule are gone."""
+
+    schedule_id: str
+
+
 PoolEvent: TypeAlias = (
-    PoolAdded | PoolDeleteRequested | PoolResizeRequested | PoolResizeStopRequested | PoolResizeTimedOut
+    PoolAdded
+    | PoolUpdated
+    | PoolDeleteRequested
+    | PoolResizeRequested
+    | PoolResizeStopRequested
+    | PoolResizeTimedOut
+    | NodesRemoveRequested
 )
-NodeEvent: TypeAlias = NodeProvisioned | NodeProvisionFailed | NodeConnected | NodeSilent | NodeLost | NodeGone
+NodeEvent: TypeAlias = (
+    NodeProvisioned
+    | NodeProvisionFailed
+    | NodeConnected
+    | NodeSilent
+    | NodeLost
+    | NodePreempted
+    | NodeOperationRequested
+    | NodeStartRequested
+    | NodeSchedulingDisableRequested
+    | NodeSchedulingEnableRequested
+    | NodeRetentionPassed
+    | NodeGone
+)
 JobEvent: TypeAlias = (
     JobAdded
+    | JobArrived
     | JobUpdated
     | JobDisableRequested
     | JobEnableRequested
@@ -271,7 +441,23 @@ TaskEvent: TypeAlias = (
     | TaskReactivateRequested
     | TaskStarted
     | TaskEnded
+    | InstanceCoordinated
     | TaskStopped
     | TaskReturned
+    | GangReservationTimedOut
 )
 Event: TypeAlias = PoolEvent | NodeEvent | JobEvent | TaskEvent
+"""What the engine of a pool takes."""
+
+JobScheduleEvent: TypeAlias = (
+    JobScheduleAdded
+    | JobScheduleUpdated
+    | JobScheduleDisableRequested
+    | JobScheduleEnableRequested
+    | JobScheduleTerminateRequested
+    | JobScheduleDeleteRequested
+    | JobScheduleDue
+    | ScheduledJobCompleted
+    | ScheduledJobsDeleted
+)
+"""What the owner of the job schedules takes."""

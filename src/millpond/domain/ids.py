@@ -39,6 +39,33 @@ def task_number_of(key: int) -> int:
     return key & _TASK_NUMBER_MASK
 
 
+START_TASK_KEY: Final = 1
+"""The key under which a node runs its pool's start task (there is no job 0)."""
+_PREPARATION_NUMBER: Final = _TASK_NUMBER_MASK - 1
+_RELEASE_NUMBER: Final = _TASK_NUMBER_MASK
+
+
+def preparation_key(job_no: int) -> int:
+    """The key under which a node runs the preparation task of that job: no task of the job has it."""
+    return task_key(job_no, _PREPARATION_NUMBER)
+
+
+def release_key(job_no: int) -> int:
+    """The key under which a node runs the release task of that job: no task of the job has it."""
+    return task_key(job_no, _RELEASE_NUMBER)
+
+
+def is_special_key(key: int) -> bool:
+    """Whether the key is that of a start, preparation or release task."""
+    return key == START_TASK_KEY or task_number_of(key) >= _PREPARATION_NUMBER
+
+
+def is_valid_schedule_job_id(text: str) -> bool:
+    """Whether `text` may name a job a schedule made: `<schedule>:job-<n>`."""
+    schedule, separator, run = text.partition(":job-")
+    return bool(separator) and is_valid_id(schedule) and run.isascii() and run.isdigit()
+
+
 def make_node_id(account: str, pool_no: int, number: int, *, dedicated: bool) -> str:
     """The id of the `number`-th node ever made for a pool, in the service's form `tvmps_<64 hex>_d` (or `_p`, spot).
 

@@ -3,8 +3,33 @@
 import msgspec
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.states import DisableJobOption, JobState, OnAllTasksComplete, OnTaskFailure
-from millpond.domain.task import JsonObject, TaskCounts
+from millpond.domain.special_task import JobPreparationRules, JobReleaseRules
+from millpond.domain.states import (
+    DisableJobOption,
+    ErrorCategory,
+    JobState,
+    OnAllTasksComplete,
+    OnTaskFailure,
+    PoolLifetimeOption,
+)
+from millpond.domain.task import JsonObject, NameValue, TaskCounts
+
+
+class SchedulingError(msgspec.Struct, frozen=True):
+    """Why a job could not be scheduled at all (Azure Batch: JobSchedulingError)."""
+
+    category: ErrorCategory
+    code: str
+    message: str
+    details: tuple[NameValue, ...] = ()
+
+
+class AutoPool(msgspec.Struct, frozen=True):
+    """The job runs in a pool the service made for it, or for its schedule (Azure Batch: AutoPoolSpecification)."""
+
+    keep_alive: bool = False
+    """The pool is left to the user to delete."""
+    lifetime: PoolLifetimeOption = PoolLifetimeOption.JOB
 
 
 class Job(msgspec.Struct):
@@ -42,6 +67,17 @@ class Job(msgspec.Struct):
     terminate_reason: str | None = None
     disable_option: DisableJobOption | None = None
     """What the disable in progress does to running tasks; None outside `disabling`."""
+    allow_task_preemption: bool = False
+    """Tasks of jobs with a higher priority may have this job's running tasks requeued."""
+    preparation: JobPreparationRules | None = None
+    release: JobReleaseRules | None = None
+    auto_pool: AutoPool | None = None
+    """Set when `pool_id` is that of an auto pool."""
+    schedule_id: str | None = None
+    """The job schedule that made the job."""
+    scheduling_error: SchedulingError | None = None
+    release_deadline: Timestamp | None = None
+    """When the job ends without waiting any longer for its release tasks."""
     next_task_number: int = 1
     counts: TaskCounts = msgspec.field(default_factory=TaskCounts)
 
@@ -60,3 +96,4 @@ class JobChanges(msgspec.Struct, frozen=True):
     on_all_tasks_complete: OnAllTasksComplete | None = None
     pool_id: str | None = None
     """Another pool: only for a disabled job."""
+    allow_task_preemption: bool | None = None

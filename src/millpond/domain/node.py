@@ -3,7 +3,8 @@
 import msgspec
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.states import NodeDeallocationOption, NodeState, SchedulingState
+from millpond.domain.special_task import SpecialTaskInfo
+from millpond.domain.states import NodeDeallocationOption, NodeOperation, NodeState, SchedulingState
 from millpond.domain.task import NameValue
 
 
@@ -13,6 +14,13 @@ class NodeError(msgspec.Struct, frozen=True):
     code: str
     message: str
     details: tuple[NameValue, ...] = ()
+
+
+class PendingOperation(msgspec.Struct, frozen=True):
+    """What the node is to undergo, and what becomes of the tasks on it first; it is given no new ones meanwhile."""
+
+    operation: NodeOperation
+    option: NodeDeallocationOption = NodeDeallocationOption.REQUEUE
 
 
 class Node(msgspec.Struct):
@@ -30,10 +38,24 @@ class Node(msgspec.Struct):
     agent_version: str = ""
     handle: str = ""
     """The provider's own memory of the node: opaque JSON, empty until the provider made it."""
-    removal: NodeDeallocationOption | None = None
-    """The node is to leave the pool, in this manner; it is given no new tasks."""
+    pending: PendingOperation | None = None
+    """Kept until the operation is under way: a removal until the node is gone, the others until the node's state says
+    so."""
+    disk_time: Timestamp | None = None
+    """When the node's disk was made, by the node's own clock: another value is a fresh disk."""
+    start_task: SpecialTaskInfo | None = None
+    start_task_waits: bool = False
+    """The start task that runs, or ran last, had waitForSuccess."""
+    retain_until: Timestamp | None = None
+    """When the last files of tasks that ended here may go: what `retaineddata` waits for."""
     running_tasks: int = 0
     running_task_slots: int = 0
     total_tasks_run: int = 0
     total_tasks_succeeded: int = 0
     errors: tuple[NodeError, ...] = ()
+
+    @property
+    def removal(self) -> NodeDeallocationOption | None:
+        """How the node is to leave the pool; None when it is not."""
+        pending = self.pending
+        return pending.option if pending is not None and pending.operation is NodeOperation.REMOVE else None

@@ -3,7 +3,8 @@
 import msgspec
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.states import AllocationState, NodeDeallocationOption, NodeFillType, PoolState
+from millpond.domain.special_task import StartTaskRules
+from millpond.domain.states import AllocationState, JobDefaultOrder, NodeDeallocationOption, NodeFillType, PoolState
 from millpond.domain.task import JsonObject, NameValue
 
 DEFAULT_RESIZE_TIMEOUT_S = 15 * 60.0
@@ -43,3 +44,29 @@ class Pool(msgspec.Struct):
     """What the resize in progress does to tasks on nodes it removes."""
     resize_errors: tuple[ResizeError, ...] = ()
     next_node_number: int = 1
+    start_task: StartTaskRules | None = None
+    inter_node_communication: bool = False
+    """enableInterNodeCommunication: without it no multi-instance task runs here."""
+    job_default_order: JobDefaultOrder = JobDefaultOrder.NONE
+    auto_pool: bool = False
+    """Made by the service for a job or a job schedule."""
+
+
+class PoolChanges(msgspec.Struct, frozen=True):
+    """A PATCH of a pool, or a replacement of its properties.
+
+    `spec` holds the top-level wire properties to put in place of those in `Pool.spec`; None takes one away. The typed
+    fields follow it: `start_task` is the new rules, None leaves them, `remove_start_task` takes them away. The others
+    are refused unless the pool is empty, and None leaves them as they are.
+    """
+
+    spec: JsonObject
+    start_task: StartTaskRules | None = None
+    remove_start_task: bool = False
+    vm_size: str | None = None
+    task_slots_per_node: int | None = None
+    fill_type: NodeFillType | None = None
+    job_default_order: JobDefaultOrder | None = None
+    inter_node_communication: bool | None = None
+    needs_empty_pool: tuple[str, ...] = ()
+    """Wire names of the properties given that may change only while the pool has no nodes."""

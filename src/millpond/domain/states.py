@@ -1,4 +1,4 @@
-"""The states of pools, nodes, jobs and tasks, and which moves between them exist.
+"""The states of pools, nodes, jobs, job schedules, tasks and subtasks, and which moves between them exist.
 
 The tables say *which* moves exist (Azure Batch: state machines); the handlers in `scheduler/` say *when*. Values are
 spelled as on the wire.
@@ -58,6 +58,63 @@ class TaskState(StrEnum):
     PREPARING = "preparing"
     RUNNING = "running"
     COMPLETED = "completed"
+
+
+class SubtaskState(StrEnum):
+    """Of one instance of a multi-instance task."""
+
+    PREPARING = "preparing"
+    RUNNING = "running"
+    COMPLETED = "completed"
+
+
+class SpecialTaskState(StrEnum):
+    """Of a start, job preparation or job release task on one node; `running` includes retries."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+
+
+class JobScheduleState(StrEnum):
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    DISABLED = "disabled"
+    TERMINATING = "terminating"
+    DELETING = "deleting"
+
+
+class TaskKind(StrEnum):
+    """What a node is asked to run. The user's own tasks are `task` (job manager tasks too)."""
+
+    TASK = "task"
+    START_TASK = "starttask"
+    JOB_PREPARATION = "jobpreparation"
+    JOB_RELEASE = "jobrelease"
+    INSTANCE = "instance"
+    """One instance of a multi-instance task: the primary (index 0) or a subtask."""
+
+
+class NodeOperation(StrEnum):
+    """What a node waits to undergo, once the tasks on it have been dealt with."""
+
+    REMOVE = "remove"
+    REBOOT = "reboot"
+    REIMAGE = "reimage"
+    DEALLOCATE = "deallocate"
+
+
+class PoolLifetimeOption(StrEnum):
+    """How long an auto pool lives."""
+
+    JOB = "job"
+    JOB_SCHEDULE = "jobschedule"
+
+
+class JobDefaultOrder(StrEnum):
+    """Which of several jobs of equal priority comes first."""
+
+    NONE = "none"
+    CREATION_TIME = "creationtime"
 
 
 class TaskResult(StrEnum):
@@ -122,6 +179,7 @@ ALLOCATION_MOVES: Final[dict[AllocationState, frozenset[AllocationState]]] = {
 _FROM_SERVICE: Final = frozenset(
     {
         _N.CREATING,
+        _N.WAITING_FOR_START_TASK,
         _N.STARTING,
         _N.UNKNOWN,
         _N.UNUSABLE,
@@ -150,23 +208,70 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
         }
     ),
     _N.WAITING_FOR_START_TASK: frozenset(
-        {_N.IDLE, _N.START_TASK_FAILED, _N.UNKNOWN, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED, _N.STARTING}
+        {
+            _N.CREATING,
+            _N.STARTING,
+            _N.IDLE,
+            _N.OFFLINE,
+            _N.START_TASK_FAILED,
+            _N.REBOOTING,
+            _N.REIMAGING,
+            _N.DEALLOCATING,
+            _N.UNKNOWN,
+            _N.UNUSABLE,
+            _N.LEAVING_POOL,
+            _N.PREEMPTED,
+        }
     ),
-    _N.START_TASK_FAILED: frozenset({_N.REBOOTING, _N.REIMAGING, _N.LEAVING_POOL, _N.PREEMPTED, _N.UNKNOWN}),
+    _N.START_TASK_FAILED: frozenset(
+        {
+            _N.CREATING,
+            _N.WAITING_FOR_START_TASK,
+            _N.REBOOTING,
+            _N.REIMAGING,
+            _N.DEALLOCATING,
+            _N.LEAVING_POOL,
+            _N.PREEMPTED,
+            _N.UNKNOWN,
+        }
+    ),
     _N.IDLE: _FROM_SERVICE | {_N.RUNNING, _N.OFFLINE},
     _N.RUNNING: _FROM_SERVICE | {_N.IDLE, _N.OFFLINE},
     _N.OFFLINE: _FROM_SERVICE | {_N.IDLE, _N.RUNNING},
     _N.UNKNOWN: frozenset(
-        {_N.CREATING, _N.STARTING, _N.IDLE, _N.RUNNING, _N.OFFLINE, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}
+        {
+            _N.CREATING,
+            _N.STARTING,
+            _N.WAITING_FOR_START_TASK,
+            _N.START_TASK_FAILED,
+            _N.IDLE,
+            _N.RUNNING,
+            _N.OFFLINE,
+            _N.UNUSABLE,
+            _N.LEAVING_POOL,
+            _N.PREEMPTED,
+        }
     ),
     _N.UNUSABLE: frozenset(
-        {_N.STARTING, _N.IDLE, _N.REBOOTING, _N.REIMAGING, _N.LEAVING_POOL, _N.PREEMPTED, _N.CREATING}
+        {
+            _N.STARTING,
+            _N.WAITING_FOR_START_TASK,
+            _N.IDLE,
+            _N.OFFLINE,
+            _N.REBOOTING,
+            _N.REIMAGING,
+            _N.DEALLOCATING,
+            _N.LEAVING_POOL,
+            _N.PREEMPTED,
+            _N.CREATING,
+            _N.UNKNOWN,
+        }
     ),
-    _N.REBOOTING: frozenset({_N.STARTING, _N.UNKNOWN, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
-    _N.REIMAGING: frozenset({_N.STARTING, _N.UNKNOWN, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
+    _N.REBOOTING: frozenset({_N.STARTING, _N.CREATING, _N.UNKNOWN, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
+    _N.REIMAGING: frozenset({_N.STARTING, _N.CREATING, _N.UNKNOWN, _N.UNUSABLE, _N.LEAVING_POOL, _N.PREEMPTED}),
     _N.UPGRADING_OS: frozenset({_N.STARTING, _N.UNUSABLE, _N.LEAVING_POOL}),
     _N.PREEMPTED: frozenset({_N.CREATING, _N.LEAVING_POOL}),
-    _N.DEALLOCATING: frozenset({_N.DEALLOCATED, _N.UNKNOWN, _N.LEAVING_POOL}),
+    _N.DEALLOCATING: frozenset({_N.DEALLOCATED, _N.LEAVING_POOL}),
     _N.DEALLOCATED: frozenset({_N.STARTING, _N.LEAVING_POOL}),
     _N.LEAVING_POOL: frozenset(),
 }
@@ -187,6 +292,22 @@ TASK_MOVES: Final[dict[TaskState, frozenset[TaskState]]] = {
     TaskState.PREPARING: frozenset({TaskState.ACTIVE, TaskState.RUNNING, TaskState.COMPLETED}),
     TaskState.RUNNING: frozenset({TaskState.ACTIVE, TaskState.COMPLETED}),
     TaskState.COMPLETED: frozenset({TaskState.ACTIVE}),
+}
+
+_S = JobScheduleState
+
+JOB_SCHEDULE_MOVES: Final[dict[JobScheduleState, frozenset[JobScheduleState]]] = {
+    _S.ACTIVE: frozenset({_S.COMPLETED, _S.DISABLED, _S.TERMINATING, _S.DELETING}),
+    _S.DISABLED: frozenset({_S.ACTIVE, _S.COMPLETED, _S.TERMINATING, _S.DELETING}),
+    _S.TERMINATING: frozenset({_S.COMPLETED, _S.DELETING}),
+    _S.COMPLETED: frozenset({_S.DELETING}),
+    _S.DELETING: frozenset(),
+}
+
+SUBTASK_MOVES: Final[dict[SubtaskState, frozenset[SubtaskState]]] = {
+    SubtaskState.PREPARING: frozenset({SubtaskState.RUNNING, SubtaskState.COMPLETED}),
+    SubtaskState.RUNNING: frozenset({SubtaskState.COMPLETED}),
+    SubtaskState.COMPLETED: frozenset(),
 }
 
 SCHEDULABLE_NODE_STATES: Final = frozenset({NodeState.IDLE, NodeState.RUNNING})

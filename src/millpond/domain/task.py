@@ -45,6 +45,17 @@ class ExitConditions(msgspec.Struct, frozen=True, gc=False):
     default: ExitOptions | None = None
 
 
+class JobManagerRules(msgspec.Struct, frozen=True, gc=False):
+    """What sets a job manager task apart (Azure Batch: JobManagerTask)."""
+
+    kill_job_on_completion: bool = True
+    """When it completes, its job is terminated."""
+    run_exclusive: bool = True
+    """Nothing else runs on its node meanwhile."""
+    allow_low_priority_node: bool = True
+    """It may run on a spot node."""
+
+
 class TaskRules(msgspec.Struct, frozen=True, gc=False):
     """What few tasks have and the scheduler needs: kept out of the record of the many that have none of it."""
 
@@ -55,6 +66,14 @@ class TaskRules(msgspec.Struct, frozen=True, gc=False):
     exit_conditions: ExitConditions | None = None
     affinity_node_id: str | None = None
     """The node the task would like to run on: a soft hint."""
+    job_manager: JobManagerRules | None = None
+    """The task is its job's manager."""
+    instances: int = 0
+    """Instances of a multi-instance task, the primary among them; 0 for an ordinary task."""
+    job_access: bool = False
+    """It gets a token with which it may call the service about its own job (authenticationTokenSettings)."""
+    retention_s: float | None = None
+    """Seconds its files are kept after its end; None is the service's default (7 days)."""
 
     @property
     def has_dependencies(self) -> bool:

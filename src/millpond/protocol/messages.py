@@ -19,9 +19,10 @@ import msgspec
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.events import HeldAttempt
+from millpond.domain.states import TaskKind
 from millpond.domain.task import FailureInfo
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 CONTENT_TYPE: Final = "application/msgpack"
 
 HELLO_PATH: Final = "/agent/v1/hello"
@@ -65,6 +66,15 @@ class Ended(_Message, frozen=True, gc=False, omit_defaults=True, tag="ended"):
     retryable: bool = False
 
 
+class Coordinated(_Message, frozen=True, gc=False, omit_defaults=True, tag="coordinated"):
+    """The instance's common files are there and its coordination command (if any) exited 0; what that left running in
+    the background runs on. The primary waits for `Proceed`, a subtask for `Stop`."""
+
+    seq: int
+    key: int
+    attempt: int
+
+
 class Stopped(_Message, frozen=True, gc=False, omit_defaults=True, tag="stopped"):
     """The attempt the control plane told to stop is gone (also when the node never knew it)."""
 
@@ -82,14 +92,28 @@ class Returned(_Message, frozen=True, gc=False, omit_defaults=True, tag="returne
     attempt: int
 
 
-Report: TypeAlias = Started | Ended | Stopped | Returned
+Report: TypeAlias = Started | Ended | Coordinated | Stopped | Returned
 
 
 # --- control → node: directives -------------------------------------------------------------------------------------
 
 
+class Instance(_Message, frozen=True, gc=False, omit_defaults=True):
+    """Which instance of a multi-instance task an attempt on a node is."""
+
+    index: int
+    """0 is the primary."""
+    addresses: tuple[str, ...]
+    """IP addresses of the instances' nodes, in order of index; the first is the master's."""
+
+
 class Start(_Message, frozen=True, gc=False, omit_defaults=True, tag="start"):
-    """Run this attempt as soon as its slots are free; attempts start in the order they arrive."""
+    """Run this attempt as soon as its slots are free; attempts start in the order they arrive, but what needs no slots
+    waits for none.
+
+    A special task comes as `kind` says, under its own key. `task_id` is the id its directory and environment go by:
+    that of the preparation or release task; a start task has neither job nor task id, and runs in `startup`.
+    """
 
     revision: int
     key: int
@@ -102,6 +126,13 @@ class Start(_Message, frozen=True, gc=False, omit_defaults=True, tag="start"):
     constraints, userIdentity … URLs of the account's own storage are signed already."""
     common_environment: tuple[tuple[str, str], ...] = ()
     """(name, value) of the job's commonEnvironmentSettings; the task's own win."""
+    kind: TaskKind = TaskKind.TASK
+    preparation_id: str = ""
+    """Id of the job's preparation task, if it has one: its directory is AZ_BATCH_JOB_PREP_DIR."""
+    token: str = ""
+    """AZ_BATCH_AUTHENTICATION_TOKEN, where the task asked for one."""
+    instance: Instance | None = None
+    """For `kind` instance."""
 
 
 class Stop(_Message, frozen=True, gc=False, omit_defaults=True, tag="stop"):
@@ -120,6 +151,23 @@ class Return(_Message, frozen=True, gc=False, omit_defaults=True, tag="return"):
     attempt: int
 
 
+class Proceed(_Message, frozen=True, gc=False, omit_defaults=True, tag="proceed"):
+    """All instances of the multi-instance task have coordinated: run the primary's command line. Repeated, or for an
+    attempt that is not held: nothing happens."""
+
+    revision: int
+    key: int
+    attempt: int
+
+
+class Restart(_Message, frozen=True, gc=False, omit_defaults=True, tag="restart"):
+    """End all that runs, forget what is held, and come up again with a new boot time; with `wipe` also with a new, empty
+    disk. Answered by a hello, with nothing in its inventory."""
+
+    revision: int
+    wipe: bool = False
+
+
 class RemoveDirectory(_Message, frozen=True, gc=False, omit_defaults=True, tag="remove"):
     """Delete the directory of a task, or of all tasks of a job (`task_id` empty). No answer."""
 
@@ -134,7 +182,7 @@ class Shutdown(_Message, frozen=True, gc=False, omit_defaults=True, tag="shutdow
     revision: int
 
 
-Directive: TypeAlias = Start | Stop | Return | RemoveDirectory | Shutdown
+Directive: TypeAlias = Start | Stop | Return | Proceed | Restart | RemoveDirectory | Shutdown
 
 
 class FileRequest(_Message, frozen=True, gc=False, omit_defaults=True):
@@ -185,6 +233,8 @@ class Hello(_Message, frozen=True, gc=False, omit_defaults=True):
     boot_time: Timestamp
     ip_address: str
     inventory: tuple[HeldAttempt, ...] = ()
+    disk_time: Timestamp = 0.0
+    """When the node's disk was made; 0 is as if at `boot_time`."""
 
 
 class Welcome(_Message, frozen=True, gc=False, omit_defaults=True):
@@ -198,6 +248,9 @@ class Welcome(_Message, frozen=True, gc=False, omit_defaults=True):
     task_slots: int
     park_s: float
     """How long a sync may be held back; the node waits a little longer before it calls the answer lost."""
+    pool_spec: bytes = b"{}"
+    """What the node must know of its pool's definition, wire form (JSON object): userAccounts,
+    enableInterNodeCommunication, networkConfiguration … Secrets of the pool's users are in it."""
 
 
 class Sync(_Message, frozen=True, gc=False, omit_defaults=True):

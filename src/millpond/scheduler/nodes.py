@@ -20,9 +20,9 @@ from millpond.domain.events import (
     NodeSilent,
 )
 from millpond.domain.ids import job_no_of, make_node_id
-from millpond.domain.node import Node
+from millpond.domain.node import Node, PendingOperation
 from millpond.domain.pool import Pool, ResizeError
-from millpond.domain.states import IN_SERVICE_NODE_STATES, NodeDeallocationOption, NodeState
+from millpond.domain.states import IN_SERVICE_NODE_STATES, NodeDeallocationOption, NodeOperation, NodeState
 from millpond.scheduler import retries, tasks
 from millpond.scheduler.state import NodeMemory, SchedulerState, Stopping, set_node_state, settle_node_state
 
@@ -114,7 +114,7 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
         if held.pop((task.key, assignment.attempt), None) is None:
             job = state.jobs_by_no[task.job_no]
             assignment.returning = False
-            effects.append(StartTask(row.id, job.row, task, assignment.attempt))
+            effects.append(StartTask(row.id, job.row, task, assignment.attempt, assignment.slots))
     free_before = node.free
     for (key, attempt), entry in held.items():
         if entry.ended:
@@ -179,7 +179,7 @@ def remove_node(
     row = node.row
     if row.state is NodeState.LEAVING_POOL:
         return
-    row.removal = option
+    row.pending = PendingOperation(NodeOperation.REMOVE, option)
     state.touch_node(node)
     state.pool_unsettled = True
     state.refile(node, node.free)
@@ -216,6 +216,6 @@ def leave_when_drained(state: SchedulerState, node: NodeMemory, at: Timestamp, e
 
 def keep_node(state: SchedulerState, node: NodeMemory) -> None:
     """Call off a removal that has not begun to release the node."""
-    node.row.removal = None
+    node.row.pending = None
     state.touch_node(node)
     state.refile(node, node.free)

@@ -151,7 +151,7 @@ def _assign(
         state.hungry.pop(node.row.id, None)
         state.hungry[node.row.id] = node
     effects.append(SaveTask(task))
-    effects.append(StartTask(node.row.id, job.row, task, task.attempt))
+    effects.append(StartTask(node.row.id, job.row, task, task.attempt, task.required_slots))
 
 
 def _recall(state: SchedulerState, effects: list[Effect]) -> None:

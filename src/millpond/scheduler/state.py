@@ -15,6 +15,7 @@ from millpond.domain.errors import Bug
 from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
 from millpond.domain.states import (
     JOB_MOVES,
     NODE_MOVES,
@@ -23,6 +24,7 @@ from millpond.domain.states import (
     JobState,
     NodeState,
     SchedulingState,
+    TaskKind,
     TaskState,
 )
 from millpond.domain.task import Task
@@ -38,6 +40,11 @@ class Assignment(msgspec.Struct):
     """It occupies its slots; else it was handed out ahead and starts when slots become free, first come first."""
     returning: bool = False
     """The node was asked to give it back."""
+    sent: bool = True
+    """The node has been told. Else it waits for the job's preparation task there, and nobody need be told when it is
+    taken back."""
+    index: int = 0
+    """Which instance of a multi-instance task it is; 0 is the primary, and every ordinary task."""
 
 
 class Stopping(msgspec.Struct):
@@ -49,10 +56,20 @@ class Stopping(msgspec.Struct):
     """Its record, to note the exit code on; None when that is gone or not known."""
 
 
+class SpecialRun(msgspec.Struct):
+    """A start, preparation or release task a node has been told to run."""
+
+    kind: TaskKind
+    key: int
+    attempt: int
+    job: "JobMemory | None" = None
+    """Whose preparation or release task it is."""
+
+
 class NodeMemory:
     """A node, and what it is busy with."""
 
-    __slots__ = ("ahead", "assigned", "connected", "free", "row", "slots", "stopping")
+    __slots__ = ("ahead", "assigned", "connected", "free", "row", "slots", "specials", "stopping")
 
     def __init__(self, row: Node, slots: int) -> None:
         self.row = row
@@ -67,6 +84,8 @@ class NodeMemory:
         """Assignments that hold no slots yet."""
         self.stopping: dict[tuple[int, int], Stopping] = {}
         """By (task key, attempt): attempts told to stop and not confirmed gone."""
+        self.specials: dict[int, SpecialRun] = {}
+        """By key: the special tasks that run."""
 
     @property
     def takes_tasks(self) -> bool:
@@ -75,7 +94,7 @@ class NodeMemory:
             self.connected
             and row.state in SCHEDULABLE_NODE_STATES
             and row.scheduling_state is SchedulingState.ENABLED
-            and row.removal is None
+            and row.pending is None
         )
 
 
@@ -109,7 +128,7 @@ class DependencyIndex:
 class JobMemory:
     """A job, its live tasks, and its queues: one for each number of required slots (the request class)."""
 
-    __slots__ = ("assigned", "deleted", "dependencies", "ready", "row", "stopping", "tasks")
+    __slots__ = ("assigned", "deleted", "dependencies", "on_nodes", "ready", "row", "specials", "stopping", "tasks")
 
     def __init__(self, row: Job) -> None:
         self.row = row
@@ -124,6 +143,10 @@ class JobMemory:
         """Keys of tasks deleted since the job completed: their rows may have been read before that."""
         self.stopping = 0
         """Attempts of this job told to stop and not confirmed gone."""
+        self.on_nodes: dict[str, JobNode] = {}
+        """By node id, gone nodes among them: what preparation and release tasks did there."""
+        self.specials = 0
+        """Preparation and release tasks that run."""
 
 
 class SchedulerState:

@@ -164,7 +164,7 @@ def _settle(state: SchedulerState, node: NodeMemory, free_before: int, at: Times
     state.refile(node, free_before)
     if node.connected and node.row.state in IN_SERVICE_NODE_STATES:
         settle_node_state(state, node, at)
-    if node.row.removal is not None:
+    if node.row.pending is not None:
         state.pool_unsettled = True
 
 

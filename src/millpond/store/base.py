@@ -11,9 +11,12 @@ import msgspec
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
 from millpond.domain.states import NodeState
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 from millpond.odata.filters import Filter
 from millpond.store.changes import ChangeSet
@@ -38,6 +41,21 @@ class PoolContents(msgspec.Struct):
     """The tasks of those jobs that are not completed (JobState), in key order."""
     satisfied: list[tuple[int, str]]
     """(job number, id key) of deleted tasks that had released their dependents."""
+    job_nodes: list[JobNode] = msgspec.field(default_factory=list)
+    """Of the jobs that are not completed (JobState)."""
+    subtasks: list[Subtask] = msgspec.field(default_factory=list)
+    """Of the tasks above that are not completed (TaskState)."""
+
+
+class JobContents(msgspec.Struct):
+    """All the scheduler needs to take one job over from another pool."""
+
+    job: Job
+    tasks: list[Task]
+    """In key order."""
+    satisfied: list[str]
+    """Id keys of deleted tasks that had released their dependents."""
+    job_nodes: list[JobNode]
 
 
 class TaskRow(msgspec.Struct, frozen=True):
@@ -76,6 +94,10 @@ class StoreFacts(msgspec.Struct, frozen=True):
     """(id, number, pool id) of every job."""
     pools: list[tuple[str, int]]
     """(id, number) of every pool."""
+    next_job_schedule_no: int = 1
+    """Above every job schedule number ever used."""
+    job_schedules: list[JobSchedule] = msgspec.field(default_factory=list)
+    """Every job schedule."""
 
 
 class Store(Protocol):
@@ -112,12 +134,15 @@ class Store(Protocol):
 
     async def load_pool(self, pool_key: str) -> PoolContents: ...
 
+    async def load_job(self, job_no: int) -> JobContents | None: ...
+
     async def task_specs(self, keys: Sequence[int]) -> dict[int, bytes]:
         """Specifications by task key; keys that do not exist are missing from the answer."""
         ...
 
     async def purge_tasks(self, job_no: int, limit: int, fence: Fence) -> int:
-        """Delete up to `limit` task rows (with specifications and remembered ids) of a job; how many were deleted."""
+        """Delete up to `limit` task rows (with specifications, rows of instances and remembered ids) of a job; how many
+        were deleted. When no more are left, the job's rows of nodes go too."""
         ...
 
     # --- reads for the API ---
@@ -138,7 +163,23 @@ class Store(Protocol):
 
     async def get_job(self, job_id: str) -> Job | None: ...
 
-    async def list_jobs(self, where: Filter | None, limit: int, after: str | None) -> Page[Job]: ...
+    async def list_jobs(
+        self, where: Filter | None, limit: int, after: str | None, *, schedule_id: str | None = None
+    ) -> Page[Job]:
+        """With `schedule_id`, only the jobs of that job schedule."""
+        ...
+
+    async def get_job_schedule(self, schedule_id: str) -> JobSchedule | None: ...
+
+    async def list_job_schedules(self, where: Filter | None, limit: int, after: str | None) -> Page[JobSchedule]: ...
+
+    async def list_job_nodes(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[JobNode]:
+        """In order of node id; nodes since removed are among them."""
+        ...
+
+    async def list_subtasks(self, task_key: int) -> list[Subtask]:
+        """The rows of all instances of the task's latest attempt, the primary (index 0) among them, in order of index."""
+        ...
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         """None when the job or the task does not exist."""

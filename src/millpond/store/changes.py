@@ -3,8 +3,11 @@
 import msgspec
 
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 
 
@@ -22,6 +25,15 @@ class ChangeSet(msgspec.Struct):
     new_tasks: set[int] = msgspec.field(default_factory=set)
     specs: dict[int, bytes] = msgspec.field(default_factory=dict)
     satisfied: set[tuple[int, str]] = msgspec.field(default_factory=set)
+    job_nodes: dict[tuple[int, str], JobNode] = msgspec.field(default_factory=dict)
+    """By (job number, node id); inserted or replaced."""
+    subtasks: dict[tuple[int, int], Subtask] = msgspec.field(default_factory=dict)
+    """By (task key, index); inserted or replaced, after `deleted_subtasks`."""
+    job_schedules: dict[int, JobSchedule] = msgspec.field(default_factory=dict)
+    """By number; inserted or replaced."""
+    deleted_subtasks: set[int] = msgspec.field(default_factory=set)
+    """Task keys whose instances' rows go."""
+    deleted_job_schedules: set[int] = msgspec.field(default_factory=set)
     deleted_pools: set[int] = msgspec.field(default_factory=set)
     deleted_nodes: set[str] = msgspec.field(default_factory=set)
     deleted_jobs: set[int] = msgspec.field(default_factory=set)
@@ -39,4 +51,9 @@ class ChangeSet(msgspec.Struct):
             or self.deleted_nodes
             or self.deleted_jobs
             or self.deleted_tasks
+            or self.job_nodes
+            or self.subtasks
+            or self.job_schedules
+            or self.deleted_subtasks
+            or self.deleted_job_schedules
         )
