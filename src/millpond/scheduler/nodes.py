@@ -104,6 +104,9 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
     if node is None:
         return
     row = node.row
+    effects.append(BeginSession(row.id, event.session))
+    if row.state is NodeState.LEAVING_POOL:
+        return
     disk_time = event.boot_time if event.disk_time is None else event.disk_time
     booted = row.last_boot_time != event.boot_time or row.disk_time != disk_time
     row.last_boot_time = event.boot_time
@@ -111,9 +114,6 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
     row.ip_address = event.ip_address
     row.agent_version = event.agent_version
     state.touch_node(node)
-    effects.append(BeginSession(row.id, event.session))
-    if row.state is NodeState.LEAVING_POOL:
-        return
     if booted:
         # Nothing it ran is there any more, whatever it holds.
         tasks.lose_attempts(state, node, event.at, effects)
@@ -241,6 +241,7 @@ def leave_when_drained(state: SchedulerState, node: NodeMemory, at: Timestamp, e
     if row.removal is None or row.state is NodeState.LEAVING_POOL or node.assigned or node.stopping:
         return
     set_node_state(state, node, NodeState.LEAVING_POOL, at)
+    special.node_lost(state, node, at, effects, gone=True)
     if state.pool is not None:
         effects.append(ReleaseNode(state.pool, row))
 

@@ -427,6 +427,8 @@ def node_lost(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: l
         if run.job is not None or gone:
             _lose_run(state, node, run, at, effects, retries.NODE_LOST)
     if gone:
+        node.row.disk_time = None
+        state.touch_node(node)
         for job in state.jobs.values():
             job.barred.discard(node.row.id)
 
@@ -450,6 +452,8 @@ def _lose_run(
     info.exit_code = None
     info.failure = failure
     _save(state, node, run, effects)
+    if run.job is not None and preparation_on(run.job, node) is Preparation.FAILED:
+        run.job.barred.add(node.row.id)
 
 
 # --- rebuilding -----------------------------------------------------------------------------------------------------
