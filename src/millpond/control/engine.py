@@ -283,6 +283,8 @@ class Engine:
             job_rows=contents.jobs,
             task_rows=contents.tasks,
             satisfied=contents.satisfied,
+            job_nodes=contents.job_nodes,
+            subtasks=contents.subtasks,
         )
         batch = Batch()
         batch.take(effects)
