@@ -59,19 +59,19 @@ def place(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
 
 
 def _fill(state: SchedulerState, at: Timestamp, effects: list[Effect], *, ahead: bool) -> None:
-    levels = _levels(state)
+    levels = _levels(state, ahead=ahead)
     for priority in sorted(levels, reverse=True):
         _serve(state, levels[priority], at, effects, ahead=ahead)
 
 
-def _levels(state: SchedulerState) -> dict[int, list[JobMemory]]:
-    """The jobs that have something to place, by priority."""
+def _levels(state: SchedulerState, *, ahead: bool) -> dict[int, list[JobMemory]]:
+    """The jobs that have something to place, by priority. Nothing is handed out ahead of a waiting job manager."""
     levels: dict[int, list[JobMemory]] = {}
     for job in list(state.ready_jobs.values()):
         _prune(job)
         if not job.ready:
             del state.ready_jobs[job.row.no]
-        elif job.row.state is JobState.ACTIVE:
+        elif job.row.state is JobState.ACTIVE and not (ahead and job.first):
             levels.setdefault(job.row.priority, []).append(job)
             if job.row.allow_task_preemption:
                 state.preemptible[job.row.no] = job
@@ -111,7 +111,7 @@ def _fill_with_apart(state: SchedulerState, at: Timestamp, effects: list[Effect]
     At each priority: job managers that start again and multi-instance tasks; then all others, job managers that start
     for the first time in their jobs' turn; unless the others come first this time (`SchedulerState.yielding`).
     """
-    levels = _levels(state)
+    levels = _levels(state, ahead=False)
     apart_levels: dict[int, list[JobMemory]] = {}
     for job in apart.waiting_jobs(state):
         apart_levels.setdefault(job.row.priority, []).append(job)
@@ -127,20 +127,35 @@ def _fill_with_apart(state: SchedulerState, at: Timestamp, effects: list[Effect]
             reservations.lower(state, effects)
         lifted = above
         jobs, waiting = levels.get(priority, []), apart_levels.get(priority, [])
-        yields = state.yielding == priority and bool(jobs)
-        if not yields:
-            reservations.serve(state, waiting, at, effects, may_reserve=True)
-        before = len(effects)
+        others_first = _yields(state, priority, jobs)
+        if not others_first:
+            reservations.serve(state, waiting, at, effects)
+            if not _yields(state, priority, jobs):
+                reservations.reserve_for_first(state, waiting, at, effects)
+        before = sum(len(job.assigned) for job in jobs)
         managers = [job for job in waiting if job.first and not apart.is_restart(job.first[0])]
         _serve_with_managers(state, jobs, managers, at, effects)
-        if yields:
-            if len(effects) > before or any(state.free_nodes[1:]):
-                state.yielding = None
-            reservations.serve(state, waiting, at, effects, may_reserve=state.yielding is None)
+        if others_first:
+            _count_turns(state, priority, sum(len(job.assigned) for job in jobs) - before)
+            reservations.serve(state, waiting, at, effects)
+            if not _yields(state, priority, jobs):
+                reservations.reserve_for_first(state, waiting, at, effects)
         alone = [(job, job.first[0]) for job in managers if job.first and apart.wants_whole_nodes(job.first[0])]
         reservations.reserve(state, alone, at, effects)
     if lifted:
         reservations.lower(state, effects)
+
+
+def _yields(state: SchedulerState, priority: int, jobs: list[JobMemory]) -> bool:
+    """Whether tasks placed by reservation have had their turn at this priority, and others wait for theirs."""
+    return state.yielding is not None and state.yielding[0] == priority and any(job.ready for job in jobs)
+
+
+def _count_turns(state: SchedulerState, priority: int, placed: int) -> None:
+    """So many of the others have been placed in their turn; where nodes are free still, they have nothing more that
+    fits."""
+    left = state.yielding[1] - placed if state.yielding is not None else 0
+    state.yielding = None if left <= 0 or any(state.free_nodes[1:]) else (priority, left)
 
 
 def _serve_with_managers(

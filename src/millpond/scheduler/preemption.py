@@ -100,12 +100,18 @@ def _room_on(state: SchedulerState, job: JobMemory, task: Task, node: NodeMemory
     victims = _fewest(state, candidates, need - coming)
     if victims is None:
         return None
-    rank = (
+    return _Room(node, victims, behind, rank_of(state, victims))
+
+
+def rank_of(state: SchedulerState, victims: list[Assignment]) -> Rank:
+    """What it costs to requeue these."""
+    if not victims:
+        return (0, 0, 0.0)
+    return (
         sum(map(_weight, victims)),
-        max((_job_of(state, a).row.priority for a in victims), default=job.row.priority),
-        -min((a.task.start_time or 0.0 for a in victims), default=0.0),
+        max(_job_of(state, a).row.priority for a in victims),
+        -min(a.task.start_time or 0.0 for a in victims),
     )
-    return _Room(node, victims, behind, rank)
 
 
 def _fewest(state: SchedulerState, candidates: list[Assignment], need: int) -> list[Assignment] | None:

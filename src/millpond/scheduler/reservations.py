@@ -11,7 +11,7 @@ good: when it runs out the nodes serve others for as long again before the same 
 memory only: after a rebuild it begins anew.
 
 Where small tasks of the same priority wait, they and tasks placed by reservation alternate: after one of these the next
-comes only when the others have had their chance at a free node.
+may reserve only when as many small ones have been handed out as it had nodes (or no more of them can be).
 """
 
 from collections.abc import Iterable
@@ -33,22 +33,17 @@ drain, short enough that a node whose task runs for days does not keep others id
 # --- one pass -------------------------------------------------------------------------------------------------------
 
 
-def serve(
-    state: SchedulerState,
-    jobs: Iterable[JobMemory],
-    at: Timestamp,
-    effects: list[Effect],
-    *,
-    may_reserve: bool,
-) -> None:
-    """Place the multi-instance tasks, and the job managers that start again, of active jobs of one priority; then let
-    the first that waits reserve nodes."""
+def serve(state: SchedulerState, jobs: Iterable[JobMemory], at: Timestamp, effects: list[Effect]) -> None:
+    """Place the multi-instance tasks, and the job managers that start again, of active jobs of one priority."""
     jobs = list(jobs)
     top_up(state, jobs)
     while _place_first(state, jobs, at, effects):
         pass
-    if may_reserve:
-        reserve(state, [head for head in _heads(jobs) if apart.wants_whole_nodes(head[1])], at, effects)
+
+
+def reserve_for_first(state: SchedulerState, jobs: Iterable[JobMemory], at: Timestamp, effects: list[Effect]) -> None:
+    """Let the first of those that `serve` could not place reserve nodes."""
+    reserve(state, [head for head in _heads(jobs) if apart.wants_whole_nodes(head[1])], at, effects)
 
 
 def _heads(jobs: Iterable[JobMemory]) -> list[tuple[JobMemory, Task]]:
@@ -84,7 +79,7 @@ def place(state: SchedulerState, job: JobMemory, task: Task, at: Timestamp, effe
     reserved = state.reservation is not None and state.reservation.task is task
     apart.assign(state, job, task, nodes, at, effects)
     if reserved:
-        state.yielding = job.row.priority
+        state.yielding = (job.row.priority, len(nodes))
     apart.prune(job)
     return True
 
@@ -153,7 +148,7 @@ def _choose(
     if state.preemptible and len(idle) < missing:
         may_go = preemption.lends_to(job)
         lent = [
-            (sum(map(apart.nodes_wanted, (a.task for a in victims))), place, node, victims)
+            (preemption.rank_of(state, victims), place, node, victims)
             for place, node in enumerate(busy)
             if (victims := preemption.victims_for_whole(state, node, may_go)) is not None
         ]

@@ -238,8 +238,8 @@ class SchedulerState:
         """By task key: reservations that came to nothing; until then the task gets no other."""
         self.unfit: tuple[int, int, int] | None = None
         """(task key, `usable_changes`, barred nodes) when a reservation was last found impossible."""
-        self.yielding: int | None = None
-        """A task of this priority has been placed by reservation: other tasks of that priority come next."""
+        self.yielding: tuple[int, int] | None = None
+        """(priority, tasks): one of that priority has been placed by reservation, so that many others come next."""
         self.reservation_timer: Timestamp | None = None
         self.usable_changes = 0
         """Counts how often some node began or ceased to take tasks."""
