@@ -16,7 +16,9 @@ from millpond.control.outbox import Outbox
 from millpond.control.provisioning import Provisioning
 from millpond.control.retention import Purger
 from millpond.control.settings import ControlSettings
+from millpond.control.specs import release_spec
 from millpond.control.timers import Timers
+from millpond.control.tokens import TaskClaim, read_task_token, task_token
 from millpond.domain import effects as f
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
@@ -26,7 +28,8 @@ from millpond.domain.events import Event
 from millpond.domain.ids import id_key
 from millpond.domain.job import Job
 from millpond.domain.pool import Pool
-from millpond.domain.states import JobState, TaskKind
+from millpond.domain.states import JobState, TaskKind, TaskState
+from millpond.domain.task import NewTask
 from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
 from millpond.store.base import Store
@@ -88,6 +91,7 @@ class ControlService:
         """`secret` derives the nodes' tokens; `account_url` is what tasks see as AZ_BATCH_ACCOUNT_URL; `prepare_spec`
         turns a stored specification into one a node can use (signs URLs of the account's own storage)."""
         self._settings = settings or ControlSettings()
+        self._secret = secret
         self._account_name = account_name
         self._store = store
         self._vm_sizes = vm_sizes
@@ -176,17 +180,22 @@ class ControlService:
         await engine.submit(e.PoolAdded(at=self.now(), cause=cause, pool=pool))
         return pool
 
-    async def add_job(self, job: Job, cause: str) -> Job:
+    async def add_job(
+        self, job: Job, cause: str, *, manager: NewTask | None = None, auto_pool: Pool | None = None
+    ) -> Job:
         key = id_key(job.id)
         if key in self._jobs:
             raise BatchError(self._taken_id(key), JobId=job.id)
         job.no = self._next_job_no
         self._next_job_no += 1
+        if auto_pool is not None:
+            auto_pool.no = self._next_pool_no
+            self._next_pool_no += 1
         # The id is reserved before the first suspension: of two that race, one is told that it exists.
         self._jobs[key] = _JobEntry(job.no, job.pool_id)
         try:
             engine = await self._engine(job.pool_id)
-            added = engine.submit(e.JobAdded(at=self.now(), cause=cause, job=job))
+            added = engine.submit(e.JobAdded(at=self.now(), cause=cause, job=job, manager=manager, auto_pool=auto_pool))
         except BaseException:
             self._jobs.pop(key, None)
             raise
@@ -243,6 +252,19 @@ class ControlService:
     def _is_completed(engine: Engine, job_id: str) -> bool:
         job = engine.state.jobs.get(id_key(job_id)) if engine.state is not None else None
         return job is not None and job.row.state is JobState.COMPLETED
+
+    def claim_of_token(self, token: str) -> TaskClaim | None:
+        claim = read_task_token(self._secret, token)
+        entry = self._jobs.get(id_key(claim.job_id)) if claim is not None else None
+        engine = self._engines.get(id_key(entry.pool_id)) if entry is not None else None
+        if claim is None or engine is None:
+            return None
+        if engine.state is None:
+            raise BatchError(ErrorCode.SERVER_BUSY)
+        job = engine.state.jobs.get(id_key(claim.job_id))
+        task = job.tasks.get(id_key(claim.task_id)) if job is not None else None
+        current = task is not None and task.attempt == claim.attempt and task.state is not TaskState.COMPLETED
+        return claim if current else None
 
     # --- engines ---
 
@@ -357,6 +379,9 @@ class ControlService:
                 common_environment=_common_environment(job),
                 kind=TaskKind.INSTANCE if members else TaskKind.TASK,
                 preparation_id=job.preparation.id if job.preparation is not None else "",
+                token=task_token(self._secret, TaskClaim(job.id, task.id, start.attempt))
+                if task.rules is not None and task.rules.job_access
+                else "",
                 instance=m.Instance(start.index, tuple(member.ip_address for member in members)) if members else None,
             )
         )
@@ -369,6 +394,8 @@ class ControlService:
         else:
             is_release = start.kind is TaskKind.JOB_RELEASE
             spec = job.spec.get("jobReleaseTask" if is_release else "jobPreparationTask")
+            if is_release and spec is not None:
+                spec = release_spec(spec)
             rules = job.release if is_release else job.preparation
             task_id = rules.id if rules is not None else ""
         link.outbox.put(
