@@ -1,7 +1,7 @@
 """What the control plane offers to the REST face: the seam between `api` and the engines."""
 
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -9,7 +9,9 @@ from millpond.control.tokens import TaskClaim
 from millpond.domain.durations import Timestamp
 from millpond.domain.events import Event
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
+from millpond.domain.task import NewTask
 from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
 from millpond.providers.base import VmSize
 from millpond.store.base import Store
@@ -20,6 +22,21 @@ class FileContent(msgspec.Struct):
 
     entry: FileEntry
     chunks: AsyncIterator[bytes]
+
+
+class NewJob(msgspec.Struct, frozen=True):
+    """A job to be made, and what is made with it: the arguments of `ControlPlane.add_job`."""
+
+    job: Job
+    manager: NewTask | None = None
+    """The job manager task."""
+    auto_pool: Pool | None = None
+    """The pool the job is to run in, unless there is one of that id already."""
+
+
+JobMaker: TypeAlias = Callable[[JobSchedule, str], NewJob]
+"""(schedule, id of the job) → the job its `jobSpecification` describes. Raises BatchError when that cannot be made (any
+more): the catalogue of VM sizes may have changed since it was checked."""
 
 
 class NodeFiles(Protocol):
@@ -94,8 +111,11 @@ class ControlPlane(Protocol):
         """Add a pool (its `no` is set here) and return it as committed. Raises BatchError PoolExists, ServerBusy."""
         ...
 
-    async def add_job(self, job: Job, cause: str) -> Job:
-        """Add a job (its `no` is set here) and return it as committed. Raises BatchError JobExists, ServerBusy."""
+    async def add_job(
+        self, job: Job, cause: str, *, manager: NewTask | None = None, auto_pool: Pool | None = None
+    ) -> Job:
+        """Add a job (its `no` is set here) and return it as committed, with its first task and its pool where it has
+        such (see `NewJob`). Raises BatchError JobExists, ServerBusy."""
         ...
 
     async def to_pool(self, pool_id: str, event: Event) -> Any:
