@@ -16,7 +16,9 @@ from millpond.domain.ids import id_key, task_key
 from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
 from millpond.domain.states import AllocationState, JobState, PoolState, TaskState
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import NewTask, Task, TaskAddOutcome
 from millpond.odata.evaluate import matches
 from millpond.odata.filters import Filter, Literal
@@ -34,6 +36,8 @@ class FakeStore:
         self.nodes: dict[str, tuple[str, Node]] = {}
         self.jobs: dict[str, Job] = {}
         self.tasks: dict[int, TaskRow] = {}
+        self.job_nodes: list[JobNode] = []
+        self.subtasks: list[Subtask] = []
 
     def task_of(self, job_id: str, task_id: str) -> TaskRow | None:
         job = self.jobs.get(id_key(job_id))
@@ -94,6 +98,13 @@ class FakeStore:
             after,
         )
 
+    async def list_job_nodes(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[JobNode]:
+        rows = sorted((row for row in self.job_nodes if row.job_no == job_no), key=lambda row: row.node_id)
+        return self._page(rows, where, lambda row: {"nodeId": row.node_id, "poolId": row.pool_id}, limit, after)
+
+    async def list_subtasks(self, task_key: int) -> list[Subtask]:
+        return [row for row in self.subtasks if row.task_key == task_key]
+
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         return self.task_of(job_id, task_id)
 
@@ -119,6 +130,8 @@ class FakeFiles:
         self.read_chunks = 0
         self.break_after: int | None = None
         self.deleted: list[tuple[str, str, bool]] = []
+        self.pools: list[str | None] = []
+        """The pool of each read."""
 
     def _entry(self, node_id: str, path: str, name: str) -> FileEntry:
         if self.error is not None:
@@ -130,7 +143,7 @@ class FakeFiles:
             return FileEntry(name, is_directory=True, last_modified=self.modified, mode=0o40770)
         return FileEntry(name, is_directory=False, size=len(content), last_modified=self.modified, mode=0o100644)
 
-    async def list(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
+    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
         if self.error is not None:
             raise self.error
         prefix = path + "/" if path else ""
@@ -144,10 +157,13 @@ class FakeFiles:
             raise BatchError(ErrorCode.FILE_NOT_FOUND)
         return [self._entry(node_id, prefix + name, name) for name in names if recursive or "/" not in name]
 
-    async def stat(self, pool_id: str, node_id: str, path: str) -> FileEntry:
+    async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry:
         return self._entry(node_id, path, path)
 
-    async def read(self, pool_id: str, node_id: str, path: str, *, offset: int, length: int | None) -> FileContent:
+    async def read(
+        self, pool_id: str | None, node_id: str, path: str, *, offset: int, length: int | None
+    ) -> FileContent:
+        self.pools.append(pool_id)
         entry = self._entry(node_id, path, path)
         content = self.files[node_id, path] or b""
         # The file goes on growing while it is read.
@@ -166,7 +182,7 @@ class FakeFiles:
 
         return FileContent(entry, chunks())
 
-    async def delete(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> None:
+    async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None:
         self._entry(node_id, path, path)
         self.deleted.append((node_id, path, recursive))
 
