@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
@@ -30,7 +30,7 @@ class Diagram(NamedTuple):
     title: str
     text: str
     first: StrEnum
-    moves: Mapping[StrEnum, frozenset[StrEnum]]
+    moves: Mapping[Any, frozenset[Any]]
     anywhere: tuple[StrEnum, ...] = ()
     """States that most others lead to: told in the table of moves, not drawn, or nobody could read the drawing."""
 
