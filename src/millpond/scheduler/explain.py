@@ -26,6 +26,9 @@ _MOST_REFERENCES: Final = 10
 _MOST_SAMPLED: Final = 200
 """Waiting tasks of a job that are looked at one by one: a million must not hold up the engine."""
 
+_OF_THE_JOB: Final = frozenset({"jobDisabled", "jobOver", "poolMissing", "poolDeleting"})
+"""Causes that all tasks of a job share."""
+
 _OVER: Final = {
     JobState.TERMINATING: "is being terminated",
     JobState.COMPLETED: "is completed",
@@ -327,7 +330,8 @@ def _cause_in_parent(state: SchedulerState, job: JobMemory, parent: Task | None,
             never=len(above) > _MOST_DEPTH and _is_blocked(job, parent),
             references=reference,
         )
-    causes = tuple(_causes_of_task(state, job, parent, above))
+    # What holds up the whole job is said of the task that was asked for.
+    causes = tuple(c for c in _causes_of_task(state, job, parent, above) if c.code not in _OF_THE_JOB)
     return Cause(
         "dependencyPending",
         f"it waits for task '{parent.id}', which waits itself" if causes else f"it waits for task '{parent.id}'",
@@ -544,10 +548,9 @@ def _causes_of_leaving(state: SchedulerState, job: JobMemory) -> Iterator[Cause]
 def _causes_of_waiting(state: SchedulerState, job: JobMemory) -> Iterator[Cause]:
     """What holds up its active tasks, alike causes counted together."""
     grouped: dict[str, list[tuple[Task, Cause]]] = {}
-    own = ("jobDisabled", "jobOver", "poolMissing", "poolDeleting")
     for task in _sample(job):
         cause = next(iter(_causes_of_task(state, job, task, set())), None)
-        if cause is not None and cause.code not in own:
+        if cause is not None and cause.code not in _OF_THE_JOB:
             grouped.setdefault(cause.code, []).append((task, cause))
     for found in grouped.values():
         _, cause = found[0]
