@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from millpond.control.base import FileContent
+from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.errors import BatchError, ErrorCode
@@ -215,6 +216,9 @@ class FakeControl:
 
     def now(self) -> Timestamp:
         return self._clock()
+
+    def claim_of_token(self, token: str) -> TaskClaim | None:
+        return TaskClaim("j1", "t1", 1) if token == "good" else None
 
     def _fail(self) -> None:
         if self.error is not None:

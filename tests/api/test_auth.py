@@ -64,9 +64,36 @@ async def test_no_credentials(world: World) -> None:
     assert "www-authenticate" in answer.headers
 
 
-async def test_bearer_is_not_taken(world: World) -> None:
-    answer = await send(world.app, "GET", f"/pools?api-version={VERSION}", {"Authorization": "Bearer abc"})
+@pytest.mark.parametrize("token", ["abc", "", "good.", "\xe9"])
+async def test_a_bearer_token_of_nobody(world: World, token: str) -> None:
+    answer = await send(world.app, "GET", f"/jobs/j1?api-version={VERSION}", {"Authorization": f"Bearer {token}"})
     assert answer.status == 401
+    assert answer.code == "AuthenticationFailed"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/jobs/j1", True),
+        ("GET", "/jobs/J1/tasks", True),
+        ("POST", "/jobs/j1/terminate", True),
+        ("GET", "/jobs", False),
+        ("GET", "/jobs/j2", False),
+        ("POST", "/jobs", False),
+        ("GET", "/pools/p1", False),
+        ("GET", "/jobs/%6a1", True),
+        ("GET", "/jobs/j1%2f..%2fj2", False),
+    ],
+)
+async def test_a_tasks_token_is_good_for_its_own_job_only(
+    busy: World, method: str, path: str, *, allowed: bool
+) -> None:
+    await busy.add_job("j2")
+    answer = await send(busy.app, method, f"{path}?api-version={VERSION}", {"Authorization": "bearer good"})
+    assert (answer.status < 300) is allowed, answer.body
+    if not allowed:
+        assert answer.status == 403
+        assert answer.code == "InsufficientAccountPermissions"
 
 
 @pytest.mark.parametrize(

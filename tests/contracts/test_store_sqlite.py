@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from millpond.domain import ids
 from millpond.domain.errors import LeaseLost, StoreUnavailable
 from millpond.domain.job import Job
-from millpond.domain.states import ErrorCategory, JobState, TaskState
+from millpond.domain.node import PendingOperation
+from millpond.domain.special_task import SpecialTaskInfo
+from millpond.domain.states import ErrorCategory, JobState, NodeDeallocationOption, NodeOperation, TaskState
 from millpond.domain.task import FailureInfo, Task
 from millpond.odata import properties
 from millpond.odata.parse import parse_filter
@@ -25,6 +27,7 @@ from millpond.store import sqlite as sqlite_module
 from millpond.store.base import Fence
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
+from millpond.store.sql_files import load_migrations
 from millpond.store.sqlite import SqliteStore
 
 T0 = 1_700_000_000.0
@@ -397,3 +400,70 @@ async def _run_both(steps, path):
         answers.append(answer)
         await store.close()
     assert answers[0] == answers[1]
+
+
+# --- data of older versions ------------------------------------------------------------------------------------------
+
+
+async def test_data_of_the_first_schema_is_opened_and_upgraded(path):
+    """Rows as the first Millpond wrote them."""
+    first = sqlite3.connect(path)
+    (script,) = [text for number, text in load_migrations() if number == 1]
+    first.executescript(script)
+    first.execute("CREATE TABLE schema_version (version INTEGER PRIMARY KEY)")
+    first.execute("INSERT INTO schema_version VALUES (1)")
+    first.execute(f"PRAGMA application_id = {sqlite_module.APPLICATION_ID}")
+    pool = (
+        b'{"no":1,"id":"pool","state":"active","allocation_state":"steady","creation_time":1.5,"last_modified":1.5,'
+        b'"state_time":1.5,"allocation_state_time":1.5,"spec":{},"vm_size":"small","task_slots_per_node":1,'
+        b'"fill_type":"spread","target_dedicated_nodes":1,"target_low_priority_nodes":0,"resize_timeout_s":900.0,'
+        b'"resize_deadline":null,"node_deallocation_option":"requeue","resize_errors":[],"next_node_number":2}'
+    )
+    first.execute(
+        "INSERT INTO pool VALUES (1, 'pool', 'active', 1.5, 'steady', 1.5, 1.5, 1.5, 0, 0, 'small', ?)", (pool,)
+    )
+    for number, removal in ((1, b"null"), (2, b'"taskcompletion"')):
+        node = (
+            b'{"id":"node-%d","pool_no":1,"state":"running","state_time":1700000000.123457,"allocation_time":2.25,'
+            b'"is_dedicated":true,"scheduling_state":"enabled","last_boot_time":3.5,"ip_address":"","agent_version":"1",'
+            b'"handle":"{\\"pid\\": 7}","removal":%s,"running_tasks":1,"running_task_slots":1,"total_tasks_run":0,'
+            b'"total_tasks_succeeded":0,"errors":[]}' % (number, removal)
+        )
+        first.execute("INSERT INTO node VALUES (?, 1, 1, 'running', 2.5, 3.5, 2.25, ?)", (f"node-{number}", node))
+    job = (
+        b'{"no":1,"id":"job","pool_id":"pool","state":"active","creation_time":1.0,"last_modified":1.0,"state_time":1.0,'
+        b'"spec":{"id":"job"},"priority":0,"next_task_number":2,"counts":{"active":1}}'
+    )
+    first.execute("INSERT INTO job VALUES (1, 'job', 'pool', 'active', 1.0, 1.0, 1.0, NULL, NULL, ?)", (job,))
+    first.execute(
+        "INSERT INTO task (key, id, state, creation_time, last_modified, state_time, required_slots, attempt,"
+        " retry_count, requeue_count, satisfies, rules) VALUES (?, 't', 'active', 1.0, 1.0, 1.0, 1, 0, 0, 0, 0, ?)",
+        (ids.task_key(1, 1), b'{"depends_on_ids":["a"],"depends_on_ranges":[]}'),
+    )
+    first.execute("UPDATE counter SET next = 2")
+    first.commit()
+    first.close()
+
+    store = SqliteStore(path)
+    facts = await store.open()
+    assert (facts.next_pool_no, facts.next_job_no, facts.next_job_schedule_no) == (2, 2, 1)
+    contents = await store.load_pool("pool")
+    stays, leaves = contents.nodes
+    assert stays.pending is None
+    assert leaves.pending == PendingOperation(NodeOperation.REMOVE, NodeDeallocationOption.TASK_COMPLETION)
+    assert leaves.removal is NodeDeallocationOption.TASK_COMPLETION
+    assert (leaves.state_time, leaves.handle, leaves.start_task) == (1700000000.123457, '{"pid": 7}', None)
+    assert contents.jobs[0].schedule_id is None
+    assert contents.tasks[0].rules.depends_on_ids == ("a",)
+    fence = await store.acquire_lease("pool", "me", T0, 30.0)
+    leaves.start_task = SpecialTaskInfo(1, T0)
+    job = Job(2, "nightly:job-1", "pool", JobState.ACTIVE, T0, T0, T0, {}, schedule_id="nightly")
+    await store.commit(ChangeSet(nodes={leaves.id: leaves}, jobs={2: job}), fence)
+    where = parse_filter("startTaskInfo/state eq 'running'", properties.NODES)
+    assert (await store.list_nodes("pool", where, 10, None)).items == [leaves]
+    assert len((await store.list_jobs(None, 10, None, schedule_id="nightly")).items) == 1
+    await store.close()
+    store = SqliteStore(path)
+    await store.open()
+    assert len((await store.load_pool("pool")).nodes) == 2
+    await store.close()

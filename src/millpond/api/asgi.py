@@ -8,7 +8,7 @@ from typing import Final
 
 from millpond.api import status_routes
 from millpond.api.agent_routes import AgentRoutes
-from millpond.api.auth import AccountKeys, SharedKeyAuth
+from millpond.api.auth import AccountKeys, SharedKeyAuth, bearer_token, unauthenticated
 from millpond.api.context import Context
 from millpond.api.handlers import HANDLERS
 from millpond.api.http import (
@@ -29,7 +29,9 @@ from millpond.api.storage_routes import StorageRoutes
 from millpond.api.versions import API_VERSIONS
 from millpond.api.wire_errors import error_body, error_headers
 from millpond.control.base import ControlPlane
+from millpond.control.tokens import TaskClaim
 from millpond.domain.errors import BatchError, ErrorCode, LeaseLost, StoreUnavailable
+from millpond.domain.ids import id_key
 from millpond.staging.auto_storage import AutoStorage
 
 _log: Final = logging.getLogger(__name__)
@@ -116,8 +118,10 @@ class BatchRoutes:
 
     async def _perform(self, request: Request) -> Response:
         request.read_query()
-        self._auth.check(request.method, request.raw_path, request.headers, request.query_pairs)
+        claim = self._authenticate(request)
         request.operation, request.params = self._router.find(request.method, route_path(request.scope))
+        if claim is not None:
+            _require_own_job(claim, request)
         _check_version(request)
         limit_s = _timeout_s(request)
         for name in request.query:
@@ -137,6 +141,18 @@ class BatchRoutes:
         except TimeoutError:
             raise BatchError(ErrorCode.OPERATION_TIMED_OUT) from None
 
+    def _authenticate(self, request: Request) -> TaskClaim | None:
+        """Raises BatchError unless the request is signed with a key of the account, or carries the token of a task that
+        runs: then what the token says."""
+        token = bearer_token(request.headers)
+        if token is None:
+            self._auth.check(request.method, request.raw_path, request.headers, request.query_pairs)
+            return None
+        claim = self._control.claim_of_token(token)
+        if claim is None:
+            raise unauthenticated("The bearer token is not that of a task that runs: it ends with the task's attempt.")
+        return claim
+
     def _failure(self, request: Request, error: BatchError) -> Response:
         headers = error_headers(error)
         if request.method == "HEAD":
@@ -155,6 +171,16 @@ class BatchRoutes:
         if client_id and request.headers.get(b"return-client-request-id", b"").lower() == b"true":
             headers.append((b"client-request-id", client_id))
         return headers
+
+
+def _require_own_job(claim: TaskClaim, request: Request) -> None:
+    """A task may do anything with its own job, and nothing else (Azure Batch: access `job`)."""
+    job_id = request.params.get("jobId")
+    if job_id is None or id_key(job_id) != id_key(claim.job_id):
+        raise BatchError(
+            ErrorCode.INSUFFICIENT_ACCOUNT_PERMISSIONS,
+            f"The token of task '{claim.task_id}' is good for operations on its own job '{claim.job_id}' only.",
+        )
 
 
 def _check_version(request: Request) -> None:

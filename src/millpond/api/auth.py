@@ -1,4 +1,4 @@
-"""SharedKey: who may call.
+"""Who may call: SharedKey, and the bearer tokens of tasks.
 
 The signature covers the verb, eleven headers, every `ocp-` header, the path as it came over the wire (still encoded,
 with any prefix) and the decoded query. Clients differ in two points, and both forms are accepted: Python writes
@@ -63,7 +63,11 @@ class SharedKeyAuth:
         InvalidAuthenticationInfo when the header cannot be read. `headers` are by lower-case name, `query` decoded."""
         authorization = headers.get(b"authorization")
         if authorization is None or not authorization[:9].lower() == b"sharedkey":
-            raise _unauthenticated(authorization)
+            raise unauthenticated(
+                "The request has no Authorization header."
+                if authorization is None
+                else "Only SharedKey, and Bearer with a task's own token, are accepted."
+            )
         match = _CREDENTIALS.match(authorization)
         if match is None:
             raise BatchError(ErrorCode.INVALID_AUTHENTICATION_INFO)
@@ -135,8 +139,14 @@ def _failed(detail: str) -> BatchError:
     return BatchError(ErrorCode.AUTHENTICATION_FAILED, AuthenticationErrorDetail=detail)
 
 
-def _unauthenticated(authorization: bytes | None) -> BatchError:
-    detail = "The request has no Authorization header." if authorization is None else "Only SharedKey is accepted."
+def bearer_token(headers: Mapping[bytes, bytes]) -> str | None:
+    """The token of an `Authorization: Bearer` header; None when there is none."""
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    return token.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
+
+
+def unauthenticated(detail: str) -> BatchError:
+    """AuthenticationFailed with status 401: the caller has shown nothing that could be good."""
     error = BatchError(ErrorCode.AUTHENTICATION_FAILED, AuthenticationErrorDetail=detail)
     error.status = 401
     return error

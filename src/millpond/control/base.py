@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from millpond.control.tokens import TaskClaim
 from millpond.domain.durations import Timestamp
 from millpond.domain.events import Event
 from millpond.domain.job import Job
@@ -81,6 +82,13 @@ class ControlPlane(Protocol):
         ...
 
     def now(self) -> Timestamp: ...
+
+    def claim_of_token(self, token: str) -> TaskClaim | None:
+        """What a task's token says, while the attempt it was given to lasts; None for any other text.
+
+        Raises BatchError ServerBusy when that cannot be told just now.
+        """
+        ...
 
     async def add_pool(self, pool: Pool, cause: str) -> Pool:
         """Add a pool (its `no` is set here) and return it as committed. Raises BatchError PoolExists, ServerBusy."""

@@ -368,6 +368,8 @@ class Engine(BaseEngine[SchedulerState, Event]):
             job_rows=contents.jobs,
             task_rows=contents.tasks,
             satisfied=contents.satisfied,
+            job_nodes=contents.job_nodes,
+            subtasks=contents.subtasks,
         )
 
     def _apply(self, state: SchedulerState, event: Event) -> list[Effect]:

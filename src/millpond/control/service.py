@@ -17,6 +17,7 @@ from millpond.control.provisioning import Provisioning
 from millpond.control.retention import Purger
 from millpond.control.settings import ControlSettings
 from millpond.control.timers import Timers
+from millpond.control.tokens import TaskClaim, read_task_token, task_token
 from millpond.domain import effects as f
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
@@ -26,7 +27,7 @@ from millpond.domain.events import Event
 from millpond.domain.ids import id_key
 from millpond.domain.job import Job
 from millpond.domain.pool import Pool
-from millpond.domain.states import JobState, TaskKind
+from millpond.domain.states import JobState, TaskKind, TaskState
 from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
 from millpond.store.base import Store
@@ -88,6 +89,7 @@ class ControlService:
         """`secret` derives the nodes' tokens; `account_url` is what tasks see as AZ_BATCH_ACCOUNT_URL; `prepare_spec`
         turns a stored specification into one a node can use (signs URLs of the account's own storage)."""
         self._settings = settings or ControlSettings()
+        self._secret = secret
         self._account_name = account_name
         self._store = store
         self._vm_sizes = vm_sizes
@@ -244,6 +246,19 @@ class ControlService:
         job = engine.state.jobs.get(id_key(job_id)) if engine.state is not None else None
         return job is not None and job.row.state is JobState.COMPLETED
 
+    def claim_of_token(self, token: str) -> TaskClaim | None:
+        claim = read_task_token(self._secret, token)
+        entry = self._jobs.get(id_key(claim.job_id)) if claim is not None else None
+        engine = self._engines.get(id_key(entry.pool_id)) if entry is not None else None
+        if claim is None or engine is None:
+            return None
+        if engine.state is None:
+            raise BatchError(ErrorCode.SERVER_BUSY)
+        job = engine.state.jobs.get(id_key(claim.job_id))
+        task = job.tasks.get(id_key(claim.task_id)) if job is not None else None
+        current = task is not None and task.attempt == claim.attempt and task.state is not TaskState.COMPLETED
+        return claim if current else None
+
     # --- engines ---
 
     async def _engine(self, pool_id: str) -> Engine:
@@ -357,6 +372,9 @@ class ControlService:
                 common_environment=_common_environment(job),
                 kind=TaskKind.INSTANCE if members else TaskKind.TASK,
                 preparation_id=job.preparation.id if job.preparation is not None else "",
+                token=task_token(self._secret, TaskClaim(job.id, task.id, start.attempt))
+                if task.rules is not None and task.rules.job_access
+                else "",
                 instance=m.Instance(start.index, tuple(member.ip_address for member in members)) if members else None,
             )
         )

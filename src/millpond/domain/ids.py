@@ -57,7 +57,7 @@ def release_key(job_no: int) -> int:
 
 def is_special_key(key: int) -> bool:
     """Whether the key is that of a start, preparation or release task."""
-    return key == START_TASK_KEY or task_number_of(key) >= _PREPARATION_NUMBER
+    return key & _TASK_NUMBER_MASK >= _PREPARATION_NUMBER or key == START_TASK_KEY
 
 
 def is_valid_schedule_job_id(text: str) -> bool:

@@ -23,6 +23,8 @@ class SpecialTaskInfo(msgspec.Struct):
     failure: FailureInfo | None = None
     retry_count: int = 0
     last_retry_time: Timestamp | None = None
+    lost: bool = False
+    """Its node was lost while it ran: what it was to do counts as not done."""
 
     @property
     def result(self) -> TaskResult | None:

@@ -78,6 +78,33 @@ JOBS: Final[Properties] = {
     "executionInfo/endTime": _TIME,
     "executionInfo/poolId": _ID,
 }
+JOBS_OF_SCHEDULE: Final[Properties] = {name: meant for name, meant in JOBS.items() if name != "id"}
+JOB_SCHEDULES: Final[Properties] = {
+    "id": _ID,
+    "state": _WORD,
+    "stateTransitionTime": _TIME,
+    "creationTime": _TIME,
+    "lastModified": _TIME,
+    "executionInfo/endTime": _TIME,
+    "schedule/doNotRunUntil": _TIME,
+    "schedule/doNotRunAfter": _TIME,
+}
+JOB_NODES: Final[Properties] = {
+    "poolId": _WORD,
+    "nodeId": _WORD,
+    **{
+        f"{info}/{name}": meant
+        for info in ("jobPreparationTaskExecutionInfo", "jobReleaseTaskExecutionInfo")
+        for name, meant in {
+            "state": _WORD_EQ,
+            "startTime": _TIME,
+            "endTime": _TIME,
+            "exitCode": _NUMBER,
+            "result": _WORD,
+        }.items()
+    },
+}
+"""Of the list of preparation and release status."""
 TASKS: Final[Properties] = {
     "id": _ID,
     "state": _WORD,

@@ -36,6 +36,18 @@ def _node_violations(state: SchedulerState) -> Iterator[str]:
                 yield f"{name}: task {task.id} attempt {assignment.attempt} both runs and stops"
         if node.row.state is NodeState.LEAVING_POOL and node.assigned:
             yield f"{name}: is leaving and still has tasks"
+        yield from _special_violations(node, name)
+
+
+def _special_violations(node: NodeMemory, name: str) -> Iterator[str]:
+    for assignment in node.assigned.values():
+        if not assignment.sent and (assignment.task.state is TaskState.RUNNING or not assignment.holds):
+            yield f"{name}: task {assignment.task.id} waits for a preparation task and is {assignment.task.state}"
+    for key, run in node.specials.items():
+        if run.key != key:
+            yield f"{name}: special task {run.key} is filed under {key}"
+        if run.job is not None and node.row.id not in run.job.on_nodes:
+            yield f"{name}: special task {key} has no row"
 
 
 def _recount(job: JobMemory) -> TaskCounts:
@@ -58,13 +70,19 @@ def _recount(job: JobMemory) -> TaskCounts:
 
 def _job_violations(state: SchedulerState) -> Iterator[str]:
     stopping: dict[int, int] = {}
+    specials: dict[int, int] = {}
     for node in state.nodes.values():
+        for run in node.specials.values():
+            if run.job is not None:
+                specials[run.job.row.no] = specials.get(run.job.row.no, 0) + 1
         for key, _attempt in node.stopping:
             stopping[key >> 32] = stopping.get(key >> 32, 0) + 1
     for job in state.jobs.values():
         name = f"job {job.row.id}"
         if job.stopping != stopping.get(job.row.no, 0):
             yield f"{name}: stopping is {job.stopping}, should be {stopping.get(job.row.no, 0)}"
+        if job.specials != specials.get(job.row.no, 0):
+            yield f"{name}: specials is {job.specials}, should be {specials.get(job.row.no, 0)}"
         if job.row.state in (JobState.COMPLETED, JobState.DELETING):
             if job.assigned:
                 yield f"{name}: is {job.row.state} and has tasks on nodes"
@@ -112,7 +130,14 @@ def digest(state: SchedulerState) -> dict[str, object]:
 
 
 def _node_digest(node: NodeMemory) -> object:
-    return (node.row.id, node.row.removal, node.row.handle, sorted((k, a.attempt) for k, a in node.assigned.items()))
+    return (
+        node.row.id,
+        node.row.pending,
+        node.row.handle,
+        repr(node.row.start_task),
+        sorted((k, a.attempt, a.sent) for k, a in node.assigned.items()),
+        sorted((k, run.kind, run.attempt) for k, run in node.specials.items()),
+    )
 
 
 def _job_digest(job: JobMemory) -> object:
@@ -120,4 +145,8 @@ def _job_digest(job: JobMemory) -> object:
     index = job.dependencies
     waiting = {key: wait.remaining for key, wait in index.waiting.items()} if index is not None else {}
     tasks = {key: repr(task) for key, task in job.tasks.items()}
-    return (repr(job.row), tasks, ready, waiting, dict(job.assigned))
+    # Of a job that is being deleted the rows go one by one, and nobody asks for them.
+    deleting = job.row.state is JobState.DELETING
+    on_nodes = {} if deleting else {node_id: repr(known) for node_id, known in job.on_nodes.items()}
+    barred = set() if deleting else job.barred
+    return (repr(job.row), tasks, ready, waiting, dict(job.assigned), on_nodes, barred)

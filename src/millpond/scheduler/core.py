@@ -11,7 +11,7 @@ from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.events import Event
-from millpond.scheduler import jobs, nodes, placement, pools, tasks
+from millpond.scheduler import jobs, nodes, placement, pools, reports, tasks
 from millpond.scheduler.state import SchedulerState
 
 _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
@@ -39,9 +39,9 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.TaskDeleteRequested: tasks.on_task_delete_requested,
     e.TaskUpdated: tasks.on_task_updated,
     e.TaskReactivateRequested: tasks.on_task_reactivate_requested,
-    e.TaskStarted: tasks.on_task_started,
-    e.TaskEnded: tasks.on_task_ended,
-    e.TaskStopped: tasks.on_task_stopped,
+    e.TaskStarted: reports.on_task_started,
+    e.TaskEnded: reports.on_task_ended,
+    e.TaskStopped: reports.on_task_stopped,
     e.TaskReturned: tasks.on_task_returned,
 }
 
@@ -62,7 +62,7 @@ def apply(state: SchedulerState, event: Event) -> list[Effect]:
 def place(state: SchedulerState, at: Timestamp) -> list[Effect]:
     """After a batch of events: move on what waited for them, hand ready tasks to nodes, and give up the changed rows."""
     effects: list[Effect] = []
-    jobs.settle(state, at)
+    jobs.settle(state, at, effects)
     pools.settle(state, at, effects)
     placement.place(state, at, effects)
     effects.extend(state.flush_rows())

@@ -16,7 +16,7 @@ from millpond.domain.events import (
 from millpond.domain.ids import id_key
 from millpond.domain.states import DisableJobOption, JobAction, JobState, OnAllTasksComplete
 from millpond.domain.task import Task, TaskCounts
-from millpond.scheduler import retries, tasks
+from millpond.scheduler import retries, special, tasks
 from millpond.scheduler.state import JobMemory, SchedulerState, set_job_state
 from millpond.scheduler.tasks import find_job, require_open
 
@@ -36,13 +36,18 @@ def on_job_added(state: SchedulerState, event: JobAdded, effects: list[Effect]) 
     state.touch_job(job)
     effects.append(SaveJob(row))
     set_timer(job, effects)
+    if event.manager is not None:
+        tasks.add(state, job, event.manager, at, effects)
     tasks.check_all_complete(state, job)
 
 
 def deadline_of(job: JobMemory) -> Timestamp | None:
-    """When the job's maxWallClockTime, counted from creation, runs out; None when it has none or is over."""
+    """When the job's maxWallClockTime, counted from creation, runs out; for a job that ends, when its release tasks are
+    no longer waited for. None when there is no such moment."""
     row = job.row
-    if row.max_wall_clock_s is None or row.state in (JobState.TERMINATING, JobState.COMPLETED, JobState.DELETING):
+    if row.state in (JobState.TERMINATING, JobState.DELETING):
+        return row.release_deadline
+    if row.max_wall_clock_s is None or row.state is JobState.COMPLETED:
         return None
     return row.creation_time + row.max_wall_clock_s
 
@@ -177,12 +182,16 @@ def terminate(state: SchedulerState, job: JobMemory, reason: str, at: Timestamp,
     job.row.disable_option = None
     job.row.last_modified = later_than(job.row.last_modified, at)
     _stop_tasks(state, job, at, effects, requeue=False)
+    special.stop_preparations(state, job, at, effects)
     set_timer(job, effects)
 
 
 def on_job_timed_out(state: SchedulerState, event: JobTimedOut, effects: list[Effect]) -> None:
     job = state.jobs.get(id_key(event.job_id))
     if job is None or deadline_of(job) != event.deadline:
+        return
+    if job.row.state in (JobState.TERMINATING, JobState.DELETING):
+        special.give_up_release(state, job, event.at, effects)
         return
     terminate(state, job, "MaxWallClockTimeExpiry", event.at, effects)
 
@@ -193,16 +202,31 @@ def on_job_delete_requested(state: SchedulerState, event: JobDeleteRequested, ef
         raise BatchError(ErrorCode.JOB_BEING_DELETED)
     if event.condition is not None:
         event.condition.require(job.row.last_modified)
+    was_over = job.row.state is JobState.COMPLETED
     set_job_state(state, job, JobState.DELETING, event.at)
     for task in _running(job):
-        tasks.detach(state, job, task, event.at, stop=True, effects=effects)
+        # One instance of a multi-instance task takes the others with it.
+        if task.key in job.assigned:
+            tasks.detach(state, job, task, event.at, stop=True, effects=effects)
+    special.stop_preparations(state, job, event.at, effects)
     for node in state.nodes.values():
         for stopping in node.stopping.values():
             if stopping.task is not None and stopping.task.job_no == job.row.no:
                 stopping.task = None  # its row is about to go
-        effects.append(RemoveJobDirectories(node.row.id, job.row.id))
     forget_tasks(state, job)
+    if was_over or job.row.release is None:
+        _purge(state, job, effects)
+    else:
+        state.touch_unsettled(job)
     set_timer(job, effects)
+
+
+def _purge(state: SchedulerState, job: JobMemory, effects: list[Effect]) -> None:
+    """Nothing of a deleting job is waited for any more: its directories and rows go."""
+    effects.extend(RemoveJobDirectories(node_id, job.row.id) for node_id in state.nodes)
+    job.on_nodes = {}
+    job.barred = set()
+    job.purging = True
     effects.append(PurgeJob(job.row))
 
 
@@ -229,7 +253,11 @@ def follow_up(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> No
     """What tasks asked of their jobs while an event was applied; each may end further tasks and ask again."""
     while state.follow_ups:
         job, action, reason = state.follow_ups.pop(0)
-        if job.row.state is not JobState.ACTIVE:
+        # The end of a job manager is said once, so it counts for a disabled job too; the rest is asked again when the
+        # job is enabled.
+        if job.row.state is not JobState.ACTIVE and not (
+            reason == tasks.JOB_MANAGER_COMPLETE and job.row.state in (JobState.DISABLING, JobState.DISABLED)
+        ):
             continue
         if action is JobAction.TERMINATE:
             terminate(state, job, reason, at, effects)
@@ -237,19 +265,34 @@ def follow_up(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> No
             disable(state, job, DisableJobOption.REQUEUE, at, effects)
 
 
-def settle(state: SchedulerState, at: Timestamp) -> None:
-    """Move jobs on whose last attempts are gone: disabling → disabled, terminating → completed."""
+def settle(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
+    """Move jobs on whose last attempts are gone: disabling → disabled, terminating → release tasks → completed,
+    deleting → release tasks → purged."""
     if not state.unsettled_jobs:
         return
     unsettled = list(state.unsettled_jobs.values())
     state.unsettled_jobs.clear()
     for job in unsettled:
-        if job.assigned or job.stopping:
+        if job.assigned or job.stopping or job.purging:
             continue
         if job.row.state is JobState.DISABLING:
             job.row.disable_option = None
             set_job_state(state, job, JobState.DISABLED, at)
-        elif job.row.state is JobState.TERMINATING:
-            job.row.end_time = at
-            set_job_state(state, job, JobState.COMPLETED, at)
-            forget_tasks(state, job)
+        elif job.row.state in (JobState.TERMINATING, JobState.DELETING):
+            if job.row.previous_state is not JobState.COMPLETED:
+                special.begin_release(state, job, at, effects)
+            if job.specials:
+                set_timer(job, effects)
+            elif job.row.state is JobState.DELETING:
+                _purge(state, job, effects)
+            else:
+                _complete(state, job, at)
+
+
+def _complete(state: SchedulerState, job: JobMemory, at: Timestamp) -> None:
+    """Nothing of a terminating job is waited for any more."""
+    job.row.end_time = at
+    set_job_state(state, job, JobState.COMPLETED, at)
+    forget_tasks(state, job)
+    job.on_nodes = {}
+    job.barred = set()

@@ -1,5 +1,7 @@
 """Nodes: coming, connecting, falling silent, leaving."""
 
+from typing import Final
+
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import (
     BeginSession,
@@ -23,8 +25,15 @@ from millpond.domain.ids import job_no_of, make_node_id
 from millpond.domain.node import Node, PendingOperation
 from millpond.domain.pool import Pool, ResizeError
 from millpond.domain.states import IN_SERVICE_NODE_STATES, NodeDeallocationOption, NodeOperation, NodeState
-from millpond.scheduler import retries, tasks
-from millpond.scheduler.state import NodeMemory, SchedulerState, Stopping, set_node_state, settle_node_state
+from millpond.scheduler import retries, special, tasks
+from millpond.scheduler.state import NodeMemory, SchedulerState, Stopping, set_node_state
+
+_SHOWN_UNKNOWN: Final = IN_SERVICE_NODE_STATES | {
+    NodeState.STARTING,
+    NodeState.WAITING_FOR_START_TASK,
+    NodeState.START_TASK_FAILED,
+}
+"""Node states that become `unknown` when the node falls silent."""
 
 
 def create_node(
@@ -67,7 +76,7 @@ def on_node_provision_failed(state: SchedulerState, event: NodeProvisionFailed, 
         return
     # It may have been there before (its handle was lost with the engine's memory): then it is gone with all it held.
     node.connected = False
-    tasks.lose_attempts(state, node, event.at, effects)
+    _lose_everything(state, node, event.at, effects, gone=True)
     if node.row.removal is None:
         error = ResizeError(event.code, event.message)
         if error not in state.pool.resize_errors:
@@ -95,13 +104,19 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
     if node is None:
         return
     row = node.row
-    row.last_boot_time = event.boot_time
-    row.ip_address = event.ip_address
-    row.agent_version = event.agent_version
-    state.touch_node(node)
     effects.append(BeginSession(row.id, event.session))
     if row.state is NodeState.LEAVING_POOL:
         return
+    disk_time = event.boot_time if event.disk_time is None else event.disk_time
+    booted = row.last_boot_time != event.boot_time or row.disk_time != disk_time
+    row.last_boot_time = event.boot_time
+    row.disk_time = disk_time
+    row.ip_address = event.ip_address
+    row.agent_version = event.agent_version
+    state.touch_node(node)
+    if booted:
+        # Nothing it ran is there any more, whatever it holds.
+        tasks.lose_attempts(state, node, event.at, effects)
     held = {(entry.key, entry.attempt): entry for entry in event.inventory}
     for key, attempt in list(node.stopping):
         entry = held.pop((key, attempt), None)
@@ -111,10 +126,16 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
             effects.append(StopTask(row.id, key, attempt))
     for assignment in list(node.assigned.values()):
         task = assignment.task
-        if held.pop((task.key, assignment.attempt), None) is None:
+        if held.pop((task.key, assignment.attempt), None) is None and assignment.sent:
             job = state.jobs_by_no[task.job_no]
             assignment.returning = False
             effects.append(StartTask(row.id, job.row, task, assignment.attempt, assignment.slots))
+    if booted:
+        special.node_booted(state, node, event.at, effects)
+    else:
+        special.resume(state, node, set(held), effects)
+        for run in node.specials.values():
+            held.pop((run.key, run.attempt), None)
     free_before = node.free
     for (key, attempt), entry in held.items():
         if entry.ended:
@@ -130,7 +151,7 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
     if row.state is NodeState.CREATING:
         set_node_state(state, node, NodeState.STARTING, event.at)
     state.pool_unsettled = True
-    settle_node_state(state, node, event.at)
+    special.settle_booted(state, node, event.at)
 
 
 def on_node_silent(state: SchedulerState, event: NodeSilent, effects: list[Effect]) -> None:
@@ -138,8 +159,13 @@ def on_node_silent(state: SchedulerState, event: NodeSilent, effects: list[Effec
     if node is None:
         return
     node.connected = False
-    if node.row.state in IN_SERVICE_NODE_STATES or node.row.state is NodeState.STARTING:
-        set_node_state(state, node, NodeState.UNKNOWN, event.at)
+    _show_unknown(state, node, event.at)
+
+
+def _show_unknown(state: SchedulerState, node: NodeMemory, at: Timestamp) -> None:
+    """Nobody knows what the node does, where it was to do something."""
+    if node.row.state in _SHOWN_UNKNOWN:
+        set_node_state(state, node, NodeState.UNKNOWN, at)
     else:
         state.refile(node, node.free)
 
@@ -149,11 +175,8 @@ def on_node_lost(state: SchedulerState, event: NodeLost, effects: list[Effect]) 
     if node is None:
         return
     node.connected = False
-    tasks.lose_attempts(state, node, event.at, effects)
-    if node.row.state in IN_SERVICE_NODE_STATES or node.row.state is NodeState.STARTING:
-        set_node_state(state, node, NodeState.UNKNOWN, event.at)
-    else:
-        state.refile(node, node.free)
+    _lose_everything(state, node, event.at, effects, gone=False)
+    _show_unknown(state, node, event.at)
 
 
 def on_node_gone(state: SchedulerState, event: NodeGone, effects: list[Effect]) -> None:
@@ -162,7 +185,7 @@ def on_node_gone(state: SchedulerState, event: NodeGone, effects: list[Effect]) 
     if node is None:
         return
     node.connected = False
-    tasks.lose_attempts(state, node, event.at, effects)
+    _lose_everything(state, node, event.at, effects, gone=True)
     if node.row.removal is not None or state.pool is None:
         drop_node(state, node, effects)
         return
@@ -170,6 +193,14 @@ def on_node_gone(state: SchedulerState, event: NodeGone, effects: list[Effect]) 
     if node.row.state is not NodeState.CREATING:
         set_node_state(state, node, NodeState.CREATING, event.at)
     effects.append(CreateNode(state.pool, node.row))
+
+
+def _lose_everything(
+    state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect], *, gone: bool
+) -> None:
+    """The node is given up, or gone for good, with all it ran."""
+    tasks.lose_attempts(state, node, at, effects)
+    special.node_lost(state, node, at, effects, gone=gone)
 
 
 def remove_node(
@@ -210,6 +241,7 @@ def leave_when_drained(state: SchedulerState, node: NodeMemory, at: Timestamp, e
     if row.removal is None or row.state is NodeState.LEAVING_POOL or node.assigned or node.stopping:
         return
     set_node_state(state, node, NodeState.LEAVING_POOL, at)
+    special.node_lost(state, node, at, effects, gone=True)
     if state.pool is not None:
         effects.append(ReleaseNode(state.pool, row))
 

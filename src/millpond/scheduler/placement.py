@@ -12,6 +12,7 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect, ReturnTask, SaveTask, StartTask
 from millpond.domain.states import JobState, NodeFillType
 from millpond.domain.task import Task
+from millpond.scheduler import special
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
 
 FEED_AHEAD_S: Final = 0.1
@@ -83,7 +84,7 @@ def _place_one(state: SchedulerState, job: JobMemory, at: Timestamp, effects: li
     for slots in classes:
         queue = ready[slots]
         task = queue[0]
-        node = _hungry_node(state, slots) if ahead else _free_node(state, task, slots)
+        node = _hungry_node(state, job, slots) if ahead else _free_node(state, job, task, slots)
         if node is None:
             continue
         queue.popleft()
@@ -97,22 +98,33 @@ def _place_one(state: SchedulerState, job: JobMemory, at: Timestamp, effects: li
     return False
 
 
-def _free_node(state: SchedulerState, task: Task, slots: int) -> NodeMemory | None:
+def _free_node(state: SchedulerState, job: JobMemory, task: Task, slots: int) -> NodeMemory | None:
     buckets = state.free_nodes
+    barred = job.barred
     if task.rules is not None and task.rules.affinity_node_id is not None:
         wanted = state.nodes.get(task.rules.affinity_node_id)
-        if wanted is not None and wanted.free >= slots and wanted.row.id in buckets[min(wanted.free, len(buckets) - 1)]:
+        if (
+            wanted is not None
+            and wanted.row.id not in barred
+            and wanted.free >= slots
+            and wanted.row.id in buckets[min(wanted.free, len(buckets) - 1)]
+        ):
             return wanted
     pack = state.pool is not None and state.pool.fill_type is NodeFillType.PACK
     order = range(slots, len(buckets)) if pack else range(len(buckets) - 1, slots - 1, -1)
     for free in order:
-        if buckets[free]:
-            return next(iter(buckets[free].values()))
+        if not barred:
+            if buckets[free]:
+                return next(iter(buckets[free].values()))
+        else:
+            for node_id, node in buckets[free].items():
+                if node_id not in barred:
+                    return node
     return None
 
 
-def _hungry_node(state: SchedulerState, slots: int) -> NodeMemory | None:
-    """A busy node to hand a task to ahead of its slots.
+def _hungry_node(state: SchedulerState, job: JobMemory, slots: int) -> NodeMemory | None:
+    """A busy node to hand a task to ahead of its slots; one that is prepared for the job.
 
     Only tasks of one slot, or of a whole node: nodes start strictly in order, and anything between would keep slots
     idle before it.
@@ -121,7 +133,9 @@ def _hungry_node(state: SchedulerState, slots: int) -> NodeMemory | None:
         node = state.hungry[node_id]
         if node.ahead >= ahead_limit(state, node.slots):
             del state.hungry[node_id]
-        elif slots in (1, node.slots):
+        elif slots in (1, node.slots) and (
+            job.row.preparation is None or special.preparation_on(job, node) is special.Preparation.DONE
+        ):
             return node
     return None
 
@@ -138,7 +152,8 @@ def _assign(
 ) -> None:
     task.attempt += 1
     task.node_id = node.row.id
-    node.assigned[task.key] = Assignment(task, task.attempt, task.required_slots, holds)
+    assignment = Assignment(task, task.attempt, task.required_slots, holds)
+    node.assigned[task.key] = assignment
     job.assigned[task.key] = node.row.id
     free_before = node.free
     if holds:
@@ -150,8 +165,11 @@ def _assign(
         # To the end of the line, so that nodes are fed in turn.
         state.hungry.pop(node.row.id, None)
         state.hungry[node.row.id] = node
-    effects.append(SaveTask(task))
-    effects.append(StartTask(node.row.id, job.row, task, task.attempt, task.required_slots))
+    if job.row.preparation is None:
+        effects.append(SaveTask(task))
+        effects.append(StartTask(node.row.id, job.row, task, task.attempt, task.required_slots))
+    else:
+        special.hand_over(state, job, node, assignment, at, effects)
 
 
 def _recall(state: SchedulerState, effects: list[Effect]) -> None:

@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Sequence
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import CreateNode, Effect, PurgeJob, ReleaseNode, SaveTask, SetResizeTimer
+from millpond.domain.effects import CreateNode, Effect, ReleaseNode, SaveTask, SetResizeTimer
 from millpond.domain.ids import id_key, job_no_of
 from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
 from millpond.domain.states import IN_SERVICE_NODE_STATES, JobState, NodeState, TaskState
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
-from millpond.scheduler import dependencies, jobs
+from millpond.scheduler import dependencies, jobs, special
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
 from millpond.scheduler.tasks import make_ready
 
@@ -25,6 +27,8 @@ def rebuild(
     job_rows: Sequence[Job],
     task_rows: Iterable[Task],
     satisfied: Iterable[tuple[int, str]] = (),
+    job_nodes: Sequence[JobNode] = (),
+    subtasks: Sequence[Subtask] = (),
 ) -> tuple[SchedulerState, list[Effect]]:
     """The state the rows describe, and the effects that pick up what was under way: timers, wishes, purges.
 
@@ -53,6 +57,7 @@ def rebuild(
         if owner is not None and owner.dependencies is not None:
             for key in keys:
                 dependencies.mark_satisfied(owner.dependencies, key)
+    special.recall(state, job_nodes)
     pending = _load_tasks(state, task_rows, effects)
     for job, task in pending:
         index = job.dependencies
@@ -101,9 +106,13 @@ def _load_tasks(
                 pending.append((job, task))
                 continue
             running = task.state is not TaskState.ACTIVE
-            node.assigned[task.key] = Assignment(task, task.attempt, task.required_slots, running)
+            assignment = Assignment(task, task.attempt, task.required_slots, running)
+            if task.state is TaskState.PREPARING:
+                # It is sent with the commit that says the preparation task is done.
+                assignment.sent = special.preparation_on(job, node) is special.Preparation.DONE
+            node.assigned[task.key] = assignment
             job.assigned[task.key] = node.row.id
-            if running:
+            if task.state is TaskState.RUNNING:
                 node.row.running_tasks += 1
                 node.row.running_task_slots += task.required_slots
     return pending
@@ -137,9 +146,6 @@ def _resume(state: SchedulerState, effects: list[Effect]) -> None:
                 # a handle nobody would notice that the machine is gone.
                 effects.append(CreateNode(pool, node.row))
     for job in state.jobs.values():
-        if job.row.state is JobState.DELETING:
-            effects.append(PurgeJob(job.row))
-        elif job.row.state in (JobState.DISABLING, JobState.TERMINATING):
-            state.touch_unsettled(job)
+        state.touch_unsettled(job)
         if jobs.deadline_of(job) is not None:
             jobs.set_timer(job, effects)

@@ -43,6 +43,18 @@ ENDED_BY_NODE_REMOVAL: Final = FailureInfo(
     message="The task was ended because its node was removed from the pool",
 )
 
+NODE_LOST: Final = FailureInfo(
+    category=ErrorCategory.SERVER_ERROR,
+    code=TaskFailureCode.TASK_ENDED.value,
+    message="The node was lost while the task ran",
+)
+
+RELEASE_OVERDUE: Final = FailureInfo(
+    category=ErrorCategory.SERVER_ERROR,
+    code=TaskFailureCode.TASK_ENDED.value,
+    message="The node did not say in time that the job release task had ended",
+)
+
 TOO_MANY_INTERNAL_RETRIES: Final = FailureInfo(
     category=ErrorCategory.SERVER_ERROR,
     code=TaskFailureCode.MAX_INTERNAL_RETRY_COUNT_REACHED.value,

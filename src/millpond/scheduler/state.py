@@ -128,7 +128,19 @@ class DependencyIndex:
 class JobMemory:
     """A job, its live tasks, and its queues: one for each number of required slots (the request class)."""
 
-    __slots__ = ("assigned", "deleted", "dependencies", "on_nodes", "ready", "row", "specials", "stopping", "tasks")
+    __slots__ = (
+        "assigned",
+        "barred",
+        "deleted",
+        "dependencies",
+        "on_nodes",
+        "purging",
+        "ready",
+        "row",
+        "specials",
+        "stopping",
+        "tasks",
+    )
 
     def __init__(self, row: Job) -> None:
         self.row = row
@@ -145,6 +157,10 @@ class JobMemory:
         """Attempts of this job told to stop and not confirmed gone."""
         self.on_nodes: dict[str, JobNode] = {}
         """By node id, gone nodes among them: what preparation and release tasks did there."""
+        self.purging = False
+        """It is being deleted and nothing of it is waited for any more: its rows are going."""
+        self.barred: set[str] = set()
+        """Ids of nodes where the preparation task failed: nothing of the job runs there."""
         self.specials = 0
         """Preparation and release tasks that run."""
 
@@ -220,7 +236,7 @@ class SchedulerState:
 
     def touch_unsettled(self, job: JobMemory) -> None:
         """A task of the job left its node: a job being disabled or terminated may be able to move on."""
-        if job.row.state in (JobState.DISABLING, JobState.TERMINATING):
+        if job.row.state in (JobState.DISABLING, JobState.TERMINATING, JobState.DELETING):
             self.unsettled_jobs[job.row.no] = job
 
     def flush_rows(self) -> list[Effect]:

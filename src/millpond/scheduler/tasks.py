@@ -1,6 +1,7 @@
 """Tasks: adding, handing out and taking back, starting, ending, and what users ask of them."""
 
 from collections import deque
+from typing import Final
 
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.effects import (
@@ -47,6 +48,9 @@ from millpond.scheduler.state import (
     Stopping,
     settle_node_state,
 )
+
+JOB_MANAGER_COMPLETE: Final = "JMComplete"
+"""Why a job ends whose manager completed with killJobOnCompletion."""
 
 _CLOSED_JOBS = {
     JobState.COMPLETED: ErrorCode.JOB_COMPLETED,
@@ -102,7 +106,7 @@ def _add_to_counts(counts: TaskCounts, task: Task, sign: int) -> None:
             counts.failed_slots += slots
 
 
-def _set_task_state(state: SchedulerState, job: JobMemory, task: Task, to: TaskState, at: Timestamp) -> None:
+def set_task_state(state: SchedulerState, job: JobMemory, task: Task, to: TaskState, at: Timestamp) -> None:
     """Move a task that is not completed to another state. Raises Bug for a move that does not exist."""
     if to not in TASK_MOVES[task.state]:
         raise Bug(f"task {task.id} of job {job.row.id} cannot go from {task.state} to {to}")
@@ -182,6 +186,8 @@ def detach(
     node = state.nodes[node_id]
     free_before = node.free
     assignment = node.assigned.pop(task.key)
+    if stop and not assignment.sent:
+        stop = False  # the node does not know of it
     if not assignment.holds:
         node.ahead -= 1
     elif not stop:
@@ -218,7 +224,7 @@ def requeue(
 ) -> None:
     """Make a detached task active again. `by_user` (resize, job disable) counts in requeueCount, else in nothing."""
     if task.state is not TaskState.ACTIVE:
-        _set_task_state(state, job, task, TaskState.ACTIVE, at)
+        set_task_state(state, job, task, TaskState.ACTIVE, at)
         if by_user:
             task.requeue_count += 1
             task.last_requeue_time = at
@@ -264,6 +270,8 @@ def complete(
         action = retries.job_action(task)
         if action is not JobAction.NONE:
             state.follow_ups.append((job, action, "TaskFailed"))
+    if task.rules is not None and task.rules.job_manager is not None and task.rules.job_manager.kill_job_on_completion:
+        state.follow_ups.append((job, JobAction.TERMINATE, JOB_MANAGER_COMPLETE))
     check_all_complete(state, job)
 
 
@@ -293,14 +301,20 @@ def on_tasks_added(state: SchedulerState, event: TasksAdded, effects: list[Effec
                 raise BatchError(error)
             outcomes.append(TaskAddOutcome(new.id, error.value))
             continue
-        _add_task(state, job, new, event.at, effects)
+        add(state, job, new, event.at, effects)
         outcomes.append(TaskAddOutcome(new.id, None, event.at))
     effects.append(Reply(outcomes))
 
 
 def _reason_to_refuse(job: JobMemory, new: NewTask) -> ErrorCode | None:
-    if id_key(new.id) in job.tasks:
+    key = id_key(new.id)
+    if key in job.tasks:
         return ErrorCode.TASK_EXISTS
+    row = job.row
+    if row.preparation is not None and key == id_key(row.preparation.id):
+        return ErrorCode.TASK_ID_SAME_AS_JOB_PREPARATION_TASK
+    if row.release is not None and key == id_key(row.release.id):
+        return ErrorCode.TASK_ID_SAME_AS_JOB_RELEASE_TASK
     rules = new.rules
     if rules is None:
         return None
@@ -323,7 +337,8 @@ def _has_job_action(conditions: ExitConditions) -> bool:
     return any(option.job_action is not None for option in options)
 
 
-def _add_task(state: SchedulerState, job: JobMemory, new: NewTask, at: Timestamp, effects: list[Effect]) -> None:
+def add(state: SchedulerState, job: JobMemory, new: NewTask, at: Timestamp, effects: list[Effect]) -> None:
+    """Add a task that may be added: active, and queued unless it waits for others."""
     row = job.row
     task = Task(
         key=task_key(row.no, row.next_task_number),
@@ -416,7 +431,7 @@ def on_task_reactivate_requested(state: SchedulerState, event: TaskReactivateReq
         # Released dependents are not recalled: what the task satisfied stays so, also after a restart.
         effects.append(RememberSatisfied(job.row.no, id_key(task.id)))
         task.satisfies = False
-    _set_task_state(state, job, task, TaskState.ACTIVE, event.at)
+    set_task_state(state, job, task, TaskState.ACTIVE, event.at)
     task.failure = None
     task.exit_code = None
     task.end_time = None
@@ -454,7 +469,7 @@ def _start(
         state.refile(node, free_before)
     # The node's clock may be off: a task starts neither before it was handed out nor in the future.
     task.start_time = min(max(start_time, task.state_time), at)
-    _set_task_state(state, job, task, TaskState.RUNNING, at)
+    set_task_state(state, job, task, TaskState.RUNNING, at)
     row = node.row
     row.running_tasks += 1
     row.running_task_slots += assignment.slots
@@ -470,7 +485,7 @@ def on_task_started(state: SchedulerState, event: TaskStarted, effects: list[Eff
     if node is None or assignment is None or assignment.attempt != event.attempt:
         return
     task = assignment.task
-    if task.state is not TaskState.ACTIVE:
+    if task.state not in (TaskState.ACTIVE, TaskState.PREPARING):
         return
     _start(state, state.jobs_by_no[task.job_no], node, task, event.start_time, event.at)
     effects.append(SaveTask(task))
@@ -483,12 +498,12 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
     assignment = node.assigned.get(event.key)
     if assignment is None or assignment.attempt != event.attempt:
         # It ended by itself while it was being stopped: that will do.
-        _note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
+        note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
         return
     at = event.at
     task = assignment.task
     job = state.jobs_by_no[task.job_no]
-    if task.state is TaskState.ACTIVE and event.start_time is not None:
+    if task.state is not TaskState.RUNNING and event.start_time is not None:
         _start(state, job, node, task, event.start_time, at)
     end_time = min(max(event.end_time, task.start_time or task.state_time), at)
     if task.start_time is not None:
@@ -526,10 +541,10 @@ def on_task_stopped(state: SchedulerState, event: TaskStopped, effects: list[Eff
         detach(state, job, assignment.task, event.at, stop=False, effects=effects)
         requeue(state, job, assignment.task, event.at, effects, by_user=False)
         return
-    _note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
+    note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
 
 
-def _note_stopped(
+def note_stopped(
     state: SchedulerState,
     node: NodeMemory,
     key: int,

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias, TypeVar
 
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode, SpecialTaskInfo
 from millpond.domain.task import Task
 from millpond.odata.evaluate import matches
 from millpond.odata.filters import Filter, Literal
@@ -13,6 +15,26 @@ from millpond.odata.filters import Filter, Literal
 _T = TypeVar("_T")
 Getters: TypeAlias = Mapping[str, Callable[[_T], Literal | None]]
 """Path on the wire → how to read it from a record; a path that is missing has no value."""
+
+
+def _of_special_task(path: str, info_of: Callable[[_T], SpecialTaskInfo | None]) -> Getters[_T]:
+    """The properties of a special task's execution information, under the path it has on the wire."""
+
+    def getter(read: Callable[[SpecialTaskInfo], Literal | None]) -> Callable[[_T], Literal | None]:
+        def get(record: _T) -> Literal | None:
+            info = info_of(record)
+            return None if info is None else read(info)
+
+        return get
+
+    return {
+        f"{path}/state": getter(lambda info: info.state),
+        f"{path}/result": getter(lambda info: info.result),
+        f"{path}/exitCode": getter(lambda info: info.exit_code),
+        f"{path}/startTime": getter(lambda info: info.start_time),
+        f"{path}/endTime": getter(lambda info: info.end_time),
+    }
+
 
 POOL: Final[Getters[Pool]] = {
     "id": lambda pool: pool.id,
@@ -31,6 +53,7 @@ NODE: Final[Getters[Node]] = {
     "stateTransitionTime": lambda node: node.state_time,
     "lastBootTime": lambda node: node.last_boot_time,
     "allocationTime": lambda node: node.allocation_time,
+    **_of_special_task("startTaskInfo", lambda node: node.start_task),
 }
 JOB: Final[Getters[Job]] = {
     "id": lambda job: job.id,
@@ -41,6 +64,22 @@ JOB: Final[Getters[Job]] = {
     "executionInfo/startTime": lambda job: job.start_time,
     "executionInfo/endTime": lambda job: job.end_time,
     "executionInfo/poolId": lambda job: job.pool_id,
+}
+JOB_SCHEDULE: Final[Getters[JobSchedule]] = {
+    "id": lambda schedule: schedule.id,
+    "state": lambda schedule: schedule.state,
+    "stateTransitionTime": lambda schedule: schedule.state_time,
+    "creationTime": lambda schedule: schedule.creation_time,
+    "lastModified": lambda schedule: schedule.last_modified,
+    "executionInfo/endTime": lambda schedule: schedule.end_time,
+    "schedule/doNotRunUntil": lambda schedule: schedule.recurrence.do_not_run_until,
+    "schedule/doNotRunAfter": lambda schedule: schedule.recurrence.do_not_run_after,
+}
+JOB_NODE: Final[Getters[JobNode]] = {
+    "poolId": lambda job_node: job_node.pool_id,
+    "nodeId": lambda job_node: job_node.node_id,
+    **_of_special_task("jobPreparationTaskExecutionInfo", lambda job_node: job_node.preparation),
+    **_of_special_task("jobReleaseTaskExecutionInfo", lambda job_node: job_node.release),
 }
 TASK: Final[Getters[Task]] = {
     "id": lambda task: task.id,

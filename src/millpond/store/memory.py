@@ -15,13 +15,16 @@ from millpond.domain import ids
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
-from millpond.domain.states import JobState
+from millpond.domain.special_task import JobNode
+from millpond.domain.states import JobState, TaskState
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import JsonObject, Task
 from millpond.odata.filters import Filter
 from millpond.store import filterable, paging
-from millpond.store.base import Fence, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
+from millpond.store.base import Fence, JobContents, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
 from millpond.store.changes import ChangeSet
 
 _T = TypeVar("_T")
@@ -58,6 +61,7 @@ class MemoryStore:
         self._leases: dict[str, _Lease] = {}
         self._next_pool_no = 1
         self._next_job_no = 1
+        self._next_job_schedule_no = 1
         self._pools: dict[int, Pool] = {}
         self._nodes: dict[str, Node] = {}
         self._jobs: dict[int, Job] = {}
@@ -66,6 +70,12 @@ class MemoryStore:
         self._tasks: dict[int, _JobTasks] = {}
         self._specs: dict[int, bytes] = {}
         self._satisfied: dict[int, set[str]] = {}
+        self._job_nodes: dict[int, dict[str, JobNode]] = {}
+        """Job number → id key of the node → row."""
+        self._subtasks: dict[int, dict[int, Subtask]] = {}
+        """Task key → index → row."""
+        self._job_schedules: dict[int, JobSchedule] = {}
+        self._job_schedule_nos: dict[str, int] = {}
 
     async def open(self) -> StoreFacts:
         self._is_open = True
@@ -74,6 +84,8 @@ class MemoryStore:
             next_job_no=self._next_job_no,
             jobs=[(job.id, no, job.pool_id) for no, job in sorted(self._jobs.items())],
             pools=[(pool.id, no) for no, pool in sorted(self._pools.items())],
+            next_job_schedule_no=self._next_job_schedule_no,
+            job_schedules=[_copy_job_schedule(schedule) for _, schedule in sorted(self._job_schedules.items())],
         )
 
     async def close(self) -> None:
@@ -129,6 +141,7 @@ class MemoryStore:
             self._delete_task(key)
         if len(keys) < limit:
             self._satisfied.pop(job_no, None)
+            self._job_nodes.pop(job_no, None)
         return len(keys)
 
     def _check_open(self) -> None:
@@ -156,16 +169,23 @@ class MemoryStore:
                 new_ids.add(identity)
         _check_unique(changes.pools, self._pool_nos, changes.deleted_pools)
         _check_unique(changes.jobs, self._job_nos, changes.deleted_jobs)
+        _check_unique(changes.job_schedules, self._job_schedule_nos, changes.deleted_job_schedules)
 
     def _apply(self, changes: ChangeSet) -> None:
         for key in changes.deleted_tasks:
             self._delete_task(key)
+        for key in changes.deleted_subtasks:
+            self._subtasks.pop(key, None)
         for node_id in changes.deleted_nodes:
             self._nodes.pop(ids.id_key(node_id), None)
         for no in changes.deleted_jobs:
             if (job := self._jobs.pop(no, None)) is not None:
                 del self._job_nos[ids.id_key(job.id)]
             self._satisfied.pop(no, None)
+            self._job_nodes.pop(no, None)
+        for no in changes.deleted_job_schedules:
+            if (schedule := self._job_schedules.pop(no, None)) is not None:
+                del self._job_schedule_nos[ids.id_key(schedule.id)]
         for no in changes.deleted_pools:
             if (pool := self._pools.pop(no, None)) is not None:
                 del self._pool_nos[ids.id_key(pool.id)]
@@ -188,6 +208,14 @@ class MemoryStore:
         self._specs.update(changes.specs)
         for job_no, id_key in changes.satisfied:
             self._satisfied.setdefault(job_no, set()).add(id_key)
+        for (job_no, node_id), job_node in changes.job_nodes.items():
+            self._job_nodes.setdefault(job_no, {})[ids.id_key(node_id)] = job_node
+        for (key, index), subtask in changes.subtasks.items():
+            self._subtasks.setdefault(key, {})[index] = subtask
+        for no, schedule in changes.job_schedules.items():
+            self._job_schedules[no] = schedule
+            self._job_schedule_nos[ids.id_key(schedule.id)] = no
+            self._next_job_schedule_no = max(self._next_job_schedule_no, no + 1)
 
     def _delete_task(self, key: int) -> None:
         tasks = self._job_tasks(ids.job_no_of(key))
@@ -196,6 +224,7 @@ class MemoryStore:
             tasks.keys.pop(bisect_right(tasks.keys, key) - 1)
             del tasks.by_id[ids.id_key(task.id)]
         self._specs.pop(key, None)
+        self._subtasks.pop(key, None)
 
     def _job_tasks(self, job_no: int) -> _JobTasks:
         return self._tasks.get(job_no) or _JobTasks()
@@ -206,14 +235,44 @@ class MemoryStore:
         self._check_open()
         pool_no = self._pool_nos.get(pool_key)
         jobs = [job for _, job in sorted(self._jobs.items()) if ids.id_key(job.pool_id) == pool_key]
-        live = [self._job_tasks(job.no) for job in jobs if job.state is not JobState.COMPLETED]
+        live_jobs = [job for job in jobs if job.state is not JobState.COMPLETED]
+        live = [self._job_tasks(job.no) for job in live_jobs]
+        tasks = [tasks.rows[key] for tasks in live for key in tasks.keys]
         return PoolContents(
             pool=None if pool_no is None else _copy_pool(self._pools[pool_no]),
-            nodes=[copy.copy(node) for node in self._nodes_of(pool_no)],
+            nodes=[_copy_node(node) for node in self._nodes_of(pool_no)],
             jobs=[_copy_job(job) for job in jobs],
-            tasks=[copy.copy(tasks.rows[key]) for tasks in live for key in tasks.keys],
+            tasks=[copy.copy(task) for task in tasks],
             satisfied=[(job.no, id_key) for job in jobs for id_key in sorted(self._satisfied.get(job.no, ()))],
+            job_nodes=[_copy_job_node(job_node) for job in live_jobs for job_node in self._job_nodes_of(job.no)],
+            subtasks=[
+                copy.copy(subtask)
+                for task in tasks
+                if task.state is not TaskState.COMPLETED
+                for subtask in self._subtasks_of(task.key)
+            ],
         )
+
+    async def load_job(self, job_no: int) -> JobContents | None:
+        self._check_open()
+        job = self._jobs.get(job_no)
+        if job is None:
+            return None
+        tasks = self._job_tasks(job_no)
+        return JobContents(
+            job=_copy_job(job),
+            tasks=[copy.copy(tasks.rows[key]) for key in tasks.keys],
+            satisfied=sorted(self._satisfied.get(job_no, ())),
+            job_nodes=[_copy_job_node(job_node) for job_node in self._job_nodes_of(job_no)],
+        )
+
+    def _job_nodes_of(self, job_no: int) -> list[JobNode]:
+        """In order of the node's id key."""
+        return [job_node for _, job_node in sorted(self._job_nodes.get(job_no, {}).items())]
+
+    def _subtasks_of(self, key: int) -> list[Subtask]:
+        """In order of index."""
+        return [subtask for _, subtask in sorted(self._subtasks.get(key, {}).items())]
 
     async def task_specs(self, keys: Sequence[int]) -> dict[int, bytes]:
         self._check_open()
@@ -237,13 +296,13 @@ class MemoryStore:
         self._check_open()
         node = self._nodes.get(ids.id_key(node_id))
         pool_no = self._pool_nos.get(ids.id_key(pool_id))
-        return None if node is None or node.pool_no != pool_no else copy.copy(node)
+        return None if node is None or node.pool_no != pool_no else _copy_node(node)
 
     async def list_nodes(self, pool_id: str, where: Filter | None, limit: int, after: str | None) -> Page[Node]:
         self._check_open()
         start = paging.id_after(after)
         rows = (node for node in self._nodes_of(self._pool_nos.get(ids.id_key(pool_id))) if ids.id_key(node.id) > start)
-        found = (copy.copy(node) for node in rows if filterable.passes(where, node, filterable.NODE))
+        found = (_copy_node(node) for node in rows if filterable.passes(where, node, filterable.NODE))
         return _page(found, limit, lambda node: paging.token_of_id(node.id))
 
     def _nodes_of(self, pool_no: int | None) -> list[Node]:
@@ -273,12 +332,44 @@ class MemoryStore:
         no = self._job_nos.get(ids.id_key(job_id))
         return None if no is None else _copy_job(self._jobs[no])
 
-    async def list_jobs(self, where: Filter | None, limit: int, after: str | None) -> Page[Job]:
+    async def list_jobs(
+        self, where: Filter | None, limit: int, after: str | None, *, schedule_id: str | None = None
+    ) -> Page[Job]:
         self._check_open()
         start = paging.id_after(after)
+        schedule_key = None if schedule_id is None else ids.id_key(schedule_id)
         rows = (self._jobs[no] for id_key, no in sorted(self._job_nos.items()) if id_key > start)
-        found = (_copy_job(job) for job in rows if filterable.passes(where, job, filterable.JOB))
+        found = (
+            _copy_job(job)
+            for job in rows
+            if schedule_key is None or (job.schedule_id is not None and ids.id_key(job.schedule_id) == schedule_key)
+            if filterable.passes(where, job, filterable.JOB)
+        )
         return _page(found, limit, lambda job: paging.token_of_id(job.id))
+
+    async def get_job_schedule(self, schedule_id: str) -> JobSchedule | None:
+        self._check_open()
+        no = self._job_schedule_nos.get(ids.id_key(schedule_id))
+        return None if no is None else _copy_job_schedule(self._job_schedules[no])
+
+    async def list_job_schedules(self, where: Filter | None, limit: int, after: str | None) -> Page[JobSchedule]:
+        self._check_open()
+        start = paging.id_after(after)
+        rows = (self._job_schedules[no] for id_key, no in sorted(self._job_schedule_nos.items()) if id_key > start)
+        passing = (schedule for schedule in rows if filterable.passes(where, schedule, filterable.JOB_SCHEDULE))
+        found = (_copy_job_schedule(schedule) for schedule in passing)
+        return _page(found, limit, lambda schedule: paging.token_of_id(schedule.id))
+
+    async def list_job_nodes(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[JobNode]:
+        self._check_open()
+        start = paging.id_after(after)
+        rows = (job_node for job_node in self._job_nodes_of(job_no) if ids.id_key(job_node.node_id) > start)
+        found = (_copy_job_node(row) for row in rows if filterable.passes(where, row, filterable.JOB_NODE))
+        return _page(found, limit, lambda job_node: paging.token_of_id(job_node.node_id))
+
+    async def list_subtasks(self, task_key: int) -> list[Subtask]:
+        self._check_open()
+        return [copy.copy(subtask) for subtask in self._subtasks_of(task_key)]
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         self._check_open()
@@ -330,6 +421,26 @@ def _copy_job(job: Job) -> Job:
     return twin
 
 
+def _copy_node(node: Node) -> Node:
+    """All but what is known of the start task is immutable."""
+    twin = copy.copy(node)
+    twin.start_task = copy.copy(node.start_task)
+    return twin
+
+
+def _copy_job_node(job_node: JobNode) -> JobNode:
+    twin = copy.copy(job_node)
+    twin.preparation = copy.copy(job_node.preparation)
+    twin.release = copy.copy(job_node.release)
+    return twin
+
+
+def _copy_job_schedule(schedule: JobSchedule) -> JobSchedule:
+    twin = copy.copy(schedule)
+    twin.spec = _copy_json(schedule.spec)
+    return twin
+
+
 def _copy_json(value: JsonObject) -> JsonObject:
     """Through JSON, as on a disk: what is no JSON fails here too."""
     return msgspec.json.decode(msgspec.json.encode(value), type=JsonObject)
@@ -338,12 +449,17 @@ def _copy_json(value: JsonObject) -> JsonObject:
 def _copy_changes(changes: ChangeSet) -> ChangeSet:
     return ChangeSet(
         pools={no: _copy_pool(pool) for no, pool in changes.pools.items()},
-        nodes={node_id: copy.copy(node) for node_id, node in changes.nodes.items()},
+        nodes={node_id: _copy_node(node) for node_id, node in changes.nodes.items()},
         jobs={no: _copy_job(job) for no, job in changes.jobs.items()},
         tasks={key: copy.copy(task) for key, task in changes.tasks.items()},
         new_tasks=set(changes.new_tasks),
         specs=dict(changes.specs),
         satisfied=set(changes.satisfied),
+        job_nodes={key: _copy_job_node(job_node) for key, job_node in changes.job_nodes.items()},
+        subtasks={key: copy.copy(subtask) for key, subtask in changes.subtasks.items()},
+        job_schedules={no: _copy_job_schedule(schedule) for no, schedule in changes.job_schedules.items()},
+        deleted_subtasks=set(changes.deleted_subtasks),
+        deleted_job_schedules=set(changes.deleted_job_schedules),
         deleted_pools=set(changes.deleted_pools),
         deleted_nodes=set(changes.deleted_nodes),
         deleted_jobs=set(changes.deleted_jobs),
@@ -351,7 +467,11 @@ def _copy_changes(changes: ChangeSet) -> ChangeSet:
     )
 
 
-def _check_unique(saved: Mapping[int, Pool] | Mapping[int, Job], numbers: Mapping[str, int], deleted: set[int]) -> None:
+def _check_unique(
+    saved: Mapping[int, Pool] | Mapping[int, Job] | Mapping[int, JobSchedule],
+    numbers: Mapping[str, int],
+    deleted: set[int],
+) -> None:
     for no, record in saved.items():
         twin = numbers.get(ids.id_key(record.id), no)
         if twin != no and twin not in deleted:

@@ -21,14 +21,17 @@ from millpond.domain import ids
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
 from millpond.domain.states import JobState
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 from millpond.odata.filters import Filter
 from millpond.odata.sql import Columns, Parameter, to_sql
 from millpond.store import paging, sqlite_rows
-from millpond.store.base import Fence, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
+from millpond.store.base import Fence, JobContents, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
 from millpond.store.changes import ChangeSet
 from millpond.store.sql_files import load_migrations, load_queries
 from millpond.store.sqlite_writer import Writer, failure_of
@@ -147,9 +150,11 @@ class SqliteStore:
             last = row[0]
             connection.execute(self._queries["purge_satisfied"], (job_no, wanted))
         else:
-            connection.execute(self._queries["delete_satisfied"], (f"[{job_no}]",))
+            for query in ("delete_satisfied", "delete_job_nodes"):
+                connection.execute(self._queries[query], (f"[{job_no}]",))
         gone = connection.execute(self._queries["purge_tasks"], (first, last)).rowcount
-        connection.execute(self._queries["purge_specs"], (first, last))
+        for query in ("purge_specs", "purge_subtasks"):
+            connection.execute(self._queries[query], (first, last))
         return gone
 
     # --- what the scheduler reads ---
@@ -170,13 +175,41 @@ class SqliteStore:
             jobs = [sqlite_rows.job_of_record(row[0]) for row in connection.execute(queries["load_jobs"], (pool_key,))]
             tasks: list[Task] = []
             satisfied: list[tuple[int, str]] = []
+            job_nodes: list[JobNode] = []
+            subtasks: list[Subtask] = []
             for job in jobs:
                 satisfied += connection.execute(queries["load_satisfied"], (job.no,))
                 if job.state is not JobState.COMPLETED:
-                    cursor = connection.execute(queries["load_tasks"], _range_of_job(job.no))
-                    while rows := cursor.fetchmany(10_000):
-                        tasks += self._tasks(connection, rows)
-        return PoolContents(pool, nodes, jobs, tasks, satisfied)
+                    tasks += self._tasks_of_job(connection, job.no)
+                    job_nodes += self._job_nodes_of_job(connection, job.no)
+                    records = connection.execute(queries["load_subtasks"], _range_of_job(job.no))
+                    subtasks += [sqlite_rows.subtask_of_record(record) for (record,) in records]
+        return PoolContents(pool, nodes, jobs, tasks, satisfied, job_nodes, subtasks)
+
+    async def load_job(self, job_no: int) -> JobContents | None:
+        def read(connection: sqlite3.Connection) -> JobContents | None:
+            with _transaction(connection), _collector_off():
+                rows = self._all(connection, "load_job", job_no)
+                if not rows:
+                    return None
+                return JobContents(
+                    job=sqlite_rows.job_of_record(rows[0][0]),
+                    tasks=self._tasks_of_job(connection, job_no),
+                    satisfied=[id_key for _, id_key in self._all(connection, "load_satisfied", job_no)],
+                    job_nodes=self._job_nodes_of_job(connection, job_no),
+                )
+
+        return await self._read(read)
+
+    def _tasks_of_job(self, connection: sqlite3.Connection, job_no: int) -> list[Task]:
+        tasks: list[Task] = []
+        cursor = connection.execute(self._queries["load_tasks"], _range_of_job(job_no))
+        while rows := cursor.fetchmany(10_000):
+            tasks += self._tasks(connection, rows)
+        return tasks
+
+    def _job_nodes_of_job(self, connection: sqlite3.Connection, job_no: int) -> list[JobNode]:
+        return [sqlite_rows.job_node_of_record(row[0]) for row in self._all(connection, "load_job_nodes", job_no)]
 
     async def task_specs(self, keys: Sequence[int]) -> dict[int, bytes]:
         encoded = _json(keys)
@@ -226,13 +259,40 @@ class SqliteStore:
         rows = await self._read(lambda connection: self._all(connection, "get_job", job_id))
         return sqlite_rows.job_of_record(rows[0][0]) if rows else None
 
-    async def list_jobs(self, where: Filter | None, limit: int, after: str | None) -> Page[Job]:
+    async def list_jobs(
+        self, where: Filter | None, limit: int, after: str | None, *, schedule_id: str | None = None
+    ) -> Page[Job]:
         start = paging.id_after(after)
         condition = _condition(where, sqlite_rows.JOB_COLUMNS)
+        noun, scope = ("jobs", ()) if schedule_id is None else ("jobs_of_schedule", (schedule_id,))
         rows, token = await self._read(
-            lambda connection: self._list(connection, "jobs", condition, after=start, limit=limit)
+            lambda connection: self._list(connection, noun, condition, after=start, limit=limit, scope=scope)
         )
         return Page([sqlite_rows.job_of_record(record) for _, record in rows], token)
+
+    async def get_job_schedule(self, schedule_id: str) -> JobSchedule | None:
+        rows = await self._read(lambda connection: self._all(connection, "get_job_schedule", schedule_id))
+        return sqlite_rows.job_schedule_of_record(rows[0][0]) if rows else None
+
+    async def list_job_schedules(self, where: Filter | None, limit: int, after: str | None) -> Page[JobSchedule]:
+        start = paging.id_after(after)
+        condition = _condition(where, sqlite_rows.JOB_SCHEDULE_COLUMNS)
+        rows, token = await self._read(
+            lambda connection: self._list(connection, "job_schedules", condition, after=start, limit=limit)
+        )
+        return Page([sqlite_rows.job_schedule_of_record(record) for _, record in rows], token)
+
+    async def list_job_nodes(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[JobNode]:
+        start = paging.id_after(after)
+        condition = _condition(where, sqlite_rows.JOB_NODE_COLUMNS)
+        rows, token = await self._read(
+            lambda connection: self._list(connection, "job_nodes", condition, after=start, limit=limit, scope=(job_no,))
+        )
+        return Page([sqlite_rows.job_node_of_record(record) for _, record in rows], token)
+
+    async def list_subtasks(self, task_key: int) -> list[Subtask]:
+        rows = await self._read(lambda connection: self._all(connection, "list_subtasks", task_key))
+        return [sqlite_rows.subtask_of_record(record) for (record,) in rows]
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         def read(connection: sqlite3.Connection) -> list[TaskRow]:
@@ -314,11 +374,14 @@ class SqliteStore:
         counters = dict(self._all(connection, "get_counters"))
         jobs = [_job_facts(record) for (record,) in connection.execute(self._queries["job_facts"])]
         pools = [_pool_facts(record) for (record,) in connection.execute(self._queries["pool_facts"])]
+        schedules = self._all(connection, "load_job_schedules")
         return StoreFacts(
             next_pool_no=counters["pool"],
             next_job_no=counters["job"],
             jobs=[(job.id, job.no, job.pool_id) for job in jobs],
             pools=[(pool.id, pool.no) for pool in pools],
+            next_job_schedule_no=counters["job_schedule"],
+            job_schedules=[sqlite_rows.job_schedule_of_record(record) for (record,) in schedules],
         )
 
     async def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:

@@ -6,9 +6,12 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode, SpecialTaskInfo
 from millpond.domain.states import NodeState, TaskState
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import FailureInfo, Task, TaskRules
 from millpond.odata.sql import Column, Columns
 from millpond.store.changes import ChangeSet
@@ -19,6 +22,9 @@ _encode: Final = msgspec.json.Encoder().encode
 pool_of_record: Final = msgspec.json.Decoder(Pool).decode
 node_of_record: Final = msgspec.json.Decoder(Node).decode
 job_of_record: Final = msgspec.json.Decoder(Job).decode
+job_node_of_record: Final = msgspec.json.Decoder(JobNode).decode
+job_schedule_of_record: Final = msgspec.json.Decoder(JobSchedule).decode
+subtask_of_record: Final = msgspec.json.Decoder(Subtask).decode
 _failure_of: Final = msgspec.json.Decoder(FailureInfo).decode
 _rules_of: Final = msgspec.json.Decoder(TaskRules).decode
 
@@ -27,8 +33,6 @@ _PREVIOUS_STATES: Final[Mapping[str | None, TaskState | None]] = {
     None if state is None else state.value: state for state in (None, *TaskState)
 }
 NODE_STATES: Final = {state.value: state for state in NodeState}
-
-_NO_VALUE: Final = Column("NULL")
 
 POOL_COLUMNS: Final[Columns] = {
     "id": Column("pool.id"),
@@ -47,12 +51,11 @@ NODE_COLUMNS: Final[Columns] = {
     "stateTransitionTime": Column("node.state_time"),
     "lastBootTime": Column("node.last_boot_time"),
     "allocationTime": Column("node.allocation_time"),
-    # A node's record says nothing of its start task.
-    "startTaskInfo/state": _NO_VALUE,
-    "startTaskInfo/result": _NO_VALUE,
-    "startTaskInfo/exitCode": _NO_VALUE,
-    "startTaskInfo/startTime": _NO_VALUE,
-    "startTaskInfo/endTime": _NO_VALUE,
+    "startTaskInfo/state": Column("node.start_task_state", folded=True),
+    "startTaskInfo/result": Column("node.start_task_result", folded=True),
+    "startTaskInfo/exitCode": Column("node.start_task_exit_code"),
+    "startTaskInfo/startTime": Column("node.start_task_start_time"),
+    "startTaskInfo/endTime": Column("node.start_task_end_time"),
 }
 NODE_COUNTS_COLUMNS: Final[Columns] = {"poolId": Column("pool.id")}
 JOB_COLUMNS: Final[Columns] = {
@@ -64,6 +67,30 @@ JOB_COLUMNS: Final[Columns] = {
     "executionInfo/startTime": Column("job.start_time"),
     "executionInfo/endTime": Column("job.end_time"),
     "executionInfo/poolId": Column("job.pool_id"),
+}
+JOB_SCHEDULE_COLUMNS: Final[Columns] = {
+    "id": Column("job_schedule.id"),
+    "state": Column("job_schedule.state", folded=True),
+    "stateTransitionTime": Column("job_schedule.state_time"),
+    "creationTime": Column("job_schedule.creation_time"),
+    "lastModified": Column("job_schedule.last_modified"),
+    "executionInfo/endTime": Column("job_schedule.end_time"),
+    "schedule/doNotRunUntil": Column("job_schedule.do_not_run_until"),
+    "schedule/doNotRunAfter": Column("job_schedule.do_not_run_after"),
+}
+JOB_NODE_COLUMNS: Final[Columns] = {
+    "poolId": Column("job_node.pool_id"),
+    "nodeId": Column("job_node.node_id"),
+    "jobPreparationTaskExecutionInfo/state": Column("job_node.preparation_state", folded=True),
+    "jobPreparationTaskExecutionInfo/result": Column("job_node.preparation_result", folded=True),
+    "jobPreparationTaskExecutionInfo/exitCode": Column("job_node.preparation_exit_code"),
+    "jobPreparationTaskExecutionInfo/startTime": Column("job_node.preparation_start_time"),
+    "jobPreparationTaskExecutionInfo/endTime": Column("job_node.preparation_end_time"),
+    "jobReleaseTaskExecutionInfo/state": Column("job_node.release_state", folded=True),
+    "jobReleaseTaskExecutionInfo/result": Column("job_node.release_result", folded=True),
+    "jobReleaseTaskExecutionInfo/exitCode": Column("job_node.release_exit_code"),
+    "jobReleaseTaskExecutionInfo/startTime": Column("job_node.release_start_time"),
+    "jobReleaseTaskExecutionInfo/endTime": Column("job_node.release_end_time"),
 }
 TASK_COLUMNS: Final[Columns] = {
     "id": Column("task.id"),
@@ -99,6 +126,11 @@ class Rows(msgspec.Struct):
     tasks: list[Row]
     specs: list[Row]
     satisfied: list[Row]
+    job_nodes: list[Row]
+    subtasks: list[Row]
+    job_schedules: list[Row]
+    deleted_subtasks: list[int]
+    deleted_job_schedules: list[int]
     deleted_pools: list[int]
     deleted_nodes: list[str]
     deleted_jobs: list[int]
@@ -132,6 +164,11 @@ def rows_of(changes: ChangeSet) -> Rows:
         tasks=tasks,
         specs=list(changes.specs.items()),
         satisfied=sorted(changes.satisfied),
+        job_nodes=[_job_node_row(job_node) for job_node in changes.job_nodes.values()],
+        subtasks=[_subtask_row(subtask) for subtask in changes.subtasks.values()],
+        job_schedules=[_job_schedule_row(schedule) for schedule in changes.job_schedules.values()],
+        deleted_subtasks=sorted(changes.deleted_subtasks),
+        deleted_job_schedules=sorted(changes.deleted_job_schedules),
         deleted_pools=sorted(changes.deleted_pools),
         deleted_nodes=sorted(changes.deleted_nodes),
         deleted_jobs=sorted(changes.deleted_jobs),
@@ -253,6 +290,7 @@ def _node_row(node: Node) -> Row:
         node.state_time,
         node.last_boot_time,
         node.allocation_time,
+        *_special_task_columns(node.start_task),
         _encode(node),
     )
 
@@ -268,5 +306,50 @@ def _job_row(job: Job) -> Row:
         job.last_modified,
         job.start_time,
         job.end_time,
+        job.schedule_id,
         _encode(job),
+    )
+
+
+def _job_schedule_row(schedule: JobSchedule) -> Row:
+    return (
+        schedule.no,
+        schedule.id,
+        schedule.state._value_,
+        schedule.state_time,
+        schedule.creation_time,
+        schedule.last_modified,
+        schedule.end_time,
+        schedule.recurrence.do_not_run_until,
+        schedule.recurrence.do_not_run_after,
+        _encode(schedule),
+    )
+
+
+def _job_node_row(job_node: JobNode) -> Row:
+    return (
+        job_node.job_no,
+        job_node.node_id,
+        job_node.pool_id,
+        *_special_task_columns(job_node.preparation),
+        *_special_task_columns(job_node.release),
+        _encode(job_node),
+    )
+
+
+def _subtask_row(subtask: Subtask) -> Row:
+    return (subtask.task_key, subtask.index, _encode(subtask))
+
+
+def _special_task_columns(info: SpecialTaskInfo | None) -> Row:
+    """What filters look at: state, result, exit code, start time, end time."""
+    if info is None:
+        return (None, None, None, None, None)
+    result = info.result
+    return (
+        info.state._value_,
+        None if result is None else result._value_,
+        info.exit_code,
+        info.start_time,
+        info.end_time,
     )

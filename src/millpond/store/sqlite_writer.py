@@ -105,12 +105,15 @@ class Writer:
         self._inbox: queue.SimpleQueue[_Commit | _Call[Any] | _Stop] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="millpond-store-writer", daemon=True)
         self._save_pools = _Bulk(queries["save_pools"], 12)
-        self._save_nodes = _Bulk(queries["save_nodes"], 8)
-        self._save_jobs = _Bulk(queries["save_jobs"], 10)
+        self._save_nodes = _Bulk(queries["save_nodes"], 13)
+        self._save_jobs = _Bulk(queries["save_jobs"], 11)
         self._insert_tasks = _Bulk(queries["insert_tasks"], 22)
         self._update_tasks = _Bulk(queries["update_tasks"], 20)
         self._save_specs = _Bulk(queries["save_specs"], 2)
         self._save_satisfied = _Bulk(queries["save_satisfied"], 2)
+        self._save_job_nodes = _Bulk(queries["save_job_nodes"], 14)
+        self._save_subtasks = _Bulk(queries["save_subtasks"], 3)
+        self._save_job_schedules = _Bulk(queries["save_job_schedules"], 10)
         self._name_nodes = _Bulk(queries["name_nodes"], 1)
         # What the file holds for certain: asked for again rather than remembered wrongly.
         self._named: set[str] = set()
@@ -229,11 +232,15 @@ class Writer:
         """Deletions first: what is deleted and what is saved may carry the same id."""
         connection = self._connection
         if rows.deleted_tasks:
-            self._delete(("delete_tasks", "delete_specs"), rows.deleted_tasks)
+            self._delete(("delete_tasks", "delete_specs", "delete_subtasks"), rows.deleted_tasks)
+        if rows.deleted_subtasks:
+            self._delete(("delete_subtasks",), rows.deleted_subtasks)
         if rows.deleted_nodes:
             self._delete(("delete_nodes",), rows.deleted_nodes)
         if rows.deleted_jobs:
-            self._delete(("delete_jobs", "delete_satisfied"), rows.deleted_jobs)
+            self._delete(("delete_jobs", "delete_satisfied", "delete_job_nodes"), rows.deleted_jobs)
+        if rows.deleted_job_schedules:
+            self._delete(("delete_job_schedules",), rows.deleted_job_schedules)
         if rows.deleted_pools:
             self._delete(("delete_pools",), rows.deleted_pools)
         if rows.pools:
@@ -259,6 +266,13 @@ class Writer:
             self._save_specs.run(connection, rows.specs)
         if rows.satisfied:
             self._save_satisfied.run(connection, rows.satisfied)
+        if rows.job_nodes:
+            self._save_job_nodes.run(connection, rows.job_nodes)
+        if rows.subtasks:
+            self._save_subtasks.run(connection, rows.subtasks)
+        if rows.job_schedules:
+            self._save_job_schedules.run(connection, rows.job_schedules)
+            self._raise_counter("job_schedule", max(row[0] for row in rows.job_schedules) + 1)
         return named
 
     def _delete(self, names: Iterable[str], keys: Sequence[int] | Sequence[str]) -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from millpond.domain import events as e
 from millpond.domain.errors import BatchError
+from millpond.domain.ids import is_special_key
 from millpond.domain.job import JobChanges
+from millpond.domain.special_task import JobPreparationRules, JobReleaseRules, StartTaskRules
 from millpond.domain.states import (
     AllocationState,
     DependencyAction,
@@ -17,12 +19,14 @@ from millpond.domain.states import (
     JobState,
     NodeDeallocationOption,
     NodeFillType,
+    NodeState,
     TaskState,
 )
-from millpond.domain.task import ExitConditions, ExitOptions, FailureInfo, NewTask, TaskRules
+from millpond.domain.task import ExitConditions, ExitOptions, FailureInfo, JobManagerRules, NewTask, TaskRules
 from millpond.scheduler.check import digest
 from tests.unit.scheduler.world import World, new_job, new_pool
 
+_TRANSITIONAL = (JobState.DISABLING, JobState.ENABLING, JobState.TERMINATING, JobState.DELETING)
 _UPLOAD = FailureInfo(ErrorCategory.USER_ERROR, "FileUploadMiscError", "no")
 _DOWNLOAD = FailureInfo(ErrorCategory.USER_ERROR, "BlobNotFound", "no")
 
@@ -36,6 +40,8 @@ class Monkey:
         self.story: list[object] = []
         self.held: dict[str, dict[tuple[int, int], int]] = {}
         """What each node really holds: (key, attempt) → slots."""
+        self.boots: dict[str, tuple[float, float]] = {}
+        """When each node booted last, and its disk was made."""
         self.serial = 0
 
     def do(self, event: e.Event) -> None:
@@ -50,6 +56,9 @@ class Monkey:
         for start in world.started:
             self.held.setdefault(start.node_id, {})[start.task.key, start.attempt] = start.task.required_slots
         world.started.clear()
+        for special in world.specials:
+            self.held.setdefault(special.node_id, {})[special.key, special.attempt] = 0
+        world.specials.clear()
 
     def step(self) -> None:
         self.world.tick(self.random.choice((0.0, 0.001, 1.0, 30.0)))
@@ -99,7 +108,18 @@ class Monkey:
                     max_parallel=self.random.choice((-1, -1, 1, 2)),
                     wall_clock_s=self.random.choice((None, None, 100.0)),
                 )
-                self.do(e.JobAdded(at=self.world.now, job=row))
+                if pick() < 0.4:
+                    row.preparation = JobPreparationRules(
+                        max_retry_count=self.random.choice((0, 1)),
+                        wait_for_success=pick() < 0.7,
+                        rerun_on_reboot=pick() < 0.5,
+                    )
+                    row.release = JobReleaseRules() if pick() < 0.6 else None
+                manager = None
+                if pick() < 0.15:
+                    rules = TaskRules(job_manager=JobManagerRules(kill_job_on_completion=pick() < 0.5))
+                    manager = NewTask("manager", b"{}", max_retry_count=1, rules=rules)
+                self.do(e.JobAdded(at=self.world.now, job=row, manager=manager))
                 return
         tasks = tuple(
             NewTask(
@@ -142,7 +162,7 @@ class Monkey:
                 if (
                     assignment.holds
                     and held
-                    and assignment.task.state is TaskState.ACTIVE
+                    and assignment.task.state in (TaskState.ACTIVE, TaskState.PREPARING)
                     and self.random.random() < 0.7
                 ):
                     self.do(
@@ -207,22 +227,30 @@ class Monkey:
                 )
                 continue
             self.do(e.NodeProvisioned(at=self.world.now, node_id=node_id, handle="h"))
-            self.held.pop(node_id, None)
+            self.boot(node_id, wipe=True)
             self.connect(node_id)
+
+    def boot(self, node_id: str, *, wipe: bool) -> None:
+        """The node comes up anew, holding nothing."""
+        now = self.world.now
+        self.held.pop(node_id, None)
+        self.boots[node_id] = (now, now if wipe else self.boots[node_id][1])
 
     def connect(self, node_id: str) -> None:
         inventory = tuple(
             e.HeldAttempt(key, attempt, slots, ended=False)
             for (key, attempt), slots in self.held.get(node_id, {}).items()
         )
+        boot_time, disk_time = self.boots.setdefault(node_id, (self.world.now, self.world.now))
         self.do(
             e.NodeConnected(
                 at=self.world.now,
                 node_id=node_id,
-                boot_time=self.world.now,
+                boot_time=boot_time,
                 ip_address="",
                 agent_version="1",
                 inventory=inventory,
+                disk_time=disk_time,
             )
         )
 
@@ -241,6 +269,8 @@ class Monkey:
             held = self.held.get(node_id, {})
             for attempt in [attempt for attempt in held if self.random.random() < 0.2]:
                 del held[attempt]  # the directive never arrived
+            if node_id in self.boots and self.random.random() < 0.3:
+                self.boot(node_id, wipe=self.random.random() < 0.3)
             self.connect(node_id)
 
     def lose_node(self) -> None:
@@ -250,6 +280,7 @@ class Monkey:
         kind = self.random.choice((e.NodeSilent, e.NodeLost, e.NodeGone))
         if kind is e.NodeGone:
             self.held.pop(node_id, None)
+            self.boots.pop(node_id, None)
         self.do(kind(at=self.world.now, node_id=node_id))
 
     def lie(self) -> None:
@@ -311,7 +342,11 @@ class Monkey:
         now = self.world.now
         if self.world.state.pool is None:
             fill = self.random.choice((NodeFillType.SPREAD, NodeFillType.PACK))
-            self.do(e.PoolAdded(at=now, pool=new_pool(2, self.random.choice((1, 3)), spot=1, fill=fill)))
+            start_task = self.random.choice(
+                (None, StartTaskRules(max_retry_count=1), StartTaskRules(wait_for_success=False))
+            )
+            slots = self.random.choice((1, 3))
+            self.do(e.PoolAdded(at=now, pool=new_pool(2, slots, spot=1, fill=fill, start_task=start_task)))
         elif self.random.random() < 0.3:
             self.do(e.PoolDeleteRequested(at=now))
         else:
@@ -335,8 +370,16 @@ class Monkey:
         world = self.world
         if world.state.pool is None:
             self.do(e.PoolAdded(at=world.now, pool=new_pool(2, 3)))
-        for _ in range(600):
+        for turn in range(600):
             world.tick(1.0)
+            if turn % 50 == 0:
+                # What special tasks have spoilt, a fresh disk mends.
+                for node_id, node in list(world.state.nodes.items()):
+                    failed = node.row.state is NodeState.START_TASK_FAILED
+                    if node.row.handle and (failed or any(node_id in job.barred for job in world.state.jobs.values())):
+                        self.boot(node_id, wipe=True)
+                        self.connect(node_id)
+            self.fire_timer()
             self.provision()
             self.release()
             self.purge()
@@ -350,7 +393,7 @@ class Monkey:
                 node_memory = world.state.nodes.get(node_id)
                 for key, attempt in list(held):
                     assignment = node_memory.assigned.get(key) if node_memory is not None else None
-                    if (
+                    if is_special_key(key) or (
                         assignment is not None
                         and assignment.attempt == attempt
                         and assignment.task.state is TaskState.RUNNING
@@ -395,6 +438,8 @@ def test_random_events_keep_every_invariant(seed: int) -> None:
         monkey.step()
     monkey.calm()
     assert monkey.unfinished() == []
+    stuck = [job.row.id for job in monkey.world.state.jobs.values() if job.row.state in _TRANSITIONAL]
+    assert stuck == []
 
 
 def test_replaying_the_story_gives_the_same_memory() -> None:

@@ -1,7 +1,7 @@
 """A scheduler with a truth beside it: rows as the store would have them, and nodes that do what they are told."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from millpond.domain import effects as f
 from millpond.domain import events as e
@@ -10,7 +10,18 @@ from millpond.domain.errors import BatchError
 from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
-from millpond.domain.states import AllocationState, JobState, NodeFillType, OnAllTasksComplete, OnTaskFailure, PoolState
+from millpond.domain.special_task import JobNode, JobPreparationRules, JobReleaseRules, StartTaskRules
+from millpond.domain.states import (
+    AllocationState,
+    JobState,
+    NodeFillType,
+    OnAllTasksComplete,
+    OnTaskFailure,
+    PoolState,
+    TaskKind,
+    TaskState,
+)
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import FailureInfo, NewTask, Task, TaskRules
 from millpond.scheduler.check import digest, violations
 from millpond.scheduler.core import apply, place
@@ -19,7 +30,13 @@ from millpond.scheduler.state import SchedulerState
 
 
 def new_pool(
-    nodes: int = 0, slots: int = 1, *, spot: int = 0, fill: NodeFillType = NodeFillType.SPREAD, pool_id: str = "pool"
+    nodes: int = 0,
+    slots: int = 1,
+    *,
+    spot: int = 0,
+    fill: NodeFillType = NodeFillType.SPREAD,
+    pool_id: str = "pool",
+    start_task: StartTaskRules | None = None,
 ) -> Pool:
     return Pool(
         no=1,
@@ -34,6 +51,7 @@ def new_pool(
         vm_size="local",
         task_slots_per_node=slots,
         fill_type=fill,
+        start_task=start_task,
         target_dedicated_nodes=nodes,
         target_low_priority_nodes=spot,
     )
@@ -50,6 +68,8 @@ def new_job(
     exit_actions: bool = False,
     max_parallel: int = -1,
     wall_clock_s: float | None = None,
+    preparation: JobPreparationRules | None = None,
+    release: JobReleaseRules | None = None,
 ) -> Job:
     return Job(
         no=no,
@@ -65,9 +85,25 @@ def new_job(
         max_parallel_tasks=max_parallel,
         uses_task_dependencies=dependencies,
         max_wall_clock_s=wall_clock_s,
+        preparation=preparation,
+        release=release,
         on_all_tasks_complete=OnAllTasksComplete.TERMINATE_JOB if terminate_when_done else OnAllTasksComplete.NO_ACTION,
         on_task_failure=OnTaskFailure.PERFORM_EXIT_OPTIONS_JOB_ACTION if exit_actions else OnTaskFailure.NO_ACTION,
     )
+
+
+def _differences(path: str, was: object, now: object) -> Iterator[str]:
+    """What two digests differ in, leaf by leaf."""
+    if was == now:
+        return
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in sorted({*was, *now}, key=str):
+            yield from _differences(f"{path}/{key}", was.get(key), now.get(key))
+    elif isinstance(was, tuple) and isinstance(now, tuple) and len(was) == len(now):
+        for index, (left, right) in enumerate(zip(was, now, strict=True)):
+            yield from _differences(f"{path}[{index}]", left, right)
+    else:
+        yield f"{path}\n  rows   {was}\n  memory {now}"
 
 
 class World:
@@ -81,10 +117,13 @@ class World:
         self.jobs: dict[int, Job] = {}
         self.tasks: dict[int, Task] = {}
         self.satisfied: set[tuple[int, str]] = set()
+        self.job_nodes: dict[tuple[int, str], JobNode] = {}
+        self.subtasks: dict[tuple[int, int], Subtask] = {}
         self.to_create: list[str] = []
         self.to_release: list[str] = []
         self.to_purge: list[str] = []
         self.started: list[f.StartTask] = []
+        self.specials: list[f.StartSpecialTask] = []
         self.stopped: list[f.StopTask] = []
         self.returned: list[f.ReturnTask] = []
         self.effects: list[Effect] = []
@@ -146,6 +185,14 @@ class World:
                     self.to_purge.append(job.id)
                 case f.StartTask():
                     self.started.append(effect)
+                case f.SaveJobNode(job_node):
+                    self.job_nodes[job_node.job_no, job_node.node_id] = copy.deepcopy(job_node)
+                case f.SaveSubtask(subtask):
+                    self.subtasks[subtask.task_key, subtask.index] = copy.deepcopy(subtask)
+                case f.DeleteSubtasks(task_key):
+                    self.subtasks = {key: row for key, row in self.subtasks.items() if key[0] != task_key}
+                case f.StartSpecialTask():
+                    self.specials.append(effect)
                 case f.StopTask():
                     self.stopped.append(effect)
                 case f.ReturnTask():
@@ -162,7 +209,8 @@ class World:
         assert violations(self.state) == []
         rebuilt = self.rebuilt()
         assert violations(rebuilt) == []
-        assert digest(rebuilt) == digest(self.state)
+        was, now = digest(rebuilt), digest(self.state)
+        assert was == now, "rows tell another story:\n" + "\n".join(_differences("", was, now))
 
     def rebuilt(self) -> SchedulerState:
         """A memory built from copies of the rows."""
@@ -176,6 +224,16 @@ class World:
             job_rows=[copy.deepcopy(self.jobs[no]) for no in sorted(self.jobs)],
             task_rows=[copy.deepcopy(self.tasks[key]) for key in sorted(self.tasks) if key >> 32 in live],
             satisfied=sorted(self.satisfied),
+            job_nodes=[
+                copy.deepcopy(row)
+                for (job_no, _), row in self.job_nodes.items()
+                if self.jobs[job_no].state is not JobState.COMPLETED
+            ],
+            subtasks=[
+                copy.deepcopy(row)
+                for (key, _), row in sorted(self.subtasks.items())
+                if key >> 32 in live and self.tasks[key].state is not TaskState.COMPLETED
+            ],
         )
         return state
 
@@ -198,26 +256,49 @@ class World:
             self.connect(node_id)
         return made
 
-    def connect(self, node_id: str, *inventory: e.HeldAttempt) -> None:
+    def connect(
+        self,
+        node_id: str,
+        *inventory: e.HeldAttempt,
+        boot_time: float | None = None,
+        disk_time: float | None = None,
+    ) -> None:
+        """A hello: of a node under the boot (and disk) it had, unless other times are given."""
+        row = self.state.nodes[node_id].row if node_id in self.state.nodes else None
+        known = row.last_boot_time if row is not None else None
+        known_disk = row.disk_time if row is not None else None
+        boot_time = boot_time or known or self.now
         self.do(
             e.NodeConnected(
                 at=self.now,
                 node_id=node_id,
-                boot_time=self.now,
+                boot_time=boot_time,
                 ip_address="127.0.0.1",
                 agent_version="1",
                 inventory=inventory,
+                disk_time=disk_time or known_disk or boot_time,
             )
         )
+
+    def run_special(self, kind: TaskKind, exit_code: int | None = 0, **more: object) -> None:
+        """Start and end every special task of the kind that nodes were told to run and have not."""
+        told = [special for special in self.specials if special.kind is kind]
+        self.specials = [special for special in self.specials if special.kind is not kind]
+        for special in told:
+            common = {"at": self.now, "node_id": special.node_id, "key": special.key, "attempt": special.attempt}
+            self.do(e.TaskStarted(start_time=self.now, **common))  # type: ignore[arg-type]
+            self.do(
+                e.TaskEnded(start_time=self.now, end_time=self.now, exit_code=exit_code, **common, **more)  # type: ignore[arg-type]
+            )
 
     def release_all(self) -> None:
         gone, self.to_release = self.to_release, []
         for node_id in gone:
             self.do(e.NodeGone(at=self.now, node_id=node_id))
 
-    def add_job(self, job_id: str = "job", **more: object) -> None:
+    def add_job(self, job_id: str = "job", *, manager: NewTask | None = None, **more: object) -> None:
         number = max(self.jobs, default=0) + 1
-        self.do(e.JobAdded(at=self.now, job=new_job(job_id, number, **more)))  # type: ignore[arg-type]
+        self.do(e.JobAdded(at=self.now, job=new_job(job_id, number, **more), manager=manager))  # type: ignore[arg-type]
 
     def add_tasks(
         self,
@@ -283,4 +364,6 @@ class World:
             for key in [key for key in self.tasks if key >> 32 == job.no]:
                 del self.tasks[key]
             self.satisfied = {entry for entry in self.satisfied if entry[0] != job.no}
+            self.job_nodes = {key: row for key, row in self.job_nodes.items() if key[0] != job.no}
+            self.subtasks = {key: row for key, row in self.subtasks.items() if key[0] >> 32 != job.no}
             self.do(e.JobPurged(at=self.now, job_id=job_id))

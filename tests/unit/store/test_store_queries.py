@@ -8,8 +8,8 @@ import pytest
 from millpond.store.sql_files import load_migrations, load_queries
 
 QUERIES = load_queries()
-# Over all there is of what is few; the first two once, at start.
-WHOLE = {"pool_facts", "job_facts", "node_counts"}
+# Over all there is of what is few; the first three once, at start.
+WHOLE = {"pool_facts", "job_facts", "load_job_schedules", "node_counts"}
 FRAGMENTS = {"task_columns"}
 
 
@@ -37,7 +37,11 @@ def test_the_plan_of_every_query(database, name):
     numbered = [int(number) for number in re.findall(r"\?(\d+)", sql)]
     parameters = [None] * (max(numbered) if numbered else sql.count("?"))
     plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
-    scans = [step for step in plan if re.match(r"SCAN (task|task_spec|node|node_name|job|satisfied)\b", step)]
+    scans = [
+        step
+        for step in plan
+        if re.match(r"SCAN (task|task_spec|subtask|node|node_name|job|job_node|job_schedule|satisfied)\b", step)
+    ]
     if name not in WHOLE:
         assert not [step for step in scans if " USING " not in step], plan
 
@@ -48,7 +52,10 @@ def test_the_plan_of_every_query(database, name):
         ("get_task", "task_by_id"),
         ("recent_tasks", "task_of_node"),
         ("load_jobs", "job_of_pool"),
+        ("list_jobs_of_schedule", "job_of_schedule"),
         ("list_nodes", "node_of_pool"),
+        ("list_job_nodes", "PRIMARY KEY"),
+        ("load_subtasks", "PRIMARY KEY"),
         ("list_tasks", "INTEGER PRIMARY KEY"),
         ("update_tasks", "INTEGER PRIMARY KEY"),
     ],

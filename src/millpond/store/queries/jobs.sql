@@ -1,5 +1,7 @@
 -- name: save_jobs
-INSERT INTO job (no, id, pool_id, state, state_time, creation_time, last_modified, start_time, end_time, record)
+INSERT INTO job (
+    no, id, pool_id, state, state_time, creation_time, last_modified, start_time, end_time, schedule_id, record
+)
 SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
 ON CONFLICT (no) DO UPDATE SET
     pool_id = excluded.pool_id,
@@ -22,8 +24,17 @@ SELECT id, record FROM job WHERE id > ? AND id <= ? AND /*where*/ ORDER BY id LI
 -- name: scan_jobs
 SELECT id FROM job WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?
 
+-- name: list_jobs_of_schedule
+SELECT id, record FROM job WHERE schedule_id = ? AND id > ? AND id <= ? AND /*where*/ ORDER BY id LIMIT ?
+
+-- name: scan_jobs_of_schedule
+SELECT id FROM job WHERE schedule_id = ? AND id > ? ORDER BY id LIMIT 1 OFFSET ?
+
 -- name: load_jobs
 SELECT record FROM job WHERE pool_id = ? ORDER BY no
+
+-- name: load_job
+SELECT record FROM job WHERE no = ?
 
 -- name: job_facts
 SELECT record FROM job ORDER BY no

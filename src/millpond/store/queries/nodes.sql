@@ -1,11 +1,19 @@
 -- name: save_nodes
-INSERT INTO node (id, pool_no, is_dedicated, state, state_time, last_boot_time, allocation_time, record)
+INSERT INTO node (
+    id, pool_no, is_dedicated, state, state_time, last_boot_time, allocation_time, start_task_state, start_task_result,
+    start_task_exit_code, start_task_start_time, start_task_end_time, record
+)
 SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
 ON CONFLICT (id) DO UPDATE SET
     state = excluded.state,
     state_time = excluded.state_time,
     last_boot_time = excluded.last_boot_time,
     allocation_time = excluded.allocation_time,
+    start_task_state = excluded.start_task_state,
+    start_task_result = excluded.start_task_result,
+    start_task_exit_code = excluded.start_task_exit_code,
+    start_task_start_time = excluded.start_task_start_time,
+    start_task_end_time = excluded.start_task_end_time,
     record = excluded.record
 
 -- name: delete_nodes
