@@ -117,6 +117,7 @@ async def _service(
             park_s=config.nodes.heartbeat_s,
             silent_after_s=config.nodes.silence_s,
             lost_after_s=config.nodes.lost_s,
+            pool_quota=config.account.pool_quota or None,
         ),
     )
     server = HttpServer(create_app(control, keys, storage), listener)

@@ -1,15 +1,17 @@
 """What the control plane offers to the REST face: the seam between `api` and the engines."""
 
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from millpond.control.tokens import TaskClaim
 from millpond.domain.durations import Timestamp
-from millpond.domain.events import Event
+from millpond.domain.events import Event, JobScheduleEvent
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
+from millpond.domain.task import NewTask
 from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
 from millpond.providers.base import VmSize
 from millpond.store.base import Store
@@ -20,6 +22,21 @@ class FileContent(msgspec.Struct):
 
     entry: FileEntry
     chunks: AsyncIterator[bytes]
+
+
+class NewJob(msgspec.Struct, frozen=True):
+    """A job to be made, and what is made with it: the arguments of `ControlPlane.add_job`."""
+
+    job: Job
+    manager: NewTask | None = None
+    """The job manager task."""
+    auto_pool: Pool | None = None
+    """The pool the job is to run in, unless there is one of that id already."""
+
+
+JobMaker: TypeAlias = Callable[[JobSchedule, str], NewJob]
+"""(schedule, id of the job) → the job its `jobSpecification` describes. Raises BatchError when that cannot be made (any
+more): the catalogue of VM sizes may have changed since it was checked."""
 
 
 class NodeFiles(Protocol):
@@ -94,8 +111,25 @@ class ControlPlane(Protocol):
         """Add a pool (its `no` is set here) and return it as committed. Raises BatchError PoolExists, ServerBusy."""
         ...
 
-    async def add_job(self, job: Job, cause: str) -> Job:
-        """Add a job (its `no` is set here) and return it as committed. Raises BatchError JobExists, ServerBusy."""
+    async def add_job(
+        self, job: Job, cause: str, *, manager: NewTask | None = None, auto_pool: Pool | None = None
+    ) -> Job:
+        """Add a job (its `no` is set here) and return it as committed, with its first task and its pool where it has
+        such (see `NewJob`). A pool that cannot be made completes the job with a scheduling error.
+
+        Raises BatchError JobExists, JobScheduleWithSameIdExists, ServerBusy."""
+        ...
+
+    async def add_job_schedule(self, schedule: JobSchedule, cause: str) -> JobSchedule:
+        """Add a job schedule (its `no` is set here) and return it as committed.
+
+        Raises BatchError JobScheduleExists, JobWithSameIdExists (jobs and schedules share their ids), ServerBusy."""
+        ...
+
+    async def to_job_schedules(self, event: JobScheduleEvent) -> Any:
+        """Hand an event to the owner of all job schedules and wait until it is on disk.
+
+        Raises its BatchError (JobScheduleNotFound …), or ServerBusy."""
         ...
 
     async def to_pool(self, pool_id: str, event: Event) -> Any:
@@ -107,5 +141,6 @@ class ControlPlane(Protocol):
         ...
 
     async def to_job(self, job_id: str, event: Event) -> Any:
-        """The same for the engine of the job's pool. Raises BatchError JobNotFound."""
+        """The same for the engine of the job's pool. A job that is being moved to another pool is waited for. Raises
+        BatchError JobNotFound."""
         ...
