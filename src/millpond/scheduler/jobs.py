@@ -10,6 +10,7 @@ from millpond.domain.effects import (
     PurgeJob,
     RemoveJobDirectories,
     SaveJob,
+    SaveJobNode,
     SetJobTimer,
     TellJobCompleted,
 )
@@ -25,7 +26,7 @@ from millpond.domain.events import (
     JobUpdated,
 )
 from millpond.domain.ids import id_key
-from millpond.domain.states import DisableJobOption, JobAction, JobState, OnAllTasksComplete
+from millpond.domain.states import DisableJobOption, JobAction, JobState, OnAllTasksComplete, SpecialTaskState
 from millpond.domain.task import Task, TaskCounts
 from millpond.scheduler import pools, retries, special, tasks
 from millpond.scheduler.state import JobMemory, SchedulerState, set_job_state
@@ -118,7 +119,16 @@ def on_job_updated(state: SchedulerState, event: JobUpdated, effects: list[Effec
 def _leave(state: SchedulerState, job: JobMemory, pool_id: str, at: Timestamp, effects: list[Effect]) -> None:
     """The disabled job goes to another pool: with this commit its row says so, and this engine knows it no longer."""
     row = job.row
+    preparing = [
+        (known, known.preparation)
+        for known in job.on_nodes.values()
+        if known.preparation is not None and known.preparation.state is SpecialTaskState.RUNNING
+    ]
     special.stop_preparations(state, job, at, effects)
+    for known, info in preparing:
+        # Killed, it has neither succeeded nor failed: it is due again should the job come back.
+        info.lost = True
+        effects.append(SaveJobNode(known))
     pools.delete_auto_pool(state, row, at, effects)
     row.pool_id = pool_id
     row.auto_pool = None
