@@ -5,7 +5,9 @@ import fnmatch
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-from millpond.control.base import FileContent
+import msgspec
+
+from millpond.control.base import FileContent, NewJob
 from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp, later_than
@@ -15,7 +17,7 @@ from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
 from millpond.domain.states import AllocationState, JobState, PoolState, TaskState
-from millpond.domain.task import Task, TaskAddOutcome
+from millpond.domain.task import NewTask, Task, TaskAddOutcome
 from millpond.odata.evaluate import matches
 from millpond.odata.filters import Filter, Literal
 from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
@@ -211,6 +213,7 @@ class FakeControl:
         }
         self.ready = True
         self.events: list[Any] = []
+        self.added: list[NewJob] = []
         self.error: BaseException | None = None
         self._clock = clock
 
@@ -232,13 +235,20 @@ class FakeControl:
         self.store.pools[id_key(pool.id)] = pool
         return pool
 
-    async def add_job(self, job: Job, cause: str) -> Job:
+    async def add_job(
+        self, job: Job, cause: str, *, manager: NewTask | None = None, auto_pool: Pool | None = None
+    ) -> Job:
         self._fail()
         if id_key(job.id) in self.store.jobs:
             raise BatchError(ErrorCode.JOB_EXISTS)
+        self.added.append(NewJob(job, manager, auto_pool))
+        if auto_pool is not None:
+            await self.add_pool(auto_pool, cause)
         job.no = len(self.store.jobs) + 1
         job.start_time = job.creation_time
         self.store.jobs[id_key(job.id)] = job
+        if manager is not None:
+            self._add_tasks(job, e.TasksAdded(at=self.now(), job_id=job.id, tasks=(manager,), single=True))
         return job
 
     async def to_pool(self, pool_id: str, event: Any) -> Any:
@@ -277,10 +287,18 @@ class FakeControl:
         match event:
             case e.JobUpdated(changes=changes):
                 job.spec = {**job.spec, **changes.spec}
-                for name in ("priority", "max_parallel_tasks", "on_all_tasks_complete", "pool_id"):
+                for name in (
+                    "priority",
+                    "max_parallel_tasks",
+                    "on_all_tasks_complete",
+                    "pool_id",
+                    "allow_task_preemption",
+                ):
                     value = getattr(changes, name)
                     if value is not None:
                         setattr(job, name, value)
+                if changes.keep_alive is not None:
+                    job.auto_pool = msgspec.structs.replace(job.auto_pool, keep_alive=changes.keep_alive)
                 if changes.constraints is not None:
                     job.max_wall_clock_s, job.max_task_retry_count = changes.constraints
             case e.JobDisableRequested():

@@ -78,20 +78,11 @@ async def test_everything_given_is_shown(world: World) -> None:
         ({"poolInfo": None}, 400, "MissingRequiredProperty", "poolInfo"),
         ({"poolInfo": {"poolId": "../x"}}, 400, "InvalidPropertyValue", "poolInfo.poolId"),
         (
-            {"poolInfo": {"poolId": "p", "autoPoolSpecification": {}}},
+            {"poolInfo": {"poolId": "p", "autoPoolSpecification": {"poolLifetimeOption": "job"}}},
             400,
             "InvalidPropertyValue",
             "poolInfo",
         ),
-        (
-            {"poolInfo": {"autoPoolSpecification": {"poolLifetimeOption": "job"}}},
-            501,
-            "NotImplemented",
-            "poolInfo.autoPoolSpecification",
-        ),
-        ({"jobManagerTask": {"id": "m"}}, 501, "NotImplemented", "jobManagerTask"),
-        ({"jobPreparationTask": {}}, 501, "NotImplemented", "jobPreparationTask"),
-        ({"jobReleaseTask": {}}, 501, "NotImplemented", "jobReleaseTask"),
         ({"onTaskFailure": "panic"}, 400, "InvalidPropertyValue", "onTaskFailure"),
         (
             {"commonEnvironmentSettings": [{"name": "A=B", "value": ""}]},
@@ -126,7 +117,7 @@ async def test_bad_bodies(world: World, change: dict[str, Any], status: int, cod
         (b'{"id":"\xff"}', "InvalidRequestBody"),
         (b'{"id":"\\ud800"}', "InvalidRequestBody"),
         (b'{"id":"j","poolInfo":{"poolId":"p"}} trailing', "InvalidRequestBody"),
-        (b'{"poolInfo":{"autoPoolSpecification":{"a":' + b"[" * 100000, "InvalidRequestBody"),
+        (b'{"jobManagerTask":{"containerSettings":{"a":' + b"[" * 100000, "InvalidRequestBody"),
         (b"{}", "MissingRequiredProperty"),
     ],
 )

@@ -194,11 +194,9 @@ async def test_an_unknown_size_of_a_big_catalogue_is_told_what_is_like_it(world:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"startTask": {"commandLine": "true"}}, "startTask"),
         ({"enableAutoScale": True, "autoScaleFormula": "$x=1"}, "enableAutoScale"),
         ({"applicationPackageReferences": [{"applicationId": "a"}]}, "applicationPackageReferences"),
         ({"mountConfiguration": [{}]}, "mountConfiguration"),
-        ({"userAccounts": [{"name": "u", "password": "p"}]}, "userAccounts"),
         ({"certificateReferences": [{}]}, "certificateReferences"),
         ({"cloudServiceConfiguration": {"osFamily": "4"}}, "cloudServiceConfiguration"),
         (

@@ -98,4 +98,4 @@ class JobChanges(msgspec.Struct, frozen=True):
     """Another pool: only for a disabled job."""
     allow_task_preemption: bool | None = None
     keep_alive: bool | None = None
-    """Of the job's auto pool."""
+    """Of the job's auto pool; only where its lifetime is that of the job."""

@@ -43,6 +43,7 @@ class Monkey:
         self.boots: dict[str, tuple[float, float]] = {}
         """When each node booted last, and its disk was made."""
         self.serial = 0
+        self.is_calm = False
 
     def do(self, event: e.Event) -> None:
         self.story.append(event)
@@ -205,7 +206,7 @@ class Monkey:
     def confirm_stops(self) -> None:
         stops, self.world.stopped = self.world.stopped, []
         for stop in stops:
-            if self.random.random() < 0.1:
+            if not self.is_calm and self.random.random() < 0.1:
                 continue  # lost: the next hello settles it
             self.held.get(stop.node_id, {}).pop((stop.key, stop.attempt), None)
             self.do(
@@ -299,7 +300,7 @@ class Monkey:
 
     def job_change(self) -> None:
         job, now = self.a_job(), self.world.now
-        pick = self.random.randint(0, 5)
+        pick = self.random.randint(0, 6)
         if pick == 0:
             self.do(e.JobDisableRequested(at=now, job_id=job, option=self.random.choice(list(DisableJobOption))))
         elif pick in (1, 2):
@@ -308,8 +309,19 @@ class Monkey:
             self.do(e.JobTerminateRequested(at=now, job_id=job, reason="UserTerminate"))
         elif pick == 4:
             self.do(e.JobDeleteRequested(at=now, job_id=job))
+        elif pick == 5:
+            self.move_and_return(job)
         else:
             self.do(e.JobUpdated(at=now, job_id=job, changes=JobChanges({}, priority=self.random.randint(-5, 5))))
+
+    def move_and_return(self, job: str) -> None:
+        """A disabled job goes to another pool and comes back before anything happened to it there."""
+        self.do(e.JobUpdated(at=self.world.now, job_id=job, changes=JobChanges({}, pool_id="other")))
+        moved, self.world.moved = self.world.moved, []
+        for arrived in moved:
+            arrived.job.pool_id = "pool"
+            self.story.append(arrived.job.id)
+            self.world.take_in(arrived)
 
     def task_change(self) -> None:
         job, task, now = self.a_job(), self.a_task(), self.world.now
@@ -368,6 +380,9 @@ class Monkey:
     def calm(self) -> None:
         """Faults and users stop: nodes work honestly until nothing moves."""
         world = self.world
+        self.is_calm = True
+        for node_id in [node_id for node_id, node in world.state.nodes.items() if node.connected]:
+            self.connect(node_id)  # what was lost on its way before is settled
         if world.state.pool is None:
             self.do(e.PoolAdded(at=world.now, pool=new_pool(2, 3)))
         for turn in range(600):

@@ -40,7 +40,8 @@ async def require_job(context: Context, job_id: str) -> Job:
 
 async def create_job(context: Context, request: Request) -> Response:
     body = await read_json(request, _create_decoder)
-    job = await context.control.add_job(new_job(body, context.control.now()), request.request_id)
+    new = new_job(body, context.control.vm_sizes, context.control.now())
+    job = await context.control.add_job(new.job, request.request_id, manager=new.manager, auto_pool=new.auto_pool)
     return written_reply(request, job_url(request.base_url, job.id), job.last_modified, location=True)
 
 
@@ -72,13 +73,14 @@ async def list_jobs(context: Context, request: Request) -> Response:
 async def update_job(context: Context, request: Request) -> Response:
     body = await read_json(request, _patch_decoder)
     job = await require_job(context, request.params["jobId"])
-    return await _update(context, request, patch_of(body, job))
+    return await _update(context, request, patch_of(body, job, context.control.vm_sizes, context.control.now()))
 
 
 async def replace_job(context: Context, request: Request) -> Response:
     body = await read_json(request, _replace_decoder)
     job = await require_job(context, request.params["jobId"])
-    return await _update(context, request, replacement_of(body, job))
+    changes = replacement_of(body, job, context.control.vm_sizes, context.control.now())
+    return await _update(context, request, changes)
 
 
 async def _update(context: Context, request: Request, changes: JobChanges) -> Response:

@@ -14,6 +14,7 @@ from millpond.api.intake.tasks import (
     encode_spec,
     names_job_action,
     new_task,
+    retention_s,
 )
 from millpond.api.options import filter_of, select_of
 from millpond.api.paging import bad_skiptoken, next_link, page_size, page_start
@@ -174,6 +175,7 @@ async def replace_task(context: Context, request: Request) -> Response:
         task_id=task_id,
         max_retry_count=None if body.constraints is None else body.constraints.max_task_retry_count,
         spec=encode_spec(stored),
+        retention_s=retention_s(body.constraints),
         condition=precondition_of(request),
     )
     await context.control.to_job(job_id, event)
