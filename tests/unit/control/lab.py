@@ -81,6 +81,7 @@ class Lab:
         self.lives = 0
         self.crashes: list[int] = []
         """After how many of its callbacks each of the next control planes dies."""
+        self._one_at_a_time = asyncio.Lock()
         self.process: Process | None = None
         self.control: ControlService | None = None
 
@@ -121,7 +122,7 @@ class Lab:
 
     async def restart(self) -> None:
         self.kill()
-        await self.start()
+        await self.keep_alive()
 
     async def call(self, ask: Callable[[ControlService], Coroutine[Any, Any, _T]]) -> _T:
         """Ask the control plane within its process. Raises Crashed when that dies."""
@@ -139,8 +140,7 @@ class Lab:
         """Ask until there is an answer, starting the control plane again when it has died. A refusal is an answer."""
         while True:
             try:
-                if self.process is None or not self.process.alive:
-                    await self.start()
+                await self.keep_alive()
                 return await self.call(ask)
             except Crashed:
                 await asyncio.sleep(1.0)
@@ -158,8 +158,9 @@ class Lab:
             await self.keep_alive()
 
     async def keep_alive(self) -> None:
-        while self.process is None or not self.process.alive:
-            try:
-                await self.start()
-            except Crashed:
-                await asyncio.sleep(1.0)
+        async with self._one_at_a_time:
+            while self.process is None or not self.process.alive:
+                try:
+                    await self.start()
+                except Crashed:
+                    await asyncio.sleep(1.0)

@@ -66,7 +66,7 @@ async def live(lab: Lab, moment: float, job_lasts: float = 10 * MINUTE) -> None:
 async def whole_life(lab: Lab, pool: dict[str, Any]) -> list[tuple[str, int, str | None]]:
     """A schedule is added, makes four jobs, completes, and is deleted; every request is made until it is answered.
     Tells (job id, hour of its making, how it ended)."""
-    await lab.start()
+    await lab.keep_alive()
     await lab.insist(
         lambda control: control.add_job_schedule(
             new_schedule(pool=pool, interval_s=HOUR, do_not_run_after=EPOCH + 3.5 * HOUR), "test"
