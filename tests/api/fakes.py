@@ -16,7 +16,9 @@ from millpond.domain.ids import id_key, task_key
 from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
 from millpond.domain.states import AllocationState, JobState, PoolState, TaskState
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import NewTask, Task, TaskAddOutcome
 from millpond.odata.evaluate import matches
 from millpond.odata.filters import Filter, Literal
@@ -34,6 +36,8 @@ class FakeStore:
         self.nodes: dict[str, tuple[str, Node]] = {}
         self.jobs: dict[str, Job] = {}
         self.tasks: dict[int, TaskRow] = {}
+        self.job_nodes: list[JobNode] = []
+        self.subtasks: list[Subtask] = []
 
     def task_of(self, job_id: str, task_id: str) -> TaskRow | None:
         job = self.jobs.get(id_key(job_id))
@@ -93,6 +97,13 @@ class FakeStore:
             limit,
             after,
         )
+
+    async def list_job_nodes(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[JobNode]:
+        rows = sorted((row for row in self.job_nodes if row.job_no == job_no), key=lambda row: row.node_id)
+        return self._page(rows, where, lambda row: {"nodeId": row.node_id, "poolId": row.pool_id}, limit, after)
+
+    async def list_subtasks(self, task_key: int) -> list[Subtask]:
+        return [row for row in self.subtasks if row.task_key == task_key]
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         return self.task_of(job_id, task_id)

@@ -18,6 +18,7 @@ from millpond.control.outbox import Outbox
 from millpond.control.provisioning import Provisioning
 from millpond.control.retention import Purger
 from millpond.control.settings import ControlSettings
+from millpond.control.specs import release_spec
 from millpond.control.timers import Timers
 from millpond.control.tokens import TaskClaim, read_task_token, task_token
 from millpond.domain import effects as f
@@ -539,6 +540,8 @@ class ControlService:
         else:
             is_release = start.kind is TaskKind.JOB_RELEASE
             spec = job.spec.get("jobReleaseTask" if is_release else "jobPreparationTask")
+            if is_release and spec is not None:
+                spec = release_spec(spec)
             rules = job.release if is_release else job.preparation
             task_id = rules.id if rules is not None else ""
         link.outbox.put(

@@ -102,6 +102,8 @@ def on_job_updated(state: SchedulerState, event: JobUpdated, effects: list[Effec
         row.max_wall_clock_s, row.max_task_retry_count = changes.constraints
     if changes.on_all_tasks_complete is not None:
         row.on_all_tasks_complete = changes.on_all_tasks_complete
+    if changes.allow_task_preemption is not None:
+        row.allow_task_preemption = changes.allow_task_preemption
     if changes.keep_alive is not None and row.auto_pool is not None:
         row.auto_pool = msgspec.structs.replace(row.auto_pool, keep_alive=changes.keep_alive)
     row.last_modified = later_than(row.last_modified, event.at)
