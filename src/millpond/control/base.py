@@ -35,8 +35,8 @@ class NewJob(msgspec.Struct, frozen=True):
 
 
 JobMaker: TypeAlias = Callable[[JobSchedule, str], NewJob]
-"""(schedule, id of the job) → the job its `jobSpecification` describes. Raises BatchError when that cannot be made (any
-more): the catalogue of VM sizes may have changed since it was checked."""
+"""(schedule, id of the job) → the job its `jobSpecification` describes. Raises BatchError when that cannot be made any
+more. (An auto pool that cannot is no reason: `add_job` says on the job what stands in its way.)"""
 
 
 class NodeFiles(Protocol):

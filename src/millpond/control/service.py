@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from millpond.control.outbox import Outbox
 from millpond.control.provisioning import Provisioning
 from millpond.control.retention import Purger
 from millpond.control.settings import ControlSettings
-from millpond.control.specs import release_spec
+from millpond.control.specs import SpecCache, release_spec
 from millpond.control.timers import Timers
 from millpond.control.tokens import TaskClaim, read_task_token, task_token
 from millpond.domain import effects as f
@@ -61,30 +60,6 @@ def _common_environment(job: Job) -> tuple[tuple[str, str], ...]:
     return tuple((entry["name"], entry.get("value") or "") for entry in settings) if settings else ()
 
 
-class _SpecCache:
-    """Specifications between their commit and their hand-over, bounded by their size; the store has them all."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._size = 0
-        self._specs: OrderedDict[int, bytes] = OrderedDict()
-
-    def add(self, specs: dict[int, bytes]) -> None:
-        for key, spec in specs.items():
-            self._size += len(spec) - len(self._specs.pop(key, b""))
-            self._specs[key] = spec
-        while self._size > self._limit:
-            # The newest go: tasks are handed out in order, so the oldest are needed first.
-            self._size -= len(self._specs.popitem(last=True)[1])
-
-    def take(self, key: int) -> bytes | None:
-        """The specification, which is let go of: most tasks are handed out once."""
-        spec = self._specs.pop(key, None)
-        if spec is not None:
-            self._size -= len(spec)
-        return spec
-
-
 class ControlService:
     """`control.base.ControlPlane`, and the `Surroundings` of its engines. Made and used in one event loop."""
 
@@ -119,7 +94,7 @@ class ControlService:
         self._purger = Purger(store, clock, self._settings)
         self._timers = Timers(clock)
         self._schedules = JobScheduleKeeper(store, clock, self._settings, self._timers, self, make_job)
-        self._specs = _SpecCache(self._settings.spec_cache_bytes)
+        self._specs = SpecCache(self._settings.spec_cache_bytes)
         self._engines: dict[str, Engine] = {}
         self._starting: dict[str, asyncio.Task[Engine]] = {}
         self._jobs: dict[str, _JobEntry] = {}
