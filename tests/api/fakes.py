@@ -144,6 +144,8 @@ class FakeFiles:
         self.read_chunks = 0
         self.break_after: int | None = None
         self.deleted: list[tuple[str, str, bool]] = []
+        self.pools: list[str | None] = []
+        """The pool of each read."""
 
     def _entry(self, node_id: str, path: str, name: str) -> FileEntry:
         if self.error is not None:
@@ -155,7 +157,7 @@ class FakeFiles:
             return FileEntry(name, is_directory=True, last_modified=self.modified, mode=0o40770)
         return FileEntry(name, is_directory=False, size=len(content), last_modified=self.modified, mode=0o100644)
 
-    async def list(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
+    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
         if self.error is not None:
             raise self.error
         prefix = path + "/" if path else ""
@@ -169,10 +171,13 @@ class FakeFiles:
             raise BatchError(ErrorCode.FILE_NOT_FOUND)
         return [self._entry(node_id, prefix + name, name) for name in names if recursive or "/" not in name]
 
-    async def stat(self, pool_id: str, node_id: str, path: str) -> FileEntry:
+    async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry:
         return self._entry(node_id, path, path)
 
-    async def read(self, pool_id: str, node_id: str, path: str, *, offset: int, length: int | None) -> FileContent:
+    async def read(
+        self, pool_id: str | None, node_id: str, path: str, *, offset: int, length: int | None
+    ) -> FileContent:
+        self.pools.append(pool_id)
         entry = self._entry(node_id, path, path)
         content = self.files[node_id, path] or b""
         # The file goes on growing while it is read.
@@ -191,7 +196,7 @@ class FakeFiles:
 
         return FileContent(entry, chunks())
 
-    async def delete(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> None:
+    async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None:
         self._entry(node_id, path, path)
         self.deleted.append((node_id, path, recursive))
 

@@ -40,19 +40,22 @@ more. (An auto pool that cannot is no reason: `add_job` says on the job what sta
 
 
 class NodeFiles(Protocol):
-    """Files below a node's root, fetched from its agent. Paths are relative to the root, `/` separated, decoded.
+    """Files below a node's root, fetched from its agent. Paths are relative to the root, `/` separated, decoded. A pool
+    of None is whichever the node is in: that of a task may not be its job's any more.
 
     Raises BatchError: NodeNotFound, NodeNotReady (the node does not answer), FileNotFound, InvalidRange, and what the
     agent refuses (a path that leaves the root is FileNotFound).
     """
 
-    async def list(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]: ...
+    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]: ...
 
-    async def stat(self, pool_id: str, node_id: str, path: str) -> FileEntry: ...
+    async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry: ...
 
-    async def read(self, pool_id: str, node_id: str, path: str, *, offset: int, length: int | None) -> FileContent: ...
+    async def read(
+        self, pool_id: str | None, node_id: str, path: str, *, offset: int, length: int | None
+    ) -> FileContent: ...
 
-    async def delete(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> None: ...
+    async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None: ...
 
 
 class AgentGateway(Protocol):

@@ -21,6 +21,7 @@ from millpond.domain.states import (
     PoolLifetimeOption,
     PoolState,
 )
+from millpond.scheduler import apart
 from millpond.scheduler.nodes import create_node, keep_node, leave_when_drained, remove_node
 from millpond.scheduler.state import NodeMemory, SchedulerState
 
@@ -115,10 +116,12 @@ def _can_stay(node: NodeMemory) -> bool:
     return node.row.state is not NodeState.LEAVING_POOL
 
 
-def _removal_rank(node: NodeMemory) -> tuple[int, int, float]:
-    """Who leaves first: nodes of no use yet or any more, then idle ones, then those that run least; the young first."""
+def _removal_rank(node: NodeMemory) -> tuple[int, int, int, float]:
+    """Who leaves first: nodes of no use yet or any more, then idle ones, then those that run least; the young first.
+    Those that run a job manager leave last (Azure Batch: JobManagerTask)."""
     useless = node.row.state not in IN_SERVICE_NODE_STATES
-    return (0 if useless else 1, node.row.running_task_slots, -node.row.allocation_time)
+    managers = sum(1 for a in node.assigned.values() if apart.is_manager(a.task))
+    return (0 if useless else 1, managers, node.row.running_task_slots, -node.row.allocation_time)
 
 
 def on_pool_resize_requested(state: SchedulerState, event: PoolResizeRequested, effects: list[Effect]) -> None:

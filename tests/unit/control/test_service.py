@@ -259,3 +259,13 @@ async def test_a_job_comes_with_its_manager_and_its_pool(cluster: Cluster) -> No
     another = new_pool(pool_id="another")
     await cluster.control.add_pool(another, "test")
     assert another.no == 3
+
+
+async def test_files_are_found_by_node_where_the_pool_is_not_said(cluster: Cluster) -> None:
+    node_id = await cluster.until_node()
+    files = cluster.control.files
+    # It has not said hello, so it cannot be asked; but it is known.
+    for pool_id in ("pool", "POOL", None):
+        assert await refusal(files.stat(pool_id, node_id, "f")) is ErrorCode.NODE_NOT_READY
+    assert await refusal(files.stat("other", node_id, "f")) is ErrorCode.NODE_NOT_FOUND
+    assert await refusal(files.stat(None, "tvmps_unknown_d", "f")) is ErrorCode.NODE_NOT_FOUND
