@@ -127,13 +127,14 @@ class ControlService:
         self._next_pool_no = facts.next_pool_no
         self._next_job_no = facts.next_job_no
         self._jobs = {id_key(job_id): _JobEntry(no, pool_id) for job_id, no, pool_id in facts.jobs}
+        self._schedules.know(facts.job_schedules, facts.next_job_schedule_no)
         self._links.start()
         self._provisioning.start()
         pool_ids = {id_key(pool_id): pool_id for _, _, pool_id in facts.jobs}
         pool_ids.update({id_key(pool_id): pool_id for pool_id, _ in facts.pools})
         for pool_id in pool_ids.values():
             await self._engine(pool_id)
-        await self._schedules.start(facts.job_schedules, facts.next_job_schedule_no)
+        await self._schedules.start()
         self._started = True
 
     async def stop(self) -> None:
