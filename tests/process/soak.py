@@ -179,7 +179,7 @@ class Round:
             )
         )
         for task in completed:
-            info = task.execution_info
+            info = _info(task)
             how = (info.start_time, info.end_time, info.exit_code, info.retry_count)
             before = self._seen.setdefault(task.id, how)
             assert before == how, f"task {task.id} was completed as {before}, and is now as {how}"
@@ -209,7 +209,7 @@ class Round:
         assert told == (0, 0, self._tasks, self._tasks, 0), told
         again = retries = 0
         for task in tasks:
-            info = task.execution_info
+            info = _info(task)
             lines = Counter((self._directory / task.id).read_text().split())
             story = f"task {task.id}: exit {info.exit_code}, {info.retry_count} retries, {dict(lines)}"
             assert (task.state, info.exit_code, info.requeue_count or 0) == (m.BatchTaskState.COMPLETED, 0, 0), story
@@ -223,8 +223,13 @@ class Round:
         return {"tasks": len(tasks), "retries": retries, "run again": again}
 
     def delete(self) -> None:
-        patiently(lambda: self._client.begin_delete_job(self.job_id), "JobNotFound", "JobBeingDeleted")
+        self._client.begin_delete_job(self.job_id, polling_interval=0.1).result()
         shutil.rmtree(self._directory)
+
+
+def _info(task: m.BatchTask) -> m.BatchTaskExecutionInfo:
+    assert task.execution_info is not None, task.id
+    return task.execution_info
 
 
 def patiently(call: Callable[[], Any], *fine: str) -> Any:
