@@ -69,7 +69,7 @@ class SpecialRun(msgspec.Struct):
 class NodeMemory:
     """A node, and what it is busy with."""
 
-    __slots__ = ("ahead", "assigned", "connected", "free", "row", "slots", "specials", "stopping")
+    __slots__ = ("ahead", "assigned", "connected", "free", "retention_timer", "row", "slots", "specials", "stopping")
 
     def __init__(self, row: Node, slots: int) -> None:
         self.row = row
@@ -86,6 +86,8 @@ class NodeMemory:
         """By (task key, attempt): attempts told to stop and not confirmed gone."""
         self.specials: dict[int, SpecialRun] = {}
         """By key: the special tasks that run."""
+        self.retention_timer: Timestamp | None = None
+        """When the timer rings that the node's removal or restart with `retaineddata` waits for."""
 
     @property
     def takes_tasks(self) -> bool:
