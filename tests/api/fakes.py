@@ -5,7 +5,9 @@ import fnmatch
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-from millpond.control.base import FileContent
+import msgspec
+
+from millpond.control.base import FileContent, NewJob
 from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp, later_than
@@ -14,8 +16,10 @@ from millpond.domain.ids import id_key, task_key
 from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
 from millpond.domain.states import AllocationState, JobState, PoolState, TaskState
-from millpond.domain.task import Task, TaskAddOutcome
+from millpond.domain.subtask import Subtask
+from millpond.domain.task import NewTask, Task, TaskAddOutcome
 from millpond.odata.evaluate import matches
 from millpond.odata.filters import Filter, Literal
 from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
@@ -32,6 +36,8 @@ class FakeStore:
         self.nodes: dict[str, tuple[str, Node]] = {}
         self.jobs: dict[str, Job] = {}
         self.tasks: dict[int, TaskRow] = {}
+        self.job_nodes: list[JobNode] = []
+        self.subtasks: list[Subtask] = []
 
     def task_of(self, job_id: str, task_id: str) -> TaskRow | None:
         job = self.jobs.get(id_key(job_id))
@@ -92,6 +98,13 @@ class FakeStore:
             after,
         )
 
+    async def list_job_nodes(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[JobNode]:
+        rows = sorted((row for row in self.job_nodes if row.job_no == job_no), key=lambda row: row.node_id)
+        return self._page(rows, where, lambda row: {"nodeId": row.node_id, "poolId": row.pool_id}, limit, after)
+
+    async def list_subtasks(self, task_key: int) -> list[Subtask]:
+        return [row for row in self.subtasks if row.task_key == task_key]
+
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         return self.task_of(job_id, task_id)
 
@@ -117,6 +130,8 @@ class FakeFiles:
         self.read_chunks = 0
         self.break_after: int | None = None
         self.deleted: list[tuple[str, str, bool]] = []
+        self.pools: list[str | None] = []
+        """The pool of each read."""
 
     def _entry(self, node_id: str, path: str, name: str) -> FileEntry:
         if self.error is not None:
@@ -128,7 +143,7 @@ class FakeFiles:
             return FileEntry(name, is_directory=True, last_modified=self.modified, mode=0o40770)
         return FileEntry(name, is_directory=False, size=len(content), last_modified=self.modified, mode=0o100644)
 
-    async def list(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
+    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
         if self.error is not None:
             raise self.error
         prefix = path + "/" if path else ""
@@ -142,10 +157,13 @@ class FakeFiles:
             raise BatchError(ErrorCode.FILE_NOT_FOUND)
         return [self._entry(node_id, prefix + name, name) for name in names if recursive or "/" not in name]
 
-    async def stat(self, pool_id: str, node_id: str, path: str) -> FileEntry:
+    async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry:
         return self._entry(node_id, path, path)
 
-    async def read(self, pool_id: str, node_id: str, path: str, *, offset: int, length: int | None) -> FileContent:
+    async def read(
+        self, pool_id: str | None, node_id: str, path: str, *, offset: int, length: int | None
+    ) -> FileContent:
+        self.pools.append(pool_id)
         entry = self._entry(node_id, path, path)
         content = self.files[node_id, path] or b""
         # The file goes on growing while it is read.
@@ -164,7 +182,7 @@ class FakeFiles:
 
         return FileContent(entry, chunks())
 
-    async def delete(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> None:
+    async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None:
         self._entry(node_id, path, path)
         self.deleted.append((node_id, path, recursive))
 
@@ -211,6 +229,7 @@ class FakeControl:
         }
         self.ready = True
         self.events: list[Any] = []
+        self.added: list[NewJob] = []
         self.error: BaseException | None = None
         self._clock = clock
 
@@ -232,13 +251,20 @@ class FakeControl:
         self.store.pools[id_key(pool.id)] = pool
         return pool
 
-    async def add_job(self, job: Job, cause: str) -> Job:
+    async def add_job(
+        self, job: Job, cause: str, *, manager: NewTask | None = None, auto_pool: Pool | None = None
+    ) -> Job:
         self._fail()
         if id_key(job.id) in self.store.jobs:
             raise BatchError(ErrorCode.JOB_EXISTS)
+        self.added.append(NewJob(job, manager, auto_pool))
+        if auto_pool is not None:
+            await self.add_pool(auto_pool, cause)
         job.no = len(self.store.jobs) + 1
         job.start_time = job.creation_time
         self.store.jobs[id_key(job.id)] = job
+        if manager is not None:
+            self._add_tasks(job, e.TasksAdded(at=self.now(), job_id=job.id, tasks=(manager,), single=True))
         return job
 
     async def to_pool(self, pool_id: str, event: Any) -> Any:
@@ -277,10 +303,18 @@ class FakeControl:
         match event:
             case e.JobUpdated(changes=changes):
                 job.spec = {**job.spec, **changes.spec}
-                for name in ("priority", "max_parallel_tasks", "on_all_tasks_complete", "pool_id"):
+                for name in (
+                    "priority",
+                    "max_parallel_tasks",
+                    "on_all_tasks_complete",
+                    "pool_id",
+                    "allow_task_preemption",
+                ):
                     value = getattr(changes, name)
                     if value is not None:
                         setattr(job, name, value)
+                if changes.keep_alive is not None:
+                    job.auto_pool = msgspec.structs.replace(job.auto_pool, keep_alive=changes.keep_alive)
                 if changes.constraints is not None:
                     job.max_wall_clock_s, job.max_task_retry_count = changes.constraints
             case e.JobDisableRequested():

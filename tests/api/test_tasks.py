@@ -206,10 +206,29 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "userIdentity",
     ),
     ({"containerSettings": {"imageName": "i"}}, "NotImplemented", "containerSettings"),
-    ({"multiInstanceSettings": {"coordinationCommandLine": "c"}}, "NotImplemented", "multiInstanceSettings"),
     ({"applicationPackageReferences": [{"applicationId": "a"}]}, "NotImplemented", "applicationPackageReferences"),
-    ({"authenticationTokenSettings": {"access": ["job"]}}, "NotImplemented", "authenticationTokenSettings"),
-    ({"userIdentity": {"username": "u"}}, "NotImplemented", "userIdentity.username"),
+    ({"userIdentity": {}}, "InvalidPropertyValue", "userIdentity"),
+    ({"userIdentity": {"username": ""}}, "InvalidPropertyValue", "userIdentity.username"),
+    (
+        {"multiInstanceSettings": {"coordinationCommandLine": " "}},
+        "InvalidPropertyValue",
+        "multiInstanceSettings.coordinationCommandLine",
+    ),
+    (
+        {"multiInstanceSettings": {"coordinationCommandLine": "c", "numberOfInstances": 0}},
+        "InvalidPropertyValue",
+        "multiInstanceSettings.numberOfInstances",
+    ),
+    (
+        {"multiInstanceSettings": {"coordinationCommandLine": "c", "commonResourceFiles": [{"filePath": "f"}]}},
+        "InvalidPropertyValue",
+        "multiInstanceSettings.commonResourceFiles[0]",
+    ),
+    (
+        {"multiInstanceSettings": {"coordinationCommandLine": "c"}, "requiredSlots": 2},
+        "InvalidPropertyValue",
+        "requiredSlots",
+    ),
 ]
 
 

@@ -19,7 +19,14 @@ from millpond.domain.errors import LeaseLost, StoreUnavailable
 from millpond.domain.job import Job
 from millpond.domain.node import PendingOperation
 from millpond.domain.special_task import SpecialTaskInfo
-from millpond.domain.states import ErrorCategory, JobState, NodeDeallocationOption, NodeOperation, TaskState
+from millpond.domain.states import (
+    ErrorCategory,
+    JobDefaultOrder,
+    JobState,
+    NodeDeallocationOption,
+    NodeOperation,
+    TaskState,
+)
 from millpond.domain.task import FailureInfo, Task
 from millpond.odata import properties
 from millpond.odata.parse import parse_filter
@@ -415,12 +422,13 @@ async def test_data_of_the_first_schema_is_opened_and_upgraded(path):
     first.execute(f"PRAGMA application_id = {sqlite_module.APPLICATION_ID}")
     pool = (
         b'{"no":1,"id":"pool","state":"active","allocation_state":"steady","creation_time":1.5,"last_modified":1.5,'
-        b'"state_time":1.5,"allocation_state_time":1.5,"spec":{},"vm_size":"small","task_slots_per_node":1,'
+        b'"state_time":1.5,"allocation_state_time":1.5,"spec":{"enableInterNodeCommunication":true,'
+        b'"taskSchedulingPolicy":{"jobDefaultOrder":"creationtime","nodeFillType":"pack"}},"vm_size":"small","task_slots_per_node":1,'
         b'"fill_type":"spread","target_dedicated_nodes":1,"target_low_priority_nodes":0,"resize_timeout_s":900.0,'
         b'"resize_deadline":null,"node_deallocation_option":"requeue","resize_errors":[],"next_node_number":2}'
     )
     first.execute(
-        "INSERT INTO pool VALUES (1, 'pool', 'active', 1.5, 'steady', 1.5, 1.5, 1.5, 0, 0, 'small', ?)", (pool,)
+        "INSERT INTO pool VALUES (1, 'pool', 'active', 1.5, 'steady', 1.5, 1.5, 1.5, 0, 1, 'small', ?)", (pool,)
     )
     for number, removal in ((1, b"null"), (2, b'"taskcompletion"')):
         node = (
@@ -432,7 +440,7 @@ async def test_data_of_the_first_schema_is_opened_and_upgraded(path):
         first.execute("INSERT INTO node VALUES (?, 1, 1, 'running', 2.5, 3.5, 2.25, ?)", (f"node-{number}", node))
     job = (
         b'{"no":1,"id":"job","pool_id":"pool","state":"active","creation_time":1.0,"last_modified":1.0,"state_time":1.0,'
-        b'"spec":{"id":"job"},"priority":0,"next_task_number":2,"counts":{"active":1}}'
+        b'"spec":{"id":"job","allowTaskPreemption":true},"priority":0,"next_task_number":2,"counts":{"active":1}}'
     )
     first.execute("INSERT INTO job VALUES (1, 'job', 'pool', 'active', 1.0, 1.0, 1.0, NULL, NULL, ?)", (job,))
     first.execute(
@@ -454,6 +462,9 @@ async def test_data_of_the_first_schema_is_opened_and_upgraded(path):
     assert leaves.removal is NodeDeallocationOption.TASK_COMPLETION
     assert (leaves.state_time, leaves.handle, leaves.start_task) == (1700000000.123457, '{"pid": 7}', None)
     assert contents.jobs[0].schedule_id is None
+    assert contents.jobs[0].allow_task_preemption is True
+    assert contents.pool.inter_node_communication is True
+    assert contents.pool.job_default_order is JobDefaultOrder.CREATION_TIME
     assert contents.tasks[0].rules.depends_on_ids == ("a",)
     fence = await store.acquire_lease("pool", "me", T0, 30.0)
     leaves.start_task = SpecialTaskInfo(1, T0)

@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from millpond.api.http import Request
-from millpond.api.schema.base import Wire
+from millpond.api.schema.base import JsonObject, Wire
 from millpond.domain.errors import BatchError, ErrorCode
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
@@ -56,6 +56,14 @@ def decode(decoder: "msgspec.json.Decoder[_W]", body: bytes) -> _W:
         raise _not_json(str(error)[:256]) from None
     except RecursionError:
         raise _not_json("it is nested too deeply") from None
+
+
+def convert(value: JsonObject, kind: type[_W]) -> _W:
+    """What a body, or a part of one, means that is decoded already. Raises BatchError as `read_json` does."""
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
 
 
 def _not_json(reason: str) -> BatchError:

@@ -36,11 +36,10 @@ class Support(msgspec.Struct, frozen=True):
 def _rows() -> Iterator[Support]:
     refused, accepted, dropped = Level.REFUSED, Level.ACCEPTED, Level.DROPPED
     # pools
-    yield Support("pool", "startTask", refused, "Start tasks are not built yet.")
     yield Support("pool", "enableAutoScale", refused, "Autoscale is not built yet; false is fine.")
     yield Support("pool", "applicationPackageReferences", refused, "Application packages are not built yet.")
     yield Support("pool", "mountConfiguration", refused, "Mounts are not built yet.")
-    yield Support("pool", "userAccounts", refused, "Named users on nodes are not built yet.")
+    yield Support("pool", "userAccounts.windowsUserConfiguration", accepted, "Nodes run Linux.")
     yield Support("pool", "certificateReferences", refused, "Certificates were withdrawn by Azure Batch.")
     yield Support("pool", "cloudServiceConfiguration", refused, "Cloud services were withdrawn by Azure Batch.")
     yield Support(
@@ -66,27 +65,16 @@ def _rows() -> Iterator[Support]:
         "pool", "virtualMachineConfiguration.extensions.protectedSettings", dropped, "Secrets are not kept unused."
     )
     yield Support("pool", "networkConfiguration", accepted, "Nodes have the network of their host.")
-    yield Support("pool", "enableInterNodeCommunication", accepted, "Nodes can always reach each other.")
-    yield Support("pool", "taskSchedulingPolicy.jobDefaultOrder", accepted, "Jobs of equal priority run in turn.")
     yield Support("pool", "identity", accepted, "There are no managed identities.")
     yield Support("pool", "upgradePolicy", accepted, "The host upgrades itself.")
     yield Support("pool", "applicationLicenses", accepted, "Withdrawn by Azure Batch.")
     yield Support("pool", "targetNodeCommunicationMode", accepted, "Nodes call out only.")
     yield Support("pool", "resourceTags", accepted, "There are no Azure resources to tag.")
     # jobs
-    yield Support("job", "jobManagerTask", refused, "Job manager tasks are not built yet.")
-    yield Support("job", "jobPreparationTask", refused, "Job preparation tasks are not built yet.")
-    yield Support("job", "jobReleaseTask", refused, "Job release tasks are not built yet.")
-    yield Support("job", "poolInfo.autoPoolSpecification", refused, "Auto pools are not built yet.")
-    yield Support("job", "allowTaskPreemption", accepted, "Running tasks are not preempted.")
     yield Support("job", "networkConfiguration", accepted, "Nodes have the network of their host.")
     # tasks
     yield Support("task", "containerSettings", refused, "Containers are not built yet.")
-    yield Support("task", "multiInstanceSettings", refused, "Multi-instance tasks are not built yet.")
     yield Support("task", "applicationPackageReferences", refused, "Application packages are not built yet.")
-    yield Support("task", "authenticationTokenSettings", refused, "Task authentication tokens are not built yet.")
-    yield Support("task", "userIdentity.username", refused, "Named users on nodes are not built yet.")
-    yield Support("task", "userIdentity.autoUser", accepted, "Tasks run as the user the node's agent runs as.")
     yield Support("task", "resourceFiles.identityReference", accepted, "There are no managed identities.")
     yield Support(
         "task", "outputFiles.destination.container.identityReference", accepted, "There are no managed identities."

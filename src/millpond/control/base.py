@@ -1,7 +1,7 @@
 """What the control plane offers to the REST face: the seam between `api` and the engines."""
 
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -9,7 +9,9 @@ from millpond.control.tokens import TaskClaim
 from millpond.domain.durations import Timestamp
 from millpond.domain.events import Event
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
+from millpond.domain.task import NewTask
 from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
 from millpond.providers.base import VmSize
 from millpond.store.base import Store
@@ -22,20 +24,38 @@ class FileContent(msgspec.Struct):
     chunks: AsyncIterator[bytes]
 
 
+class NewJob(msgspec.Struct, frozen=True):
+    """A job to be made, and what is made with it: the arguments of `ControlPlane.add_job`."""
+
+    job: Job
+    manager: NewTask | None = None
+    """The job manager task."""
+    auto_pool: Pool | None = None
+    """The pool the job is to run in, unless there is one of that id already."""
+
+
+JobMaker: TypeAlias = Callable[[JobSchedule, str], NewJob]
+"""(schedule, id of the job) → the job its `jobSpecification` describes. Raises BatchError when that cannot be made (any
+more): the catalogue of VM sizes may have changed since it was checked."""
+
+
 class NodeFiles(Protocol):
-    """Files below a node's root, fetched from its agent. Paths are relative to the root, `/` separated, decoded.
+    """Files below a node's root, fetched from its agent. Paths are relative to the root, `/` separated, decoded. A pool
+    of None is whichever the node is in: that of a task may not be its job's any more.
 
     Raises BatchError: NodeNotFound, NodeNotReady (the node does not answer), FileNotFound, InvalidRange, and what the
     agent refuses (a path that leaves the root is FileNotFound).
     """
 
-    async def list(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]: ...
+    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]: ...
 
-    async def stat(self, pool_id: str, node_id: str, path: str) -> FileEntry: ...
+    async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry: ...
 
-    async def read(self, pool_id: str, node_id: str, path: str, *, offset: int, length: int | None) -> FileContent: ...
+    async def read(
+        self, pool_id: str | None, node_id: str, path: str, *, offset: int, length: int | None
+    ) -> FileContent: ...
 
-    async def delete(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> None: ...
+    async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None: ...
 
 
 class AgentGateway(Protocol):
@@ -94,8 +114,11 @@ class ControlPlane(Protocol):
         """Add a pool (its `no` is set here) and return it as committed. Raises BatchError PoolExists, ServerBusy."""
         ...
 
-    async def add_job(self, job: Job, cause: str) -> Job:
-        """Add a job (its `no` is set here) and return it as committed. Raises BatchError JobExists, ServerBusy."""
+    async def add_job(
+        self, job: Job, cause: str, *, manager: NewTask | None = None, auto_pool: Pool | None = None
+    ) -> Job:
+        """Add a job (its `no` is set here) and return it as committed, with its first task and its pool where it has
+        such (see `NewJob`). Raises BatchError JobExists, ServerBusy."""
         ...
 
     async def to_pool(self, pool_id: str, event: Event) -> Any:

@@ -16,6 +16,7 @@ from millpond.control.outbox import Outbox
 from millpond.control.provisioning import Provisioning
 from millpond.control.retention import Purger
 from millpond.control.settings import ControlSettings
+from millpond.control.specs import release_spec
 from millpond.control.timers import Timers
 from millpond.control.tokens import TaskClaim, read_task_token, task_token
 from millpond.domain import effects as f
@@ -28,6 +29,7 @@ from millpond.domain.ids import id_key
 from millpond.domain.job import Job
 from millpond.domain.pool import Pool
 from millpond.domain.states import JobState, TaskKind, TaskState
+from millpond.domain.task import NewTask
 from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
 from millpond.store.base import Store
@@ -178,17 +180,22 @@ class ControlService:
         await engine.submit(e.PoolAdded(at=self.now(), cause=cause, pool=pool))
         return pool
 
-    async def add_job(self, job: Job, cause: str) -> Job:
+    async def add_job(
+        self, job: Job, cause: str, *, manager: NewTask | None = None, auto_pool: Pool | None = None
+    ) -> Job:
         key = id_key(job.id)
         if key in self._jobs:
             raise BatchError(self._taken_id(key), JobId=job.id)
         job.no = self._next_job_no
         self._next_job_no += 1
+        if auto_pool is not None:
+            auto_pool.no = self._next_pool_no
+            self._next_pool_no += 1
         # The id is reserved before the first suspension: of two that race, one is told that it exists.
         self._jobs[key] = _JobEntry(job.no, job.pool_id)
         try:
             engine = await self._engine(job.pool_id)
-            added = engine.submit(e.JobAdded(at=self.now(), cause=cause, job=job))
+            added = engine.submit(e.JobAdded(at=self.now(), cause=cause, job=job, manager=manager, auto_pool=auto_pool))
         except BaseException:
             self._jobs.pop(key, None)
             raise
@@ -387,6 +394,8 @@ class ControlService:
         else:
             is_release = start.kind is TaskKind.JOB_RELEASE
             spec = job.spec.get("jobReleaseTask" if is_release else "jobPreparationTask")
+            if is_release and spec is not None:
+                spec = release_spec(spec)
             rules = job.release if is_release else job.preparation
             task_id = rules.id if rules is not None else ""
         link.outbox.put(

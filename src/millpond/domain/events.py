@@ -269,6 +269,8 @@ class TaskUpdated(_Event, frozen=True, kw_only=True):
     task_id: str
     max_retry_count: int | None
     spec: bytes
+    retention_s: float | None = None
+    """See `TaskRules.retention_s`."""
     condition: Precondition | None = None
 
 

@@ -75,6 +75,14 @@ def make_node_id(account: str, pool_no: int, number: int, *, dedicated: bool) ->
     return f"tvmps_{digest}_{'d' if dedicated else 'p'}"
 
 
+def make_auto_pool_id(prefix: str, *parts: object) -> str:
+    """The id of an auto pool: the user's prefix (20 characters at most) and what looks like a GUID, as the service
+    makes them. A pure function of its arguments, so that making it again makes the same."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).hexdigest().upper()
+    guid = "-".join((digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32]))
+    return f"{prefix}_{guid}" if prefix else guid
+
+
 def affinity_id(node_id: str) -> str:
     """The affinityId under which a node is named in task affinity (Azure Batch: `TVM:` and the node id)."""
     return f"TVM:{node_id}"

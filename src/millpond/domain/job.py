@@ -97,3 +97,5 @@ class JobChanges(msgspec.Struct, frozen=True):
     pool_id: str | None = None
     """Another pool: only for a disabled job."""
     allow_task_preemption: bool | None = None
+    keep_alive: bool | None = None
+    """Of the job's auto pool; only where its lifetime is that of the job."""

@@ -1,5 +1,7 @@
 """Jobs: their life, and what happens to their tasks on the way."""
 
+import msgspec
+
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.effects import DeleteJob, Effect, PurgeJob, RemoveJobDirectories, SaveJob, SetJobTimer
 from millpond.domain.errors import BatchError, ErrorCode, invalid_property
@@ -89,6 +91,10 @@ def on_job_updated(state: SchedulerState, event: JobUpdated, effects: list[Effec
         set_timer(job, effects)
     if changes.on_all_tasks_complete is not None:
         row.on_all_tasks_complete = changes.on_all_tasks_complete
+    if changes.allow_task_preemption is not None:
+        row.allow_task_preemption = changes.allow_task_preemption
+    if changes.keep_alive is not None and row.auto_pool is not None:
+        row.auto_pool = msgspec.structs.replace(row.auto_pool, keep_alive=changes.keep_alive)
     row.last_modified = later_than(row.last_modified, event.at)
     state.touch_job(job)
     if any(job.ready.values()):

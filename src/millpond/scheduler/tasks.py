@@ -3,6 +3,8 @@
 from collections import deque
 from typing import Final
 
+import msgspec
+
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.effects import (
     AddTask,
@@ -38,7 +40,7 @@ from millpond.domain.states import (
     OnTaskFailure,
     TaskState,
 )
-from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskCounts
+from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskCounts, TaskRules
 from millpond.scheduler import dependencies, retries
 from millpond.scheduler.state import (
     Assignment,
@@ -430,6 +432,8 @@ def on_task_updated(state: SchedulerState, event: TaskUpdated, effects: list[Eff
     if task.state is TaskState.COMPLETED:
         raise BatchError(ErrorCode.TASK_COMPLETED)
     task.max_retry_count = event.max_retry_count
+    if event.retention_s != (None if task.rules is None else task.rules.retention_s):
+        task.rules = msgspec.structs.replace(task.rules or TaskRules(), retention_s=event.retention_s)
     task.last_modified = later_than(task.last_modified, event.at)
     effects.append(SaveTask(task))
     effects.append(SaveTaskSpec(task.key, event.spec))

@@ -142,6 +142,8 @@ class MemoryStore:
         if len(keys) < limit:
             self._satisfied.pop(job_no, None)
             self._job_nodes.pop(job_no, None)
+        elif (satisfied := self._satisfied.get(job_no)) is not None:
+            satisfied.difference_update(sorted(satisfied)[:limit])
         return len(keys)
 
     def _check_open(self) -> None:

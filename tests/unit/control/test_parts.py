@@ -5,7 +5,7 @@ import json
 
 from millpond.control.commit import Batch
 from millpond.control.outbox import Outbox
-from millpond.control.specs import sign_auto_storage
+from millpond.control.specs import release_spec, sign_auto_storage
 from millpond.control.timers import Timers
 from millpond.domain import effects as f
 from millpond.domain.states import TaskState
@@ -126,3 +126,22 @@ def test_auto_storage_containers_are_signed_on_the_way_out() -> None:
         {"blobPrefix": "a/", "storageContainerUrl": "http://s/in?sig=1"},
         {"httpUrl": "http://x/"},
     ]
+
+
+def test_the_common_files_of_instances_are_signed_too() -> None:
+    files = [{"autoStorageContainerName": "in", "filePath": "d"}]
+    spec = json.dumps({"multiInstanceSettings": {"coordinationCommandLine": "c", "commonResourceFiles": files}})
+    signed = json.loads(sign_auto_storage(spec.encode(), lambda name: f"http://s/{name}?sig=1"))
+    assert signed["multiInstanceSettings"]["commonResourceFiles"] == [
+        {"filePath": "d", "storageContainerUrl": "http://s/in?sig=1"}
+    ]
+
+
+def test_the_limits_of_a_release_task_reach_nodes_as_constraints() -> None:
+    spec = {"id": "jobrelease", "commandLine": "x", "maxWallClockTime": "PT1M", "retentionTime": "P1D"}
+    assert release_spec(spec) == {
+        "id": "jobrelease",
+        "commandLine": "x",
+        "constraints": {"maxWallClockTime": "PT1M", "retentionTime": "P1D"},
+    }
+    assert release_spec({"commandLine": "x"}) == {"commandLine": "x", "constraints": {}}

@@ -10,7 +10,7 @@ from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
 from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
 from millpond.domain.states import NodeState, TaskState
-from millpond.domain.task import NewTask
+from millpond.domain.task import JobManagerRules, NewTask, TaskRules
 from millpond.protocol import messages as m
 from millpond.providers.base import VmSize
 from millpond.providers.fake import FakeProvider
@@ -246,3 +246,26 @@ async def test_a_silent_node_becomes_unknown_and_its_tasks_run_elsewhere() -> No
     assert row is not None
     assert (row.task.node_id, row.task.attempt, row.task.retry_count) == (node_id, 2, 0)
     await cluster.control.stop()
+
+
+async def test_a_job_comes_with_its_manager_and_its_pool(cluster: Cluster) -> None:
+    job, pool = new_job(job_id="managed"), new_pool(pool_id="auto")
+    manager = NewTask("manager", b'{"commandLine":"true"}', rules=TaskRules(job_manager=JobManagerRules()))
+    await cluster.control.add_job(job, "test", manager=manager, auto_pool=pool)
+    assert (job.no, pool.no) == (2, 2)
+    row = await cluster.store.get_task("managed", "manager")
+    assert row is not None
+    assert row.spec == manager.spec
+    another = new_pool(pool_id="another")
+    await cluster.control.add_pool(another, "test")
+    assert another.no == 3
+
+
+async def test_files_are_found_by_node_where_the_pool_is_not_said(cluster: Cluster) -> None:
+    node_id = await cluster.until_node()
+    files = cluster.control.files
+    # It has not said hello, so it cannot be asked; but it is known.
+    for pool_id in ("pool", "POOL", None):
+        assert await refusal(files.stat(pool_id, node_id, "f")) is ErrorCode.NODE_NOT_READY
+    assert await refusal(files.stat("other", node_id, "f")) is ErrorCode.NODE_NOT_FOUND
+    assert await refusal(files.stat(None, "tvmps_unknown_d", "f")) is ErrorCode.NODE_NOT_FOUND

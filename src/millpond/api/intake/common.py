@@ -1,7 +1,8 @@
 """Checks that bodies have in common. Each raises `BatchError` naming the property."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from millpond.api.schema.base import NameValueItem
@@ -14,6 +15,18 @@ MAX_DISPLAY_NAME: Final = 1024
 MAX_METADATA_ITEMS: Final = 1000
 MAX_DURATION_S: Final = 10675199 * 86400.0
 _URL: Final = re.compile(r"https?://[^\s/?#]+[^\s]*\Z", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def within(path: str) -> Iterator[None]:
+    """Errors raised inside name their property from here: `commandLine` becomes `startTask.commandLine`."""
+    try:
+        yield
+    except BatchError as error:
+        name = error.values.get("PropertyName")
+        whole = path if name is None else f"{path}.{name}"
+        message = error.message if name is None else error.message.replace(f"'{name}'", f"'{whole}'", 1)
+        raise BatchError(error.code, message, **{**error.values, "PropertyName": whole}) from None
 
 
 def check_id(name: str, text: str) -> None:

@@ -1,14 +1,15 @@
 """Pools: from the body of a request to a record."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from millpond.api.decode import missing_property
-from millpond.api.intake.common import check_display_name, check_id, check_metadata, duration_s
-from millpond.api.schema.pool import PoolCreate, PoolResize
+from millpond.api.intake.common import check_display_name, check_id, check_metadata, duration_s, within
+from millpond.api.intake.special_tasks import start_task_rules
+from millpond.api.schema.pool import PoolCreate, PoolResize, PoolSpecification, UserAccount
 from millpond.api.schema.vm import VirtualMachineConfiguration
 from millpond.api.support import refuse_if_used
 from millpond.domain.durations import Timestamp, format_duration
@@ -16,13 +17,15 @@ from millpond.domain.errors import BatchError, ErrorCode, invalid_property
 from millpond.domain.events import PoolResizeRequested
 from millpond.domain.pool import DEFAULT_RESIZE_TIMEOUT_S, MIN_RESIZE_TIMEOUT_S, Pool
 from millpond.domain.preconditions import Precondition
-from millpond.domain.states import AllocationState, NodeDeallocationOption, NodeFillType, PoolState
+from millpond.domain.states import AllocationState, JobDefaultOrder, NodeDeallocationOption, NodeFillType, PoolState
 from millpond.providers.base import VmSize
 
 MAX_TASK_SLOTS: Final = 256
 MAX_RESIZE_TIMEOUT_S: Final = 168 * 3600.0
 MAX_NODES: Final = 100_000
 """Targets above it are surely mistaken."""
+
+MAX_USER_NAME: Final = 20
 
 _LISTED_SIZES: Final = 8
 """A catalogue of VM sizes no longer than that is told in full."""
@@ -31,6 +34,12 @@ _LISTED_SIZES: Final = 8
 def new_pool(body: PoolCreate, vm_sizes: Mapping[str, VmSize], at: Timestamp) -> Pool:
     """The pool's record; its number is set by the control plane, its states by the scheduler. Raises BatchError."""
     check_id("id", body.id)
+    return pool_of(body, body.id, vm_sizes, at)
+
+
+def pool_of(body: PoolSpecification, pool_id: str, vm_sizes: Mapping[str, VmSize], at: Timestamp) -> Pool:
+    """The record of a pool like that, see `new_pool`. What has a default or several spellings is written back into
+    `body` in the service's own form."""
     check_display_name("displayName", body.display_name)
     _refuse_unsupported(body)
     _check_autoscale(body)
@@ -51,22 +60,31 @@ def new_pool(body: PoolCreate, vm_sizes: Mapping[str, VmSize], at: Timestamp) ->
         timeout = _resize_timeout(body.resize_timeout)
         body.resize_timeout = format_duration(timeout)
     policy = body.task_scheduling_policy
+    order = None if policy is None else policy.job_default_order
+    start_task = None
+    if body.start_task is not None:
+        with within("startTask"):
+            start_task = start_task_rules(body.start_task)
+    _check_user_accounts(body.user_accounts or ())
     return Pool(
         no=0,
-        id=body.id,
+        id=pool_id,
         state=PoolState.ACTIVE,
         allocation_state=AllocationState.STEADY,
         creation_time=at,
         last_modified=at,
         state_time=at,
         allocation_state_time=at,
-        spec=msgspec.to_builtins(body),
+        spec={"id": pool_id, **msgspec.to_builtins(body)},
         vm_size=body.vm_size,
         task_slots_per_node=slots,
         fill_type=NodeFillType.SPREAD if policy is None else NodeFillType(policy.node_fill_type.value),
         target_dedicated_nodes=_target("targetDedicatedNodes", body.target_dedicated_nodes) or 0,
         target_low_priority_nodes=_target("targetLowPriorityNodes", body.target_low_priority_nodes) or 0,
         resize_timeout_s=timeout,
+        start_task=start_task,
+        inter_node_communication=bool(body.enable_inter_node_communication),
+        job_default_order=JobDefaultOrder.NONE if order is None else JobDefaultOrder(order.value),
     )
 
 
@@ -100,17 +118,39 @@ def resize_of(body: PoolResize, at: Timestamp, cause: str, condition: Preconditi
     )
 
 
-def _refuse_unsupported(body: PoolCreate) -> None:
-    refuse_if_used("pool", "startTask", body.start_task)
+def _check_user_accounts(accounts: Sequence[UserAccount]) -> None:
+    names: set[str] = set()
+    for index, account in enumerate(accounts):
+        with within(f"userAccounts[{index}]"):
+            if not 1 <= len(account.name) <= MAX_USER_NAME:
+                raise invalid_property("name", account.name, f"a user's name has 1 to {MAX_USER_NAME} characters")
+            if account.name in names:
+                raise invalid_property("name", account.name, "there are two users of that name")
+            names.add(account.name)
+            if account.password is None:
+                raise missing_property("password")
+            if not account.password:
+                raise invalid_property("password", "", "it is empty")
+            linux = account.linux_user_configuration
+            if linux is not None and (linux.uid is None) != (linux.gid is None):
+                raise invalid_property(
+                    "linuxUserConfiguration", "", "uid and gid must be given together, or neither of them"
+                )
+            for name in ("uid", "gid"):
+                number = None if linux is None else getattr(linux, name)
+                if number is not None and number < 0:
+                    raise invalid_property(f"linuxUserConfiguration.{name}", number, "it must be 0 or more")
+
+
+def _refuse_unsupported(body: PoolSpecification) -> None:
     refuse_if_used("pool", "enableAutoScale", body.enable_auto_scale)
     refuse_if_used("pool", "applicationPackageReferences", body.application_package_references)
     refuse_if_used("pool", "mountConfiguration", body.mount_configuration)
-    refuse_if_used("pool", "userAccounts", body.user_accounts)
     refuse_if_used("pool", "certificateReferences", body.certificate_references)
     refuse_if_used("pool", "cloudServiceConfiguration", body.cloud_service_configuration)
 
 
-def _check_autoscale(body: PoolCreate) -> None:
+def _check_autoscale(body: PoolSpecification) -> None:
     if body.auto_scale_formula is not None:
         raise invalid_property("autoScaleFormula", body.auto_scale_formula, "it needs enableAutoScale to be true")
     if body.auto_scale_evaluation_interval is not None:

@@ -1,12 +1,14 @@
 """Tasks: from the body of a request to what the scheduler is given."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from millpond.api.decode import missing_property
 from millpond.api.intake.common import (
+    MAX_DURATION_S,
     check_display_name,
     check_environment,
     check_id,
@@ -15,18 +17,22 @@ from millpond.api.intake.common import (
     check_url,
     duration_s,
     time_limit_s,
+    within,
 )
+from millpond.api.schema.enums import AccessScope
 from millpond.api.schema.task import (
     ExitConditionsBody,
     ExitOptionsBody,
+    MultiInstanceSettings,
     OutputFile,
     ResourceFile,
     TaskConstraints,
     TaskCreate,
     TaskDependencies,
+    UserIdentity,
 )
 from millpond.api.support import refuse_if_used
-from millpond.domain.durations import format_duration
+from millpond.domain.durations import format_duration, parse_duration
 from millpond.domain.errors import BatchError, ErrorCode, invalid_property
 from millpond.domain.ids import id_key, is_valid_id
 from millpond.domain.job import Job
@@ -34,11 +40,14 @@ from millpond.domain.states import DependencyAction, JobAction, OnTaskFailure
 from millpond.domain.task import ExitConditions, ExitOptions, NewTask, TaskRules
 
 MAX_REQUIRED_SLOTS: Final = 256
+DEFAULT_RETENTION: Final = "P7D"
 MAX_DEPENDENCY_CHARACTERS: Final = 64000
 """Of all taskIds together, and of all numbers in taskIdRanges together."""
 _AFFINITY_PREFIX: Final = "TVM:"
 _FILE_MODE: Final = re.compile(r"0?[0-7]{3,4}\Z")
 _BLOB_CONTAINER: Final = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}\Z")
+
+_NO_RULES: Final = TaskRules()
 
 encode_spec = msgspec.json.Encoder().encode
 
@@ -50,11 +59,11 @@ def new_task(body: TaskCreate) -> NewTask:
     """
     if not is_valid_id(body.id):
         check_id("id", body.id)
-    if not body.command_line or body.command_line.isspace():
-        raise invalid_property("commandLine", body.command_line, "it is empty")
-    if "\0" in body.command_line:
-        raise invalid_property("commandLine", body.command_line, "it has a NUL character")
-    _refuse_unsupported(body)
+    check_command_line("commandLine", body.command_line)
+    if body.container_settings is not None or body.application_package_references is not None:
+        _refuse_unsupported(body)
+    if body.user_identity is not None:
+        check_user_identity(body.user_identity)
     check_display_name("displayName", body.display_name)
     slots = body.required_slots
     if slots is not None and not 1 <= slots <= MAX_REQUIRED_SLOTS:
@@ -62,11 +71,12 @@ def new_task(body: TaskCreate) -> NewTask:
     if body.environment_settings:
         check_environment("environmentSettings", body.environment_settings)
     if body.resource_files:
-        for index, resource in enumerate(body.resource_files):
-            _check_resource_file(f"resourceFiles[{index}]", resource)
+        check_resource_files("resourceFiles", body.resource_files)
     if body.output_files:
         for index, output in enumerate(body.output_files):
             _check_output_file(f"outputFiles[{index}]", output)
+    if body.multi_instance_settings is not None:
+        _check_instances(body.multi_instance_settings, slots)
     retries = None
     if body.constraints is not None:
         check_constraints(body.constraints)
@@ -75,19 +85,36 @@ def new_task(body: TaskCreate) -> NewTask:
 
 
 def _refuse_unsupported(body: TaskCreate) -> None:
-    if body.container_settings is not None:
-        refuse_if_used("task", "containerSettings", body.container_settings)
-    if body.multi_instance_settings is not None:
-        refuse_if_used("task", "multiInstanceSettings", body.multi_instance_settings)
-    if body.application_package_references is not None:
-        refuse_if_used("task", "applicationPackageReferences", body.application_package_references)
-    if body.authentication_token_settings is not None:
-        refuse_if_used("task", "authenticationTokenSettings", body.authentication_token_settings)
-    identity = body.user_identity
-    if identity is not None:
-        if identity.username is not None and identity.auto_user is not None:
-            raise invalid_property("userIdentity", identity.username, "username and autoUser exclude each other")
-        refuse_if_used("task", "userIdentity.username", identity.username)
+    refuse_if_used("task", "containerSettings", body.container_settings)
+    refuse_if_used("task", "applicationPackageReferences", body.application_package_references)
+
+
+def check_command_line(name: str, text: str) -> None:
+    if not text or text.isspace():
+        raise invalid_property(name, text, "it is empty")
+    if "\0" in text:
+        raise invalid_property(name, text, "it has a NUL character")
+
+
+def check_user_identity(identity: UserIdentity) -> None:
+    """A named user account, or an auto user: one of them."""
+    if identity.username is not None and identity.auto_user is not None:
+        raise invalid_property("userIdentity", identity.username, "username and autoUser exclude each other")
+    if identity.username is None and identity.auto_user is None:
+        raise invalid_property("userIdentity", "", "it has neither username nor autoUser")
+    if identity.username == "":
+        raise invalid_property("userIdentity.username", "", "it is empty")
+
+
+def _check_instances(settings: MultiInstanceSettings, slots: int | None) -> None:
+    with within("multiInstanceSettings"):
+        count = settings.number_of_instances
+        if count is not None and count < 1:
+            raise invalid_property("numberOfInstances", count, "it must be 1 or more")
+        check_command_line("coordinationCommandLine", settings.coordination_command_line)
+        check_resource_files("commonResourceFiles", settings.common_resource_files)
+    if slots is not None and slots != 1:
+        raise invalid_property("requiredSlots", slots, "it must be 1 for a multi-instance task")
 
 
 def check_constraints(constraints: TaskConstraints) -> None:
@@ -99,6 +126,15 @@ def check_constraints(constraints: TaskConstraints) -> None:
         kept = duration_s("constraints.retentionTime", constraints.retention_time)
         constraints.retention_time = format_duration(kept)
     check_retry_count("constraints.maxTaskRetryCount", constraints.max_task_retry_count)
+
+
+def retention_s(constraints: TaskConstraints | None) -> float | None:
+    """`TaskRules.retention_s` of checked constraints: only what is not the default anyway."""
+    text = None if constraints is None else constraints.retention_time
+    if text is None or text == DEFAULT_RETENTION:
+        return None
+    kept = parse_duration(text)
+    return MAX_DURATION_S if kept is None else kept
 
 
 def names_job_action(body: TaskCreate) -> bool:
@@ -126,16 +162,33 @@ def _rules(body: TaskCreate) -> TaskRules | None:
     depends = body.depends_on
     conditions = body.exit_conditions
     affinity = body.affinity_info
-    if depends is None and conditions is None and affinity is None:
+    settings = body.multi_instance_settings
+    token = body.authentication_token_settings
+    retention = None if body.constraints is None else retention_s(body.constraints)
+    if (
+        depends is None
+        and conditions is None
+        and affinity is None
+        and settings is None
+        and token is None
+        and retention is None
+    ):
         return None
     ids, ranges = _dependencies(depends) if depends is not None else ((), ())
     node_id = None
     if affinity is not None and affinity.affinity_id.startswith(_AFFINITY_PREFIX):
         node_id = affinity.affinity_id.removeprefix(_AFFINITY_PREFIX)
     exits = _exit_conditions(conditions) if conditions is not None else None
-    if not ids and not ranges and exits is None and node_id is None:
-        return None
-    return TaskRules(ids, ranges, exits, node_id)
+    rules = TaskRules(
+        depends_on_ids=ids,
+        depends_on_ranges=ranges,
+        exit_conditions=exits,
+        affinity_node_id=node_id,
+        instances=0 if settings is None else settings.number_of_instances or 1,
+        job_access=token is not None and AccessScope.JOB in (token.access or ()),
+        retention_s=retention,
+    )
+    return None if rules == _NO_RULES else rules
 
 
 def _dependencies(depends: TaskDependencies) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
@@ -189,6 +242,11 @@ def _exit_options(body: ExitOptionsBody) -> ExitOptions:
 
 def _optional_exit_options(body: ExitOptionsBody | None) -> ExitOptions | None:
     return None if body is None else _exit_options(body)
+
+
+def check_resource_files(name: str, resources: Sequence[ResourceFile] | None) -> None:
+    for index, resource in enumerate(resources or ()):
+        _check_resource_file(f"{name}[{index}]", resource)
 
 
 def _check_resource_file(name: str, resource: ResourceFile) -> None:

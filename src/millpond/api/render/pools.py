@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from millpond.api.render.common import etag_text, name_values, pool_url, timestamp_text, words
+from millpond.api.schema.secrets import pool_without_secrets
 from millpond.domain.durations import format_duration
 from millpond.domain.pool import Pool
 from millpond.domain.states import AllocationState, NodeState
@@ -44,7 +45,7 @@ def pool_object(pool: Pool, base_url: str, nodes: tuple[int, int]) -> dict[str, 
     """The pool; `nodes` are its current dedicated and spot nodes."""
     spec = pool.spec
     body: dict[str, Any] = {
-        **{name: value for name, value in spec.items() if value != []},
+        **{name: value for name, value in pool_without_secrets(spec).items() if value != []},
         "url": pool_url(base_url, pool.id),
         "eTag": etag_text(pool.last_modified),
         "lastModified": timestamp_text(pool.last_modified),
@@ -59,7 +60,7 @@ def pool_object(pool: Pool, base_url: str, nodes: tuple[int, int]) -> dict[str, 
         "targetDedicatedNodes": pool.target_dedicated_nodes,
         "targetLowPriorityNodes": pool.target_low_priority_nodes,
         "enableAutoScale": False,
-        "enableInterNodeCommunication": spec.get("enableInterNodeCommunication", False),
+        "enableInterNodeCommunication": pool.inter_node_communication,
         "taskSlotsPerNode": pool.task_slots_per_node,
         "taskSchedulingPolicy": {**spec.get("taskSchedulingPolicy", {}), "nodeFillType": pool.fill_type.value},
     }

@@ -63,6 +63,20 @@ class JobDefaultOrder(WireEnum):
     CREATION_TIME = "creationtime"
 
 
+class AccessScope(WireEnum):
+    JOB = "job"
+
+
+class LoginMode(WireEnum):
+    BATCH = "batch"
+    INTERACTIVE = "interactive"
+
+
+class PoolLifetime(WireEnum):
+    JOB_SCHEDULE = "jobschedule"
+    JOB = "job"
+
+
 class CachingType(WireEnum):
     NONE = "none"
     READ_ONLY = "readonly"

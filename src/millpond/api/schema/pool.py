@@ -6,16 +6,19 @@ from millpond.api.schema.base import Int32, JsonObject, NameValueItem, Wire
 from millpond.api.schema.enums import (
     DeallocationOption,
     DynamicVNetAssignmentScope,
+    ElevationLevel,
     FillType,
     InboundEndpointProtocol,
     IpAddressProvisioning,
     IpFamily,
     JobDefaultOrder,
+    LoginMode,
     NodeCommunicationMode,
     PoolIdentityType,
     SecurityRuleAccess,
     UpgradeMode,
 )
+from millpond.api.schema.special_task import StartTask
 from millpond.api.schema.vm import VirtualMachineConfiguration
 
 
@@ -104,11 +107,30 @@ class PoolIdentity(Wire):
     user_assigned_identities: list[UserAssignedIdentity] | None = None
 
 
-class PoolCreate(Wire, kw_only=True):
-    """POST /pools (BatchPoolCreateOptions; PoolAddParameter in 2024-02-01.19.0). What the service does not act on is
-    listed in `api/support.py`."""
+class LinuxUserConfiguration(Wire):
+    uid: Int32 | None = None
+    gid: Int32 | None = None
+    ssh_private_key: str | None = None
 
-    id: str
+
+class WindowsUserConfiguration(Wire):
+    login_mode: LoginMode | None = None
+
+
+class UserAccount(Wire, kw_only=True):
+    """A named user on every node. Password and private key are never shown (`secrets`), so that what a client read of
+    an auto pool and sends back has none; where a pool is made the password is required."""
+
+    name: str
+    password: str | None = None
+    elevation_level: ElevationLevel | None = None
+    linux_user_configuration: LinuxUserConfiguration | None = None
+    windows_user_configuration: WindowsUserConfiguration | None = None
+
+
+class PoolSpecification(Wire, kw_only=True):
+    """What a pool is like: the pool of an auto pool (BatchPoolSpecification)."""
+
     display_name: str | None = None
     vm_size: str
     virtual_machine_configuration: VirtualMachineConfiguration | None = None
@@ -120,20 +142,27 @@ class PoolCreate(Wire, kw_only=True):
     auto_scale_evaluation_interval: str | None = None
     enable_inter_node_communication: bool | None = None
     network_configuration: NetworkConfiguration | None = None
-    start_task: JsonObject | None = None
+    start_task: StartTask | None = None
     application_package_references: list[JsonObject] | None = None
     task_slots_per_node: Int32 | None = None
     task_scheduling_policy: TaskSchedulingPolicy | None = None
-    user_accounts: list[JsonObject] | None = None
+    user_accounts: list[UserAccount] | None = None
     metadata: list[NameValueItem] | None = None
     mount_configuration: list[JsonObject] | None = None
-    identity: PoolIdentity | None = None
     upgrade_policy: UpgradePolicy | None = None
     cloud_service_configuration: JsonObject | None = None
     certificate_references: list[JsonObject] | None = None
     application_licenses: list[str] | None = None
     target_node_communication_mode: NodeCommunicationMode | None = None
     resource_tags: dict[str, str] | None = None
+
+
+class PoolCreate(PoolSpecification, kw_only=True):
+    """POST /pools (BatchPoolCreateOptions; PoolAddParameter in 2024-02-01.19.0). What the service does not act on is
+    listed in `api/support.py`."""
+
+    id: str
+    identity: PoolIdentity | None = None
 
 
 class PoolResize(Wire):

@@ -4,6 +4,7 @@ import msgspec
 
 from millpond.api.schema.base import Int32, JsonObject, RoundTrip, Wire
 from millpond.api.schema.enums import (
+    AccessScope,
     AutoUserScope,
     DependencyActionKind,
     ElevationLevel,
@@ -118,6 +119,18 @@ class TaskConstraints(Wire):
     max_task_retry_count: Int32 | None = None
 
 
+class MultiInstanceSettings(Wire, kw_only=True):
+    number_of_instances: Int32 | None = None
+    coordination_command_line: str
+    common_resource_files: list[ResourceFile] | None = None
+
+
+class AuthenticationTokenSettings(Wire):
+    """What a token given to the task is good for (up to 2024-02-01.19.0)."""
+
+    access: list[AccessScope] | None = None
+
+
 class TaskCreate(Wire, kw_only=True):
     """POST /jobs/{jobId}/tasks (BatchTaskCreateOptions; TaskAddParameter in 2024-02-01.19.0).
 
@@ -135,10 +148,10 @@ class TaskCreate(Wire, kw_only=True):
     affinity_info: AffinityInfo | None = None
     required_slots: Int32 | None = None
     user_identity: UserIdentity | None = None
-    multi_instance_settings: JsonObject | None = None
+    multi_instance_settings: MultiInstanceSettings | None = None
     depends_on: TaskDependencies | None = None
     application_package_references: list[JsonObject] | None = None
-    authentication_token_settings: JsonObject | None = None
+    authentication_token_settings: AuthenticationTokenSettings | None = None
     constraints: TaskConstraints | None = None
 
 

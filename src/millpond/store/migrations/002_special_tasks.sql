@@ -19,6 +19,14 @@ UPDATE node SET record = CAST(
 )
 WHERE json_extract(CAST(record AS TEXT), '$.removal') IS NOT NULL;
 
+-- What had been accepted and not acted on counts now.
+UPDATE pool SET record = CAST(json_set(CAST(record AS TEXT), '$.inter_node_communication', json('true')) AS BLOB)
+WHERE enable_inter_node_communication = 1;
+UPDATE pool SET record = CAST(json_set(CAST(record AS TEXT), '$.job_default_order', 'creationtime') AS BLOB)
+WHERE json_extract(CAST(record AS TEXT), '$.spec.taskSchedulingPolicy.jobDefaultOrder') = 'creationtime';
+UPDATE job SET record = CAST(json_set(CAST(record AS TEXT), '$.allow_task_preemption', json('true')) AS BLOB)
+WHERE json_extract(CAST(record AS TEXT), '$.spec.allowTaskPreemption');
+
 ALTER TABLE job ADD COLUMN schedule_id TEXT COLLATE NOCASE;
 CREATE INDEX job_of_schedule ON job (schedule_id, id) WHERE schedule_id IS NOT NULL;
 
