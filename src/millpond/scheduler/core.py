@@ -11,7 +11,7 @@ from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.events import Event
-from millpond.scheduler import jobs, node_operations, nodes, placement, pools, reports, tasks
+from millpond.scheduler import gangs, jobs, node_operations, nodes, placement, pools, reports, reservations, tasks
 from millpond.scheduler.state import SchedulerState
 
 _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
@@ -51,6 +51,8 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.TaskEnded: reports.on_task_ended,
     e.TaskStopped: reports.on_task_stopped,
     e.TaskReturned: tasks.on_task_returned,
+    e.InstanceCoordinated: gangs.on_instance_coordinated,
+    e.GangReservationTimedOut: reservations.on_gang_reservation_timed_out,
 }
 
 

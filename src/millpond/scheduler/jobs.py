@@ -97,8 +97,10 @@ def on_job_updated(state: SchedulerState, event: JobUpdated, effects: list[Effec
         row.auto_pool = msgspec.structs.replace(row.auto_pool, keep_alive=changes.keep_alive)
     row.last_modified = later_than(row.last_modified, event.at)
     state.touch_job(job)
-    if any(job.ready.values()):
-        state.ready_jobs[row.no] = job
+    if changes.allow_task_preemption is not None:
+        row.allow_task_preemption = changes.allow_task_preemption
+        state.preemptible[row.no] = job
+    state.file_job(job)
     tasks.check_all_complete(state, job)
 
 
@@ -168,8 +170,7 @@ def on_job_enable_requested(state: SchedulerState, event: JobEnableRequested, ef
     set_job_state(state, job, JobState.ENABLING, event.at)
     set_job_state(state, job, JobState.ACTIVE, event.at)
     job.row.last_modified = later_than(job.row.last_modified, event.at)
-    if any(job.ready.values()):
-        state.ready_jobs[job.row.no] = job
+    state.file_job(job)
     tasks.check_all_complete(state, job)
 
 
@@ -240,8 +241,12 @@ def forget_tasks(state: SchedulerState, job: JobMemory) -> None:
     """Let go of the records of a job that will not schedule again."""
     job.tasks = {}
     job.ready = {}
+    job.first.clear()
+    job.gangs = {}
     job.dependencies = None
     state.ready_jobs.pop(job.row.no, None)
+    state.apart.pop(job.row.no, None)
+    state.preemptible.pop(job.row.no, None)
 
 
 def on_job_purged(state: SchedulerState, event: JobPurged, effects: list[Effect]) -> None:

@@ -36,7 +36,7 @@ from millpond.domain.states import (
     SchedulingState,
 )
 from millpond.domain.task import FailureInfo
-from millpond.scheduler import special, tasks
+from millpond.scheduler import gangs, special, tasks
 from millpond.scheduler.state import NodeMemory, SchedulerState, set_node_state, settle_node_state
 
 _DRAINING: Final = frozenset({NodeDeallocationOption.TASK_COMPLETION, NodeDeallocationOption.RETAINED_DATA})
@@ -176,11 +176,11 @@ def _deal_with_tasks(
     drains = option in _DRAINING
     for assignment in list(node.assigned.values()):
         task = assignment.task
-        begun = task.start_time is not None
+        begun = task.start_time is not None or gangs.is_running(state, assignment)
         if begun and drains:
             continue
         job = state.jobs_by_no[task.job_no]
-        tasks.detach(state, job, task, at, stop=stop, effects=effects)
+        tasks.detach(state, job, task, at, stop=stop, effects=effects, node=node)
         if begun and option is NodeDeallocationOption.TERMINATE:
             failure = FailureInfo(
                 ErrorCategory.USER_ERROR, TaskFailureCode.TASK_ENDED.value, f"The task was ended because {why}"

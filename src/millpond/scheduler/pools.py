@@ -23,6 +23,7 @@ from millpond.domain.states import (
     NodeState,
     PoolState,
 )
+from millpond.scheduler import apart
 from millpond.scheduler.node_operations import carry_on, keep_node, remove_node
 from millpond.scheduler.nodes import create_node
 from millpond.scheduler.state import NodeMemory, SchedulerState
@@ -118,11 +119,12 @@ _USELESS: Final = {
 }
 
 
-def _removal_rank(node: NodeMemory) -> tuple[int, int, float]:
+def _removal_rank(node: NodeMemory) -> tuple[int, int, int, float]:
     """Who leaves first: nodes of no use any more, of none yet, without a machine, then idle ones, then those that run
-    least; the young first."""
+    least; the young first. Those that run a job manager leave last (Azure Batch: JobManagerTask)."""
     useless = 3 if node.row.state in IN_SERVICE_NODE_STATES else _USELESS.get(node.row.state, 1)
-    return (useless, node.row.running_task_slots, -node.row.allocation_time)
+    managers = sum(1 for a in node.assigned.values() if apart.is_manager(a.task))
+    return (useless, managers, node.row.running_task_slots, -node.row.allocation_time)
 
 
 def _find_steady_pool(state: SchedulerState, condition: Precondition | None) -> Pool:

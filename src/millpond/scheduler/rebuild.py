@@ -9,10 +9,17 @@ from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
 from millpond.domain.special_task import JobNode
-from millpond.domain.states import IN_SERVICE_NODE_STATES, JobState, NodeState, SchedulingState, TaskState
+from millpond.domain.states import (
+    IN_SERVICE_NODE_STATES,
+    JobState,
+    NodeState,
+    SchedulingState,
+    SubtaskState,
+    TaskState,
+)
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
-from millpond.scheduler import dependencies, jobs, node_operations, special
+from millpond.scheduler import apart, dependencies, gangs, jobs, node_operations, special
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
 from millpond.scheduler.tasks import make_ready
 
@@ -49,6 +56,8 @@ def rebuild(
         state.jobs_by_no[job_row.no] = job
         if job_row.state in (JobState.COMPLETED, JobState.DELETING):
             jobs.forget_tasks(state, job)
+        elif job_row.allow_task_preemption:
+            state.preemptible[job_row.no] = job
     remembered: dict[int, list[str]] = {}
     for job_no, key in satisfied:
         remembered.setdefault(job_no, []).append(key)
@@ -58,7 +67,10 @@ def rebuild(
             for key in keys:
                 dependencies.mark_satisfied(owner.dependencies, key)
     special.recall(state, job_nodes)
-    pending = _load_tasks(state, task_rows, effects)
+    instances: dict[int, list[Subtask]] = {}
+    for subtask in subtasks:
+        instances.setdefault(subtask.task_key, []).append(subtask)
+    pending = _load_tasks(state, task_rows, instances, effects)
     for job, task in pending:
         index = job.dependencies
         if index is None or dependencies.add_dependent(index, task):
@@ -78,7 +90,7 @@ def rebuild(
 
 
 def _load_tasks(
-    state: SchedulerState, task_rows: Iterable[Task], effects: list[Effect]
+    state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
 ) -> list[tuple[JobMemory, Task]]:
     """File every task under its job and node; the active ones not handed out, with all satisfied parents known."""
     pending: list[tuple[JobMemory, Task]] = []
@@ -99,24 +111,39 @@ def _load_tasks(
             pending.append((job, task))
         else:
             node = state.nodes.get(task.node_id)
-            if node is None:
-                # A node and its tasks change in one commit, so this cannot be; better run again than hang.
+            gang = gangs.recall(state, task, instances.get(task.key, ())) if gangs.is_gang(task) else None
+            if node is None or (gang is None and gangs.is_gang(task)):
+                # A node and its tasks, a task and its instances change in one commit, so this cannot be; better run
+                # again than hang.
                 task.node_id = None
                 task.state = TaskState.ACTIVE
+                task.start_time = None
                 effects.append(SaveTask(task))
                 pending.append((job, task))
                 continue
-            running = task.state is not TaskState.ACTIVE
-            assignment = Assignment(task, task.attempt, task.required_slots, running)
-            if task.state is TaskState.PREPARING:
-                # It is sent with the commit that says the preparation task is done.
-                assignment.sent = special.preparation_on(job, node) is special.Preparation.DONE
-            node.assigned[task.key] = assignment
             job.assigned[task.key] = node.row.id
-            if task.state is TaskState.RUNNING:
-                node.row.running_tasks += 1
-                node.row.running_task_slots += task.required_slots
+            if gang is None:
+                _load_assignment(state, job, node, task)
+                continue
+            for instance in gang.instances:
+                if instance.state is not SubtaskState.COMPLETED:
+                    _load_assignment(state, job, state.nodes[instance.node_id], task, instance.index)
     return pending
+
+
+def _load_assignment(state: SchedulerState, job: JobMemory, node: NodeMemory, task: Task, index: int = 0) -> None:
+    whole = apart.wants_whole_nodes(task)
+    assignment = Assignment(task, task.attempt, apart.slots_on(node, task), holds=False, index=index)
+    assignment.holds = task.state is not TaskState.ACTIVE or gangs.is_gang(task)
+    preparation = job.row.preparation
+    if task.state is TaskState.PREPARING or (index and preparation is not None and preparation.wait_for_success):
+        # It is sent with the commit that says the preparation task is done.
+        assignment.sent = special.preparation_on(job, node) is special.Preparation.DONE
+    node.assigned[task.key] = assignment
+    node.alone = node.alone or whole
+    if gangs.is_running(state, assignment):
+        node.row.running_tasks += 1
+        node.row.running_task_slots += task.required_slots
 
 
 def _take_slots(node: NodeMemory) -> None:

@@ -13,6 +13,7 @@ from millpond.domain.pool import Pool
 from millpond.domain.special_task import JobNode, JobPreparationRules, JobReleaseRules, StartTaskRules
 from millpond.domain.states import (
     AllocationState,
+    JobDefaultOrder,
     JobState,
     NodeFillType,
     OnAllTasksComplete,
@@ -37,6 +38,8 @@ def new_pool(
     fill: NodeFillType = NodeFillType.SPREAD,
     pool_id: str = "pool",
     start_task: StartTaskRules | None = None,
+    inter_node: bool = False,
+    order: JobDefaultOrder = JobDefaultOrder.NONE,
 ) -> Pool:
     return Pool(
         no=1,
@@ -52,6 +55,8 @@ def new_pool(
         task_slots_per_node=slots,
         fill_type=fill,
         start_task=start_task,
+        inter_node_communication=inter_node,
+        job_default_order=order,
         target_dedicated_nodes=nodes,
         target_low_priority_nodes=spot,
     )
@@ -70,6 +75,7 @@ def new_job(
     wall_clock_s: float | None = None,
     preparation: JobPreparationRules | None = None,
     release: JobReleaseRules | None = None,
+    preemptible: bool = False,
 ) -> Job:
     return Job(
         no=no,
@@ -87,6 +93,7 @@ def new_job(
         max_wall_clock_s=wall_clock_s,
         preparation=preparation,
         release=release,
+        allow_task_preemption=preemptible,
         on_all_tasks_complete=OnAllTasksComplete.TERMINATE_JOB if terminate_when_done else OnAllTasksComplete.NO_ACTION,
         on_task_failure=OnTaskFailure.PERFORM_EXIT_OPTIONS_JOB_ACTION if exit_actions else OnTaskFailure.NO_ACTION,
     )
@@ -125,6 +132,7 @@ class World:
         self.to_purge: list[str] = []
         self.started: list[f.StartTask] = []
         self.specials: list[f.StartSpecialTask] = []
+        self.proceeded: list[f.Proceed] = []
         self.stopped: list[f.StopTask] = []
         self.returned: list[f.ReturnTask] = []
         self.effects: list[Effect] = []
@@ -196,6 +204,10 @@ class World:
                     self.subtasks[subtask.task_key, subtask.index] = copy.deepcopy(subtask)
                 case f.DeleteSubtasks(task_key):
                     self.subtasks = {key: row for key, row in self.subtasks.items() if key[0] != task_key}
+                case f.Proceed():
+                    self.proceeded.append(effect)
+                case f.SetGangTimer(deadline):
+                    self.timers["gang"] = deadline
                 case f.StartSpecialTask():
                     self.specials.append(effect)
                 case f.StopTask():
@@ -366,6 +378,62 @@ class World:
                 retryable=retryable,
             )
         )
+
+    def members(self, task_id: str, job: str = "job") -> list[str]:
+        """Ids of the nodes the instances of a task are on, in order of index."""
+        return [instance.node_id for instance in self.state.gangs[self.task(task_id, job).key].instances]
+
+    def subtask(self, task_id: str, index: int, job: str = "job") -> Subtask:
+        """The row of an instance."""
+        return self.subtasks[self.task(task_id, job).key, index]
+
+    def start_all(self, task_id: str, job: str = "job") -> None:
+        """Every instance begins."""
+        task = self.task(task_id, job)
+        for node_id in self.members(task_id, job):
+            self.do(
+                e.TaskStarted(at=self.now, node_id=node_id, key=task.key, attempt=task.attempt, start_time=self.now)
+            )
+
+    def coordinate(self, task_id: str, *indexes: int, job: str = "job") -> None:
+        """Instances coordinate; all of them, unless some are named."""
+        task = self.task(task_id, job)
+        nodes = self.members(task_id, job)
+        for index in indexes or range(len(nodes)):
+            self.do(e.InstanceCoordinated(at=self.now, node_id=nodes[index], key=task.key, attempt=task.attempt))
+
+    def end_instance(
+        self,
+        task_id: str,
+        index: int,
+        exit_code: int | None = 0,
+        *,
+        job: str = "job",
+        failure: FailureInfo | None = None,
+        retryable: bool = False,
+    ) -> None:
+        """One instance ends by itself."""
+        task = self.task(task_id, job)
+        self.do(
+            e.TaskEnded(
+                at=self.now,
+                node_id=self.members(task_id, job)[index],
+                key=task.key,
+                attempt=task.attempt,
+                start_time=self.now,
+                end_time=self.now,
+                exit_code=exit_code,
+                failure=failure,
+                retryable=retryable,
+            )
+        )
+
+    def fire_gang_timer(self) -> None:
+        """The time of the reservation, or of the pause after one, is over."""
+        deadline = self.timers["gang"]
+        assert deadline is not None
+        self.now = max(self.now, deadline)
+        self.do(e.GangReservationTimedOut(at=self.now, deadline=deadline))
 
     def confirm_stops(self) -> None:
         stops, self.stopped = self.stopped, []
