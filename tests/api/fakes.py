@@ -12,6 +12,7 @@ from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.errors import BatchError, ErrorCode
+from millpond.domain.explanation import Cause, Explanation, Reference
 from millpond.domain.ids import id_key, task_key
 from millpond.domain.job import Job
 from millpond.domain.node import Node
@@ -298,6 +299,26 @@ class FakeControl:
         if id_key(pool_id) not in self.store.pools:
             raise BatchError(ErrorCode.POOL_NOT_FOUND)
         self.preempted.append(node_id)
+
+    async def explain_task(self, job_id: str, task_id: str) -> Explanation:
+        self._fail()
+        if self.store.task_of(job_id, task_id) is None:
+            raise BatchError(ErrorCode.TASK_NOT_FOUND)
+        return self._explanation(Reference("task", task_id, job_id))
+
+    async def explain_job(self, job_id: str) -> Explanation:
+        return self._explanation(Reference("job", job_id))
+
+    async def explain_pool(self, pool_id: str) -> Explanation:
+        return self._explanation(Reference("pool", pool_id))
+
+    async def explain_node(self, pool_id: str, node_id: str) -> Explanation:
+        return self._explanation(Reference("node", node_id))
+
+    def _explanation(self, subject: Reference) -> Explanation:
+        behind = Cause("dependencyFailed", "blocked", "reactivate it", self.now(), never=True)
+        cause = Cause("dependencyPending", "it waits", references=(Reference("task", "t9", "j1"),), causes=(behind,))
+        return Explanation(subject, "active", self.now(), "It waits.", (cause,))
 
     async def to_job(self, job_id: str, event: Any) -> Any:
         self._fail()

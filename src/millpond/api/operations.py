@@ -153,6 +153,11 @@ _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
 )
 
 _EXTENSIONS: Final[tuple[tuple[str | int, ...], ...]] = (
+    # why something waits
+    ("explain_job", "GET", "/jobs/{jobId}/explain", 200),
+    ("explain_task", "GET", "/jobs/{jobId}/tasks/{taskId}/explain", 200),
+    ("explain_pool", "GET", "/pools/{poolId}/explain", 200),
+    ("explain_node", "GET", "/pools/{poolId}/nodes/{nodeId}/explain", 200),
     # Azure's clouds take spot nodes back when they please; here somebody, or something, asks for it.
     ("preempt_node", "POST", "/pools/{poolId}/nodes/{nodeId}/preempt", 202),
 )

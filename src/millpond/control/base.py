@@ -8,6 +8,7 @@ import msgspec
 from millpond.control.tokens import TaskClaim
 from millpond.domain.durations import Timestamp
 from millpond.domain.events import Event
+from millpond.domain.explanation import Explanation
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
@@ -139,4 +140,20 @@ class ControlPlane(Protocol):
 
     async def to_job(self, job_id: str, event: Event) -> Any:
         """The same for the engine of the job's pool. Raises BatchError JobNotFound."""
+        ...
+
+    async def explain_task(self, job_id: str, task_id: str) -> Explanation:
+        """Why a task waits, as memory has it now. Raises BatchError JobNotFound, TaskNotFound, ServerBusy."""
+        ...
+
+    async def explain_job(self, job_id: str) -> Explanation:
+        """Raises BatchError JobNotFound, ServerBusy."""
+        ...
+
+    async def explain_pool(self, pool_id: str) -> Explanation:
+        """Raises BatchError PoolNotFound, ServerBusy."""
+        ...
+
+    async def explain_node(self, pool_id: str, node_id: str) -> Explanation:
+        """Raises BatchError PoolNotFound, NodeNotFound, ServerBusy."""
         ...

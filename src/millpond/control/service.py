@@ -25,6 +25,7 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
 from millpond.domain.events import Event
+from millpond.domain.explanation import Explanation
 from millpond.domain.ids import id_key
 from millpond.domain.job import Job
 from millpond.domain.pool import Pool
@@ -32,6 +33,8 @@ from millpond.domain.states import IN_SERVICE_NODE_STATES, JobState, NodeState, 
 from millpond.domain.task import NewTask
 from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
+from millpond.scheduler import explain, explain_nodes
+from millpond.scheduler.state import SchedulerState
 from millpond.store.base import Store
 from millpond.store.changes import ChangeSet
 
@@ -74,6 +77,16 @@ class _SpecCache:
         if spec is not None:
             self._size -= len(spec)
         return spec
+
+
+def _pool_not_found(pool_id: str) -> BatchError:
+    return BatchError(ErrorCode.POOL_NOT_FOUND, f"The pool '{pool_id}' does not exist.", PoolId=pool_id)
+
+
+def _memory_of(engine: Engine) -> SchedulerState:
+    if engine.state is None:
+        raise BatchError(ErrorCode.SERVER_BUSY, "The pool's memory is being rebuilt; try again shortly.")
+    return engine.state
 
 
 class ControlService:
@@ -222,7 +235,7 @@ class ControlService:
     async def to_pool(self, pool_id: str, event: Event) -> Any:
         engine = self._engines.get(id_key(pool_id))
         if engine is None:
-            raise BatchError(ErrorCode.POOL_NOT_FOUND, f"The pool '{pool_id}' does not exist.", PoolId=pool_id)
+            raise _pool_not_found(pool_id)
         return await engine.submit(event)
 
     async def preempt_node(self, pool_id: str, node_id: str) -> None:
@@ -292,6 +305,45 @@ class ControlService:
         task = job.tasks.get(id_key(claim.task_id)) if job is not None else None
         current = task is not None and task.attempt == claim.attempt and task.state is not TaskState.COMPLETED
         return claim if current else None
+
+    # --- why something waits: a look at an engine's memory, which changes nothing ---
+
+    async def explain_task(self, job_id: str, task_id: str) -> Explanation:
+        state = await self._memory_of_job(job_id)
+        try:
+            return explain.explain_task(state, job_id, task_id)
+        except BatchError as error:
+            if error.code is not ErrorCode.TASK_NOT_FOUND:
+                raise
+            # Memory lets go of the tasks of jobs that are over.
+            row = await self._store.get_task(job_id, task_id)
+            if row is None:
+                raise
+            return explain.explain_task(await self._memory_of_job(job_id), job_id, task_id, row.task)
+
+    async def explain_job(self, job_id: str) -> Explanation:
+        return explain.explain_job(await self._memory_of_job(job_id), job_id)
+
+    async def explain_pool(self, pool_id: str) -> Explanation:
+        return explain_nodes.explain_pool(self._memory_of_pool(pool_id))
+
+    async def explain_node(self, pool_id: str, node_id: str) -> Explanation:
+        state = self._memory_of_pool(pool_id)
+        if state.pool is None:
+            raise _pool_not_found(pool_id)
+        return explain_nodes.explain_node(state, node_id)
+
+    async def _memory_of_job(self, job_id: str) -> SchedulerState:
+        entry = self._jobs.get(id_key(job_id))
+        if entry is None:
+            raise BatchError(ErrorCode.JOB_NOT_FOUND, f"The job '{job_id}' does not exist.", JobId=job_id)
+        return _memory_of(await self._engine(entry.pool_id))
+
+    def _memory_of_pool(self, pool_id: str) -> SchedulerState:
+        engine = self._engines.get(id_key(pool_id))
+        if engine is None:
+            raise _pool_not_found(pool_id)
+        return _memory_of(engine)
 
     # --- engines ---
 

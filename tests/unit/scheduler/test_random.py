@@ -39,8 +39,10 @@ _DOWNLOAD = FailureInfo(ErrorCategory.USER_ERROR, "BlobNotFound", "no")
 class Monkey:
     """Plays users, nodes and the provider at random; every step is checked by `World`."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, gangs: float = 0.25) -> None:
+        """`gangs`: how many of the tasks are multi-instance tasks and nothing else."""
         self.random = random.Random(seed)
+        self.gangs = gangs
         self.world = World()
         self.story: list[object] = []
         self.held: dict[str, dict[tuple[int, int], int]] = {}
@@ -159,10 +161,10 @@ class Monkey:
 
     def some_rules(self) -> TaskRules | None:
         pick = self.random.random()
-        if pick < 0.4:
-            return None
-        if pick < 0.65:
+        if pick < self.gangs:
             return TaskRules(instances=self.random.choice((1, 2, 2, 3)))
+        if pick < self.gangs + 0.4 * (1 - self.gangs):
+            return None
         first = self.random.randint(1, 20)
         option = ExitOptions(
             self.random.choice((None, JobAction.NONE, JobAction.DISABLE)),
@@ -563,11 +565,8 @@ class Monkey:
         ]
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_random_events_keep_every_invariant(seed: int) -> None:
-    monkey = Monkey(seed)
-    pool = new_pool(2, 3) if seed % 2 else new_pool(3, 1, inter_node=True)
-    monkey.do(e.PoolAdded(at=monkey.world.now, pool=pool))
+def _play(monkey: Monkey, *, gangs: bool) -> None:
+    monkey.do(e.PoolAdded(at=monkey.world.now, pool=new_pool(3, 1, inter_node=True) if gangs else new_pool(2, 3)))
     for _ in range(250):
         monkey.step()
     monkey.calm()
@@ -576,6 +575,16 @@ def test_random_events_keep_every_invariant(seed: int) -> None:
     assert waiting == []
     stuck = [job.row.id for job in monkey.world.state.jobs.values() if job.row.state in _TRANSITIONAL]
     assert stuck == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_events_keep_every_invariant(seed: int) -> None:
+    _play(Monkey(seed), gangs=seed % 2 == 0)
+
+
+@pytest.mark.parametrize("seed", range(1000, 1015))
+def test_random_events_with_many_gangs_keep_every_invariant(seed: int) -> None:
+    _play(Monkey(seed, gangs=0.7), gangs=True)
 
 
 def test_replaying_the_story_gives_the_same_memory() -> None:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from millpond.api.context import Handler
-from millpond.api.handlers import account, files, jobs, nodes, pools, tasks
+from millpond.api.handlers import account, explain, files, jobs, nodes, pools, tasks
 
 _HANDLERS: Final[tuple[Handler, ...]] = (
     account.list_supported_images,
@@ -55,6 +55,10 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     files.get_task_file_properties,
     files.download_task_file,
     files.delete_task_file,
+    explain.explain_job,
+    explain.explain_task,
+    explain.explain_pool,
+    explain.explain_node,
 )
 
 HANDLERS: Final[dict[str, Handler]] = {handler.__name__: handler for handler in _HANDLERS}
