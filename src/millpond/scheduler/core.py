@@ -11,7 +11,18 @@ from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.events import Event
-from millpond.scheduler import gangs, jobs, node_operations, nodes, placement, pools, reports, reservations, tasks
+from millpond.scheduler import (
+    gangs,
+    jobs,
+    node_operations,
+    nodes,
+    placement,
+    pools,
+    rebuild,
+    reports,
+    reservations,
+    tasks,
+)
 from millpond.scheduler.state import SchedulerState
 
 _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
@@ -35,6 +46,7 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.NodeSchedulingEnableRequested: node_operations.on_node_scheduling_enable_requested,
     e.NodeRetentionPassed: node_operations.on_node_retention_passed,
     e.JobAdded: jobs.on_job_added,
+    e.JobArrived: rebuild.on_job_arrived,
     e.JobUpdated: jobs.on_job_updated,
     e.JobDisableRequested: jobs.on_job_disable_requested,
     e.JobEnableRequested: jobs.on_job_enable_requested,

@@ -345,7 +345,7 @@ class Monkey:
 
     def job_change(self) -> None:
         job, now = self.a_job(), self.world.now
-        pick = self.random.randint(0, 5)
+        pick = self.random.randint(0, 6)
         if pick == 0:
             self.do(e.JobDisableRequested(at=now, job_id=job, option=self.random.choice(list(DisableJobOption))))
         elif pick in (1, 2):
@@ -354,8 +354,19 @@ class Monkey:
             self.do(e.JobTerminateRequested(at=now, job_id=job, reason="UserTerminate"))
         elif pick == 4:
             self.do(e.JobDeleteRequested(at=now, job_id=job))
+        elif pick == 5:
+            self.move_and_return(job)
         else:
             self.do(e.JobUpdated(at=now, job_id=job, changes=JobChanges({}, priority=self.random.randint(-5, 5))))
+
+    def move_and_return(self, job: str) -> None:
+        """A disabled job goes to another pool and comes back before anything happened to it there."""
+        self.do(e.JobUpdated(at=self.world.now, job_id=job, changes=JobChanges({}, pool_id="other")))
+        moved, self.world.moved = self.world.moved, []
+        for arrived in moved:
+            arrived.job.pool_id = "pool"
+            self.story.append(arrived.job.id)
+            self.world.take_in(arrived)
 
     def task_change(self) -> None:
         job, task, now = self.a_job(), self.a_task(), self.world.now
