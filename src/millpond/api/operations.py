@@ -1,4 +1,4 @@
-"""The route table: every operation of the Batch service specification, implemented or not.
+"""The route table: every operation of the Batch service specification, implemented or not, and the few of our own.
 
 Names are those of 2025-06-01; operations only older versions have keep a name in the same style. The handler of an
 operation is found by its name (`handlers.HANDLERS`); without one it answers 501.
@@ -29,7 +29,7 @@ class Operation(msgspec.Struct, frozen=True):
 
 def _operations() -> Iterator[Operation]:
     """Rows of (name, method, path, success, query parameters beyond api-version and timeout)."""
-    for row in _TABLE:
+    for row in (*_TABLE, *_EXTENSIONS):
         name, method, path, success, *query = row
         assert isinstance(name, str)
         assert isinstance(method, str)
@@ -151,6 +151,17 @@ _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
         204,
     ),
 )
+
+_EXTENSIONS: Final[tuple[tuple[str | int, ...], ...]] = (
+    # why something waits
+    ("explain_job", "GET", "/jobs/{jobId}/explain", 200),
+    ("explain_task", "GET", "/jobs/{jobId}/tasks/{taskId}/explain", 200),
+    ("explain_pool", "GET", "/pools/{poolId}/explain", 200),
+    ("explain_node", "GET", "/pools/{poolId}/nodes/{nodeId}/explain", 200),
+    # Azure's clouds take spot nodes back when they please; here somebody, or something, asks for it.
+    ("preempt_node", "POST", "/pools/{poolId}/nodes/{nodeId}/preempt", 202),
+)
+"""Millpond's own operations: no Azure Batch client knows them."""
 
 OPERATIONS: Final[tuple[Operation, ...]] = tuple(_operations())
 

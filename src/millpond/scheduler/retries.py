@@ -49,6 +49,12 @@ NODE_LOST: Final = FailureInfo(
     message="The node was lost while the task ran",
 )
 
+ENDED_WITH_TASK: Final = FailureInfo(
+    category=ErrorCategory.USER_ERROR,
+    code=TaskFailureCode.TASK_ENDED.value,
+    message="The subtask was ended with its task, before its coordination command had succeeded",
+)
+
 RELEASE_OVERDUE: Final = FailureInfo(
     category=ErrorCategory.SERVER_ERROR,
     code=TaskFailureCode.TASK_ENDED.value,
