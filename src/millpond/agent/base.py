@@ -84,10 +84,25 @@ class Outcome(msgspec.Struct, frozen=True):
 class Runner(Protocol):
     """Runs attempts from directories to output files: what `agent.state` decides, a runner does."""
 
-    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+    async def run(
+        self,
+        start: Start,
+        started: Callable[[Timestamp], None],
+        *,
+        resumed: bool,
+        coordinated: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         """Run the attempt to its end. `started` is called once, with the time of entry to `running`, before anything
         slow. With `resumed` the attempt was begun by an earlier life of the agent: it is picked up where it is, or
-        ends as a retryable failure when it was lost. Never raises but for cancellation."""
+        ends as a retryable failure when it was lost. Never raises but for cancellation.
+
+        Of an instance of a multi-instance task `coordinated` is called once its coordination command has succeeded;
+        the primary then waits for `proceed`, a subtask for `stop`."""
+        ...
+
+    def proceed(self, key: int, attempt: int) -> None:
+        """Let the primary of that attempt run its command line, now or as soon as it has coordinated. Repeated, or for
+        an attempt that is not run: nothing happens."""
         ...
 
     async def stop(self, key: int, attempt: int) -> None:
