@@ -262,6 +262,10 @@ def test_bad_specifications(change: dict[str, Any], code: ErrorCode, named: str)
 
 
 def test_a_job_that_cannot_be_made_any_more() -> None:
-    schedule = a_schedule({**SPECIFICATION, "poolInfo": {"autoPoolSpecification": auto()}})
-    with pytest.raises(BatchError, match="catalogue of VM sizes"):
-        job_maker({}, lambda: NOW)(schedule, "Nightly:job-1")
+    maker = job_maker({}, lambda: NOW)
+    with pytest.raises(BatchError, match="poolId"):
+        maker(a_schedule({**SPECIFICATION, "poolInfo": {}}), "Nightly:job-1")
+    # A size that has left the catalogue is told on the job, as a scheduling error.
+    new = maker(a_schedule({**SPECIFICATION, "poolInfo": {"autoPoolSpecification": auto()}}), "Nightly:job-1")
+    assert new.auto_pool is not None
+    assert new.auto_pool.vm_size == POOL["vmSize"]

@@ -1,5 +1,6 @@
 """What becomes of a task's specification on its way to a node."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
@@ -26,3 +27,27 @@ def release_spec(spec: JsonObject) -> JsonObject:
     limits = ("maxWallClockTime", "retentionTime")
     rest = {name: value for name, value in spec.items() if name not in limits}
     return {**rest, "constraints": {name: spec[name] for name in limits if name in spec}}
+
+
+class SpecCache:
+    """Specifications between their commit and their hand-over, bounded by their size; the store has them all."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._size = 0
+        self._specs: OrderedDict[int, bytes] = OrderedDict()
+
+    def add(self, specs: dict[int, bytes]) -> None:
+        for key, spec in specs.items():
+            self._size += len(spec) - len(self._specs.pop(key, b""))
+            self._specs[key] = spec
+        while self._size > self._limit:
+            # The newest go: tasks are handed out in order, so the oldest are needed first.
+            self._size -= len(self._specs.popitem(last=True)[1])
+
+    def take(self, key: int) -> bytes | None:
+        """The specification, which is let go of: most tasks are handed out once."""
+        spec = self._specs.pop(key, None)
+        if spec is not None:
+            self._size -= len(spec)
+        return spec

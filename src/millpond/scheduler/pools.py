@@ -10,12 +10,15 @@ from millpond.domain.events import (
     PoolResizeStopRequested,
     PoolResizeTimedOut,
 )
+from millpond.domain.job import Job, SchedulingError
 from millpond.domain.pool import Pool, ResizeError
 from millpond.domain.states import (
     IN_SERVICE_NODE_STATES,
     AllocationState,
+    ErrorCategory,
     NodeDeallocationOption,
     NodeState,
+    PoolLifetimeOption,
     PoolState,
 )
 from millpond.scheduler import apart
@@ -49,6 +52,28 @@ def on_pool_added(state: SchedulerState, event: PoolAdded, effects: list[Effect]
     if pool.target_dedicated_nodes or pool.target_low_priority_nodes:
         _begin_resize(state, pool, pool.resize_timeout_s, NodeDeallocationOption.REQUEUE, at, effects)
     effects.append(SavePool(pool))
+
+
+def add_auto_pool(state: SchedulerState, pool: Pool, at: Timestamp, effects: list[Effect]) -> SchedulingError | None:
+    """Make the pool of a job that runs in an auto pool, unless it is there already (that of a schedule is); what stands
+    in the way, if anything does."""
+    if state.pool is None:
+        pool.auto_pool = True
+        on_pool_added(state, PoolAdded(at=at, pool=pool), effects)
+    elif state.pool.state is PoolState.DELETING:
+        return SchedulingError(
+            ErrorCategory.USER_ERROR, "Unknown", f"The auto pool '{state.pool.id}' of the schedule is being deleted"
+        )
+    return None
+
+
+def delete_auto_pool(state: SchedulerState, job: Job, at: Timestamp, effects: list[Effect]) -> None:
+    """The job is over: its auto pool goes with it, unless it is another's too or was to be kept."""
+    pool, auto_pool = state.pool, job.auto_pool
+    if auto_pool is None or auto_pool.lifetime is not PoolLifetimeOption.JOB or auto_pool.keep_alive:
+        return
+    if pool is not None and pool.auto_pool and pool.state is not PoolState.DELETING:
+        on_pool_delete_requested(state, PoolDeleteRequested(at=at), effects)
 
 
 def _begin_resize(

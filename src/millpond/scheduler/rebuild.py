@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import CreateNode, Effect, ReleaseNode, SaveTask, SetResizeTimer
+from millpond.domain.effects import CreateNode, Effect, ReleaseNode, SaveTask, SetResizeTimer, TellJobCompleted
+from millpond.domain.events import JobArrived
 from millpond.domain.ids import id_key, job_no_of
 from millpond.domain.job import Job
 from millpond.domain.node import Node
@@ -63,11 +64,7 @@ def rebuild(
     instances: dict[int, list[Subtask]] = {}
     for subtask in subtasks:
         instances.setdefault(subtask.task_key, []).append(subtask)
-    pending = _load_tasks(state, task_rows, instances, effects)
-    for job, task in pending:
-        index = job.dependencies
-        if index is None or dependencies.add_dependent(index, task):
-            make_ready(state, job, task)
+    _file_tasks(state, task_rows, instances, effects)
     for node in state.nodes.values():
         _take_slots(node)
         state.refile(node, node.free)
@@ -79,6 +76,40 @@ def rebuild(
             set_node_state(state, node, NodeState.IDLE, at)
     _resume(state, effects)
     return state, effects
+
+
+def on_job_arrived(state: SchedulerState, event: JobArrived, effects: list[Effect]) -> None:
+    """A disabled job comes from another pool: its memory is built from its rows, as at a rebuild.
+
+    One that is known has been found among the pool's rows by a rebuild; one that names yet another pool has moved on.
+    """
+    row = event.job
+    if id_key(row.id) in state.jobs or id_key(row.pool_id) != id_key(state.pool_id):
+        return
+    job = JobMemory(row)
+    state.jobs[id_key(row.id)] = job
+    state.jobs_by_no[row.no] = job
+    if job.dependencies is not None:
+        for key in event.satisfied:
+            dependencies.mark_satisfied(job.dependencies, key)
+    for job_node in event.job_nodes:
+        special.file_job_node(state, job, job_node)
+    # It may have been here before, and nodes not have confirmed yet what they were told to stop.
+    job.stopping = sum(1 for node in state.nodes.values() for key, _ in node.stopping if job_no_of(key) == row.no)
+    _file_tasks(state, event.tasks, {}, effects)
+    state.touch_unsettled(job)
+    if jobs.deadline_of(job) is not None:
+        jobs.set_timer(job, effects)
+
+
+def _file_tasks(
+    state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
+) -> None:
+    """File every task where it belongs: on its nodes, in a queue, or among those that wait for others."""
+    for job, task in _load_tasks(state, task_rows, instances, effects):
+        index = job.dependencies
+        if index is None or dependencies.add_dependent(index, task):
+            make_ready(state, job, task)
 
 
 def _load_tasks(
@@ -166,6 +197,8 @@ def _resume(state: SchedulerState, effects: list[Effect]) -> None:
                 # a handle nobody would notice that the machine is gone.
                 effects.append(CreateNode(pool, node.row))
     for job in state.jobs.values():
+        if job.row.state is JobState.COMPLETED and job.row.schedule_id is not None:
+            effects.append(TellJobCompleted(job.row))
         state.touch_unsettled(job)
         if jobs.deadline_of(job) is not None:
             jobs.set_timer(job, effects)

@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+import pytest
+
 from millpond.control.commit import Batch
 from millpond.control.outbox import Outbox
 from millpond.control.specs import release_spec, sign_auto_storage
@@ -85,6 +87,26 @@ async def test_timers_fire_replace_and_cancel() -> None:
     await asyncio.wait_for(past.wait(), 2)
     timers.clear()
     assert fired == ["second"]
+
+
+async def test_a_timer_notices_that_the_clock_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Timers, "_MAX_SLEEP_S", 0.01)
+    loop = asyncio.get_running_loop()
+    skew = 0.0
+    timers = Timers(lambda: loop.time() + skew)
+    told = asyncio.Event()
+    fired: list[str] = []
+    timers.set("a", loop.time() + 1000, lambda: fired.append("a"), set_back=told.set)
+    timers.set("b", loop.time() + 1000, lambda: fired.append("b"))
+    skew = -0.5
+    looked = asyncio.Event()
+    timers.set("c", loop.time() + skew + 0.05, looked.set)
+    await asyncio.wait_for(looked.wait(), 2)
+    assert not told.is_set(), "a clock that is kept right moves a little"
+    skew = -500.0
+    await asyncio.wait_for(told.wait(), 2)
+    assert fired == []
+    timers.clear()
 
 
 def task(number: int) -> Task:

@@ -269,3 +269,32 @@ async def test_files_are_found_by_node_where_the_pool_is_not_said(cluster: Clust
         assert await refusal(files.stat(pool_id, node_id, "f")) is ErrorCode.NODE_NOT_READY
     assert await refusal(files.stat("other", node_id, "f")) is ErrorCode.NODE_NOT_FOUND
     assert await refusal(files.stat(None, "tvmps_unknown_d", "f")) is ErrorCode.NODE_NOT_FOUND
+
+
+async def test_why_something_waits_is_told_from_memory_and_of_jobs_that_are_over_from_rows() -> None:
+    cluster = Cluster(MemoryStore())
+    control = cluster.control
+    await control.start()
+    try:
+        with pytest.raises(BatchError, match="The pool 'pool' does not exist"):
+            await control.explain_pool("pool")
+        with pytest.raises(BatchError, match="The job 'job' does not exist"):
+            await control.explain_task("job", "a")
+        await control.add_job(new_job(), "test")
+        await cluster.add("a")
+        assert [cause.code for cause in (await control.explain_task("JOB", "A")).causes] == ["poolMissing"]
+        with pytest.raises(BatchError, match="The pool 'pool' does not exist"):
+            await control.explain_node("pool", "n")
+        await control.add_pool(new_pool(1), "test")
+        node_id = await cluster.until_node()
+        assert (await control.explain_pool("pool")).subject.id == "pool"
+        assert (await control.explain_node("pool", node_id)).subject.id == node_id
+        await control.to_job("job", e.JobTerminateRequested(at=control.now(), job_id="job", reason="UserTerminate"))
+        over = await control.explain_task("job", "a")
+        assert [cause.code for cause in over.causes] == ["jobOver"]
+        assert (await control.explain_job("job")).subject.id == "job"
+        with pytest.raises(BatchError) as missing:
+            await control.explain_task("job", "b")
+        assert missing.value.code is ErrorCode.TASK_NOT_FOUND
+    finally:
+        await control.stop()

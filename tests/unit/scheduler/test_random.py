@@ -37,8 +37,10 @@ _DOWNLOAD = FailureInfo(ErrorCategory.USER_ERROR, "BlobNotFound", "no")
 class Monkey:
     """Plays users, nodes and the provider at random; every step is checked by `World`."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, gangs: float = 0.25) -> None:
+        """`gangs`: how many of the tasks are multi-instance tasks and nothing else."""
         self.random = random.Random(seed)
+        self.gangs = gangs
         self.world = World()
         self.story: list[object] = []
         self.held: dict[str, dict[tuple[int, int], int]] = {}
@@ -153,10 +155,10 @@ class Monkey:
 
     def some_rules(self) -> TaskRules | None:
         pick = self.random.random()
-        if pick < 0.4:
-            return None
-        if pick < 0.65:
+        if pick < self.gangs:
             return TaskRules(instances=self.random.choice((1, 2, 2, 3)))
+        if pick < self.gangs + 0.4 * (1 - self.gangs):
+            return None
         first = self.random.randint(1, 20)
         option = ExitOptions(
             self.random.choice((None, JobAction.NONE, JobAction.DISABLE)),
@@ -332,7 +334,7 @@ class Monkey:
 
     def job_change(self) -> None:
         job, now = self.a_job(), self.world.now
-        pick = self.random.randint(0, 5)
+        pick = self.random.randint(0, 6)
         if pick == 0:
             self.do(e.JobDisableRequested(at=now, job_id=job, option=self.random.choice(list(DisableJobOption))))
         elif pick in (1, 2):
@@ -341,8 +343,19 @@ class Monkey:
             self.do(e.JobTerminateRequested(at=now, job_id=job, reason="UserTerminate"))
         elif pick == 4:
             self.do(e.JobDeleteRequested(at=now, job_id=job))
+        elif pick == 5:
+            self.move_and_return(job)
         else:
             self.do(e.JobUpdated(at=now, job_id=job, changes=JobChanges({}, priority=self.random.randint(-5, 5))))
+
+    def move_and_return(self, job: str) -> None:
+        """A disabled job goes to another pool and comes back before anything happened to it there."""
+        self.do(e.JobUpdated(at=self.world.now, job_id=job, changes=JobChanges({}, pool_id="other")))
+        moved, self.world.moved = self.world.moved, []
+        for arrived in moved:
+            arrived.job.pool_id = "pool"
+            self.story.append(arrived.job.id)
+            self.world.take_in(arrived)
 
     def task_change(self) -> None:
         job, task, now = self.a_job(), self.a_task(), self.world.now
@@ -480,17 +493,24 @@ class Monkey:
         ]
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_random_events_keep_every_invariant(seed: int) -> None:
-    monkey = Monkey(seed)
-    pool = new_pool(2, 3) if seed % 2 else new_pool(3, 1, inter_node=True)
-    monkey.do(e.PoolAdded(at=monkey.world.now, pool=pool))
+def _play(monkey: Monkey, *, gangs: bool) -> None:
+    monkey.do(e.PoolAdded(at=monkey.world.now, pool=new_pool(3, 1, inter_node=True) if gangs else new_pool(2, 3)))
     for _ in range(250):
         monkey.step()
     monkey.calm()
     assert monkey.unfinished() == []
     stuck = [job.row.id for job in monkey.world.state.jobs.values() if job.row.state in _TRANSITIONAL]
     assert stuck == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_events_keep_every_invariant(seed: int) -> None:
+    _play(Monkey(seed), gangs=seed % 2 == 0)
+
+
+@pytest.mark.parametrize("seed", range(1000, 1015))
+def test_random_events_with_many_gangs_keep_every_invariant(seed: int) -> None:
+    _play(Monkey(seed, gangs=0.7), gangs=True)
 
 
 def test_replaying_the_story_gives_the_same_memory() -> None:

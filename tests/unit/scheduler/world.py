@@ -116,9 +116,10 @@ def _differences(path: str, was: object, now: object) -> Iterator[str]:
 class World:
     """Drives the scheduler as an engine does, and keeps rows and directives to look at."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool_id: str = "pool") -> None:
         self.now = 1000.0
-        self.state = SchedulerState("account", "pool")
+        self.pool_id = pool_id
+        self.state = SchedulerState("account", pool_id)
         self.pool: Pool | None = None
         self.nodes: dict[str, Node] = {}
         self.jobs: dict[int, Job] = {}
@@ -135,6 +136,10 @@ class World:
         self.stopped: list[f.StopTask] = []
         self.returned: list[f.ReturnTask] = []
         self.effects: list[Effect] = []
+        self.moved: list[e.JobArrived] = []
+        """Jobs that went to other pools, as their new engines are told of them."""
+        self.told_completed: list[str] = []
+        """Ids of jobs whose schedules were told."""
         self.timers: dict[str, float | None] = {}
 
     # --- the engine's part ---
@@ -189,6 +194,10 @@ class World:
                     self.to_create.append(node.id)
                 case f.ReleaseNode(_, node):
                     self.to_release.append(node.id)
+                case f.MoveJob(job):
+                    self.moved.append(self._take_out(job))
+                case f.TellJobCompleted(job):
+                    self.told_completed.append(job.id)
                 case f.PurgeJob(job):
                     self.to_purge.append(job.id)
                 case f.StartTask():
@@ -217,6 +226,33 @@ class World:
                     reply = value
         return reply
 
+    def _take_out(self, job: Job) -> e.JobArrived:
+        """The rows of a job that is another pool's now."""
+        del self.jobs[job.no]
+        keys = [key for key in self.tasks if key >> 32 == job.no]
+        nodes = [key for key in self.job_nodes if key[0] == job.no]
+        arrived = e.JobArrived(
+            at=self.now,
+            job=copy.deepcopy(job),
+            tasks=tuple(copy.deepcopy(self.tasks.pop(key)) for key in sorted(keys)),
+            satisfied=tuple(key for no, key in sorted(self.satisfied) if no == job.no),
+            job_nodes=tuple(copy.deepcopy(self.job_nodes.pop(key)) for key in sorted(nodes)),
+        )
+        self.satisfied = {entry for entry in self.satisfied if entry[0] != job.no}
+        return arrived
+
+    def take_in(self, arrived: e.JobArrived) -> None:
+        """The rows of a job that is this pool's now, and the event that says so."""
+        self.jobs[arrived.job.no] = copy.deepcopy(arrived.job)
+        self.tasks.update((task.key, copy.deepcopy(task)) for task in arrived.tasks)
+        self.satisfied.update((arrived.job.no, key) for key in arrived.satisfied)
+        self.job_nodes.update(((row.job_no, row.node_id), copy.deepcopy(row)) for row in arrived.job_nodes)
+        event = copy.deepcopy(arrived)
+        self.do(event)
+        # From here on rows and memory are one, as they are for jobs added here.
+        self.jobs[arrived.job.no] = self.job(arrived.job.id)
+        self.tasks.update((task.key, task) for task in self.state.jobs[arrived.job.id.lower()].tasks.values())
+
     def check(self) -> None:
         assert violations(self.state) == []
         rebuilt = self.rebuilt()
@@ -229,7 +265,7 @@ class World:
         live = {no for no, job in self.jobs.items() if job.state not in (JobState.COMPLETED, JobState.DELETING)}
         state, _ = rebuild(
             "account",
-            "pool",
+            self.pool_id,
             self.now,
             pool=copy.deepcopy(self.pool),
             nodes=[copy.deepcopy(node) for node in self.nodes.values()],

@@ -54,6 +54,10 @@ def job_url(base_url: str, job_id: str) -> str:
     return f"{base_url}/jobs/{quoted(job_id)}"
 
 
+def job_schedule_url(base_url: str, schedule_id: str) -> str:
+    return f"{base_url}/jobschedules/{quoted(schedule_id)}"
+
+
 def task_url(base_url: str, job_id: str, task_id: str) -> str:
     return f"{base_url}/jobs/{quoted(job_id)}/tasks/{quoted(task_id)}"
 
