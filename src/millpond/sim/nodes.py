@@ -14,7 +14,7 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.errors import ErrorCode, TaskFailureCode
 from millpond.domain.states import ErrorCategory, TaskKind
 from millpond.domain.task import FailureInfo
-from millpond.protocol.messages import FileReply, FileRequest, Start
+from millpond.protocol.messages import FileReply, FileRequest, LaunchReply, LaunchRequest, Start
 from millpond.sim.audit import Audit
 from millpond.sim.disk import named
 from millpond.sim.loop import Process, VirtualLoop
@@ -275,6 +275,9 @@ class SimRunner:
         proceed = self._proceeds.get((key, attempt))
         if proceed is not None:
             proceed.set()
+
+    async def launch(self, request: LaunchRequest) -> LaunchReply:
+        return LaunchReply(error=ErrorCode.TASK_NOT_FOUND, message="Simulated tasks launch nothing.")
 
     async def stop(self, key: int, attempt: int) -> None:
         ref = (key, attempt)
