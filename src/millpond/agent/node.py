@@ -12,7 +12,7 @@ from millpond.agent.state import Action, AgentState, AttemptRef, Kill, Launch, R
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, TaskFailureCode
 from millpond.domain.states import ErrorCategory
-from millpond.domain.task import FailureInfo
+from millpond.domain.task import FailureInfo, NameValue
 from millpond.protocol.messages import PROTOCOL_VERSION, Hello, Start, Sync, SyncReply, Welcome
 
 _log = logging.getLogger(__name__)
@@ -38,8 +38,10 @@ class NodeAgent:
         runner_factory: Callable[[NodeFacts], Runner],
         clock: Callable[[], Timestamp],
         ip_address: str = "127.0.0.1",
+        capabilities: tuple[NameValue, ...] = (),
     ) -> None:
-        """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise.
+        """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise;
+        `capabilities` are what the node says of itself.
 
         Raises OSError when the journal cannot be read, KeyError or ValueError when it makes no sense.
         """
@@ -50,6 +52,7 @@ class NodeAgent:
         self._runner_factory = runner_factory
         self._clock = clock
         self._ip_address = ip_address
+        self._capabilities = capabilities
         self._facts: NodeFacts | None = None
         self._runner: Runner | None = None
         self._runner_facts: NodeFacts | None = None
@@ -98,6 +101,7 @@ class NodeAgent:
             boot_time=self.state.boot_time,
             ip_address=self._ip_address,
             inventory=self.state.inventory(),
+            capabilities=self._capabilities,
         )
 
     def welcomed(self, welcome: Welcome) -> None:
@@ -270,6 +274,7 @@ def _facts(node_id: str, root: str, joined: Joined) -> NodeFacts:
         account_url=joined.account_url,
         is_dedicated=joined.is_dedicated,
         root=root,
+        pool_spec=joined.pool_spec,
     )
 
 

@@ -25,7 +25,7 @@ import struct
 import sys
 import time
 
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<IB")
 MAX_FRAME = 16 * 1024 * 1024
 SOCKET_NAME = "spawner.sock"
@@ -43,6 +43,9 @@ FORGET = 3
 """id. Of one that runs nothing more is told, and it is gone once it has ended."""
 SHUTDOWN = 4
 """Kill everything and end. Its number never changes: it is also said to a spawner of another version."""
+LAUNCH_AS = 5
+"""path of the switch (`agent/switch.py`) or of setpriv; uid, gid and groups with commas between; control groups'
+directories with newlines between; then as LAUNCH"""
 
 # spawner to client
 HELLO = 16
@@ -53,9 +56,12 @@ EXITED = 18
 """id, exit code, end time, user CPU seconds, kernel CPU seconds"""
 READY = 19
 REFUSED = 20
-"""id, errno, step that failed (`directory`, `log`, `program`, `exec`, `shutdown`). The answer to LAUNCH."""
+"""id, errno, step that failed (`directory`, `log`, `program`, `exec`, `cgroup`, `shutdown`). The answer to LAUNCH."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+_NO_UID = ctypes.c_uint(0xFFFFFFFF)
+"""No valid one: asks only which it is."""
+_MAX_CGROUPS = 512
 _PF_KTHREAD = 0x00200000
 _SWEEP_INTERVAL_S = 0.05
 _SWEEP_PATIENCE_S = 10.0
@@ -67,6 +73,7 @@ _ORPHAN_CHECK_S = 2.0
 _FIRST_CLIENT_S = 30.0
 """However short it is to linger, whoever started the spawner has that long to connect."""
 _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
+_libc = ctypes.CDLL(None, use_errno=True)
 _DEFAULT_SIGNALS = [
     number
     for number in signal.valid_signals()
@@ -114,6 +121,59 @@ class _Stray:
         self.leads_group = leads_group
 
 
+class _CgroupError(OSError):
+    """A process could not be put into its control groups, or told who to be: the node's trouble."""
+
+
+class _Switch:
+    """How a process becomes another user's."""
+
+    __slots__ = ("_gid", "_groups", "_inside", "_uid", "cgroups", "path")
+
+    def __init__(self, path: bytes, numbers: bytes, cgroups: bytes) -> None:
+        self._uid, self._gid, *self._groups = (int(number) for number in numbers.split(b","))
+        self._inside = False
+        self.path = path
+        self.cgroups = cgroups.split(b"\n") if cgroups else []
+
+    @property
+    def is_ours(self) -> bool:
+        return not self.path.endswith(b"/setpriv")
+
+    @property
+    def message(self) -> bytes:
+        """What the switch reads."""
+        count = len(self._groups)
+        return struct.pack(f"={3 + count}I", self._uid, self._gid, count, *self._groups)
+
+    def options(self) -> list[bytes]:
+        """For setpriv."""
+        groups = b",".join(b"%d" % group for group in self._groups)
+        return [
+            b"--reuid=%d" % self._uid,
+            b"--regid=%d" % self._gid,
+            b"--groups=" + groups if groups else b"--clear-groups",
+        ]
+
+    def enter(self) -> None:
+        """Open files as the user from here on. Only the ids that count for files: nobody can signal the spawner or
+        attach to it meanwhile. Raises OSError."""
+        self._inside = True
+        os.setgroups(self._groups)
+        _libc.setfsgid(self._gid)
+        _libc.setfsuid(self._uid)
+        if _libc.setfsuid(_NO_UID) != self._uid:
+            raise PermissionError(errno.EPERM, "setfsuid")
+
+    def leave(self) -> None:
+        """Be root again."""
+        if self._inside:
+            self._inside = False
+            _libc.setfsuid(0)
+            _libc.setfsgid(0)
+            os.setgroups([])
+
+
 class Spawner:
     """The loop: a listening socket, at most one client, SIGCHLD."""
 
@@ -130,6 +190,8 @@ class Spawner:
         self._strays: dict[int, _Stray] = {}
         self._killing: dict[bytes, _Process] = {}
         """Between SIGTERM and SIGKILL."""
+        self._cgroups: dict[bytes, int] = {}
+        """Open `cgroup.procs` files by directory, a few."""
         self._client: socket.socket | None = None
         self._received = bytearray()
         self._unsent = bytearray()
@@ -278,6 +340,8 @@ class Spawner:
     def _handle(self, operation: int, fields: list[bytes]) -> None:
         if operation == LAUNCH:
             self._launch(fields)
+        elif operation == LAUNCH_AS:
+            self._launch(fields[3:], _Switch(fields[0], fields[1], fields[2]))
         elif operation == KILL:
             self._kill(fields[0], int(fields[1]))
         elif operation == FORGET:
@@ -312,7 +376,7 @@ class Spawner:
 
     # --- starting -----------------------------------------------------------------------------------------------
 
-    def _launch(self, fields: list[bytes]) -> None:
+    def _launch(self, fields: list[bytes], switch: "_Switch | None" = None) -> None:
         process_id, directory, stdout_path, stderr_path = fields[:4]
         arguments_end = 5 + int(fields[4])
         known = self._processes.get(process_id)
@@ -330,6 +394,9 @@ class Spawner:
         # The step that failed is told with the error.
         step = b"directory"
         try:
+            if switch is not None:
+                # As far as files go the spawner is that user now: what it opens, the user may open.
+                switch.enter()
             # The spawner has one thread, so its own working directory can stand in for the child's: posix_spawn
             # cannot be given one, and the way that can (subprocess) is private or slower.
             os.chdir(directory)
@@ -339,29 +406,110 @@ class Spawner:
             step = b"program"
             program = find_program(fields[5], environment.get(b"PATH", b""))
             step = b"exec"
-            pid = os.posix_spawn(
-                program,
-                fields[5:arguments_end],
-                environment,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, self._null, 0),
-                    (os.POSIX_SPAWN_DUP2, logs[0], 1),
-                    (os.POSIX_SPAWN_DUP2, logs[1], 2),
-                ],
-                setsid=True,
-                setsigmask=[],
-                setsigdef=_DEFAULT_SIGNALS,
-            )
+            files = [
+                (os.POSIX_SPAWN_DUP2, self._null, 0),
+                (os.POSIX_SPAWN_DUP2, logs[0], 1),
+                (os.POSIX_SPAWN_DUP2, logs[1], 2),
+            ]
+            if switch is None:
+                pid = os.posix_spawn(
+                    program,
+                    fields[5:arguments_end],
+                    environment,
+                    file_actions=files,
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=_DEFAULT_SIGNALS,
+                )
+            else:
+                switch.leave()
+                pid = self._switch(switch, program, fields[5:arguments_end], environment, files)
+        except _CgroupError as error:
+            self._send(frame(REFUSED, process_id, str(error.errno or errno.EINVAL).encode(), b"cgroup"))
+            return
         except OSError as error:
             self._send(frame(REFUSED, process_id, str(error.errno or errno.EINVAL).encode(), step))
             return
         finally:
+            if switch is not None:
+                switch.leave()
             for log in set(logs):
                 os.close(log)
             os.fchdir(self._root)
         process = _Process(process_id, pid)
         self._processes[process_id] = self._running[pid] = process
         self._send(frame(RUNNING, process_id))
+
+    def _switch(
+        self,
+        switch: "_Switch",
+        program: bytes,
+        arguments: list[bytes],
+        environment: dict[bytes, bytes],
+        files: list[tuple[int, int, int]],
+    ) -> int:
+        """Start a process that becomes another user's; its pid. Raises OSError as posix_spawn does, and _CgroupError."""
+        if not switch.is_ours:
+            # It says nothing of what goes wrong but in the task's own output, and is gone before it is in its groups.
+            pid = os.posix_spawn(
+                switch.path,
+                [b"setpriv", *switch.options(), b"--", program, *arguments[1:]],
+                environment,
+                file_actions=files,
+                setsid=True,
+                setsigmask=[],
+                setsigdef=_DEFAULT_SIGNALS,
+            )
+            with contextlib.suppress(_CgroupError):
+                self._join(pid, switch.cgroups)
+            return pid
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                pid = os.posix_spawn(
+                    switch.path,
+                    [b"switch", program, *arguments],
+                    environment,
+                    # Descriptors of the spawner's that live long have all low numbers, so 3 is none of these sources.
+                    file_actions=[*files, (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=_DEFAULT_SIGNALS,
+                )
+            try:
+                # It waits to be told who it is, so nothing of the task runs outside of its groups.
+                self._join(pid, switch.cgroups)
+                ours.send(switch.message)
+                # Until it is the task's program, or has said why not.
+                answer = ours.recv(4)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+        if answer:
+            os.waitpid(pid, 0)
+            number = int.from_bytes(answer, sys.byteorder)
+            raise OSError(number, os.strerror(number))
+        return pid
+
+    def _join(self, pid: int, cgroups: list[bytes]) -> None:
+        for directory in cgroups:
+            try:
+                file = self._cgroups.get(directory)
+                if file is None:
+                    file = os.open(directory + b"/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+                    if len(self._cgroups) < _MAX_CGROUPS:
+                        self._cgroups[directory] = file
+                try:
+                    os.write(file, b"%d" % pid)
+                finally:
+                    if directory not in self._cgroups:
+                        os.close(file)
+            except OSError as error:
+                kept = self._cgroups.pop(directory, None)
+                if kept is not None:
+                    os.close(kept)
+                raise _CgroupError(error.errno, "cgroup") from error
 
     # --- ending -------------------------------------------------------------------------------------------------
 
@@ -508,7 +656,7 @@ def find_program(name: bytes, path: bytes) -> bytes:
             mode = os.stat(candidate).st_mode
         except OSError:
             continue
-        if stat.S_ISREG(mode) and os.access(candidate, os.X_OK):
+        if stat.S_ISREG(mode) and os.access(candidate, os.X_OK, effective_ids=True):
             return candidate
         number = errno.EACCES
     raise OSError(number, os.strerror(number))
@@ -596,8 +744,7 @@ def main(arguments: list[str]) -> int:
         # Not through the interpreter's exit: the child shares all that it would tidy up.
         os._exit(0)
     os.setsid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)

@@ -113,6 +113,7 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
     row.disk_time = disk_time
     row.ip_address = event.ip_address
     row.agent_version = event.agent_version
+    row.capabilities = event.capabilities
     state.touch_node(node)
     if booted:
         # Nothing it ran is there any more, whatever it holds.

@@ -62,6 +62,14 @@ TOO_MANY_INTERNAL_RETRIES: Final = FailureInfo(
 )
 
 
+def failed_by_exit_code(event: TaskEnded) -> bool:
+    """Whether the command line ran and its exit code is what failed. The node may know more of it (a process was killed
+    for want of memory), and then says so in a failure of that code."""
+    if event.failure is None:
+        return event.exit_code != 0
+    return event.failure.code == TaskFailureCode.FAILURE_EXIT_CODE
+
+
 def may_retry(task: Task, job: Job) -> bool:
     """Whether a run with a non-zero exit code is repeated: the task's limit, else the job's; -1 is for ever."""
     limit = job.max_task_retry_count if task.max_retry_count is None else task.max_retry_count
