@@ -24,6 +24,7 @@ import uvloop
 from millpond.agent.isolation.node import IsolationSettings, why_not
 from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
+from millpond.api.intake.job_schedules import job_maker
 from millpond.config import Config, uid_range_of
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
@@ -119,11 +120,13 @@ async def _service(
         vm_sizes_of(config),
         secret=data_dir.node_secret(),
         account_url=lambda: account_url,
+        make_job=job_maker(vm_sizes_of(config), time.time),
         prepare_spec=lambda spec: sign_auto_storage(spec, sign),
         settings=ControlSettings(
             park_s=config.nodes.heartbeat_s,
             silent_after_s=config.nodes.silence_s,
             lost_after_s=config.nodes.lost_s,
+            pool_quota=config.account.pool_quota or None,
         ),
     )
     server = HttpServer(create_app(control, keys, storage), listener)

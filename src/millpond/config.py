@@ -32,6 +32,7 @@ Host = Annotated[
 ]
 AccountName = Annotated[str, Meta(pattern=r"^[a-z0-9]{3,24}\Z", description="3 to 24 lower-case letters and digits")]
 Seconds = Annotated[float, Meta(gt=0, le=86400 * 3650, description=_POSITIVE_S)]
+Quota = Annotated[int, Meta(ge=0, description="a whole number, 0 for no limit")]
 Directory = Annotated[str, Meta(min_length=1, description="a directory's path")]
 LogLevel = Annotated[
     str,
@@ -61,6 +62,8 @@ class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The one Batch account this service is."""
 
     name: AccountName = "millpond"
+    pool_quota: Quota = 0
+    """Pools there may be at a time; 0 is no limit."""
 
 
 class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -39,6 +39,16 @@ class World(Api):
         answer = await self.call("POST", "/jobs", {"id": job_id, "poolInfo": {"poolId": pool_id}, **more})
         assert answer.status == 201, answer.body
 
+    async def add_job_schedule(self, schedule_id: str = "s1", **more: Any) -> None:
+        body = {
+            "id": schedule_id,
+            "schedule": {"recurrenceInterval": "PT1H"},
+            "jobSpecification": {"poolInfo": {"poolId": "p1"}},
+            **more,
+        }
+        answer = await self.call("POST", "/jobschedules", body)
+        assert answer.status == 201, answer.body
+
     async def add_task(self, task_id: str = "t1", job_id: str = "j1", **more: Any) -> None:
         body = {"id": task_id, "commandLine": "true", **more}
         answer = await self.call("POST", f"/jobs/{job_id}/tasks", body)

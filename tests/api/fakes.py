@@ -12,16 +12,22 @@ from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.errors import BatchError, ErrorCode
+from millpond.domain.explanation import Cause, Explanation, Reference
 from millpond.domain.ids import id_key, task_key
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
 from millpond.domain.states import AllocationState, JobState, PoolState, TaskState
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import NewTask, Task, TaskAddOutcome
 from millpond.odata.evaluate import matches
 from millpond.odata.filters import Filter, Literal
 from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
 from millpond.providers.base import VmSize
+from millpond.scheduler.job_schedules import JobSchedulesState
+from millpond.scheduler.job_schedules import apply as apply_to_schedules
 from millpond.store.base import NodeCounts, Page, TaskRow
 
 _T = TypeVar("_T")
@@ -33,7 +39,10 @@ class FakeStore:
         self.pools: dict[str, Pool] = {}
         self.nodes: dict[str, tuple[str, Node]] = {}
         self.jobs: dict[str, Job] = {}
+        self.schedules = JobSchedulesState()
         self.tasks: dict[int, TaskRow] = {}
+        self.job_nodes: list[JobNode] = []
+        self.subtasks: list[Subtask] = []
 
     def task_of(self, job_id: str, task_id: str) -> TaskRow | None:
         job = self.jobs.get(id_key(job_id))
@@ -85,14 +94,31 @@ class FakeStore:
     async def get_job(self, job_id: str) -> Job | None:
         return self.jobs.get(id_key(job_id))
 
-    async def list_jobs(self, where: Filter | None, limit: int, after: str | None) -> Page[Job]:
+    async def get_job_schedule(self, schedule_id: str) -> JobSchedule | None:
+        return self.schedules.rows.get(id_key(schedule_id))
+
+    async def list_job_schedules(self, where: Filter | None, limit: int, after: str | None) -> Page[JobSchedule]:
+        rows = [row for _, row in sorted(self.schedules.rows.items())]
+        return self._page(rows, where, lambda row: {"id": row.id, "state": row.state.value}, limit, after)
+
+    async def list_jobs(
+        self, where: Filter | None, limit: int, after: str | None, *, schedule_id: str | None = None
+    ) -> Page[Job]:
+        jobs = [self.jobs[key] for key in sorted(self.jobs)]
         return self._page(
-            [self.jobs[key] for key in sorted(self.jobs)],
+            [job for job in jobs if schedule_id is None or job.schedule_id == schedule_id],
             where,
             lambda job: {"id": job.id, "state": job.state.value},
             limit,
             after,
         )
+
+    async def list_job_nodes(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[JobNode]:
+        rows = sorted((row for row in self.job_nodes if row.job_no == job_no), key=lambda row: row.node_id)
+        return self._page(rows, where, lambda row: {"nodeId": row.node_id, "poolId": row.pool_id}, limit, after)
+
+    async def list_subtasks(self, task_key: int) -> list[Subtask]:
+        return [row for row in self.subtasks if row.task_key == task_key]
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         return self.task_of(job_id, task_id)
@@ -119,6 +145,8 @@ class FakeFiles:
         self.read_chunks = 0
         self.break_after: int | None = None
         self.deleted: list[tuple[str, str, bool]] = []
+        self.pools: list[str | None] = []
+        """The pool of each read."""
 
     def _entry(self, node_id: str, path: str, name: str) -> FileEntry:
         if self.error is not None:
@@ -130,7 +158,7 @@ class FakeFiles:
             return FileEntry(name, is_directory=True, last_modified=self.modified, mode=0o40770)
         return FileEntry(name, is_directory=False, size=len(content), last_modified=self.modified, mode=0o100644)
 
-    async def list(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
+    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
         if self.error is not None:
             raise self.error
         prefix = path + "/" if path else ""
@@ -144,10 +172,13 @@ class FakeFiles:
             raise BatchError(ErrorCode.FILE_NOT_FOUND)
         return [self._entry(node_id, prefix + name, name) for name in names if recursive or "/" not in name]
 
-    async def stat(self, pool_id: str, node_id: str, path: str) -> FileEntry:
+    async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry:
         return self._entry(node_id, path, path)
 
-    async def read(self, pool_id: str, node_id: str, path: str, *, offset: int, length: int | None) -> FileContent:
+    async def read(
+        self, pool_id: str | None, node_id: str, path: str, *, offset: int, length: int | None
+    ) -> FileContent:
+        self.pools.append(pool_id)
         entry = self._entry(node_id, path, path)
         content = self.files[node_id, path] or b""
         # The file goes on growing while it is read.
@@ -166,7 +197,7 @@ class FakeFiles:
 
         return FileContent(entry, chunks())
 
-    async def delete(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> None:
+    async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None:
         self._entry(node_id, path, path)
         self.deleted.append((node_id, path, recursive))
 
@@ -251,6 +282,21 @@ class FakeControl:
             self._add_tasks(job, e.TasksAdded(at=self.now(), job_id=job.id, tasks=(manager,), single=True))
         return job
 
+    async def add_job_schedule(self, schedule: JobSchedule, cause: str) -> JobSchedule:
+        self._fail()
+        schedule.no = len(self.store.schedules.rows) + 1
+        self.to_schedules(e.JobScheduleAdded(at=self.now(), cause=cause, schedule=schedule))
+        return schedule
+
+    async def to_job_schedules(self, event: Any) -> Any:
+        self._fail()
+        self.to_schedules(event)
+
+    def to_schedules(self, event: Any) -> None:
+        """The true rules; nothing comes of what they wish for."""
+        self.events.append(event)
+        apply_to_schedules(self.store.schedules, event)
+
     async def to_pool(self, pool_id: str, event: Any) -> Any:
         self._fail()
         self.events.append(event)
@@ -269,6 +315,26 @@ class FakeControl:
                     pool.target_dedicated_nodes = event.target_dedicated_nodes
             case e.PoolResizeStopRequested():
                 pool.allocation_state = AllocationState.STOPPING
+
+    async def explain_task(self, job_id: str, task_id: str) -> Explanation:
+        self._fail()
+        if self.store.task_of(job_id, task_id) is None:
+            raise BatchError(ErrorCode.TASK_NOT_FOUND)
+        return self._explanation(Reference("task", task_id, job_id))
+
+    async def explain_job(self, job_id: str) -> Explanation:
+        return self._explanation(Reference("job", job_id))
+
+    async def explain_pool(self, pool_id: str) -> Explanation:
+        return self._explanation(Reference("pool", pool_id))
+
+    async def explain_node(self, pool_id: str, node_id: str) -> Explanation:
+        return self._explanation(Reference("node", node_id))
+
+    def _explanation(self, subject: Reference) -> Explanation:
+        behind = Cause("dependencyFailed", "blocked", "reactivate it", self.now(), never=True)
+        cause = Cause("dependencyPending", "it waits", references=(Reference("task", "t9", "j1"),), causes=(behind,))
+        return Explanation(subject, "active", self.now(), "It waits.", (cause,))
 
     async def to_job(self, job_id: str, event: Any) -> Any:
         self._fail()

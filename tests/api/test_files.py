@@ -244,3 +244,19 @@ async def test_a_file_that_shrinks_while_it_is_read(ran: World) -> None:
     answer = await ran.call("GET", f"{FILES}/stdout.txt")
     assert not answer.complete
     assert answer.headers["content-length"] == "500"
+
+
+async def test_a_task_keeps_its_files_when_its_job_moves_to_another_pool(ran: World) -> None:
+    ran.control.store.jobs["j1"].pool_id = "elsewhere"
+    assert (await ran.call("GET", f"{FILES}/stdout.txt")).body == b"0123456789"
+    assert (await ran.call("GET", f"/pools/p1/nodes/{NODE}/files/{TASK_DIRECTORY}/stdout.txt")).status == 200
+    assert ran.control.files.pools == [None, "p1"], "of its node in whatever pool, and of a node of that pool"
+
+
+async def test_the_files_of_special_tasks_are_below_their_node(ran: World) -> None:
+    files = ran.control.files.files
+    for directory in ("startup", "workitems/j1/job-1/jobpreparation", "workitems/Nightly/job-3/jobrelease"):
+        files[NODE, f"{directory}/stdout.txt"] = directory.encode()
+        path = f"/pools/p1/nodes/{NODE}/files/{directory}/stdout.txt"
+        assert (await ran.call("GET", path)).body == directory.encode()
+        assert (await ran.call("HEAD", path)).status == 200

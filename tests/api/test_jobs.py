@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from millpond.domain import events as e
-from millpond.domain.states import DisableJobOption, JobState, OnAllTasksComplete
-from millpond.domain.task import TaskCounts
+from millpond.domain.job import SchedulingError
+from millpond.domain.states import DisableJobOption, ErrorCategory, JobState, OnAllTasksComplete
+from millpond.domain.task import NameValue, TaskCounts
 from tests.api.conftest import World
 
 UNLIMITED = "P10675199DT2H48M5.4775807S"
@@ -263,3 +264,46 @@ async def test_conditional_reads(busy: World) -> None:
     tag = (await busy.call("GET", "/jobs/j1")).headers["etag"]
     assert (await busy.call("GET", "/jobs/j1", headers={"If-None-Match": tag})).status == 304
     assert (await busy.call("GET", "/jobs/j1", query="$select=id")).json().keys() == {"odata.metadata", "id"}
+
+
+async def test_preemption_can_be_allowed_and_forbidden(world: World) -> None:
+    await world.add_job(allowTaskPreemption=True)
+    job = world.control.store.jobs["j1"]
+    assert job.allow_task_preemption is True
+    assert (await world.call("GET", "/jobs/j1")).json()["allowTaskPreemption"] is True
+    await world.call("PATCH", "/jobs/j1", {"priority": 1})
+    assert world.control.events[-1].changes.allow_task_preemption is None
+    assert job.allow_task_preemption is True
+    await world.call("PATCH", "/jobs/j1", {"allowTaskPreemption": False})
+    assert world.control.events[-1].changes.allow_task_preemption is False
+    await world.call("PATCH", "/jobs/j1", {"allowTaskPreemption": True})
+    # A replacement that does not name it sets it back.
+    await world.call("PUT", "/jobs/j1", {"poolInfo": {"poolId": "p1"}})
+    assert world.control.events[-1].changes.allow_task_preemption is False
+    assert (await world.call("GET", "/jobs/j1")).json()["allowTaskPreemption"] is False
+
+
+async def test_another_pool(world: World) -> None:
+    await world.add_job()
+    for method in ("PATCH", "PUT"):
+        assert (await world.call(method, "/jobs/j1", {"poolInfo": {"poolId": "P1"}})).status == 200
+        changes = world.control.events[-1].changes
+        assert (changes.pool_id, "poolInfo" in changes.spec) == (None, False)
+        assert (await world.call(method, "/jobs/j1", {"poolInfo": {"poolId": "other"}})).status == 200
+        changes = world.control.events[-1].changes
+        assert (changes.pool_id, changes.spec["poolInfo"]) == ("other", {"poolId": "other"})
+        world.control.store.jobs["j1"].pool_id = "p1"
+
+
+async def test_a_job_that_could_not_be_scheduled_says_why(world: World) -> None:
+    await world.add_job()
+    job = world.control.store.jobs["j1"]
+    assert "schedulingError" not in (await world.call("GET", "/jobs/j1")).json()["executionInfo"]
+    details = (NameValue("Reason", "no"),)
+    job.scheduling_error = SchedulingError(ErrorCategory.USER_ERROR, "InvalidAutoPoolSettings", "why", details)
+    assert (await world.call("GET", "/jobs/j1")).json()["executionInfo"]["schedulingError"] == {
+        "category": "usererror",
+        "code": "InvalidAutoPoolSettings",
+        "message": "why",
+        "details": [{"name": "Reason", "value": "no"}],
+    }

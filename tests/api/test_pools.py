@@ -8,7 +8,7 @@ from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.events import PoolDeleteRequested, PoolResizeRequested, PoolResizeStopRequested
 from millpond.domain.node import NodeError
 from millpond.domain.pool import ResizeError
-from millpond.domain.states import AllocationState, NodeDeallocationOption, NodeState, TaskState
+from millpond.domain.states import AllocationState, JobDefaultOrder, NodeDeallocationOption, NodeState, TaskState
 from millpond.domain.task import NameValue
 from millpond.providers.catalogue import catalogue
 from tests.api.conftest import MACHINE, NODE, World
@@ -441,3 +441,84 @@ async def test_supported_images(world: World) -> None:
         names += [image["imageReference"]["offer"] for image in page["value"]]
         query = page.get("odata.nextLink", "").partition("api-version=2025-06-01&")[2]
     assert len(names) == len(body["value"])
+
+
+# --- users, order of jobs, gangs -------------------------------------------------------------------------------------
+
+USERS = [
+    {
+        "name": "alice",
+        "password": "pa55",
+        "elevationLevel": "Admin",
+        "linuxUserConfiguration": {"uid": 2000, "gid": 2000, "sshPrivateKey": "secret key"},
+    },
+    {"name": "B\u00f6b", "password": "hidden", "windowsUserConfiguration": {"loginMode": "batch"}},
+]
+
+
+async def test_named_users_are_kept_and_their_secrets_never_shown(world: World) -> None:
+    await world.add_pool(userAccounts=USERS)
+    assert world.control.store.pools["p1"].spec["userAccounts"] == [{**USERS[0], "elevationLevel": "admin"}, USERS[1]]
+    shown = (await world.call("GET", "/pools/p1")).json()["userAccounts"]
+    assert shown == [
+        {"name": "alice", "elevationLevel": "admin", "linuxUserConfiguration": {"uid": 2000, "gid": 2000}},
+        {"name": "B\u00f6b", "windowsUserConfiguration": {"loginMode": "batch"}},
+    ]
+    for path, query in (("/pools/p1", ""), ("/pools", ""), ("/pools", "$select=userAccounts")):
+        body = (await world.call("GET", path, query=query)).body
+        assert b"B" in body
+        for secret in (b"pa55", b"secret key", b"hidden"):
+            assert secret not in body
+
+
+@pytest.mark.parametrize(
+    ("account", "code", "named"),
+    [
+        ({"password": "p"}, "MissingRequiredProperty", "userAccounts[0].name"),
+        ({"name": "u"}, "MissingRequiredProperty", "userAccounts[0].password"),
+        ({"name": "", "password": "p"}, "InvalidPropertyValue", "userAccounts[0].name"),
+        ({"name": "u" * 21, "password": "p"}, "InvalidPropertyValue", "userAccounts[0].name"),
+        ({"name": "u", "password": ""}, "InvalidPropertyValue", "userAccounts[0].password"),
+        (
+            {"name": "u", "password": "p", "elevationLevel": "root"},
+            "InvalidPropertyValue",
+            "userAccounts[0].elevationLevel",
+        ),
+        (
+            {"name": "u", "password": "p", "linuxUserConfiguration": {"uid": 1}},
+            "InvalidPropertyValue",
+            "userAccounts[0].linuxUserConfiguration",
+        ),
+        (
+            {"name": "u", "password": "p", "linuxUserConfiguration": {"uid": -1, "gid": 1}},
+            "InvalidPropertyValue",
+            "userAccounts[0].linuxUserConfiguration.uid",
+        ),
+    ],
+)
+async def test_bad_users(world: World, account: dict[str, Any], code: str, named: str) -> None:
+    answer = await world.call("POST", "/pools", {**POOL, "userAccounts": [account]})
+    assert (answer.status, answer.code) == (400, code)
+    assert answer.values()["PropertyName"] == named
+    assert not world.control.store.pools
+
+
+async def test_two_users_of_one_name(world: World) -> None:
+    account = {"name": "u", "password": "p"}
+    answer = await world.call("POST", "/pools", {**POOL, "userAccounts": [account, account]})
+    assert (answer.status, answer.code) == (400, "InvalidPropertyValue")
+    assert answer.values()["PropertyName"] == "userAccounts[1].name"
+
+
+async def test_order_of_jobs_and_inter_node_communication(world: World) -> None:
+    await world.add_pool()
+    pool = world.control.store.pools["p1"]
+    assert (pool.job_default_order, pool.inter_node_communication) == (JobDefaultOrder.NONE, False)
+    policy = {"jobDefaultOrder": "CreationTime", "nodeFillType": "Pack"}
+    await world.add_pool("p2", taskSchedulingPolicy=policy, enableInterNodeCommunication=True)
+    pool = world.control.store.pools["p2"]
+    assert (pool.job_default_order, pool.inter_node_communication) == (JobDefaultOrder.CREATION_TIME, True)
+    assert (pool.auto_pool, pool.start_task) == (False, None)
+    shown = (await world.call("GET", "/pools/p2")).json()
+    assert shown["taskSchedulingPolicy"] == {"jobDefaultOrder": "creationtime", "nodeFillType": "pack"}
+    assert shown["enableInterNodeCommunication"] is True

@@ -78,10 +78,36 @@ NAMES = st.sampled_from(
         "affinityId",
         "networkConfiguration",
         "extensions",
+        "startTask",
+        "waitForSuccess",
+        "userAccounts",
+        "password",
+        "linuxUserConfiguration",
+        "enableInterNodeCommunication",
+        "jobManagerTask",
+        "killJobOnCompletion",
+        "jobPreparationTask",
+        "jobReleaseTask",
+        "autoPoolIdPrefix",
+        "poolLifetimeOption",
+        "keepAlive",
+        "pool",
+        "multiInstanceSettings",
+        "numberOfInstances",
+        "coordinationCommandLine",
+        "commonResourceFiles",
+        "authenticationTokenSettings",
+        "access",
         "settings",
         "onAllTasksComplete",
         "onTaskFailure",
         "containerSettings",
+        "schedule",
+        "jobSpecification",
+        "doNotRunUntil",
+        "doNotRunAfter",
+        "startWindow",
+        "recurrenceInterval",
     ]
 )
 SCALARS = (
@@ -101,6 +127,13 @@ GOOD: dict[str, Any] = {
     "create_pool": {"id": "p2", "vmSize": "standard_a1_v2", "virtualMachineConfiguration": MACHINE},
     "create_job": {"id": "j2", "poolInfo": {"poolId": "p1"}},
     "replace_job": {"poolInfo": {"poolId": "p1"}},
+    "create_job_schedule": {
+        "id": "s2",
+        "schedule": {"recurrenceInterval": "PT1H"},
+        "jobSpecification": {"poolInfo": {"poolId": "p1"}},
+    },
+    "update_job_schedule": {"schedule": {"startWindow": "PT5M"}},
+    "replace_job_schedule": {"jobSpecification": {"poolInfo": {"poolId": "p1"}}},
     "disable_job": {"disableTasks": "wait"},
     "create_task": {"id": "t2", "commandLine": "true"},
     "resize_pool": {"targetDedicatedNodes": 1},
@@ -110,7 +143,9 @@ SLOW = settings(max_examples=40, deadline=None, suppress_health_check=list(Healt
 
 
 def target_of(operation: Operation) -> str:
-    return operation.path.format(poolId="p1", nodeId=NODE, jobId="j1", taskId="t1", filePath="wd%2Fx")
+    return operation.path.format(
+        poolId="p1", nodeId=NODE, jobId="j1", taskId="t1", filePath="wd%2Fx", jobScheduleId="s1"
+    )
 
 
 async def prepared(directory: str) -> World:
@@ -119,6 +154,7 @@ async def prepared(directory: str) -> World:
     world.add_node()
     await world.add_job()
     await world.add_task()
+    await world.add_job_schedule()
     world.control.files.files[NODE, "wd/x"] = b"x"
     return world
 
@@ -133,7 +169,7 @@ async def check(operation: Operation, bodies: list[Any], query: str = "", header
                 assert answer.code in CODES
                 assert answer.json()["message"]["value"].split("\n")[0]
         # What was taken can be read again.
-        for path in ("/pools", "/jobs", "/jobs/j1/tasks", "/nodecounts"):
+        for path in ("/pools", "/jobs", "/jobs/j1/tasks", "/jobschedules", "/nodecounts"):
             assert (await world.call("GET", path)).status == 200
 
 

@@ -4,11 +4,13 @@ import re
 import tomllib
 from pathlib import Path
 
+import draw_states
 import pytest
 
 from millpond import __version__
 from millpond.cli.main import main
 from millpond.config import SETTINGS, Config
+from millpond.domain.states import NodeState
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(path for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md") for path in REPOSITORY.glob(pattern))
@@ -52,9 +54,9 @@ def test_commands_named_in_the_readme_are_there() -> None:
 
 
 def test_make_targets_named_in_the_documentation_are_there() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     for name in ("README.md", "CONTRIBUTING.md"):
-        named = set(re.findall(r"make ([a-z]+)\b", (REPOSITORY / name).read_text()))
+        named = set(re.findall(r"make ([a-z-]+)\b", (REPOSITORY / name).read_text()))
         assert named <= targets, f"{name} names {named - targets}"
 
 
@@ -71,3 +73,17 @@ def test_the_version_is_one() -> None:
     assert "version" in project["project"]["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
     assert "## [Unreleased]" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_the_state_diagrams_are_what_the_tables_say() -> None:
+    assert draw_states.PAGE.read_text() == draw_states.page(), "run python tools/draw_states.py"
+
+
+@pytest.mark.parametrize("diagram", draw_states.DIAGRAMS, ids=lambda diagram: diagram.title)
+def test_every_state_is_in_its_table(diagram: draw_states.Diagram) -> None:
+    assert set(diagram.moves) == set(type(diagram.first))
+    reached = {diagram.first}
+    while more := {to for state in reached for to in diagram.moves[state]} - reached:
+        reached |= more
+    # No part of the service moves a node to `upgradingos`: automatic OS upgrades belong to Azure's own machines.
+    assert set(diagram.moves) - reached <= {NodeState.UPGRADING_OS}

@@ -117,7 +117,7 @@ class Host:
         if self._isolation is not None and self._isolation.is_on:
             # Passed by the nodes' users on the way to their own; what lies here is the agent's (0600).
             for directory in (self._directory, self._nodes_directory):
-                os.chmod(directory, 0o711)
+                os.chmod(directory, 0o711)  # noqa: S103  to be passed, not looked into
         with _locked(os.path.join(self._directory, LOCK_FILE)) as lock:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -206,9 +206,7 @@ class Host:
         for node in nodes:
             await node.agent.close()
             if self._isolation is not None:
-                self._isolation.close_node(
-                    os.path.join(self._nodes_directory, node.desired.node_id, ROOT_DIRECTORY)
-                )
+                self._isolation.close_node(os.path.join(self._nodes_directory, node.desired.node_id, ROOT_DIRECTORY))
         await self._trash.close()
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self._directory, HOST_FILE))

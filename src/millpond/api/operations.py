@@ -1,4 +1,4 @@
-"""The route table: every operation of the Batch service specification, implemented or not.
+"""The route table: every operation of the Batch service specification, implemented or not, and the few of our own.
 
 Names are those of 2025-06-01; operations only older versions have keep a name in the same style. The handler of an
 operation is found by its name (`handlers.HANDLERS`); without one it answers 501.
@@ -83,6 +83,8 @@ _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
     ("delete_node_file", "DELETE", "/pools/{poolId}/nodes/{nodeId}/files/{filePath}", 200, "recursive"),
     ("download_node_file", "GET", "/pools/{poolId}/nodes/{nodeId}/files/{filePath}", 200),
     ("get_node_file_properties", "HEAD", "/pools/{poolId}/nodes/{nodeId}/files/{filePath}", 200),
+    # an extension of ours: what the node's agent says of itself
+    ("get_node_properties", "GET", "/pools/{poolId}/nodes/{nodeId}/properties", 200),
     # jobs
     ("create_job", "POST", "/jobs", 201),
     ("list_jobs", "GET", "/jobs", 200, _LIST),
@@ -128,6 +130,11 @@ _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
     ("enable_job_schedule", "POST", "/jobschedules/{jobScheduleId}/enable", 204),
     ("terminate_job_schedule", "POST", "/jobschedules/{jobScheduleId}/terminate", 202, "force"),
     ("list_jobs_from_schedule", "GET", "/jobschedules/{jobScheduleId}/jobs", 200, _LIST),
+    # Millpond's own, beyond the specification: why something waits
+    ("explain_job", "GET", "/jobs/{jobId}/explain", 200),
+    ("explain_task", "GET", "/jobs/{jobId}/tasks/{taskId}/explain", 200),
+    ("explain_pool", "GET", "/pools/{poolId}/explain", 200),
+    ("explain_node", "GET", "/pools/{poolId}/nodes/{nodeId}/explain", 200),
     # certificates (up to 2024-02-01.19.0)
     ("create_certificate", "POST", "/certificates", 201),
     ("list_certificates", "GET", "/certificates", 200, "maxresults $filter $select"),

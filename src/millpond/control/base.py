@@ -7,7 +7,8 @@ import msgspec
 
 from millpond.control.tokens import TaskClaim
 from millpond.domain.durations import Timestamp
-from millpond.domain.events import Event
+from millpond.domain.events import Event, JobScheduleEvent
+from millpond.domain.explanation import Explanation
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
@@ -35,24 +36,27 @@ class NewJob(msgspec.Struct, frozen=True):
 
 
 JobMaker: TypeAlias = Callable[[JobSchedule, str], NewJob]
-"""(schedule, id of the job) → the job its `jobSpecification` describes. Raises BatchError when that cannot be made (any
-more): the catalogue of VM sizes may have changed since it was checked."""
+"""(schedule, id of the job) → the job its `jobSpecification` describes. Raises BatchError when that cannot be made any
+more. (An auto pool that cannot is no reason: `add_job` says on the job what stands in its way.)"""
 
 
 class NodeFiles(Protocol):
-    """Files below a node's root, fetched from its agent. Paths are relative to the root, `/` separated, decoded.
+    """Files below a node's root, fetched from its agent. Paths are relative to the root, `/` separated, decoded. A pool
+    of None is whichever the node is in: that of a task may not be its job's any more.
 
     Raises BatchError: NodeNotFound, NodeNotReady (the node does not answer), FileNotFound, InvalidRange, and what the
     agent refuses (a path that leaves the root is FileNotFound).
     """
 
-    async def list(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]: ...
+    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]: ...
 
-    async def stat(self, pool_id: str, node_id: str, path: str) -> FileEntry: ...
+    async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry: ...
 
-    async def read(self, pool_id: str, node_id: str, path: str, *, offset: int, length: int | None) -> FileContent: ...
+    async def read(
+        self, pool_id: str | None, node_id: str, path: str, *, offset: int, length: int | None
+    ) -> FileContent: ...
 
-    async def delete(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> None: ...
+    async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None: ...
 
 
 class AgentGateway(Protocol):
@@ -115,7 +119,21 @@ class ControlPlane(Protocol):
         self, job: Job, cause: str, *, manager: NewTask | None = None, auto_pool: Pool | None = None
     ) -> Job:
         """Add a job (its `no` is set here) and return it as committed, with its first task and its pool where it has
-        such (see `NewJob`). Raises BatchError JobExists, ServerBusy."""
+        such (see `NewJob`). A pool that cannot be made completes the job with a scheduling error.
+
+        Raises BatchError JobExists, JobScheduleWithSameIdExists, ServerBusy."""
+        ...
+
+    async def add_job_schedule(self, schedule: JobSchedule, cause: str) -> JobSchedule:
+        """Add a job schedule (its `no` is set here) and return it as committed.
+
+        Raises BatchError JobScheduleExists, JobWithSameIdExists (jobs and schedules share their ids), ServerBusy."""
+        ...
+
+    async def to_job_schedules(self, event: JobScheduleEvent) -> Any:
+        """Hand an event to the owner of all job schedules and wait until it is on disk.
+
+        Raises its BatchError (JobScheduleNotFound …), or ServerBusy."""
         ...
 
     async def to_pool(self, pool_id: str, event: Event) -> Any:
@@ -127,5 +145,22 @@ class ControlPlane(Protocol):
         ...
 
     async def to_job(self, job_id: str, event: Event) -> Any:
-        """The same for the engine of the job's pool. Raises BatchError JobNotFound."""
+        """The same for the engine of the job's pool. A job that is being moved to another pool is waited for. Raises
+        BatchError JobNotFound."""
+        ...
+
+    async def explain_task(self, job_id: str, task_id: str) -> Explanation:
+        """Why a task waits, as memory has it now. Raises BatchError JobNotFound, TaskNotFound, ServerBusy."""
+        ...
+
+    async def explain_job(self, job_id: str) -> Explanation:
+        """Raises BatchError JobNotFound, ServerBusy."""
+        ...
+
+    async def explain_pool(self, pool_id: str) -> Explanation:
+        """Raises BatchError PoolNotFound, ServerBusy."""
+        ...
+
+    async def explain_node(self, pool_id: str, node_id: str) -> Explanation:
+        """Raises BatchError PoolNotFound, NodeNotFound, ServerBusy."""
         ...

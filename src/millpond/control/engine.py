@@ -1,21 +1,24 @@
-"""The engine of one pool id: takes events, lets the scheduler decide, commits, and only then lets anything out.
+"""Engines: they take events, let a pure machine decide, commit, and only then let anything out.
 
 Take the inbox, `apply` each event, `place` once, commit one `ChangeSet`, release replies and directives, again. There
 is no timer in the loop: what arrives during a commit is the next batch, so batches grow with the load by themselves.
+
+`BaseEngine` is the loop; `Engine` runs it for one pool id with the scheduler as its machine.
 """
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from millpond.control.commit import Batch
 from millpond.control.settings import ControlSettings
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.errors import BatchError, Bug, ErrorCode, LeaseLost, StoreUnavailable
-from millpond.domain.events import Event, TasksAdded
+from millpond.domain.events import Event, JobScheduleEvent, TasksAdded
 from millpond.domain.ids import id_key
 from millpond.domain.states import IN_SERVICE_NODE_STATES
 from millpond.scheduler.core import apply, place
@@ -26,16 +29,31 @@ from millpond.store.changes import ChangeSet
 
 log = logging.getLogger(__name__)
 
+_State = TypeVar("_State")
+_Event = TypeVar("_Event", Event, JobScheduleEvent)
+
 _STORY_LENGTH = 100
+_TOLD = (
+    "pool_id",
+    "node_id",
+    "schedule_id",
+    "job_id",
+    "task_id",
+    "key",
+    "attempt",
+    "exit_code",
+    "deadline",
+    "reason",
+    "option",
+)
 _BUSY = "The service cannot take changes just now; try again shortly."
 
 
-def _line_of(event: Event) -> str:
+def _line_of(event: Event | JobScheduleEvent) -> str:
     """An event as a line of a story: without the specifications, which may hold secrets."""
     if isinstance(event, TasksAdded):
         return f"{event.at:.6f} [{event.cause}] TasksAdded({event.job_id}, {[task.id for task in event.tasks[:5]]} …)"
-    names = ("pool_id", "node_id", "job_id", "task_id", "key", "attempt", "exit_code", "deadline", "reason", "option")
-    parts = ", ".join(f"{name}={getattr(event, name)}" for name in names if hasattr(event, name))
+    parts = ", ".join(f"{name}={getattr(event, name)}" for name in _TOLD if hasattr(event, name))
     return f"{event.at:.6f} [{event.cause}] {type(event).__name__}({parts})"
 
 
@@ -56,49 +74,70 @@ class _Entry:
 
     __slots__ = ("events", "future")
 
-    def __init__(self, events: Sequence[Event], future: asyncio.Future[Any]) -> None:
+    def __init__(self, events: Sequence[Any], future: asyncio.Future[Any]) -> None:
         self.events = events
         self.future = future
 
 
-class Engine:
-    """One pool id's owner. `submit` from the loop it runs in; everything else is its own business."""
+class BaseEngine(ABC, Generic[_State, _Event]):
+    """The owner of all rows under one lease. `submit` from the loop it runs in; everything else is its own business.
+
+    What it owns and how that is decided is for the subclass: `_load`, `_apply`, `_place`; what becomes of decisions
+    too: `_carry_out`, `_rebuilt`.
+    """
 
     def __init__(
-        self,
-        account: str,
-        pool_id: str,
-        store: Store,
-        clock: Callable[[], Timestamp],
-        settings: ControlSettings,
-        surroundings: Surroundings,
+        self, lease_key: str, name: str, store: Store, clock: Callable[[], Timestamp], settings: ControlSettings
     ) -> None:
-        self.pool_id = pool_id
-        self.pool_key = id_key(pool_id)
-        self._account = account
+        """`name` is what messages call it."""
+        self._lease_key = lease_key
+        self._name = name
         self._store = store
         self._clock = clock
         self._settings = settings
-        self._surroundings = surroundings
         self._inbox: list[_Entry] = []
         self._weight = 0
         self._wake = asyncio.Event()
-        self._state: SchedulerState | None = None
+        self._state: _State | None = None
         self._fence: Fence | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._renew_task: asyncio.Task[None] | None = None
         self._failed_until: Timestamp = 0.0
-        self._recent: deque[Event] = deque(maxlen=_STORY_LENGTH)
-        """The last events applied, with their causes: told when the scheduler fails."""
+        self._recent: deque[_Event] = deque(maxlen=_STORY_LENGTH)
+        """The last events applied, with their causes: told when the machine fails."""
+
+    # --- the machine ---
+
+    @abstractmethod
+    async def _load(self) -> tuple[_State, list[Effect]]:
+        """The memory as the store's rows have it, and the effects that pick up what was under way.
+
+        Raises StoreUnavailable."""
+
+    @abstractmethod
+    def _apply(self, state: _State, event: _Event) -> list[Effect]:
+        """Apply one event. Raises BatchError for one the rules forbid, which leaves no trace."""
+
+    @abstractmethod
+    def _place(self, state: _State, at: Timestamp) -> list[Effect]:
+        """What follows from a whole batch of events."""
+
+    @abstractmethod
+    async def _carry_out(self, effects: Sequence[Effect], changes: ChangeSet) -> None:
+        """Effects whose batch is on disk."""
+
+    @abstractmethod
+    def _rebuilt(self) -> None:
+        """The memory was dropped, or has been built anew."""
 
     # --- life ---
 
     async def start(self) -> None:
-        """Take the lease, build the memory, pick up what was under way. Raises LeaseLost when another owner holds the
-        pool, StoreUnavailable when the store cannot be read or written."""
+        """Take the lease, build the memory, pick up what was under way. Raises LeaseLost when another owner holds it,
+        StoreUnavailable when the store cannot be read or written."""
         await self._take_over()
-        self._loop_task = asyncio.create_task(self._run(), name=f"engine {self.pool_id}")
-        self._renew_task = asyncio.create_task(self._renew(), name=f"lease {self.pool_id}")
+        self._loop_task = asyncio.create_task(self._run(), name=f"engine of {self._name}")
+        self._renew_task = asyncio.create_task(self._renew(), name=f"lease of {self._name}")
 
     async def stop(self) -> None:
         """Finish the batch in hand, refuse the rest, give the lease back."""
@@ -111,12 +150,12 @@ class Engine:
             try:
                 await self._store.release_lease(self._fence)
             except (LeaseLost, StoreUnavailable):
-                log.warning("lease of pool %s could not be released; it will expire", self.pool_id)
+                log.warning("the lease of %s could not be released; it will expire", self._name)
             self._fence = None
 
     @property
-    def state(self) -> SchedulerState | None:
-        """The scheduler's memory, to look at only; None while it is being rebuilt."""
+    def state(self) -> _State | None:
+        """The machine's memory, to look at only; None while it is being rebuilt."""
         return self._state
 
     @property
@@ -129,17 +168,17 @@ class Engine:
 
     # --- events ---
 
-    def submit(self, event: Event) -> asyncio.Future[Any]:
-        """Put an event in the inbox. The future ends when its batch is on disk: with the scheduler's reply, or with the
+    def submit(self, event: _Event) -> asyncio.Future[Any]:
+        """Put an event in the inbox. The future ends when its batch is on disk: with the machine's reply, or with the
         BatchError of its refusal. Raises ServerBusy when the inbox is full."""
         return self.submit_all((event,))
 
-    def submit_all(self, events: Sequence[Event]) -> asyncio.Future[Any]:
+    def submit_all(self, events: Sequence[_Event]) -> asyncio.Future[Any]:
         """Events that go into one batch, in order; the future carries the reply of the last one."""
         weight = sum(len(event.tasks) if isinstance(event, TasksAdded) else 1 for event in events)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._weight + weight > self._settings.inbox_limit and self._inbox:
-            raise BatchError(ErrorCode.SERVER_BUSY, "The pool's queue of changes is full; try again shortly.")
+            raise BatchError(ErrorCode.SERVER_BUSY, f"The queue of changes of {self._name} is full; try again shortly.")
         self._weight += weight
         self._inbox.append(_Entry(events, future))
         self._wake.set()
@@ -189,16 +228,16 @@ class Engine:
                 for event in entry.events:
                     self._recent.append(event)
                     try:
-                        answer = batch.take(apply(state, event))
+                        answer = batch.take(self._apply(state, event))
                     except BatchError as refusal:
                         answer = refusal
                 answers.append((entry.future, answer))
-            batch.take(place(state, self._clock()))
+            batch.take(self._place(state, self._clock()))
         except Exception:
             # The memory may be half changed: only the store is to be trusted now.
             log.exception(
-                "the scheduler of pool %s failed; its memory is rebuilt from the store. What led there, latest last:\n%s",
-                self.pool_id,
+                "the scheduler of %s failed; its memory is rebuilt from the store. What led there, latest last:\n%s",
+                self._name,
                 "\n".join(_line_of(event) for event in self._recent),
             )
             self._drop(entries, BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
@@ -215,10 +254,10 @@ class Engine:
                 future.set_result(answer)
         if batch.after or batch.changes.specs:
             try:
-                await self._surroundings.carry_out(self, batch.after, batch.changes)
+                await self._carry_out(batch.after, batch.changes)
             except Exception:
                 # Some of what is on disk was not passed on. A rebuilt memory passes on everything that is due.
-                log.exception("what follows from a batch of pool %s failed; its memory is rebuilt", self.pool_id)
+                log.exception("what follows from a batch of %s failed; its memory is rebuilt", self._name)
                 self._drop([], BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
 
     async def _commit(self, changes: ChangeSet, entries: list[_Entry]) -> bool:
@@ -227,10 +266,10 @@ class Engine:
         try:
             await self._store.commit(changes, self._fence)
         except LeaseLost:
-            log.error("pool %s was taken over by another owner", self.pool_id)  # noqa: TRY400 (expected, no trace needed)
+            log.error("%s was taken over by another owner", self._name)  # noqa: TRY400 (expected, no trace needed)
             self._drop(entries, BatchError(ErrorCode.SERVER_BUSY, _BUSY), retry_s=self._settings.store_retry_s)
         except StoreUnavailable as error:
-            log.error("pool %s: nothing was written: %s", self.pool_id, error)  # noqa: TRY400
+            log.error("%s: nothing was written: %s", self._name, error)  # noqa: TRY400
             self._drop(entries, BatchError(ErrorCode.SERVER_BUSY, _BUSY), retry_s=self._settings.store_retry_s)
         else:
             return True
@@ -244,7 +283,7 @@ class Engine:
             if not entry.future.done():
                 entry.future.set_exception(error)
                 entry.future.exception()
-        self._surroundings.engine_rebuilt(self)
+        self._rebuilt()
 
     def _refuse_inbox(self) -> None:
         entries, self._inbox, self._weight = self._inbox, [], 0
@@ -262,39 +301,26 @@ class Engine:
         try:
             await self._take_over()
         except (LeaseLost, StoreUnavailable) as error:
-            log.warning("pool %s cannot be rebuilt yet: %s", self.pool_id, error)
+            log.warning("%s cannot be rebuilt yet: %s", self._name, error)
             self._failed_until = self._clock() + self._settings.store_retry_s
             return False
         return True
 
     async def _take_over(self) -> None:
         now = self._clock()
-        fence = await self._store.acquire_lease(self.pool_key, self._settings.owner, now, self._settings.lease_ttl_s)
+        fence = await self._store.acquire_lease(self._lease_key, self._settings.owner, now, self._settings.lease_ttl_s)
         if fence is None:
-            raise LeaseLost(f"another owner holds pool {self.pool_id}")
-        contents = await self._store.load_pool(self.pool_key)
-        now = self._clock()
-        state, effects = rebuild(
-            self._account,
-            self.pool_id,
-            now,
-            pool=contents.pool,
-            nodes=contents.nodes,
-            job_rows=contents.jobs,
-            task_rows=contents.tasks,
-            satisfied=contents.satisfied,
-            job_nodes=contents.job_nodes,
-            subtasks=contents.subtasks,
-        )
+            raise LeaseLost(f"another owner holds {self._name}")
+        state, effects = await self._load()
         batch = Batch()
         batch.take(effects)
-        batch.take(place(state, now))
+        batch.take(self._place(state, self._clock()))
         if batch.changes:
             await self._store.commit(batch.changes, fence)
         self._fence = fence
         self._state = state
-        self._surroundings.engine_rebuilt(self)
-        await self._surroundings.carry_out(self, batch.after, batch.changes)
+        self._rebuilt()
+        await self._carry_out(batch.after, batch.changes)
 
     async def _renew(self) -> None:
         """Keep the lease. Losing it is noticed by the next commit, which is fenced."""
@@ -307,10 +333,56 @@ class Engine:
                     self._fence, self._settings.owner, self._clock(), self._settings.lease_ttl_s
                 )
             except StoreUnavailable as error:
-                log.warning("lease of pool %s could not be renewed: %s", self.pool_id, error)
+                log.warning("the lease of %s could not be renewed: %s", self._name, error)
                 continue
             if not held:
-                log.warning("lease of pool %s was lost", self.pool_id)
+                log.warning("the lease of %s was lost", self._name)
+
+
+class Engine(BaseEngine[SchedulerState, Event]):
+    """One pool id's owner."""
+
+    def __init__(
+        self,
+        account: str,
+        pool_id: str,
+        store: Store,
+        clock: Callable[[], Timestamp],
+        settings: ControlSettings,
+        surroundings: Surroundings,
+    ) -> None:
+        self.pool_id = pool_id
+        self.pool_key = id_key(pool_id)
+        super().__init__(self.pool_key, f"pool {pool_id}", store, clock, settings)
+        self._account = account
+        self._surroundings = surroundings
+
+    async def _load(self) -> tuple[SchedulerState, list[Effect]]:
+        contents = await self._store.load_pool(self.pool_key)
+        return rebuild(
+            self._account,
+            self.pool_id,
+            self._clock(),
+            pool=contents.pool,
+            nodes=contents.nodes,
+            job_rows=contents.jobs,
+            task_rows=contents.tasks,
+            satisfied=contents.satisfied,
+            job_nodes=contents.job_nodes,
+            subtasks=contents.subtasks,
+        )
+
+    def _apply(self, state: SchedulerState, event: Event) -> list[Effect]:
+        return apply(state, event)
+
+    def _place(self, state: SchedulerState, at: Timestamp) -> list[Effect]:
+        return place(state, at)
+
+    async def _carry_out(self, effects: Sequence[Effect], changes: ChangeSet) -> None:
+        await self._surroundings.carry_out(self, effects, changes)
+
+    def _rebuilt(self) -> None:
+        self._surroundings.engine_rebuilt(self)
 
     def nodes_expected(self) -> list[str]:
         """Ids of nodes that were in service when last heard of: they are given up when they stay silent."""

@@ -66,18 +66,20 @@ class NodeFilesService:
         self._requests = requests
         self._settings = settings
 
-    async def list(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
+    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
         reply, _ = await self._ask(pool_id, node_id, "list", path, recursive=recursive)
         return list(reply.entries)
 
-    async def stat(self, pool_id: str, node_id: str, path: str) -> FileEntry:
+    async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry:
         reply, _ = await self._ask(pool_id, node_id, "stat", path)
         return _only(reply)
 
-    async def delete(self, pool_id: str, node_id: str, path: str, *, recursive: bool) -> None:
+    async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None:
         await self._ask(pool_id, node_id, "delete", path, recursive=recursive)
 
-    async def read(self, pool_id: str, node_id: str, path: str, *, offset: int, length: int | None) -> FileContent:
+    async def read(
+        self, pool_id: str | None, node_id: str, path: str, *, offset: int, length: int | None
+    ) -> FileContent:
         request_id, reply, body = await self._open(
             pool_id, node_id, FileRequest("", "read", path, offset=offset, length=length)
         )
@@ -89,7 +91,7 @@ class NodeFilesService:
         return FileContent(entry, _Body(body, lambda: self._requests.close(request_id)))
 
     async def _ask(
-        self, pool_id: str, node_id: str, operation: str, path: str, *, recursive: bool = False
+        self, pool_id: str | None, node_id: str, operation: str, path: str, *, recursive: bool = False
     ) -> tuple[FileReply, AsyncIterator[bytes]]:
         request_id, reply, body = await self._open(
             pool_id, node_id, FileRequest("", operation, path, recursive=recursive)
@@ -98,12 +100,13 @@ class NodeFilesService:
         return reply, body
 
     async def _open(
-        self, pool_id: str, node_id: str, request: FileRequest
+        self, pool_id: str | None, node_id: str, request: FileRequest
     ) -> tuple[str, FileReply, AsyncIterator[bytes]]:
         reach = self._reach()
         owner = reach.pool_of_node(node_id)
-        if owner is None or id_key(owner) != id_key(pool_id):
-            raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{node_id}' does not exist in pool '{pool_id}'.")
+        if owner is None or (pool_id is not None and id_key(owner) != id_key(pool_id)):
+            where = "" if pool_id is None else f" in pool '{pool_id}'"
+            raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{node_id}' does not exist{where}.")
         request_id, asked = self._requests.open(node_id)
         kept = False
         try:

@@ -3,43 +3,59 @@
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from millpond.control.base import JobMaker, NewJob
 from millpond.control.engine import Engine
 from millpond.control.files import FileRequests, NodeFilesService
+from millpond.control.job_schedules import JobScheduleKeeper
 from millpond.control.nodes import NodeLink, NodeLinks
 from millpond.control.outbox import Outbox
 from millpond.control.provisioning import Provisioning
 from millpond.control.retention import Purger
 from millpond.control.settings import ControlSettings
+from millpond.control.specs import SpecCache, release_spec
 from millpond.control.timers import Timers
 from millpond.control.tokens import TaskClaim, read_task_token, task_token
 from millpond.domain import effects as f
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
-from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
-from millpond.domain.events import Event
+from millpond.domain.errors import BatchError, Bug, ErrorCode, LeaseLost, StoreUnavailable
+from millpond.domain.events import Event, JobScheduleEvent
+from millpond.domain.explanation import Explanation
 from millpond.domain.ids import id_key
-from millpond.domain.job import Job
+from millpond.domain.job import Job, SchedulingError
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
-from millpond.domain.states import JobState, TaskKind, TaskState
+from millpond.domain.states import ErrorCategory, JobState, TaskKind, TaskState
 from millpond.domain.task import NewTask
 from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
+from millpond.scheduler import explain, explain_nodes
+from millpond.scheduler.state import SchedulerState
 from millpond.store.base import Store
 from millpond.store.changes import ChangeSet
 
 log = logging.getLogger(__name__)
 
 
+_MOVE_PATIENCE_S = 20.0
+"""How long a request waits for a job that is being moved to another pool."""
+
+
 class _JobEntry(msgspec.Struct):
     no: int
     pool_id: str
+    arrival: asyncio.Future[None] | None = None
+    """While it is being moved: done when the engine of its new pool knows it."""
+
+
+def _no_job_maker(schedule: JobSchedule, job_id: str) -> NewJob:
+    raise Bug(f"job {job_id}: this control plane was not given what makes the jobs of job schedules")
 
 
 def _common_environment(job: Job) -> tuple[tuple[str, str], ...]:
@@ -47,28 +63,14 @@ def _common_environment(job: Job) -> tuple[tuple[str, str], ...]:
     return tuple((entry["name"], entry.get("value") or "") for entry in settings) if settings else ()
 
 
-class _SpecCache:
-    """Specifications between their commit and their hand-over, bounded by their size; the store has them all."""
+def _pool_not_found(pool_id: str) -> BatchError:
+    return BatchError(ErrorCode.POOL_NOT_FOUND, f"The pool '{pool_id}' does not exist.", PoolId=pool_id)
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._size = 0
-        self._specs: OrderedDict[int, bytes] = OrderedDict()
 
-    def add(self, specs: dict[int, bytes]) -> None:
-        for key, spec in specs.items():
-            self._size += len(spec) - len(self._specs.pop(key, b""))
-            self._specs[key] = spec
-        while self._size > self._limit:
-            # The newest go: tasks are handed out in order, so the oldest are needed first.
-            self._size -= len(self._specs.popitem(last=True)[1])
-
-    def take(self, key: int) -> bytes | None:
-        """The specification, which is let go of: most tasks are handed out once."""
-        spec = self._specs.pop(key, None)
-        if spec is not None:
-            self._size -= len(spec)
-        return spec
+def _memory_of(engine: Engine) -> SchedulerState:
+    if engine.state is None:
+        raise BatchError(ErrorCode.SERVER_BUSY, "The pool's memory is being rebuilt; try again shortly.")
+    return engine.state
 
 
 class ControlService:
@@ -85,10 +87,12 @@ class ControlService:
         account_url: Callable[[], str],
         settings: ControlSettings | None = None,
         prepare_spec: Callable[[bytes], bytes] = lambda spec: spec,
+        make_job: JobMaker = _no_job_maker,
         clock: Callable[[], Timestamp] = time.time,
     ) -> None:
         """`secret` derives the nodes' tokens; `account_url` is what tasks see as AZ_BATCH_ACCOUNT_URL; `prepare_spec`
-        turns a stored specification into one a node can use (signs URLs of the account's own storage)."""
+        turns a stored specification into one a node can use (signs URLs of the account's own storage); `make_job`
+        makes the jobs of job schedules."""
         self._settings = settings or ControlSettings()
         self._secret = secret
         self._account_name = account_name
@@ -102,10 +106,12 @@ class ControlService:
         self._provisioning = Provisioning(provider, vm_sizes, self._links, clock, self._settings)
         self._purger = Purger(store, clock, self._settings)
         self._timers = Timers(clock)
-        self._specs = _SpecCache(self._settings.spec_cache_bytes)
+        self._schedules = JobScheduleKeeper(store, clock, self._settings, self._timers, self, make_job)
+        self._specs = SpecCache(self._settings.spec_cache_bytes)
         self._engines: dict[str, Engine] = {}
         self._starting: dict[str, asyncio.Task[Engine]] = {}
         self._jobs: dict[str, _JobEntry] = {}
+        self._moves: set[asyncio.Task[None]] = set()
         self._next_pool_no = 1
         self._next_job_no = 1
         self._started = False
@@ -121,12 +127,14 @@ class ControlService:
         self._next_pool_no = facts.next_pool_no
         self._next_job_no = facts.next_job_no
         self._jobs = {id_key(job_id): _JobEntry(no, pool_id) for job_id, no, pool_id in facts.jobs}
+        self._schedules.know(facts.job_schedules, facts.next_job_schedule_no)
         self._links.start()
         self._provisioning.start()
         pool_ids = {id_key(pool_id): pool_id for _, _, pool_id in facts.jobs}
         pool_ids.update({id_key(pool_id): pool_id for pool_id, _ in facts.pools})
         for pool_id in pool_ids.values():
             await self._engine(pool_id)
+        await self._schedules.start()
         self._started = True
 
     async def stop(self) -> None:
@@ -134,7 +142,11 @@ class ControlService:
         self._started = False
         await self._links.close()
         await self._provisioning.close()
+        await self._schedules.stop()
         await self._purger.close()
+        for move in self._moves:
+            move.cancel()
+        await asyncio.gather(*self._moves, return_exceptions=True)
         self._timers.clear()
         for task in self._starting.values():
             task.cancel()
@@ -167,17 +179,44 @@ class ControlService:
 
     @property
     def ready(self) -> bool:
-        return self._started and all(engine.available for engine in self._engines.values())
+        return (
+            self._started and self._schedules.available and all(engine.available for engine in self._engines.values())
+        )
 
     def now(self) -> Timestamp:
         return self._clock()
 
     async def add_pool(self, pool: Pool, cause: str) -> Pool:
         engine = await self._engine(pool.id)
+        if self._quota_is_reached(pool.id):
+            raise BatchError(
+                ErrorCode.POOL_QUOTA_REACHED,
+                f"There are {self._settings.pool_quota} pools, which is the limit: delete one, or raise "
+                "account.pool_quota in the configuration.",
+            )
         pool.no = self._next_pool_no
         self._next_pool_no += 1
         await engine.submit(e.PoolAdded(at=self.now(), cause=cause, pool=pool))
         return pool
+
+    def _quota_is_reached(self, pool_id: str) -> bool:
+        """Whether a pool would be one too many; one that exists is none of them."""
+        quota = self._settings.pool_quota
+        if quota is None:
+            return False
+        key = id_key(pool_id)
+        pools = [other for other, engine in self._engines.items() if engine.state is not None and engine.state.pool]
+        return key not in pools and len(pools) >= quota
+
+    def _auto_pool_problem(self, pool: Pool) -> SchedulingError | None:
+        """Why an auto pool cannot be made, as far as can be told beforehand."""
+        if pool.vm_size.lower() not in self._vm_sizes:
+            text = f"The VM size '{pool.vm_size}' of the auto pool is not in this service's catalogue"
+            return SchedulingError(ErrorCategory.USER_ERROR, "InvalidAutoPoolSettings", text)
+        if self._quota_is_reached(pool.id):
+            text = f"The auto pool would be one more than the {self._settings.pool_quota} pools the account may have"
+            return SchedulingError(ErrorCategory.USER_ERROR, "AutoPoolCreationFailedWithQuotaReached", text)
+        return None
 
     async def add_job(
         self, job: Job, cause: str, *, manager: NewTask | None = None, auto_pool: Pool | None = None
@@ -185,11 +224,14 @@ class ControlService:
         key = id_key(job.id)
         if key in self._jobs:
             raise BatchError(self._taken_id(key), JobId=job.id)
+        if self._schedules.knows(key):
+            raise BatchError(ErrorCode.JOB_SCHEDULE_WITH_SAME_ID_EXISTS, JobId=job.id)
         job.no = self._next_job_no
         self._next_job_no += 1
         if auto_pool is not None:
             auto_pool.no = self._next_pool_no
             self._next_pool_no += 1
+            job.scheduling_error = self._auto_pool_problem(auto_pool)
         # The id is reserved before the first suspension: of two that race, one is told that it exists.
         self._jobs[key] = _JobEntry(job.no, job.pool_id)
         try:
@@ -214,20 +256,99 @@ class ControlService:
         deleting = job is not None and job.row.state is JobState.DELETING
         return ErrorCode.JOB_BEING_DELETED if deleting else ErrorCode.JOB_EXISTS
 
+    async def add_job_schedule(self, schedule: JobSchedule, cause: str) -> JobSchedule:
+        if id_key(schedule.id) in self._jobs:
+            raise BatchError(ErrorCode.JOB_WITH_SAME_ID_EXISTS, JobScheduleId=schedule.id)
+        return await self._schedules.add(schedule, cause)
+
+    async def to_job_schedules(self, event: JobScheduleEvent) -> Any:
+        return await self._schedules.submit(event)
+
+    def knows_job(self, job_id: str) -> bool:
+        return id_key(job_id) in self._jobs
+
+    def jobs_of_schedule(self, schedule_id: str) -> list[str]:
+        prefix = f"{id_key(schedule_id)}:"
+        return [key for key in self._jobs if key.startswith(prefix)]
+
     async def to_pool(self, pool_id: str, event: Event) -> Any:
         engine = self._engines.get(id_key(pool_id))
         if engine is None:
-            raise BatchError(ErrorCode.POOL_NOT_FOUND, f"The pool '{pool_id}' does not exist.", PoolId=pool_id)
+            raise _pool_not_found(pool_id)
         return await engine.submit(event)
 
     async def to_job(self, job_id: str, event: Event) -> Any:
-        entry = self._jobs.get(id_key(job_id))
+        while True:
+            entry = self._jobs.get(id_key(job_id))
+            if entry is None:
+                raise BatchError(ErrorCode.JOB_NOT_FOUND, f"The job '{job_id}' does not exist.", JobId=job_id)
+            if entry.arrival is not None:
+                await self._wait_for_arrival(job_id, entry.arrival)
+                continue
+            pool_id = entry.pool_id
+            engine = await self._engine(pool_id)
+            try:
+                if isinstance(event, e.TaskDeleteRequested):
+                    return await self._delete_task(engine, event)
+                return await engine.submit(event)
+            except BatchError as error:
+                # The event may have been in the inbox of the engine that the job was just leaving.
+                if error.code is not ErrorCode.JOB_NOT_FOUND or entry.pool_id == pool_id:
+                    raise
+
+    @staticmethod
+    async def _wait_for_arrival(job_id: str, arrival: asyncio.Future[None]) -> None:
+        try:
+            async with asyncio.timeout(_MOVE_PATIENCE_S):
+                await asyncio.shield(arrival)
+        except TimeoutError:
+            text = f"The job '{job_id}' is being moved to another pool; try again shortly."
+            raise BatchError(ErrorCode.SERVER_BUSY, text) from None
+
+    def _move(self, job: Job) -> None:
+        """Its row names another pool: from now on requests go there, once the engine there knows the job."""
+        entry = self._jobs.get(id_key(job.id))
         if entry is None:
-            raise BatchError(ErrorCode.JOB_NOT_FOUND, f"The job '{job_id}' does not exist.", JobId=job_id)
-        engine = await self._engine(entry.pool_id)
-        if isinstance(event, e.TaskDeleteRequested):
-            return await self._delete_task(engine, event)
-        return await engine.submit(event)
+            return
+        entry.pool_id = job.pool_id
+        entry.arrival = asyncio.get_running_loop().create_future()
+        self._timers.set(f"job {id_key(job.id)}", None, lambda: None)
+        move = asyncio.create_task(self._arrive(job.id, entry, entry.arrival), name=f"move of job {job.id}")
+        self._moves.add(move)
+        move.add_done_callback(self._moves.discard)
+
+    async def _arrive(self, job_id: str, entry: _JobEntry, arrival: asyncio.Future[None]) -> None:
+        try:
+            while True:
+                if await self._hand_over(job_id, entry):
+                    return
+                await asyncio.sleep(self._settings.store_retry_s)
+        finally:
+            # Those who wait look again: at the new engine, or (when the service stops) at one that refuses them.
+            entry.arrival = None
+            if not arrival.done():
+                arrival.set_result(None)
+
+    async def _hand_over(self, job_id: str, entry: _JobEntry) -> bool:
+        """Whether the engine of the job's pool knows it now. It does already if it has read the pool's rows since."""
+        try:
+            engine = await self._engine(entry.pool_id)
+            rows = await self._store.load_job(entry.no)
+            if rows is not None:
+                await engine.submit(
+                    e.JobArrived(
+                        at=self.now(),
+                        cause="move",
+                        job=rows.job,
+                        tasks=tuple(rows.tasks),
+                        satisfied=tuple(rows.satisfied),
+                        job_nodes=tuple(rows.job_nodes),
+                    )
+                )
+        except (BatchError, LeaseLost, StoreUnavailable) as error:
+            log.info("the move of job %s waits: %s", job_id, error)
+            return False
+        return True
 
     async def _delete_task(self, engine: Engine, event: e.TaskDeleteRequested) -> Any:
         """Memory has let go of the tasks of completed jobs: those are deleted by their rows."""
@@ -265,6 +386,45 @@ class ControlService:
         current = task is not None and task.attempt == claim.attempt and task.state is not TaskState.COMPLETED
         return claim if current else None
 
+    # --- why something waits: a look at an engine's memory, which changes nothing ---
+
+    async def explain_task(self, job_id: str, task_id: str) -> Explanation:
+        state = await self._memory_of_job(job_id)
+        try:
+            return explain.explain_task(state, job_id, task_id)
+        except BatchError as error:
+            if error.code is not ErrorCode.TASK_NOT_FOUND:
+                raise
+            # Memory lets go of the tasks of jobs that are over.
+            row = await self._store.get_task(job_id, task_id)
+            if row is None:
+                raise
+            return explain.explain_task(await self._memory_of_job(job_id), job_id, task_id, row.task)
+
+    async def explain_job(self, job_id: str) -> Explanation:
+        return explain.explain_job(await self._memory_of_job(job_id), job_id)
+
+    async def explain_pool(self, pool_id: str) -> Explanation:
+        return explain_nodes.explain_pool(self._memory_of_pool(pool_id))
+
+    async def explain_node(self, pool_id: str, node_id: str) -> Explanation:
+        state = self._memory_of_pool(pool_id)
+        if state.pool is None:
+            raise _pool_not_found(pool_id)
+        return explain_nodes.explain_node(state, node_id)
+
+    async def _memory_of_job(self, job_id: str) -> SchedulerState:
+        entry = self._jobs.get(id_key(job_id))
+        if entry is None:
+            raise BatchError(ErrorCode.JOB_NOT_FOUND, f"The job '{job_id}' does not exist.", JobId=job_id)
+        return _memory_of(await self._engine(entry.pool_id))
+
+    def _memory_of_pool(self, pool_id: str) -> SchedulerState:
+        engine = self._engines.get(id_key(pool_id))
+        if engine is None:
+            raise _pool_not_found(pool_id)
+        return _memory_of(engine)
+
     # --- engines ---
 
     async def _engine(self, pool_id: str) -> Engine:
@@ -297,7 +457,13 @@ class ControlService:
     async def carry_out(self, engine: Engine, effects: Sequence[Effect], changes: ChangeSet) -> None:
         if changes.specs:
             self._specs.add({key: spec for key, spec in changes.specs.items() if key in changes.tasks})
-        starts = [effect for effect in effects if type(effect) is f.StartTask]
+        starts: list[f.StartTask] = []
+        for effect in effects:
+            if type(effect) is f.StartTask:
+                starts.append(effect)
+            elif type(effect) is f.MoveJob:
+                # Before anything is waited for: whoever this engine has told that it knows no such job looks again.
+                self._move(effect.job)
         specs = await self._specs_of(starts) if starts else {}
         for effect in effects:
             match effect:
@@ -335,7 +501,9 @@ class ControlService:
                 case f.DeleteJob(job):
                     self._jobs.pop(id_key(job.id), None)
                 case f.PurgeJob(job):
-                    self._purger.purge(engine, job)
+                    self._purge(engine, job)
+                case f.TellJobCompleted(job):
+                    self._schedules.job_completed(job)
                 case f.SetResizeTimer(deadline):
                     self._set_timer(engine, f"resize {engine.pool_key}", deadline, self._resize_timed_out)
                 case f.SetJobTimer(job_id, deadline):
@@ -344,6 +512,13 @@ class ControlService:
                     self._set_timer(engine, f"gang {engine.pool_key}", deadline, self._gang_timed_out)
                 case f.SetNodeRetentionTimer(node_id, deadline):
                     self._set_timer(engine, f"retention {node_id}", deadline, self._retention_passed(node_id))
+
+    def _purge(self, engine: Engine, job: Job) -> None:
+        if job.schedule_id is None:
+            self._purger.purge(engine, job)
+        else:
+            # As long as its rows are there, its schedule does not take it for one that has yet to be made.
+            self._schedules.job_goes(job, lambda: self._purger.purge(engine, job))
 
     async def _specs_of(self, starts: Sequence[f.StartTask]) -> dict[int, bytes]:
         specs: dict[int, bytes] = {}
@@ -393,6 +568,8 @@ class ControlService:
         else:
             is_release = start.kind is TaskKind.JOB_RELEASE
             spec = job.spec.get("jobReleaseTask" if is_release else "jobPreparationTask")
+            if is_release and spec is not None:
+                spec = release_spec(spec)
             rules = job.release if is_release else job.preparation
             task_id = rules.id if rules is not None else ""
         link.outbox.put(

@@ -28,5 +28,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     """How long a node may take to begin to answer a file request."""
     spec_cache_bytes: int = 64 << 20
     """Task specifications kept in memory between their commit and their hand-over to a node."""
+    pool_quota: int | None = None
+    """Pools there may be at a time; None is no limit."""
     purge_chunk: int = 5_000
     """Task rows of a deleted job removed per transaction."""

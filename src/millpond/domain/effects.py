@@ -260,14 +260,9 @@ class MoveJob(_Effect, frozen=True, gc=False):
     job: Job
 
 
-class DeleteAutoPool(_Effect, frozen=True, gc=False):
-    """The job is over and its auto pool was not to be kept: delete this engine's pool."""
-
-    job: Job
-
-
 class TellJobCompleted(_Effect, frozen=True, gc=False):
-    """A job made by a schedule is completed, or deleted: answered by nothing."""
+    """A job made by a schedule is completed: answered by nothing. (Of one that is deleted the schedule learns before
+    its rows go.)"""
 
     job: Job
 
@@ -350,7 +345,6 @@ Effect: TypeAlias = (
     | CreateNode
     | ReleaseNode
     | MoveJob
-    | DeleteAutoPool
     | TellJobCompleted
     | Reply
 )

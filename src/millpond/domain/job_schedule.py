@@ -3,7 +3,8 @@
 import msgspec
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.states import JobScheduleState
+from millpond.domain.job import AutoPool
+from millpond.domain.states import JobScheduleState, PoolLifetimeOption
 from millpond.domain.task import JsonObject
 
 MIN_RECURRENCE_S = 60.0
@@ -50,3 +51,29 @@ class JobSchedule(msgspec.Struct):
     end_time: Timestamp | None = None
     pool_id: str | None = None
     """The auto pool of the schedule (poolLifetimeOption `jobschedule`), once its first job needed it."""
+
+    @property
+    def auto_pool(self) -> AutoPool | None:
+        """The auto pool its jobs are to run in, each its own or all the same; None when they name a pool."""
+        given = self._auto_pool_spec
+        if given is None:
+            return None
+        lifetime = PoolLifetimeOption(given["poolLifetimeOption"])
+        return AutoPool(keep_alive=bool(given.get("keepAlive")), lifetime=lifetime)
+
+    @property
+    def auto_pool_prefix(self) -> str:
+        given = self._auto_pool_spec
+        return "" if given is None else given.get("autoPoolIdPrefix") or ""
+
+    @property
+    def keeps_pool(self) -> bool:
+        """The pool all its jobs share is left to the user to delete."""
+        auto_pool = self.auto_pool
+        return auto_pool is not None and auto_pool.lifetime is PoolLifetimeOption.JOB_SCHEDULE and auto_pool.keep_alive
+
+    @property
+    def _auto_pool_spec(self) -> JsonObject | None:
+        spec = self.spec.get("jobSpecification") or {}
+        given: JsonObject | None = (spec.get("poolInfo") or {}).get("autoPoolSpecification")
+        return given

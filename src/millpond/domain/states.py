@@ -169,6 +169,11 @@ class DependencyAction(StrEnum):
 _N = NodeState
 _J = JobState
 
+POOL_MOVES: Final[dict[PoolState, frozenset[PoolState]]] = {
+    PoolState.ACTIVE: frozenset({PoolState.DELETING}),
+    PoolState.DELETING: frozenset(),
+}
+
 ALLOCATION_MOVES: Final[dict[AllocationState, frozenset[AllocationState]]] = {
     AllocationState.STEADY: frozenset({AllocationState.RESIZING}),
     AllocationState.RESIZING: frozenset({AllocationState.STEADY, AllocationState.STOPPING}),

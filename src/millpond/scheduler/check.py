@@ -2,14 +2,60 @@
 
 from collections.abc import Iterator
 
-from millpond.domain.states import JobState, NodeState, TaskState
+from millpond.domain.states import JobState, NodeState, SubtaskState, TaskState
 from millpond.domain.task import TaskCounts
-from millpond.scheduler.state import JobMemory, NodeMemory, SchedulerState, is_ready
+from millpond.scheduler import apart, gangs
+from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
 
 
 def violations(state: SchedulerState) -> list[str]:
     """Every broken invariant in words; empty when all is well."""
-    return [*_node_violations(state), *_job_violations(state), *_filing_violations(state)]
+    return [
+        *_node_violations(state),
+        *_gang_violations(state),
+        *_job_violations(state),
+        *_filing_violations(state),
+    ]
+
+
+def _home(state: SchedulerState, assignment: Assignment) -> str | None:
+    """The node the records say the attempt is on."""
+    gang = state.gangs.get(assignment.task.key)
+    return assignment.task.node_id if gang is None else gang.instances[assignment.index].node_id
+
+
+def _gang_violations(state: SchedulerState) -> Iterator[str]:
+    """All of a multi-instance task is on nodes, or nothing; what is to have a node alone has it alone."""
+    members: dict[int, set[int]] = {}
+    for node in state.nodes.values():
+        name = f"node {node.row.id[-8:]}"
+        for assignment in node.assigned.values():
+            task = assignment.task
+            if gangs.is_gang(task):
+                members.setdefault(task.key, set()).add(assignment.index)
+            if apart.wants_whole_nodes(task):
+                if assignment.slots != node.slots or not node.alone:
+                    yield f"{name}: task {task.id} is to be alone and has {assignment.slots} slots of {node.slots}"
+                if assignment.holds and sum(1 for a in node.assigned.values() if a.holds) != 1:
+                    yield f"{name}: task {task.id} is to be alone and is not"
+    if members.keys() != state.gangs.keys():
+        yield f"multi-instance tasks on nodes are {sorted(members)}, in memory {sorted(state.gangs)}"
+    for key, gang in state.gangs.items():
+        left = {i.index for i in gang.instances if i.state is not SubtaskState.COMPLETED}
+        if members.get(key, set()) != left or 0 not in left:
+            yield f"task {gang.task.id}: instances {members.get(key)} are on nodes, should be {left}"
+        if len({i.node_id for i in gang.instances}) != len(gang.instances):
+            yield f"task {gang.task.id}: two instances are on one node"
+        if gang.task.node_id != gang.instances[0].node_id or gang.instances[0].attempt != gang.task.attempt:
+            yield f"task {gang.task.id}: its rows tell of another attempt"
+    reserved = {node.row.id for node in state.nodes.values() if node.reserved}
+    reservation = state.reservation
+    if reserved != (set(reservation.nodes) & set(state.nodes) if reservation is not None else set()):
+        yield f"nodes {reserved} are reserved, the reservation says otherwise"
+    if reservation is not None and (
+        not is_ready(reservation.task) or len(reservation.nodes) != apart.nodes_wanted(reservation.task)
+    ):
+        yield f"task {reservation.task.id}: has {len(reservation.nodes)} nodes reserved"
 
 
 def _node_violations(state: SchedulerState) -> Iterator[str]:
@@ -23,14 +69,14 @@ def _node_violations(state: SchedulerState) -> Iterator[str]:
             yield f"{name}: free is {node.free}, should be {node.slots - held - stopping}"
         if node.ahead != sum(1 for a in node.assigned.values() if not a.holds):
             yield f"{name}: ahead is {node.ahead}"
-        running = [a for a in node.assigned.values() if a.task.state is TaskState.RUNNING]
+        running = [a for a in node.assigned.values() if gangs.is_running(state, a)]
         if node.row.running_tasks != len(running):
             yield f"{name}: running_tasks is {node.row.running_tasks}, should be {len(running)}"
         if any(not a.holds for a in running):
             yield f"{name}: a running task holds no slots"
         for key, assignment in node.assigned.items():
             task = assignment.task
-            if task.node_id != node.row.id or task.attempt != assignment.attempt or task.key != key:
+            if _home(state, assignment) != node.row.id or task.attempt != assignment.attempt or task.key != key:
                 yield f"{name}: task {task.id} is not on it as attempt {assignment.attempt}"
             if (key, assignment.attempt) in node.stopping:
                 yield f"{name}: task {task.id} attempt {assignment.attempt} both runs and stops"
@@ -41,7 +87,7 @@ def _node_violations(state: SchedulerState) -> Iterator[str]:
 
 def _special_violations(node: NodeMemory, name: str) -> Iterator[str]:
     for assignment in node.assigned.values():
-        if not assignment.sent and (assignment.task.state is TaskState.RUNNING or not assignment.holds):
+        if not assignment.sent and not assignment.index and assignment.task.state is TaskState.RUNNING:
             yield f"{name}: task {assignment.task.id} waits for a preparation task and is {assignment.task.state}"
     for key, run in node.specials.items():
         if run.key != key:
@@ -90,7 +136,7 @@ def _job_violations(state: SchedulerState) -> Iterator[str]:
         if _recount(job) != job.row.counts:
             yield f"{name}: counts are {job.row.counts}, should be {_recount(job)}"
         queued: dict[int, int] = {}
-        for queue in job.ready.values():
+        for queue in (*job.ready.values(), job.first, *job.gangs.values()):
             for task in queue:
                 if is_ready(task):
                     queued[task.key] = queued.get(task.key, 0) + 1
@@ -109,11 +155,11 @@ def _job_violations(state: SchedulerState) -> Iterator[str]:
 def _filing_violations(state: SchedulerState) -> Iterator[str]:
     for free, bucket in enumerate(state.free_nodes):
         for node in bucket.values():
-            if not node.takes_tasks or node.free != free or node.ahead or free == 0:
+            if not node.takes_tasks or node.free != free or node.ahead or free == 0 or node.reserved:
                 yield f"node {node.row.id[-8:]}: misfiled under {free} free slots"
     for node in state.nodes.values():
         filed = any(node.row.id in bucket for bucket in state.free_nodes)
-        if node.takes_tasks and node.free > 0 and not node.ahead and not filed:
+        if node.takes_tasks and node.free > 0 and not node.ahead and not node.reserved and not filed:
             yield f"node {node.row.id[-8:]}: has free slots and is not filed"
 
 
@@ -126,6 +172,7 @@ def digest(state: SchedulerState) -> dict[str, object]:
         "pool": repr(state.pool),
         "nodes": {node_id: _node_digest(node) for node_id, node in state.nodes.items()},
         "jobs": {key: _job_digest(job) for key, job in state.jobs.items()},
+        "gangs": {key: repr(gang) for key, gang in state.gangs.items()},
     }
 
 
@@ -135,13 +182,14 @@ def _node_digest(node: NodeMemory) -> object:
         node.row.pending,
         node.row.handle,
         repr(node.row.start_task),
-        sorted((k, a.attempt, a.sent) for k, a in node.assigned.items()),
+        sorted((k, a.attempt, a.sent, a.index, a.slots) for k, a in node.assigned.items()),
         sorted((k, run.kind, run.attempt) for k, run in node.specials.items()),
     )
 
 
 def _job_digest(job: JobMemory) -> object:
-    ready = {task.key for queue in job.ready.values() for task in queue if is_ready(task)}
+    queues = (*job.ready.values(), job.first, *job.gangs.values())
+    ready = {task.key for queue in queues for task in queue if is_ready(task)}
     index = job.dependencies
     waiting = {key: wait.remaining for key, wait in index.waiting.items()} if index is not None else {}
     tasks = {key: repr(task) for key, task in job.tasks.items()}

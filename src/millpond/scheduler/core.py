@@ -11,7 +11,7 @@ from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.events import Event
-from millpond.scheduler import jobs, nodes, placement, pools, reports, tasks
+from millpond.scheduler import gangs, jobs, nodes, placement, pools, rebuild, reports, reservations, tasks
 from millpond.scheduler.state import SchedulerState
 
 _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
@@ -27,6 +27,7 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.NodeLost: nodes.on_node_lost,
     e.NodeGone: nodes.on_node_gone,
     e.JobAdded: jobs.on_job_added,
+    e.JobArrived: rebuild.on_job_arrived,
     e.JobUpdated: jobs.on_job_updated,
     e.JobDisableRequested: jobs.on_job_disable_requested,
     e.JobEnableRequested: jobs.on_job_enable_requested,
@@ -43,6 +44,8 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.TaskEnded: reports.on_task_ended,
     e.TaskStopped: reports.on_task_stopped,
     e.TaskReturned: tasks.on_task_returned,
+    e.InstanceCoordinated: gangs.on_instance_coordinated,
+    e.GangReservationTimedOut: reservations.on_gang_reservation_timed_out,
 }
 
 

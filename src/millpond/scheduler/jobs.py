@@ -1,7 +1,19 @@
 """Jobs: their life, and what happens to their tasks on the way."""
 
+import msgspec
+
 from millpond.domain.durations import Timestamp, later_than
-from millpond.domain.effects import DeleteJob, Effect, PurgeJob, RemoveJobDirectories, SaveJob, SetJobTimer
+from millpond.domain.effects import (
+    DeleteJob,
+    Effect,
+    MoveJob,
+    PurgeJob,
+    RemoveJobDirectories,
+    SaveJob,
+    SaveJobNode,
+    SetJobTimer,
+    TellJobCompleted,
+)
 from millpond.domain.errors import BatchError, ErrorCode, invalid_property
 from millpond.domain.events import (
     JobAdded,
@@ -14,9 +26,9 @@ from millpond.domain.events import (
     JobUpdated,
 )
 from millpond.domain.ids import id_key
-from millpond.domain.states import DisableJobOption, JobAction, JobState, OnAllTasksComplete
+from millpond.domain.states import DisableJobOption, JobAction, JobState, OnAllTasksComplete, SpecialTaskState
 from millpond.domain.task import Task, TaskCounts
-from millpond.scheduler import retries, special, tasks
+from millpond.scheduler import pools, retries, special, tasks
 from millpond.scheduler.state import JobMemory, SchedulerState, set_job_state
 from millpond.scheduler.tasks import find_job, require_open
 
@@ -35,6 +47,11 @@ def on_job_added(state: SchedulerState, event: JobAdded, effects: list[Effect]) 
     state.jobs_by_no[row.no] = job
     state.touch_job(job)
     effects.append(SaveJob(row))
+    if event.auto_pool is not None and row.scheduling_error is None:
+        row.scheduling_error = pools.add_auto_pool(state, event.auto_pool, at, effects)
+    if row.scheduling_error is not None:
+        _complete(state, job, at, effects)
+        return
     set_timer(job, effects)
     if event.manager is not None:
         tasks.add(state, job, event.manager, at, effects)
@@ -70,14 +87,11 @@ def on_job_updated(state: SchedulerState, event: JobUpdated, effects: list[Effec
         raise invalid_property(
             "onAllTasksComplete", "noaction", "once it is terminatejob it cannot be set back to noaction"
         )
-    if changes.pool_id is not None and id_key(changes.pool_id) != id_key(row.pool_id):
-        if row.state is not JobState.DISABLED:
-            raise BatchError(
-                ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,
-                f"The pool of job '{row.id}' can be changed only while the job is disabled; it is {row.state}.",
-            )
+    other_pool = changes.pool_id if changes.pool_id and id_key(changes.pool_id) != id_key(row.pool_id) else None
+    if other_pool is not None and row.state is not JobState.DISABLED:
         raise BatchError(
-            ErrorCode.NOT_IMPLEMENTED, "Moving a job to another pool is not implemented yet.", PropertyName="poolInfo"
+            ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,
+            f"The pool of job '{row.id}' can be changed only while the job is disabled; it is {row.state}.",
         )
     row.spec = {**row.spec, **changes.spec}
     if changes.priority is not None:
@@ -86,14 +100,53 @@ def on_job_updated(state: SchedulerState, event: JobUpdated, effects: list[Effec
         row.max_parallel_tasks = changes.max_parallel_tasks
     if changes.constraints is not None:
         row.max_wall_clock_s, row.max_task_retry_count = changes.constraints
-        set_timer(job, effects)
     if changes.on_all_tasks_complete is not None:
         row.on_all_tasks_complete = changes.on_all_tasks_complete
+    if changes.allow_task_preemption is not None:
+        row.allow_task_preemption = changes.allow_task_preemption
+    if changes.keep_alive is not None and row.auto_pool is not None:
+        row.auto_pool = msgspec.structs.replace(row.auto_pool, keep_alive=changes.keep_alive)
     row.last_modified = later_than(row.last_modified, event.at)
+    if other_pool is not None:
+        _leave(state, job, other_pool, event.at, effects)
+        return
+    if changes.constraints is not None:
+        set_timer(job, effects)
     state.touch_job(job)
-    if any(job.ready.values()):
-        state.ready_jobs[row.no] = job
+    if changes.allow_task_preemption is not None:
+        row.allow_task_preemption = changes.allow_task_preemption
+        state.preemptible[row.no] = job
+    state.file_job(job)
     tasks.check_all_complete(state, job)
+
+
+def _leave(state: SchedulerState, job: JobMemory, pool_id: str, at: Timestamp, effects: list[Effect]) -> None:
+    """The disabled job goes to another pool: with this commit its row says so, and this engine knows it no longer."""
+    row = job.row
+    preparing = [
+        (known, known.preparation)
+        for known in job.on_nodes.values()
+        if known.preparation is not None and known.preparation.state is SpecialTaskState.RUNNING
+    ]
+    special.stop_preparations(state, job, at, effects)
+    for known, info in preparing:
+        # Killed, it has neither succeeded nor failed: it is due again should the job come back.
+        info.lost = True
+        effects.append(SaveJobNode(known))
+    pools.delete_auto_pool(state, row, at, effects)
+    row.pool_id = pool_id
+    row.auto_pool = None
+    _forget(state, job)
+    effects.append(SaveJob(row))
+    effects.append(MoveJob(row))
+
+
+def _forget(state: SchedulerState, job: JobMemory) -> None:
+    row = job.row
+    del state.jobs[id_key(row.id)]
+    del state.jobs_by_no[row.no]
+    for register in (state.unsettled_jobs, state.dirty_jobs, state.ready_jobs):
+        register.pop(row.no, None)
 
 
 def _running(job: JobMemory) -> list[Task]:
@@ -162,8 +215,7 @@ def on_job_enable_requested(state: SchedulerState, event: JobEnableRequested, ef
     set_job_state(state, job, JobState.ENABLING, event.at)
     set_job_state(state, job, JobState.ACTIVE, event.at)
     job.row.last_modified = later_than(job.row.last_modified, event.at)
-    if any(job.ready.values()):
-        state.ready_jobs[job.row.no] = job
+    state.file_job(job)
     tasks.check_all_complete(state, job)
 
 
@@ -234,18 +286,20 @@ def forget_tasks(state: SchedulerState, job: JobMemory) -> None:
     """Let go of the records of a job that will not schedule again."""
     job.tasks = {}
     job.ready = {}
+    job.first.clear()
+    job.gangs = {}
     job.dependencies = None
     state.ready_jobs.pop(job.row.no, None)
+    state.apart.pop(job.row.no, None)
+    state.preemptible.pop(job.row.no, None)
 
 
 def on_job_purged(state: SchedulerState, event: JobPurged, effects: list[Effect]) -> None:
     job = state.jobs.get(id_key(event.job_id))
     if job is None or job.row.state is not JobState.DELETING:
         return
-    del state.jobs[id_key(event.job_id)]
-    del state.jobs_by_no[job.row.no]
-    state.unsettled_jobs.pop(job.row.no, None)
-    state.dirty_jobs.pop(job.row.no, None)
+    _forget(state, job)
+    pools.delete_auto_pool(state, job.row, event.at, effects)
     effects.append(DeleteJob(job.row))
 
 
@@ -286,13 +340,16 @@ def settle(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
             elif job.row.state is JobState.DELETING:
                 _purge(state, job, effects)
             else:
-                _complete(state, job, at)
+                _complete(state, job, at, effects)
 
 
-def _complete(state: SchedulerState, job: JobMemory, at: Timestamp) -> None:
-    """Nothing of a terminating job is waited for any more."""
+def _complete(state: SchedulerState, job: JobMemory, at: Timestamp, effects: list[Effect]) -> None:
+    """Nothing of a terminating job is waited for any more, or it could not be scheduled in the first place."""
     job.row.end_time = at
     set_job_state(state, job, JobState.COMPLETED, at)
     forget_tasks(state, job)
     job.on_nodes = {}
     job.barred = set()
+    pools.delete_auto_pool(state, job.row, at, effects)
+    if job.row.schedule_id is not None:
+        effects.append(TellJobCompleted(job.row))

@@ -10,7 +10,6 @@ from millpond.domain.effects import (
     Effect,
     ReleaseNode,
     SavePool,
-    StartTask,
     StopTask,
 )
 from millpond.domain.events import (
@@ -25,7 +24,7 @@ from millpond.domain.ids import job_no_of, make_node_id
 from millpond.domain.node import Node, PendingOperation
 from millpond.domain.pool import Pool, ResizeError
 from millpond.domain.states import IN_SERVICE_NODE_STATES, NodeDeallocationOption, NodeOperation, NodeState
-from millpond.scheduler import retries, special, tasks
+from millpond.scheduler import gangs, retries, special, tasks
 from millpond.scheduler.state import NodeMemory, SchedulerState, Stopping, set_node_state
 
 _SHOWN_UNKNOWN: Final = IN_SERVICE_NODE_STATES | {
@@ -127,10 +126,16 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
             effects.append(StopTask(row.id, key, attempt))
     for assignment in list(node.assigned.values()):
         task = assignment.task
-        if held.pop((task.key, assignment.attempt), None) is None and assignment.sent:
+        if held.pop((task.key, assignment.attempt), None) is not None:
+            gangs.repeat_proceed(state, assignment, effects)
+        elif assignment.sent:
             job = state.jobs_by_no[task.job_no]
+            if gangs.relies_on(state, assignment):
+                tasks.detach(state, job, task, event.at, stop=False, effects=effects, node=node)
+                tasks.requeue(state, job, task, event.at, effects, by_user=False)
+                continue
             assignment.returning = False
-            effects.append(StartTask(row.id, job.row, task, assignment.attempt, assignment.slots))
+            special.send(state, job, node, assignment, effects)
     if booted:
         special.node_booted(state, node, event.at, effects)
     else:

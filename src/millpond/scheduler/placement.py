@@ -1,8 +1,11 @@
 """Which task goes to which node: request classes over buckets of free slots.
 
-Order (Azure Batch: job priority, slots, fill type): larger job priority first; jobs of equal priority in turn; within
-a job first come first served, skipping what does not fit. Work grows with the jobs that have something ready and with
-the tasks placed, not with the tasks that wait.
+Order (Azure Batch: job priority, slots, fill type): larger job priority first; jobs of equal priority in turn, or the
+older one first (jobDefaultOrder); within a job its manager, then first come first served, skipping what does not fit.
+Work grows with the jobs that have something ready and with the tasks placed, not with the tasks that wait.
+
+Multi-instance tasks and job managers are placed apart (`apart`, `reservations`); what may be requeued to make room is
+said in `preemption`.
 """
 
 import math
@@ -10,9 +13,9 @@ from typing import Final
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect, ReturnTask, SaveTask, StartTask
-from millpond.domain.states import JobState, NodeFillType
+from millpond.domain.states import JobDefaultOrder, JobState, NodeFillType
 from millpond.domain.task import Task
-from millpond.scheduler import special
+from millpond.scheduler import apart, preemption, reservations, special
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
 
 FEED_AHEAD_S: Final = 0.1
@@ -37,31 +40,146 @@ def ahead_limit(state: SchedulerState, slots: int) -> int:
 
 def place(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
     """One pass: fill free slots, then feed nodes ahead, then call back what idle nodes could start sooner."""
+    if state.reservation is not None:
+        reservations.review(state, at, effects)
     if state.pool is None:
         return
-    if state.ready_jobs:
+    if state.apart:
+        _fill_with_apart(state, at, effects)
+    elif state.ready_jobs:
         _fill(state, at, effects, ahead=False)
+    if state.preemptible:
+        preemption.preempt(state, at, effects)
     if state.ready_jobs and state.hungry:
         _fill(state, at, effects, ahead=True)
     if state.with_ahead and not any(job.ready for job in state.ready_jobs.values()):
         _recall(state, effects)
+    if state.apart or state.reservation_timer is not None:
+        reservations.set_timer(state, effects)
 
 
 def _fill(state: SchedulerState, at: Timestamp, effects: list[Effect], *, ahead: bool) -> None:
+    levels = _levels(state, ahead=ahead)
+    for priority in sorted(levels, reverse=True):
+        _serve(state, levels[priority], at, effects, ahead=ahead)
+
+
+def _levels(state: SchedulerState, *, ahead: bool) -> dict[int, list[JobMemory]]:
+    """The jobs that have something to place, by priority. Nothing is handed out ahead of a waiting job manager."""
     levels: dict[int, list[JobMemory]] = {}
     for job in list(state.ready_jobs.values()):
         _prune(job)
         if not job.ready:
             del state.ready_jobs[job.row.no]
-        elif job.row.state is JobState.ACTIVE:
+        elif job.row.state is JobState.ACTIVE and not (ahead and job.first):
             levels.setdefault(job.row.priority, []).append(job)
-    for priority in sorted(levels, reverse=True):
-        jobs = levels[priority]
-        if len(jobs) > 1:
-            state.turn = (state.turn + 1) % len(jobs)
-            jobs = jobs[state.turn :] + jobs[: state.turn]
-        while jobs:
-            jobs = [job for job in jobs if _place_one(state, job, at, effects, ahead=ahead)]
+            if job.row.allow_task_preemption:
+                state.preemptible[job.row.no] = job
+    return levels
+
+
+def _serve(state: SchedulerState, jobs: list[JobMemory], at: Timestamp, effects: list[Effect], *, ahead: bool) -> None:
+    """Place tasks of jobs of equal priority: one of each in turn, or all of the oldest first."""
+    if len(jobs) > 1:
+        jobs = _in_order(state, jobs)
+        if _is_by_age(state):
+            for job in jobs:
+                while _place_one(state, job, at, effects, ahead=ahead):
+                    pass
+            return
+    while jobs:
+        jobs = [job for job in jobs if _place_one(state, job, at, effects, ahead=ahead)]
+
+
+def _is_by_age(state: SchedulerState) -> bool:
+    return state.pool is not None and state.pool.job_default_order is JobDefaultOrder.CREATION_TIME
+
+
+def _in_order(state: SchedulerState, jobs: list[JobMemory]) -> list[JobMemory]:
+    if _is_by_age(state):
+        return sorted(jobs, key=lambda job: (job.row.creation_time, job.row.no))
+    state.turn = (state.turn + 1) % len(jobs)
+    return jobs[state.turn :] + jobs[: state.turn]
+
+
+# --- with tasks that are placed apart -------------------------------------------------------------------------------
+
+
+def _fill_with_apart(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
+    """Fill free slots where multi-instance tasks or job managers wait too.
+
+    At each priority: job managers that start again and multi-instance tasks; then all others, job managers that start
+    for the first time in their jobs' turn; unless the others come first this time (`SchedulerState.yielding`).
+    """
+    levels = _levels(state, ahead=False)
+    apart_levels: dict[int, list[JobMemory]] = {}
+    for job in apart.waiting_jobs(state):
+        apart_levels.setdefault(job.row.priority, []).append(job)
+        if job.row.allow_task_preemption:
+            state.preemptible[job.row.no] = job
+    lifted = False
+    for priority in sorted({*levels, *apart_levels}, reverse=True):
+        reservation = state.reservation
+        above = reservation is not None and priority > reservation.job.row.priority
+        if above and not lifted:
+            reservations.lift(state)
+        elif lifted and not above:
+            reservations.lower(state, effects)
+        lifted = above
+        jobs, waiting = levels.get(priority, []), apart_levels.get(priority, [])
+        others_first = _yields(state, priority, jobs)
+        if not others_first:
+            reservations.serve(state, waiting, at, effects)
+            if not _yields(state, priority, jobs):
+                reservations.reserve_for_first(state, waiting, at, effects)
+        before = sum(len(job.assigned) for job in jobs)
+        managers = [job for job in waiting if job.first and not apart.is_restart(job.first[0])]
+        _serve_with_managers(state, jobs, managers, at, effects)
+        if others_first:
+            _count_turns(state, priority, sum(len(job.assigned) for job in jobs) - before)
+            reservations.serve(state, waiting, at, effects)
+            if not _yields(state, priority, jobs):
+                reservations.reserve_for_first(state, waiting, at, effects)
+        alone = [(job, job.first[0]) for job in managers if job.first and apart.wants_whole_nodes(job.first[0])]
+        reservations.reserve(state, alone, at, effects)
+    if lifted:
+        reservations.lower(state, effects)
+
+
+def _yields(state: SchedulerState, priority: int, jobs: list[JobMemory]) -> bool:
+    """Whether tasks placed by reservation have had their turn at this priority, and others wait for theirs."""
+    return state.yielding is not None and state.yielding[0] == priority and any(job.ready for job in jobs)
+
+
+def _count_turns(state: SchedulerState, priority: int, placed: int) -> None:
+    """So many of the others have been placed in their turn; where nodes are free still, they have nothing more that
+    fits."""
+    left = state.yielding[1] - placed if state.yielding is not None else 0
+    state.yielding = None if left <= 0 or any(state.free_nodes[1:]) else (priority, left)
+
+
+def _serve_with_managers(
+    state: SchedulerState, jobs: list[JobMemory], managers: list[JobMemory], at: Timestamp, effects: list[Effect]
+) -> None:
+    """As `_serve`; a job whose manager waits for its first start has that placed in its first turn."""
+    if not managers:
+        _serve(state, jobs, at, effects, ahead=False)
+        return
+    everyone = _in_order(state, [*jobs, *(job for job in managers if not job.ready)])
+    by_age = _is_by_age(state)
+    left: list[JobMemory] = []
+    for job in everyone:
+        placed = bool(job.first) and reservations.place_manager(state, job, at, effects)
+        if by_age:
+            while _place_one(state, job, at, effects, ahead=False):
+                pass
+        elif job.ready if placed else _place_one(state, job, at, effects, ahead=False):
+            left.append(job)
+    while left:
+        left = [job for job in left if _place_one(state, job, at, effects, ahead=False)]
+
+
+# --- one task -------------------------------------------------------------------------------------------------------
 
 
 def _prune(job: JobMemory) -> None:

@@ -10,14 +10,18 @@ from millpond.domain.events import (
     PoolResizeStopRequested,
     PoolResizeTimedOut,
 )
+from millpond.domain.job import Job, SchedulingError
 from millpond.domain.pool import Pool, ResizeError
 from millpond.domain.states import (
     IN_SERVICE_NODE_STATES,
     AllocationState,
+    ErrorCategory,
     NodeDeallocationOption,
     NodeState,
+    PoolLifetimeOption,
     PoolState,
 )
+from millpond.scheduler import apart
 from millpond.scheduler.nodes import create_node, keep_node, leave_when_drained, remove_node
 from millpond.scheduler.state import NodeMemory, SchedulerState
 
@@ -48,6 +52,28 @@ def on_pool_added(state: SchedulerState, event: PoolAdded, effects: list[Effect]
     if pool.target_dedicated_nodes or pool.target_low_priority_nodes:
         _begin_resize(state, pool, pool.resize_timeout_s, NodeDeallocationOption.REQUEUE, at, effects)
     effects.append(SavePool(pool))
+
+
+def add_auto_pool(state: SchedulerState, pool: Pool, at: Timestamp, effects: list[Effect]) -> SchedulingError | None:
+    """Make the pool of a job that runs in an auto pool, unless it is there already (that of a schedule is); what stands
+    in the way, if anything does."""
+    if state.pool is None:
+        pool.auto_pool = True
+        on_pool_added(state, PoolAdded(at=at, pool=pool), effects)
+    elif state.pool.state is PoolState.DELETING:
+        return SchedulingError(
+            ErrorCategory.USER_ERROR, "Unknown", f"The auto pool '{state.pool.id}' of the schedule is being deleted"
+        )
+    return None
+
+
+def delete_auto_pool(state: SchedulerState, job: Job, at: Timestamp, effects: list[Effect]) -> None:
+    """The job is over: its auto pool goes with it, unless it is another's too or was to be kept."""
+    pool, auto_pool = state.pool, job.auto_pool
+    if auto_pool is None or auto_pool.lifetime is not PoolLifetimeOption.JOB or auto_pool.keep_alive:
+        return
+    if pool is not None and pool.auto_pool and pool.state is not PoolState.DELETING:
+        on_pool_delete_requested(state, PoolDeleteRequested(at=at), effects)
 
 
 def _begin_resize(
@@ -90,10 +116,12 @@ def _can_stay(node: NodeMemory) -> bool:
     return node.row.state is not NodeState.LEAVING_POOL
 
 
-def _removal_rank(node: NodeMemory) -> tuple[int, int, float]:
-    """Who leaves first: nodes of no use yet or any more, then idle ones, then those that run least; the young first."""
+def _removal_rank(node: NodeMemory) -> tuple[int, int, int, float]:
+    """Who leaves first: nodes of no use yet or any more, then idle ones, then those that run least; the young first.
+    Those that run a job manager leave last (Azure Batch: JobManagerTask)."""
     useless = node.row.state not in IN_SERVICE_NODE_STATES
-    return (0 if useless else 1, node.row.running_task_slots, -node.row.allocation_time)
+    managers = sum(1 for a in node.assigned.values() if apart.is_manager(a.task))
+    return (0 if useless else 1, managers, node.row.running_task_slots, -node.row.allocation_time)
 
 
 def on_pool_resize_requested(state: SchedulerState, event: PoolResizeRequested, effects: list[Effect]) -> None:

@@ -3,16 +3,17 @@
 from collections.abc import Iterable, Sequence
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import CreateNode, Effect, ReleaseNode, SaveTask, SetResizeTimer
+from millpond.domain.effects import CreateNode, Effect, ReleaseNode, SaveTask, SetResizeTimer, TellJobCompleted
+from millpond.domain.events import JobArrived
 from millpond.domain.ids import id_key, job_no_of
 from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
 from millpond.domain.special_task import JobNode
-from millpond.domain.states import IN_SERVICE_NODE_STATES, JobState, NodeState, TaskState
+from millpond.domain.states import IN_SERVICE_NODE_STATES, JobState, NodeState, SubtaskState, TaskState
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
-from millpond.scheduler import dependencies, jobs, special
+from millpond.scheduler import apart, dependencies, gangs, jobs, special
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
 from millpond.scheduler.tasks import make_ready
 
@@ -49,6 +50,8 @@ def rebuild(
         state.jobs_by_no[job_row.no] = job
         if job_row.state in (JobState.COMPLETED, JobState.DELETING):
             jobs.forget_tasks(state, job)
+        elif job_row.allow_task_preemption:
+            state.preemptible[job_row.no] = job
     remembered: dict[int, list[str]] = {}
     for job_no, key in satisfied:
         remembered.setdefault(job_no, []).append(key)
@@ -58,11 +61,10 @@ def rebuild(
             for key in keys:
                 dependencies.mark_satisfied(owner.dependencies, key)
     special.recall(state, job_nodes)
-    pending = _load_tasks(state, task_rows, effects)
-    for job, task in pending:
-        index = job.dependencies
-        if index is None or dependencies.add_dependent(index, task):
-            make_ready(state, job, task)
+    instances: dict[int, list[Subtask]] = {}
+    for subtask in subtasks:
+        instances.setdefault(subtask.task_key, []).append(subtask)
+    _file_tasks(state, task_rows, instances, effects)
     for node in state.nodes.values():
         _take_slots(node)
         state.refile(node, node.free)
@@ -76,8 +78,42 @@ def rebuild(
     return state, effects
 
 
+def on_job_arrived(state: SchedulerState, event: JobArrived, effects: list[Effect]) -> None:
+    """A disabled job comes from another pool: its memory is built from its rows, as at a rebuild.
+
+    One that is known has been found among the pool's rows by a rebuild; one that names yet another pool has moved on.
+    """
+    row = event.job
+    if id_key(row.id) in state.jobs or id_key(row.pool_id) != id_key(state.pool_id):
+        return
+    job = JobMemory(row)
+    state.jobs[id_key(row.id)] = job
+    state.jobs_by_no[row.no] = job
+    if job.dependencies is not None:
+        for key in event.satisfied:
+            dependencies.mark_satisfied(job.dependencies, key)
+    for job_node in event.job_nodes:
+        special.file_job_node(state, job, job_node)
+    # It may have been here before, and nodes not have confirmed yet what they were told to stop.
+    job.stopping = sum(1 for node in state.nodes.values() for key, _ in node.stopping if job_no_of(key) == row.no)
+    _file_tasks(state, event.tasks, {}, effects)
+    state.touch_unsettled(job)
+    if jobs.deadline_of(job) is not None:
+        jobs.set_timer(job, effects)
+
+
+def _file_tasks(
+    state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
+) -> None:
+    """File every task where it belongs: on its nodes, in a queue, or among those that wait for others."""
+    for job, task in _load_tasks(state, task_rows, instances, effects):
+        index = job.dependencies
+        if index is None or dependencies.add_dependent(index, task):
+            make_ready(state, job, task)
+
+
 def _load_tasks(
-    state: SchedulerState, task_rows: Iterable[Task], effects: list[Effect]
+    state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
 ) -> list[tuple[JobMemory, Task]]:
     """File every task under its job and node; the active ones not handed out, with all satisfied parents known."""
     pending: list[tuple[JobMemory, Task]] = []
@@ -98,24 +134,39 @@ def _load_tasks(
             pending.append((job, task))
         else:
             node = state.nodes.get(task.node_id)
-            if node is None:
-                # A node and its tasks change in one commit, so this cannot be; better run again than hang.
+            gang = gangs.recall(state, task, instances.get(task.key, ())) if gangs.is_gang(task) else None
+            if node is None or (gang is None and gangs.is_gang(task)):
+                # A node and its tasks, a task and its instances change in one commit, so this cannot be; better run
+                # again than hang.
                 task.node_id = None
                 task.state = TaskState.ACTIVE
+                task.start_time = None
                 effects.append(SaveTask(task))
                 pending.append((job, task))
                 continue
-            running = task.state is not TaskState.ACTIVE
-            assignment = Assignment(task, task.attempt, task.required_slots, running)
-            if task.state is TaskState.PREPARING:
-                # It is sent with the commit that says the preparation task is done.
-                assignment.sent = special.preparation_on(job, node) is special.Preparation.DONE
-            node.assigned[task.key] = assignment
             job.assigned[task.key] = node.row.id
-            if task.state is TaskState.RUNNING:
-                node.row.running_tasks += 1
-                node.row.running_task_slots += task.required_slots
+            if gang is None:
+                _load_assignment(state, job, node, task)
+                continue
+            for instance in gang.instances:
+                if instance.state is not SubtaskState.COMPLETED:
+                    _load_assignment(state, job, state.nodes[instance.node_id], task, instance.index)
     return pending
+
+
+def _load_assignment(state: SchedulerState, job: JobMemory, node: NodeMemory, task: Task, index: int = 0) -> None:
+    whole = apart.wants_whole_nodes(task)
+    assignment = Assignment(task, task.attempt, apart.slots_on(node, task), holds=False, index=index)
+    assignment.holds = task.state is not TaskState.ACTIVE or gangs.is_gang(task)
+    preparation = job.row.preparation
+    if task.state is TaskState.PREPARING or (index and preparation is not None and preparation.wait_for_success):
+        # It is sent with the commit that says the preparation task is done.
+        assignment.sent = special.preparation_on(job, node) is special.Preparation.DONE
+    node.assigned[task.key] = assignment
+    node.alone = node.alone or whole
+    if gangs.is_running(state, assignment):
+        node.row.running_tasks += 1
+        node.row.running_task_slots += task.required_slots
 
 
 def _take_slots(node: NodeMemory) -> None:
@@ -146,6 +197,8 @@ def _resume(state: SchedulerState, effects: list[Effect]) -> None:
                 # a handle nobody would notice that the machine is gone.
                 effects.append(CreateNode(pool, node.row))
     for job in state.jobs.values():
+        if job.row.state is JobState.COMPLETED and job.row.schedule_id is not None:
+            effects.append(TellJobCompleted(job.row))
         state.touch_unsettled(job)
         if jobs.deadline_of(job) is not None:
             jobs.set_timer(job, effects)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from millpond.domain.errors import TaskFailureCode
+from millpond.domain.events import TaskEnded
 from millpond.domain.job import Job
 from millpond.domain.states import DependencyAction, ErrorCategory, JobAction
 from millpond.domain.task import ExitOptions, FailureInfo, Task
@@ -47,6 +48,12 @@ NODE_LOST: Final = FailureInfo(
     category=ErrorCategory.SERVER_ERROR,
     code=TaskFailureCode.TASK_ENDED.value,
     message="The node was lost while the task ran",
+)
+
+ENDED_WITH_TASK: Final = FailureInfo(
+    category=ErrorCategory.USER_ERROR,
+    code=TaskFailureCode.TASK_ENDED.value,
+    message="The subtask was ended with its task, before its coordination command had succeeded",
 )
 
 RELEASE_OVERDUE: Final = FailureInfo(

@@ -10,14 +10,14 @@ from enum import Enum, auto
 from typing import Final
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import Effect, SaveJobNode, SaveTask, StartSpecialTask, StartTask, StopTask
+from millpond.domain.effects import Effect, SaveJobNode, SaveTask, StartSpecialTask, StopTask
 from millpond.domain.errors import TaskFailureCode
 from millpond.domain.events import TaskEnded, TaskStarted, TaskStopped
 from millpond.domain.ids import START_TASK_KEY, preparation_key, release_key
 from millpond.domain.special_task import JobNode, SpecialTaskInfo
 from millpond.domain.states import NodeState, SpecialTaskState, TaskKind, TaskState
 from millpond.domain.task import FailureInfo
-from millpond.scheduler import retries, tasks
+from millpond.scheduler import gangs, retries, tasks
 from millpond.scheduler.state import (
     Assignment,
     JobMemory,
@@ -137,14 +137,15 @@ def hand_over(
             effects.append(SaveTask(task))
             return
     effects.append(SaveTask(assignment.task))
-    _send(state, job, node, assignment, effects)
+    send(state, job, node, assignment, effects)
 
 
-def _send(
+def send(
     state: SchedulerState, job: JobMemory, node: NodeMemory, assignment: Assignment, effects: list[Effect]
 ) -> None:
+    """Tell the node to run what it was assigned."""
     assignment.sent = True
-    effects.append(StartTask(node.row.id, job.row, assignment.task, assignment.attempt, assignment.slots))
+    effects.append(gangs.start_of(state, job, node, assignment))
 
 
 def _begin_preparation(
@@ -188,7 +189,7 @@ def _preparation_done(
         give_back_waiting(state, job, node, at, effects)
         return
     for assignment in _waiting(job, node):
-        _send(state, job, node, assignment, effects)
+        send(state, job, node, assignment, effects)
 
 
 def give_back_waiting(

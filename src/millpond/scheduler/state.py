@@ -24,9 +24,11 @@ from millpond.domain.states import (
     JobState,
     NodeState,
     SchedulingState,
+    SubtaskState,
     TaskKind,
     TaskState,
 )
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 
 
@@ -69,7 +71,19 @@ class SpecialRun(msgspec.Struct):
 class NodeMemory:
     """A node, and what it is busy with."""
 
-    __slots__ = ("ahead", "assigned", "connected", "free", "row", "slots", "specials", "stopping")
+    __slots__ = (
+        "ahead",
+        "alone",
+        "assigned",
+        "connected",
+        "filed",
+        "free",
+        "reserved",
+        "row",
+        "slots",
+        "specials",
+        "stopping",
+    )
 
     def __init__(self, row: Node, slots: int) -> None:
         self.row = row
@@ -86,6 +100,12 @@ class NodeMemory:
         """By (task key, attempt): attempts told to stop and not confirmed gone."""
         self.specials: dict[int, SpecialRun] = {}
         """By key: the special tasks that run."""
+        self.alone = False
+        """What it was handed is to have it to itself: nothing is handed to it ahead."""
+        self.reserved = False
+        """It is kept for `SchedulerState.reservation`, and filed nowhere."""
+        self.filed = False
+        """It took tasks when it was last filed."""
 
     @property
     def takes_tasks(self) -> bool:
@@ -96,6 +116,29 @@ class NodeMemory:
             and row.scheduling_state is SchedulingState.ENABLED
             and row.pending is None
         )
+
+
+class Gang(msgspec.Struct):
+    """The current attempt of a multi-instance task."""
+
+    task: Task
+    instances: list[Subtask]
+    """By index, as the rows have them: those not completed are assigned to their nodes."""
+
+    @property
+    def is_coordinated(self) -> bool:
+        """Every instance has coordinated: the primary may proceed."""
+        return all(instance.state is not SubtaskState.PREPARING for instance in self.instances)
+
+
+class Reservation(msgspec.Struct):
+    """Nodes kept free of other work for one task that needs whole nodes (see `reservations`)."""
+
+    job: "JobMemory"
+    task: Task
+    since: Timestamp
+    deadline: Timestamp
+    nodes: dict[str, NodeMemory] = msgspec.field(default_factory=dict)
 
 
 class Waiting(msgspec.Struct):
@@ -133,6 +176,8 @@ class JobMemory:
         "barred",
         "deleted",
         "dependencies",
+        "first",
+        "gangs",
         "on_nodes",
         "purging",
         "ready",
@@ -148,6 +193,10 @@ class JobMemory:
         """By id key; empty once the job is completed or deleting."""
         self.ready: dict[int, deque[Task]] = {}
         """Tasks that could be placed. Entries go stale when a task leaves otherwise; `is_ready` tells."""
+        self.first: deque[Task] = deque()
+        """The job manager, when it could be placed; stale entries as in `ready`."""
+        self.gangs: dict[int, deque[Task]] = {}
+        """Multi-instance tasks that could be placed, by number of instances; stale entries as in `ready`."""
         self.dependencies: DependencyIndex | None = DependencyIndex() if row.uses_task_dependencies else None
         self.assigned: dict[int, str] = {}
         """Task key → node id of the current attempts."""
@@ -178,6 +227,22 @@ class SchedulerState:
         self.jobs_by_no: dict[int, JobMemory] = {}
         self.ready_jobs: dict[int, JobMemory] = {}
         """By number: jobs that have (or had) entries in `ready`."""
+        self.apart: dict[int, JobMemory] = {}
+        """By number: jobs that have (or had) entries in `first` or `gangs`."""
+        self.gangs: dict[int, Gang] = {}
+        """By task key: the multi-instance tasks that are on nodes."""
+        self.preemptible: dict[int, JobMemory] = {}
+        """By number: jobs with allowTaskPreemption that have had something to place."""
+        self.reservation: Reservation | None = None
+        self.unreserved_until: dict[int, Timestamp] = {}
+        """By task key: reservations that came to nothing; until then the task gets no other."""
+        self.unfit: tuple[int, int, int] | None = None
+        """(task key, `usable_changes`, barred nodes) when a reservation was last found impossible."""
+        self.yielding: tuple[int, int] | None = None
+        """(priority, tasks): one of that priority has been placed by reservation, so that many others come next."""
+        self.reservation_timer: Timestamp | None = None
+        self.usable_changes = 0
+        """Counts how often some node began or ceased to take tasks."""
         self.free_nodes: list[dict[str, NodeMemory]] = [{}]
         """Index n: nodes that take tasks and have n free slots."""
         self.hungry: dict[str, NodeMemory] = {}
@@ -206,12 +271,16 @@ class SchedulerState:
         if 0 <= free_before < len(buckets):
             buckets[free_before].pop(node_id, None)
         takes = node.takes_tasks
+        if takes is not node.filed:
+            node.filed = takes
+            self.usable_changes += 1
+        takes = takes and not node.reserved
         if takes and node.free > 0 and not node.ahead:
             while len(buckets) <= node.free:
                 buckets.append({})
             buckets[node.free][node_id] = node
             self.hungry.pop(node_id, None)
-        elif takes:
+        elif takes and not node.alone:
             self.hungry[node_id] = node
         else:
             self.hungry.pop(node_id, None)
@@ -222,11 +291,19 @@ class SchedulerState:
 
     def unfile(self, node: NodeMemory) -> None:
         """Forget a node that is being deleted."""
+        self.usable_changes += 1
         node_id = node.row.id
         for bucket in self.free_nodes:
             bucket.pop(node_id, None)
         self.hungry.pop(node_id, None)
         self.with_ahead.pop(node_id, None)
+
+    def file_job(self, job: JobMemory) -> None:
+        """Have the next pass look at the job again."""
+        if any(job.ready.values()):
+            self.ready_jobs[job.row.no] = job
+        if job.first or any(job.gangs.values()):
+            self.apart[job.row.no] = job
 
     def touch_node(self, node: NodeMemory) -> None:
         self.dirty_nodes[node.row.id] = node

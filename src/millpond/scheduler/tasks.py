@@ -3,9 +3,12 @@
 from collections import deque
 from typing import Final
 
+import msgspec
+
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.effects import (
     AddTask,
+    DeleteSubtasks,
     DeleteTask,
     Effect,
     RememberSatisfied,
@@ -38,8 +41,8 @@ from millpond.domain.states import (
     OnTaskFailure,
     TaskState,
 )
-from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskCounts
-from millpond.scheduler import dependencies, retries
+from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskCounts, TaskRules
+from millpond.scheduler import dependencies, gangs, retries
 from millpond.scheduler.state import (
     Assignment,
     JobMemory,
@@ -121,14 +124,19 @@ def set_task_state(state: SchedulerState, job: JobMemory, task: Task, to: TaskSt
 
 def make_ready(state: SchedulerState, job: JobMemory, task: Task, *, first: bool = False) -> None:
     """Queue a task that could be placed: at the end, or (having been placed before) at the front."""
-    queue = job.ready.get(task.required_slots)
+    rules = task.rules
+    if rules is not None and (rules.instances or rules.job_manager is not None):
+        queue: deque[Task] | None = job.gangs.setdefault(rules.instances, deque()) if rules.instances else job.first
+        state.apart[job.row.no] = job
+    else:
+        queue = job.ready.get(task.required_slots)
+        state.ready_jobs[job.row.no] = job
     if queue is None:
         queue = job.ready[task.required_slots] = deque()
     if first:
         queue.appendleft(task)
     else:
         queue.append(task)
-    state.ready_jobs[job.row.no] = job
 
 
 # --- nodes and attempts ---------------------------------------------------------------------------------------------
@@ -173,19 +181,50 @@ def _settle(state: SchedulerState, node: NodeMemory, free_before: int, at: Times
 
 
 def detach(
-    state: SchedulerState, job: JobMemory, task: Task, at: Timestamp, *, stop: bool, effects: list[Effect]
+    state: SchedulerState,
+    job: JobMemory,
+    task: Task,
+    at: Timestamp,
+    *,
+    stop: bool,
+    effects: list[Effect],
+    node: NodeMemory | None = None,
 ) -> None:
     """Take the current attempt off its node.
 
     With `stop` the node is told to kill it, and its slots stay taken until the node says it is gone; without, the
-    attempt has ended there (or the node is gone with it).
+    attempt has ended there (or the node is gone with it). Of a multi-instance task all instances go: those on other
+    nodes than `node` are told to stop in any case.
     """
     node_id = job.assigned.pop(task.key, None)
     if node_id is None:
         return
-    node = state.nodes[node_id]
+    if task.rules is not None and task.rules.instances:
+        for instance in gangs.disband(state, task.key, at, effects):
+            member = state.nodes[instance.node_id]
+            began = instance.start_time is not None if instance.index else task.state is TaskState.RUNNING
+            _take_off(state, job, member, task, at, began=began, stop=stop or member is not node, effects=effects)
+        return
+    _take_off(
+        state, job, state.nodes[node_id], task, at, began=task.state is TaskState.RUNNING, stop=stop, effects=effects
+    )
+
+
+def _take_off(
+    state: SchedulerState,
+    job: JobMemory,
+    node: NodeMemory,
+    task: Task,
+    at: Timestamp,
+    *,
+    began: bool,
+    stop: bool,
+    effects: list[Effect],
+) -> None:
+    """Take what runs of the task on this node off it. `began`: it counts among what the node runs."""
     free_before = node.free
     assignment = node.assigned.pop(task.key)
+    node.alone = False
     if stop and not assignment.sent:
         stop = False  # the node does not know of it
     if not assignment.holds:
@@ -194,12 +233,13 @@ def detach(
         node.free += assignment.slots
     if stop:
         held = assignment.slots if assignment.holds else 0
-        node.stopping[task.key, assignment.attempt] = Stopping(held, task)
+        # The exit code of a subtask is not the task's.
+        node.stopping[task.key, assignment.attempt] = Stopping(held, None if assignment.index else task)
         job.stopping += 1
-        effects.append(StopTask(node_id, task.key, assignment.attempt))
-    if task.state is TaskState.RUNNING:
+        effects.append(StopTask(node.row.id, task.key, assignment.attempt))
+    if began:
         node.row.running_tasks -= 1
-        node.row.running_task_slots -= assignment.slots
+        node.row.running_task_slots -= task.required_slots
         state.touch_node(node)
     _settle(state, node, free_before, at)
 
@@ -392,7 +432,11 @@ def on_task_delete_requested(state: SchedulerState, event: TaskDeleteRequested, 
     _add_to_counts(job.row.counts, task, -1)
     state.touch_job(job)
     state.touch_unsettled(job)
-    if task.node_id in state.nodes:
+    if task.rules is not None and task.rules.instances:
+        # Its instances ran anywhere: who does not know the task has nothing to remove.
+        effects.extend(RemoveTaskDirectory(node_id, job.row.id, task.id) for node_id in state.nodes)
+        effects.append(DeleteSubtasks(task.key))
+    elif task.node_id in state.nodes:
         effects.append(RemoveTaskDirectory(task.node_id, job.row.id, task.id))
     if job.dependencies is not None:
         dependencies.remove_dependent(job.dependencies, task)
@@ -413,6 +457,8 @@ def on_task_updated(state: SchedulerState, event: TaskUpdated, effects: list[Eff
     if task.state is TaskState.COMPLETED:
         raise BatchError(ErrorCode.TASK_COMPLETED)
     task.max_retry_count = event.max_retry_count
+    if event.retention_s != (None if task.rules is None else task.rules.retention_s):
+        task.rules = msgspec.structs.replace(task.rules or TaskRules(), retention_s=event.retention_s)
     task.last_modified = later_than(task.last_modified, event.at)
     effects.append(SaveTask(task))
     effects.append(SaveTaskSpec(task.key, event.spec))
@@ -472,7 +518,7 @@ def _start(
     set_task_state(state, job, task, TaskState.RUNNING, at)
     row = node.row
     row.running_tasks += 1
-    row.running_task_slots += assignment.slots
+    row.running_task_slots += task.required_slots
     row.total_tasks_run += 1
     state.touch_node(node)
     if row.state in IN_SERVICE_NODE_STATES:
@@ -485,6 +531,10 @@ def on_task_started(state: SchedulerState, event: TaskStarted, effects: list[Eff
     if node is None or assignment is None or assignment.attempt != event.attempt:
         return
     task = assignment.task
+    if task.rules is not None and task.rules.instances:
+        gangs.note_start(state, node, assignment, event.start_time, event.at, effects)
+        if assignment.index:
+            return
     if task.state not in (TaskState.ACTIVE, TaskState.PREPARING):
         return
     _start(state, state.jobs_by_no[task.job_no], node, task, event.start_time, event.at)
@@ -503,14 +553,20 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
     at = event.at
     task = assignment.task
     job = state.jobs_by_no[task.job_no]
-    if task.state is not TaskState.RUNNING and event.start_time is not None:
+    if (
+        task.rules is not None
+        and task.rules.instances
+        and not _instance_ended(state, job, node, assignment, event, effects)
+    ):
+        return
+    if task.state is not TaskState.RUNNING and event.start_time is not None and not assignment.index:
         _start(state, job, node, task, event.start_time, at)
     end_time = min(max(event.end_time, task.start_time or task.state_time), at)
     if task.start_time is not None:
         run_time_s = end_time - task.start_time
         known = state.run_time_s
         state.run_time_s = run_time_s if known is None else 0.9 * known + 0.1 * run_time_s
-    detach(state, job, task, at, stop=False, effects=effects)
+    detach(state, job, task, at, stop=False, effects=effects, node=node)
     failure = event.failure
     if failure is not None and event.retryable:
         if retries.internal_retries(task) < retries.MAX_INTERNAL_RETRIES:
@@ -527,7 +583,28 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
     if failure is None:
         node.row.total_tasks_succeeded += 1
         state.touch_node(node)
+    elif assignment.index:
+        failure = gangs.blame(assignment, failure)
     complete(state, job, task, at, effects, end_time=end_time, exit_code=event.exit_code, failure=failure)
+
+
+def _instance_ended(
+    state: SchedulerState,
+    job: JobMemory,
+    node: NodeMemory,
+    assignment: Assignment,
+    event: TaskEnded,
+    effects: list[Effect],
+) -> bool:
+    """One instance of a multi-instance task has ended by itself, and is taken off its node: whether the task ends."""
+    began = gangs.is_running(state, assignment)
+    ends = gangs.note_end(state, assignment, event, effects)
+    task = assignment.task
+    if not assignment.index and not began and event.start_time is not None:
+        _start(state, job, node, task, event.start_time, event.at)
+        began = True
+    _take_off(state, job, node, task, event.at, began=began, stop=False, effects=effects)
+    return ends
 
 
 def on_task_stopped(state: SchedulerState, event: TaskStopped, effects: list[Effect]) -> None:
@@ -538,7 +615,7 @@ def on_task_stopped(state: SchedulerState, event: TaskStopped, effects: list[Eff
     if assignment is not None and assignment.attempt == event.attempt:
         # We never asked for it: the node gave the attempt up by itself (its own shutdown).
         job = state.jobs_by_no[assignment.task.job_no]
-        detach(state, job, assignment.task, event.at, stop=False, effects=effects)
+        detach(state, job, assignment.task, event.at, stop=False, effects=effects, node=node)
         requeue(state, job, assignment.task, event.at, effects, by_user=False)
         return
     note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
@@ -571,7 +648,7 @@ def on_task_returned(state: SchedulerState, event: TaskReturned, effects: list[E
         release_stopping(state, node, event.key, event.attempt, event.at)
         return
     job = state.jobs_by_no[assignment.task.job_no]
-    detach(state, job, assignment.task, event.at, stop=False, effects=effects)
+    detach(state, job, assignment.task, event.at, stop=False, effects=effects, node=node)
     requeue(state, job, assignment.task, event.at, effects, by_user=False)
 
 
@@ -579,7 +656,7 @@ def lose_attempts(state: SchedulerState, node: NodeMemory, at: Timestamp, effect
     """The node is gone with all it held: its tasks become active again, counted nowhere (Azure Batch: recovery)."""
     for assignment in list(node.assigned.values()):
         job = state.jobs_by_no[assignment.task.job_no]
-        detach(state, job, assignment.task, at, stop=False, effects=effects)
+        detach(state, job, assignment.task, at, stop=False, effects=effects, node=node)
         requeue(state, job, assignment.task, at, effects, by_user=False)
     for key, attempt in list(node.stopping):
         release_stopping(state, node, key, attempt, at)

@@ -13,13 +13,17 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.domain.ids import id_key
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
-from millpond.sim.ledger import Ledger, copy_changes
+from millpond.sim.ledger import Ledger
 from millpond.sim.loop import VirtualLoop
 from millpond.sim.story import Story, Violation
-from millpond.store.base import Fence, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
+from millpond.store import copies
+from millpond.store.base import Fence, JobContents, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
 
@@ -44,6 +48,8 @@ class SimDisk:
         self._on_purge = on_purge
         self._inner = MemoryStore()
         self.latency_s = 0.002
+        self.hiccups = random.choice((0.0, 0.0, 0.03))
+        """How likely a write takes seconds."""
         self.commits_fail = 0.0
         """How likely a commit fails."""
         self.reads_fail = 0.0
@@ -85,13 +91,15 @@ class SimDisk:
         await self._inner.release_lease(fence)
 
     async def commit(self, changes: ChangeSet, fence: Fence) -> None:
-        snapshot = copy_changes(changes)
+        snapshot = copies.copy_changes(changes)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop.world_task(self._write(snapshot, fence, done), name="commit")
         await done
 
     async def _write(self, changes: ChangeSet, fence: Fence, done: "asyncio.Future[None]") -> None:
         await asyncio.sleep(self._delay())
+        if self.hiccups and self._random.random() < self.hiccups:
+            await asyncio.sleep(self._random.uniform(0.0, 4.0))
         error: Exception | None = None
         if self.commits_fail and self._random.random() < self.commits_fail:
             error = StoreUnavailable("simulated write error")
@@ -122,7 +130,7 @@ class SimDisk:
         keys = sorted(self._ledger.tasks.get(job_no, {}))[:limit]
         deleted = await self._inner.purge_tasks(job_no, limit, fence)
         self._on_purge(job_no, keys)
-        self._ledger.purge(job_no, keys)
+        self._ledger.purge(job_no, keys, last=deleted < limit)
         self._story.add("store", f"purged {deleted} tasks of job {job_no}")
         await asyncio.sleep(self._delay())
         return deleted
@@ -130,6 +138,12 @@ class SimDisk:
     async def load_pool(self, pool_key: str) -> PoolContents:
         await self._read()
         contents = await self._inner.load_pool(pool_key)
+        await self._read()
+        return contents
+
+    async def load_job(self, job_no: int) -> JobContents | None:
+        await self._read()
+        contents = await self._inner.load_job(job_no)
         await self._read()
         return contents
 
@@ -163,9 +177,27 @@ class SimDisk:
         await self._read()
         return await self._inner.get_job(job_id)
 
-    async def list_jobs(self, where: Any, limit: int, after: str | None) -> Page[Job]:
+    async def list_jobs(
+        self, where: Any, limit: int, after: str | None, *, schedule_id: str | None = None
+    ) -> Page[Job]:
         await self._read()
-        return await self._inner.list_jobs(where, limit, after)
+        return await self._inner.list_jobs(where, limit, after, schedule_id=schedule_id)
+
+    async def get_job_schedule(self, schedule_id: str) -> JobSchedule | None:
+        await self._read()
+        return await self._inner.get_job_schedule(schedule_id)
+
+    async def list_job_schedules(self, where: Any, limit: int, after: str | None) -> Page[JobSchedule]:
+        await self._read()
+        return await self._inner.list_job_schedules(where, limit, after)
+
+    async def list_job_nodes(self, job_no: int, where: Any, limit: int, after: str | None) -> Page[JobNode]:
+        await self._read()
+        return await self._inner.list_job_nodes(job_no, where, limit, after)
+
+    async def list_subtasks(self, task_key: int) -> list[Subtask]:
+        await self._read()
+        return await self._inner.list_subtasks(task_key)
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         await self._read()
@@ -190,13 +222,23 @@ def _summary(changes: ChangeSet) -> str:
     """The rows in short, for the story."""
     parts = [f"pool {pool.id} {pool.state} {pool.allocation_state}" for pool in changes.pools.values()]
     for node in changes.nodes.values():
-        leaving = f" removal {node.removal}" if node.removal is not None else ""
-        parts.append(f"node {short(node.id)} {node.state}{leaving}")
+        pending = f" {node.pending.operation} {node.pending.option}" if node.pending is not None else ""
+        parts.append(f"node {short(node.id)} {node.state}{pending}")
     parts.extend(f"job {job.id} {job.state}" for job in changes.jobs.values())
     for task in changes.tasks.values():
         where = f" on {short(task.node_id)}" if task.node_id is not None else ""
         new = "+" if task.key in changes.new_tasks else ""
         parts.append(f"task {new}{named(task.key)}#{task.attempt} {task.state}{where}")
+    for (job_no, node_id), known in changes.job_nodes.items():
+        done = [
+            f"{kind} {info.state}" for kind, info in (("prep", known.preparation), ("release", known.release)) if info
+        ]
+        parts.append(f"job {job_no} on {short(node_id)} {' '.join(done)}")
+    for (key, index), subtask in changes.subtasks.items():
+        parts.append(f"instance {named(key)}#{subtask.attempt}.{index} {subtask.state} on {short(subtask.node_id)}")
+    parts.extend(f"schedule {schedule.id} {schedule.state}" for schedule in changes.job_schedules.values())
+    parts.extend(f"-instances {named(key)}" for key in sorted(changes.deleted_subtasks))
+    parts.extend(f"-schedule {no}" for no in sorted(changes.deleted_job_schedules))
     parts.extend(f"-pool {no}" for no in sorted(changes.deleted_pools))
     parts.extend(f"-node {short(node_id)}" for node_id in sorted(changes.deleted_nodes))
     parts.extend(f"-job {no}" for no in sorted(changes.deleted_jobs))

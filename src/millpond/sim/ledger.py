@@ -4,37 +4,18 @@ import copy
 
 from millpond.domain.ids import id_key, job_no_of
 from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.special_task import JobNode
 from millpond.domain.states import JobState, TaskState
+from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task, TaskCounts
 from millpond.scheduler.dependencies import number_of
 from millpond.scheduler.rebuild import rebuild
 from millpond.scheduler.state import SchedulerState
+from millpond.store import copies
 from millpond.store.changes import ChangeSet
-
-
-def copy_job(job: Job) -> Job:
-    twin = copy.copy(job)
-    twin.counts = copy.copy(job.counts)
-    return twin
-
-
-def copy_changes(changes: ChangeSet) -> ChangeSet:
-    """The records as they are now."""
-    return ChangeSet(
-        pools={no: copy.copy(pool) for no, pool in changes.pools.items()},
-        nodes={node_id: copy.copy(node) for node_id, node in changes.nodes.items()},
-        jobs={no: copy_job(job) for no, job in changes.jobs.items()},
-        tasks={key: copy.copy(task) for key, task in changes.tasks.items()},
-        new_tasks=set(changes.new_tasks),
-        specs=dict(changes.specs),
-        satisfied=set(changes.satisfied),
-        deleted_pools=set(changes.deleted_pools),
-        deleted_nodes=set(changes.deleted_nodes),
-        deleted_jobs=set(changes.deleted_jobs),
-        deleted_tasks=set(changes.deleted_tasks),
-    )
 
 
 class Ledger:
@@ -48,6 +29,9 @@ class Ledger:
         self.tasks: dict[int, dict[int, Task]] = {}
         """Job number → task key → row."""
         self.satisfied: set[tuple[int, str]] = set()
+        self.job_nodes: dict[tuple[int, str], JobNode] = {}
+        self.subtasks: dict[tuple[int, int], Subtask] = {}
+        self.job_schedules: dict[int, JobSchedule] = {}
         self.written_at: dict[tuple[str, object], int] = {}
         """("pool", id key) | ("job", number) | ("task", key) → number of the commit that wrote or deleted it last."""
         self.handed: dict[tuple[int, int], str] = {}
@@ -89,13 +73,14 @@ class Ledger:
         self.nodes.update(changes.nodes)
         for no in changes.deleted_jobs:
             self.jobs.pop(no, None)
-            self.satisfied = {entry for entry in self.satisfied if entry[0] != no}
+            self._forget_job(no)
             self.written_at["job", no] = n
         for no, job in changes.jobs.items():
             self.jobs[no] = job
             self.written_at["job", no] = n
         for key in changes.deleted_tasks:
             task = self.tasks.get(job_no_of(key), {}).pop(key, None)
+            self._forget_subtasks(key)
             self.written_at["task", key] = n
             if task is not None:
                 self.deleted_tasks.add((job_no_of(key), id_key(task.id)))
@@ -112,11 +97,35 @@ class Ledger:
                 if number is not None:
                     numbers.add(number)
         self.satisfied |= changes.satisfied
+        self.job_nodes.update(changes.job_nodes)
+        for key in changes.deleted_subtasks:
+            self._forget_subtasks(key)
+        self.subtasks.update(changes.subtasks)
+        for no in changes.deleted_job_schedules:
+            schedule = self.job_schedules.pop(no, None)
+            if schedule is not None:
+                self.written_at["schedule", id_key(schedule.id)] = n
+        for no, schedule in changes.job_schedules.items():
+            self.job_schedules[no] = schedule
+            self.written_at["schedule", id_key(schedule.id)] = n
 
-    def purge(self, job_no: int, keys: list[int]) -> None:
+    def purge(self, job_no: int, keys: list[int], *, last: bool) -> None:
+        """Rows of a deleted job's tasks go; with the `last` of them all that is known of its nodes."""
         rows = self.tasks.get(job_no, {})
         for key in keys:
             rows.pop(key, None)
+            self._forget_subtasks(key)
+        if last:
+            self._forget_job(job_no)
+
+    def _forget_job(self, job_no: int) -> None:
+        self.satisfied = {entry for entry in self.satisfied if entry[0] != job_no}
+        for name in [name for name in self.job_nodes if name[0] == job_no]:
+            del self.job_nodes[name]
+
+    def _forget_subtasks(self, task_key: int) -> None:
+        for name in [name for name in self.subtasks if name[0] == task_key]:
+            del self.subtasks[name]
 
     # --- questions ---
 
@@ -164,10 +173,20 @@ class Ledger:
             account,
             pool_id,
             at,
-            pool=copy.copy(pool),
-            nodes=[copy.copy(node) for node in self.nodes.values() if pool is not None and node.pool_no == pool.no],
-            job_rows=[copy_job(job) for job in jobs],
+            pool=None if pool is None else copies.copy_pool(pool),
+            nodes=[
+                copies.copy_node(node) for node in self.nodes.values() if pool is not None and node.pool_no == pool.no
+            ],
+            job_rows=[copies.copy_job(job) for job in jobs],
             task_rows=[copy.copy(rows[key]) for no in live if (rows := self.tasks.get(no)) for key in sorted(rows)],
             satisfied=sorted(entry for entry in self.satisfied if entry[0] in numbers),
+            job_nodes=[copies.copy_job_node(row) for name, row in sorted(self.job_nodes.items()) if name[0] in live],
+            subtasks=[
+                copy.copy(row)
+                for name, row in sorted(self.subtasks.items())
+                if job_no_of(name[0]) in live
+                and (task := self.task(name[0])) is not None
+                and task.state is not TaskState.COMPLETED
+            ],
         )
         return state

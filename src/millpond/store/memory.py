@@ -21,9 +21,9 @@ from millpond.domain.pool import Pool
 from millpond.domain.special_task import JobNode
 from millpond.domain.states import JobState, TaskState
 from millpond.domain.subtask import Subtask
-from millpond.domain.task import JsonObject, Task
+from millpond.domain.task import Task
 from millpond.odata.filters import Filter
-from millpond.store import filterable, paging
+from millpond.store import copies, filterable, paging
 from millpond.store.base import Fence, JobContents, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
 from millpond.store.changes import ChangeSet
 
@@ -85,7 +85,7 @@ class MemoryStore:
             jobs=[(job.id, no, job.pool_id) for no, job in sorted(self._jobs.items())],
             pools=[(pool.id, no) for no, pool in sorted(self._pools.items())],
             next_job_schedule_no=self._next_job_schedule_no,
-            job_schedules=[_copy_job_schedule(schedule) for _, schedule in sorted(self._job_schedules.items())],
+            job_schedules=[copies.copy_job_schedule(schedule) for _, schedule in sorted(self._job_schedules.items())],
         )
 
     async def close(self) -> None:
@@ -121,7 +121,7 @@ class MemoryStore:
 
     async def commit(self, changes: ChangeSet, fence: Fence) -> None:
         self._check_open()
-        changes = _copy_changes(changes)
+        changes = copies.copy_changes(changes)
         failure, self.fail_next_commit = self.fail_next_commit, None
         if self.before_commit is not None:
             await self.before_commit(changes)
@@ -241,12 +241,12 @@ class MemoryStore:
         live = [self._job_tasks(job.no) for job in live_jobs]
         tasks = [tasks.rows[key] for tasks in live for key in tasks.keys]
         return PoolContents(
-            pool=None if pool_no is None else _copy_pool(self._pools[pool_no]),
-            nodes=[_copy_node(node) for node in self._nodes_of(pool_no)],
-            jobs=[_copy_job(job) for job in jobs],
+            pool=None if pool_no is None else copies.copy_pool(self._pools[pool_no]),
+            nodes=[copies.copy_node(node) for node in self._nodes_of(pool_no)],
+            jobs=[copies.copy_job(job) for job in jobs],
             tasks=[copy.copy(task) for task in tasks],
             satisfied=[(job.no, id_key) for job in jobs for id_key in sorted(self._satisfied.get(job.no, ()))],
-            job_nodes=[_copy_job_node(job_node) for job in live_jobs for job_node in self._job_nodes_of(job.no)],
+            job_nodes=[copies.copy_job_node(job_node) for job in live_jobs for job_node in self._job_nodes_of(job.no)],
             subtasks=[
                 copy.copy(subtask)
                 for task in tasks
@@ -262,10 +262,10 @@ class MemoryStore:
             return None
         tasks = self._job_tasks(job_no)
         return JobContents(
-            job=_copy_job(job),
+            job=copies.copy_job(job),
             tasks=[copy.copy(tasks.rows[key]) for key in tasks.keys],
             satisfied=sorted(self._satisfied.get(job_no, ())),
-            job_nodes=[_copy_job_node(job_node) for job_node in self._job_nodes_of(job_no)],
+            job_nodes=[copies.copy_job_node(job_node) for job_node in self._job_nodes_of(job_no)],
         )
 
     def _job_nodes_of(self, job_no: int) -> list[JobNode]:
@@ -285,26 +285,26 @@ class MemoryStore:
     async def get_pool(self, pool_id: str) -> Pool | None:
         self._check_open()
         no = self._pool_nos.get(ids.id_key(pool_id))
-        return None if no is None else _copy_pool(self._pools[no])
+        return None if no is None else copies.copy_pool(self._pools[no])
 
     async def list_pools(self, where: Filter | None, limit: int, after: str | None) -> Page[Pool]:
         self._check_open()
         start = paging.id_after(after)
         rows = (self._pools[no] for id_key, no in sorted(self._pool_nos.items()) if id_key > start)
-        found = (_copy_pool(pool) for pool in rows if filterable.passes(where, pool, filterable.POOL))
+        found = (copies.copy_pool(pool) for pool in rows if filterable.passes(where, pool, filterable.POOL))
         return _page(found, limit, lambda pool: paging.token_of_id(pool.id))
 
     async def get_node(self, pool_id: str, node_id: str) -> Node | None:
         self._check_open()
         node = self._nodes.get(ids.id_key(node_id))
         pool_no = self._pool_nos.get(ids.id_key(pool_id))
-        return None if node is None or node.pool_no != pool_no else _copy_node(node)
+        return None if node is None or node.pool_no != pool_no else copies.copy_node(node)
 
     async def list_nodes(self, pool_id: str, where: Filter | None, limit: int, after: str | None) -> Page[Node]:
         self._check_open()
         start = paging.id_after(after)
         rows = (node for node in self._nodes_of(self._pool_nos.get(ids.id_key(pool_id))) if ids.id_key(node.id) > start)
-        found = (_copy_node(node) for node in rows if filterable.passes(where, node, filterable.NODE))
+        found = (copies.copy_node(node) for node in rows if filterable.passes(where, node, filterable.NODE))
         return _page(found, limit, lambda node: paging.token_of_id(node.id))
 
     def _nodes_of(self, pool_no: int | None) -> list[Node]:
@@ -332,7 +332,7 @@ class MemoryStore:
     async def get_job(self, job_id: str) -> Job | None:
         self._check_open()
         no = self._job_nos.get(ids.id_key(job_id))
-        return None if no is None else _copy_job(self._jobs[no])
+        return None if no is None else copies.copy_job(self._jobs[no])
 
     async def list_jobs(
         self, where: Filter | None, limit: int, after: str | None, *, schedule_id: str | None = None
@@ -342,7 +342,7 @@ class MemoryStore:
         schedule_key = None if schedule_id is None else ids.id_key(schedule_id)
         rows = (self._jobs[no] for id_key, no in sorted(self._job_nos.items()) if id_key > start)
         found = (
-            _copy_job(job)
+            copies.copy_job(job)
             for job in rows
             if schedule_key is None or (job.schedule_id is not None and ids.id_key(job.schedule_id) == schedule_key)
             if filterable.passes(where, job, filterable.JOB)
@@ -352,21 +352,21 @@ class MemoryStore:
     async def get_job_schedule(self, schedule_id: str) -> JobSchedule | None:
         self._check_open()
         no = self._job_schedule_nos.get(ids.id_key(schedule_id))
-        return None if no is None else _copy_job_schedule(self._job_schedules[no])
+        return None if no is None else copies.copy_job_schedule(self._job_schedules[no])
 
     async def list_job_schedules(self, where: Filter | None, limit: int, after: str | None) -> Page[JobSchedule]:
         self._check_open()
         start = paging.id_after(after)
         rows = (self._job_schedules[no] for id_key, no in sorted(self._job_schedule_nos.items()) if id_key > start)
         passing = (schedule for schedule in rows if filterable.passes(where, schedule, filterable.JOB_SCHEDULE))
-        found = (_copy_job_schedule(schedule) for schedule in passing)
+        found = (copies.copy_job_schedule(schedule) for schedule in passing)
         return _page(found, limit, lambda schedule: paging.token_of_id(schedule.id))
 
     async def list_job_nodes(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[JobNode]:
         self._check_open()
         start = paging.id_after(after)
         rows = (job_node for job_node in self._job_nodes_of(job_no) if ids.id_key(job_node.node_id) > start)
-        found = (_copy_job_node(row) for row in rows if filterable.passes(where, row, filterable.JOB_NODE))
+        found = (copies.copy_job_node(row) for row in rows if filterable.passes(where, row, filterable.JOB_NODE))
         return _page(found, limit, lambda job_node: paging.token_of_id(job_node.node_id))
 
     async def list_subtasks(self, task_key: int) -> list[Subtask]:
@@ -407,66 +407,6 @@ class MemoryStore:
         self._check_open()
         keys = [ids.id_key(job_id) for job_id in job_ids]
         return {key: self._jobs[self._job_nos[key]].pool_id for key in keys if key in self._job_nos}
-
-
-def _copy_pool(pool: Pool) -> Pool:
-    """All but the specification is immutable."""
-    twin = copy.copy(pool)
-    twin.spec = _copy_json(pool.spec)
-    return twin
-
-
-def _copy_job(job: Job) -> Job:
-    twin = copy.copy(job)
-    twin.spec = _copy_json(job.spec)
-    twin.counts = copy.copy(job.counts)
-    return twin
-
-
-def _copy_node(node: Node) -> Node:
-    """All but what is known of the start task is immutable."""
-    twin = copy.copy(node)
-    twin.start_task = copy.copy(node.start_task)
-    return twin
-
-
-def _copy_job_node(job_node: JobNode) -> JobNode:
-    twin = copy.copy(job_node)
-    twin.preparation = copy.copy(job_node.preparation)
-    twin.release = copy.copy(job_node.release)
-    return twin
-
-
-def _copy_job_schedule(schedule: JobSchedule) -> JobSchedule:
-    twin = copy.copy(schedule)
-    twin.spec = _copy_json(schedule.spec)
-    return twin
-
-
-def _copy_json(value: JsonObject) -> JsonObject:
-    """Through JSON, as on a disk: what is no JSON fails here too."""
-    return msgspec.json.decode(msgspec.json.encode(value), type=JsonObject)
-
-
-def _copy_changes(changes: ChangeSet) -> ChangeSet:
-    return ChangeSet(
-        pools={no: _copy_pool(pool) for no, pool in changes.pools.items()},
-        nodes={node_id: _copy_node(node) for node_id, node in changes.nodes.items()},
-        jobs={no: _copy_job(job) for no, job in changes.jobs.items()},
-        tasks={key: copy.copy(task) for key, task in changes.tasks.items()},
-        new_tasks=set(changes.new_tasks),
-        specs=dict(changes.specs),
-        satisfied=set(changes.satisfied),
-        job_nodes={key: _copy_job_node(job_node) for key, job_node in changes.job_nodes.items()},
-        subtasks={key: copy.copy(subtask) for key, subtask in changes.subtasks.items()},
-        job_schedules={no: _copy_job_schedule(schedule) for no, schedule in changes.job_schedules.items()},
-        deleted_subtasks=set(changes.deleted_subtasks),
-        deleted_job_schedules=set(changes.deleted_job_schedules),
-        deleted_pools=set(changes.deleted_pools),
-        deleted_nodes=set(changes.deleted_nodes),
-        deleted_jobs=set(changes.deleted_jobs),
-        deleted_tasks=set(changes.deleted_tasks),
-    )
 
 
 def _check_unique(

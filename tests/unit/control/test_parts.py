@@ -3,9 +3,11 @@
 import asyncio
 import json
 
+import pytest
+
 from millpond.control.commit import Batch
 from millpond.control.outbox import Outbox
-from millpond.control.specs import sign_auto_storage
+from millpond.control.specs import release_spec, sign_auto_storage
 from millpond.control.timers import Timers
 from millpond.domain import effects as f
 from millpond.domain.states import TaskState
@@ -87,6 +89,26 @@ async def test_timers_fire_replace_and_cancel() -> None:
     assert fired == ["second"]
 
 
+async def test_a_timer_notices_that_the_clock_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Timers, "_MAX_SLEEP_S", 0.01)
+    loop = asyncio.get_running_loop()
+    skew = 0.0
+    timers = Timers(lambda: loop.time() + skew)
+    told = asyncio.Event()
+    fired: list[str] = []
+    timers.set("a", loop.time() + 1000, lambda: fired.append("a"), set_back=told.set)
+    timers.set("b", loop.time() + 1000, lambda: fired.append("b"))
+    skew = -0.5
+    looked = asyncio.Event()
+    timers.set("c", loop.time() + skew + 0.05, looked.set)
+    await asyncio.wait_for(looked.wait(), 2)
+    assert not told.is_set(), "a clock that is kept right moves a little"
+    skew = -500.0
+    await asyncio.wait_for(told.wait(), 2)
+    assert fired == []
+    timers.clear()
+
+
 def task(number: int) -> Task:
     return Task(
         key=(1 << 32) | number, id=str(number), state=TaskState.ACTIVE, creation_time=1, last_modified=1, state_time=1
@@ -126,3 +148,22 @@ def test_auto_storage_containers_are_signed_on_the_way_out() -> None:
         {"blobPrefix": "a/", "storageContainerUrl": "http://s/in?sig=1"},
         {"httpUrl": "http://x/"},
     ]
+
+
+def test_the_common_files_of_instances_are_signed_too() -> None:
+    files = [{"autoStorageContainerName": "in", "filePath": "d"}]
+    spec = json.dumps({"multiInstanceSettings": {"coordinationCommandLine": "c", "commonResourceFiles": files}})
+    signed = json.loads(sign_auto_storage(spec.encode(), lambda name: f"http://s/{name}?sig=1"))
+    assert signed["multiInstanceSettings"]["commonResourceFiles"] == [
+        {"filePath": "d", "storageContainerUrl": "http://s/in?sig=1"}
+    ]
+
+
+def test_the_limits_of_a_release_task_reach_nodes_as_constraints() -> None:
+    spec = {"id": "jobrelease", "commandLine": "x", "maxWallClockTime": "PT1M", "retentionTime": "P1D"}
+    assert release_spec(spec) == {
+        "id": "jobrelease",
+        "commandLine": "x",
+        "constraints": {"maxWallClockTime": "PT1M", "retentionTime": "P1D"},
+    }
+    assert release_spec({"commandLine": "x"}) == {"commandLine": "x", "constraints": {}}

@@ -10,7 +10,7 @@ from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
 from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
 from millpond.domain.states import NodeState, TaskState
-from millpond.domain.task import NewTask
+from millpond.domain.task import JobManagerRules, NewTask, TaskRules
 from millpond.protocol import messages as m
 from millpond.providers.base import VmSize
 from millpond.providers.fake import FakeProvider
@@ -246,3 +246,55 @@ async def test_a_silent_node_becomes_unknown_and_its_tasks_run_elsewhere() -> No
     assert row is not None
     assert (row.task.node_id, row.task.attempt, row.task.retry_count) == (node_id, 2, 0)
     await cluster.control.stop()
+
+
+async def test_a_job_comes_with_its_manager_and_its_pool(cluster: Cluster) -> None:
+    job, pool = new_job(job_id="managed"), new_pool(pool_id="auto")
+    manager = NewTask("manager", b'{"commandLine":"true"}', rules=TaskRules(job_manager=JobManagerRules()))
+    await cluster.control.add_job(job, "test", manager=manager, auto_pool=pool)
+    assert (job.no, pool.no) == (2, 2)
+    row = await cluster.store.get_task("managed", "manager")
+    assert row is not None
+    assert row.spec == manager.spec
+    another = new_pool(pool_id="another")
+    await cluster.control.add_pool(another, "test")
+    assert another.no == 3
+
+
+async def test_files_are_found_by_node_where_the_pool_is_not_said(cluster: Cluster) -> None:
+    node_id = await cluster.until_node()
+    files = cluster.control.files
+    # It has not said hello, so it cannot be asked; but it is known.
+    for pool_id in ("pool", "POOL", None):
+        assert await refusal(files.stat(pool_id, node_id, "f")) is ErrorCode.NODE_NOT_READY
+    assert await refusal(files.stat("other", node_id, "f")) is ErrorCode.NODE_NOT_FOUND
+    assert await refusal(files.stat(None, "tvmps_unknown_d", "f")) is ErrorCode.NODE_NOT_FOUND
+
+
+async def test_why_something_waits_is_told_from_memory_and_of_jobs_that_are_over_from_rows() -> None:
+    cluster = Cluster(MemoryStore())
+    control = cluster.control
+    await control.start()
+    try:
+        with pytest.raises(BatchError, match="The pool 'pool' does not exist"):
+            await control.explain_pool("pool")
+        with pytest.raises(BatchError, match="The job 'job' does not exist"):
+            await control.explain_task("job", "a")
+        await control.add_job(new_job(), "test")
+        await cluster.add("a")
+        assert [cause.code for cause in (await control.explain_task("JOB", "A")).causes] == ["poolMissing"]
+        with pytest.raises(BatchError, match="The pool 'pool' does not exist"):
+            await control.explain_node("pool", "n")
+        await control.add_pool(new_pool(1), "test")
+        node_id = await cluster.until_node()
+        assert (await control.explain_pool("pool")).subject.id == "pool"
+        assert (await control.explain_node("pool", node_id)).subject.id == node_id
+        await control.to_job("job", e.JobTerminateRequested(at=control.now(), job_id="job", reason="UserTerminate"))
+        over = await control.explain_task("job", "a")
+        assert [cause.code for cause in over.causes] == ["jobOver"]
+        assert (await control.explain_job("job")).subject.id == "job"
+        with pytest.raises(BatchError) as missing:
+            await control.explain_task("job", "b")
+        assert missing.value.code is ErrorCode.TASK_NOT_FOUND
+    finally:
+        await control.stop()

@@ -4,7 +4,7 @@ import pytest
 
 from millpond.domain import events as e
 from millpond.domain.errors import BatchError, ErrorCode
-from millpond.domain.job import JobChanges
+from millpond.domain.job import AutoPool, JobChanges
 from millpond.domain.states import DisableJobOption, JobState, OnAllTasksComplete, TaskState
 from tests.unit.scheduler.world import World, new_job
 
@@ -162,3 +162,17 @@ def test_jobs_outlive_their_pool_and_go_on_in_the_next(world: World) -> None:
     assert world.state.pool is None
     world.add_pool(nodes=1)
     assert sum(1 for task in world.state.jobs["job"].tasks.values() if task.node_id) >= 1
+
+
+def test_what_an_update_says_of_preemption_and_of_the_auto_pool(world: World) -> None:
+    def update(**changes: bool) -> None:
+        world.do(e.JobUpdated(at=world.now, job_id="job", changes=JobChanges({}, **changes)))
+
+    job = world.job()
+    update(allow_task_preemption=True, keep_alive=True)
+    assert (job.allow_task_preemption, job.auto_pool) == (True, None)
+    job.auto_pool = AutoPool()
+    update(keep_alive=True)
+    assert (job.allow_task_preemption, job.auto_pool) == (True, AutoPool(keep_alive=True))
+    update(allow_task_preemption=False)
+    assert (job.allow_task_preemption, job.auto_pool) == (False, AutoPool(keep_alive=True))

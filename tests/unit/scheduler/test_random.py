@@ -16,14 +16,17 @@ from millpond.domain.states import (
     DisableJobOption,
     ErrorCategory,
     JobAction,
+    JobDefaultOrder,
     JobState,
     NodeDeallocationOption,
     NodeFillType,
     NodeState,
     TaskState,
 )
-from millpond.domain.task import ExitConditions, ExitOptions, FailureInfo, JobManagerRules, NewTask, TaskRules
+from millpond.domain.task import ExitConditions, ExitOptions, FailureInfo, JobManagerRules, NewTask, Task, TaskRules
+from millpond.scheduler.apart import fits_pool, manager_rules, nodes_wanted
 from millpond.scheduler.check import digest
+from millpond.scheduler.gangs import is_gang, is_running
 from tests.unit.scheduler.world import World, new_job, new_pool
 
 _TRANSITIONAL = (JobState.DISABLING, JobState.ENABLING, JobState.TERMINATING, JobState.DELETING)
@@ -34,8 +37,10 @@ _DOWNLOAD = FailureInfo(ErrorCategory.USER_ERROR, "BlobNotFound", "no")
 class Monkey:
     """Plays users, nodes and the provider at random; every step is checked by `World`."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, gangs: float = 0.25) -> None:
+        """`gangs`: how many of the tasks are multi-instance tasks and nothing else."""
         self.random = random.Random(seed)
+        self.gangs = gangs
         self.world = World()
         self.story: list[object] = []
         self.held: dict[str, dict[tuple[int, int], int]] = {}
@@ -43,6 +48,9 @@ class Monkey:
         self.boots: dict[str, tuple[float, float]] = {}
         """When each node booted last, and its disk was made."""
         self.serial = 0
+        self.is_calm = False
+        self.proceeding: set[tuple[str, int, int]] = set()
+        """(node, key, attempt) of primaries that were told to proceed."""
 
     def do(self, event: e.Event) -> None:
         self.story.append(event)
@@ -54,11 +62,15 @@ class Monkey:
         """Nodes take in what they were told; sometimes a directive is lost with the connection."""
         world = self.world
         for start in world.started:
-            self.held.setdefault(start.node_id, {})[start.task.key, start.attempt] = start.task.required_slots
+            self.held.setdefault(start.node_id, {})[start.task.key, start.attempt] = start.slots
         world.started.clear()
         for special in world.specials:
             self.held.setdefault(special.node_id, {})[special.key, special.attempt] = 0
         world.specials.clear()
+        for proceed in world.proceeded:
+            if (proceed.key, proceed.attempt) in self.held.get(proceed.node_id, {}):
+                self.proceeding.add((proceed.node_id, proceed.key, proceed.attempt))
+        world.proceeded.clear()
 
     def step(self) -> None:
         self.world.tick(self.random.choice((0.0, 0.001, 1.0, 30.0)))
@@ -66,6 +78,7 @@ class Monkey:
             (6, self.add_tasks),
             (8, self.start_some),
             (10, self.end_some),
+            (6, self.coordinate_some),
             (3, self.confirm_stops),
             (2, self.give_back),
             (2, self.provision),
@@ -107,6 +120,7 @@ class Monkey:
                     exit_actions=pick() < 0.2,
                     max_parallel=self.random.choice((-1, -1, 1, 2)),
                     wall_clock_s=self.random.choice((None, None, 100.0)),
+                    preemptible=pick() < 0.4,
                 )
                 if pick() < 0.4:
                     row.preparation = JobPreparationRules(
@@ -117,7 +131,13 @@ class Monkey:
                     row.release = JobReleaseRules() if pick() < 0.6 else None
                 manager = None
                 if pick() < 0.15:
-                    rules = TaskRules(job_manager=JobManagerRules(kill_job_on_completion=pick() < 0.5))
+                    rules = TaskRules(
+                        job_manager=JobManagerRules(
+                            kill_job_on_completion=pick() < 0.5,
+                            run_exclusive=pick() < 0.6,
+                            allow_low_priority_node=pick() < 0.7,
+                        )
+                    )
                     manager = NewTask("manager", b"{}", max_retry_count=1, rules=rules)
                 self.do(e.JobAdded(at=self.world.now, job=row, manager=manager))
                 return
@@ -125,16 +145,19 @@ class Monkey:
             NewTask(
                 id=self.a_task(),
                 spec=b"{}",
-                required_slots=self.random.choice((1, 1, 1, 2, 3, 9)),
+                required_slots=1 if rules is not None and rules.instances else self.random.choice((1, 1, 1, 2, 3, 9)),
                 max_retry_count=self.random.choice((None, 0, 2)),
-                rules=self.some_rules(),
+                rules=rules,
             )
-            for _ in range(self.random.randint(1, 6))
+            for rules in (self.some_rules() for _ in range(self.random.randint(1, 6)))
         )
         self.do(e.TasksAdded(at=self.world.now, job_id=self.a_job(), tasks=tasks))
 
     def some_rules(self) -> TaskRules | None:
-        if self.random.random() < 0.5:
+        pick = self.random.random()
+        if pick < self.gangs:
+            return TaskRules(instances=self.random.choice((1, 2, 2, 3)))
+        if pick < self.gangs + 0.4 * (1 - self.gangs):
             return None
         first = self.random.randint(1, 20)
         option = ExitOptions(
@@ -148,6 +171,7 @@ class Monkey:
             if self.random.random() < 0.4
             else None,
             affinity_node_id=self.random.choice([None, *self.world.state.nodes]),
+            instances=self.random.choice((0, 0, 1, 2, 2, 3)),
         )
 
     def an_attempt(self) -> tuple[str, int, int] | None:
@@ -162,7 +186,7 @@ class Monkey:
                 if (
                     assignment.holds
                     and held
-                    and assignment.task.state in (TaskState.ACTIVE, TaskState.PREPARING)
+                    and not is_running(self.world.state, assignment)
                     and self.random.random() < 0.7
                 ):
                     self.do(
@@ -174,6 +198,15 @@ class Monkey:
                             start_time=self.world.now - 0.5,
                         )
                     )
+
+    def coordinate_some(self, likely: float = 0.7) -> None:
+        """Instances that have begun coordinate."""
+        for gang in list(self.world.state.gangs.values()):
+            for instance in gang.instances:
+                node_id, key, attempt = instance.node_id, instance.task_key, instance.attempt
+                held = (key, attempt) in self.held.get(node_id, {})
+                if held and instance.start_time is not None and self.random.random() < likely:
+                    self.do(e.InstanceCoordinated(at=self.world.now, node_id=node_id, key=key, attempt=attempt))
 
     def end_some(self) -> None:
         found = self.an_attempt()
@@ -205,7 +238,7 @@ class Monkey:
     def confirm_stops(self) -> None:
         stops, self.world.stopped = self.world.stopped, []
         for stop in stops:
-            if self.random.random() < 0.1:
+            if not self.is_calm and self.random.random() < 0.1:
                 continue  # lost: the next hello settles it
             self.held.get(stop.node_id, {}).pop((stop.key, stop.attempt), None)
             self.do(
@@ -241,6 +274,8 @@ class Monkey:
             e.HeldAttempt(key, attempt, slots, ended=False)
             for (key, attempt), slots in self.held.get(node_id, {}).items()
         )
+        # What was said in the session before may not have arrived.
+        self.proceeding = {told for told in self.proceeding if told[0] != node_id}
         boot_time, disk_time = self.boots.setdefault(node_id, (self.world.now, self.world.now))
         self.do(
             e.NodeConnected(
@@ -299,7 +334,7 @@ class Monkey:
 
     def job_change(self) -> None:
         job, now = self.a_job(), self.world.now
-        pick = self.random.randint(0, 5)
+        pick = self.random.randint(0, 6)
         if pick == 0:
             self.do(e.JobDisableRequested(at=now, job_id=job, option=self.random.choice(list(DisableJobOption))))
         elif pick in (1, 2):
@@ -308,8 +343,19 @@ class Monkey:
             self.do(e.JobTerminateRequested(at=now, job_id=job, reason="UserTerminate"))
         elif pick == 4:
             self.do(e.JobDeleteRequested(at=now, job_id=job))
+        elif pick == 5:
+            self.move_and_return(job)
         else:
             self.do(e.JobUpdated(at=now, job_id=job, changes=JobChanges({}, priority=self.random.randint(-5, 5))))
+
+    def move_and_return(self, job: str) -> None:
+        """A disabled job goes to another pool and comes back before anything happened to it there."""
+        self.do(e.JobUpdated(at=self.world.now, job_id=job, changes=JobChanges({}, pool_id="other")))
+        moved, self.world.moved = self.world.moved, []
+        for arrived in moved:
+            arrived.job.pool_id = "pool"
+            self.story.append(arrived.job.id)
+            self.world.take_in(arrived)
 
     def task_change(self) -> None:
         job, task, now = self.a_job(), self.a_task(), self.world.now
@@ -345,8 +391,10 @@ class Monkey:
             start_task = self.random.choice(
                 (None, StartTaskRules(max_retry_count=1), StartTaskRules(wait_for_success=False))
             )
-            slots = self.random.choice((1, 3))
-            self.do(e.PoolAdded(at=now, pool=new_pool(2, slots, spot=1, fill=fill, start_task=start_task)))
+            slots = self.random.choice((1, 1, 3))
+            order = self.random.choice(list(JobDefaultOrder))
+            pool = new_pool(2, slots, spot=1, fill=fill, start_task=start_task, inter_node=slots == 1, order=order)
+            self.do(e.PoolAdded(at=now, pool=pool))
         elif self.random.random() < 0.3:
             self.do(e.PoolDeleteRequested(at=now))
         else:
@@ -360,7 +408,9 @@ class Monkey:
         for key, deadline in list(world.timers.items()):
             if deadline is not None and deadline <= world.now:
                 world.timers[key] = None
-                if key == "resize":
+                if key == "gang":
+                    self.do(e.GangReservationTimedOut(at=world.now, deadline=deadline))
+                elif key == "resize":
                     self.do(e.PoolResizeTimedOut(at=world.now, deadline=deadline))
                 else:
                     self.do(e.JobTimedOut(at=world.now, job_id=key, deadline=deadline))
@@ -368,8 +418,12 @@ class Monkey:
     def calm(self) -> None:
         """Faults and users stop: nodes work honestly until nothing moves."""
         world = self.world
+        self.is_calm = True
         if world.state.pool is None:
             self.do(e.PoolAdded(at=world.now, pool=new_pool(2, 3)))
+        for node_id, node in list(world.state.nodes.items()):
+            if node.row.handle:
+                self.connect(node_id)  # what was lost before comes out now
         for turn in range(600):
             world.tick(1.0)
             if turn % 50 == 0:
@@ -389,6 +443,7 @@ class Monkey:
                 if not node.connected and node.row.handle:
                     self.connect(node_id)
             self.start_some()
+            self.coordinate_some(1.0)
             for node_id, held in list(self.held.items()):
                 node_memory = world.state.nodes.get(node_id)
                 for key, attempt in list(held):
@@ -397,6 +452,7 @@ class Monkey:
                         assignment is not None
                         and assignment.attempt == attempt
                         and assignment.task.state is TaskState.RUNNING
+                        and (not is_gang(assignment.task) or (node_id, key, attempt) in self.proceeding)
                     ):
                         del held[key, attempt]
                         self.do(
@@ -418,28 +474,43 @@ class Monkey:
 
     def unfinished(self) -> list[str]:
         """Tasks that could run and did not."""
-        slots = self.world.state.pool.task_slots_per_node if self.world.state.pool is not None else 0
+        pool = self.world.state.pool
+        nodes = list(self.world.state.nodes.values())
+
+        def could_run(task: Task) -> bool:
+            rules = manager_rules(task)
+            usable = [n for n in nodes if rules is None or rules.allow_low_priority_node or n.row.is_dedicated]
+            return pool is not None and fits_pool(pool, task) and len(usable) >= nodes_wanted(task)
+
         return [
             f"{job.row.id}/{task.id}: {task}"
             for job in self.world.state.jobs.values()
             if job.row.state is JobState.ACTIVE
             for task in job.tasks.values()
             if task.state is not TaskState.COMPLETED
-            and task.required_slots <= slots
+            and could_run(task)
             and (job.dependencies is None or task.key not in job.dependencies.waiting)
         ]
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_random_events_keep_every_invariant(seed: int) -> None:
-    monkey = Monkey(seed)
-    monkey.do(e.PoolAdded(at=monkey.world.now, pool=new_pool(2, 3)))
+def _play(monkey: Monkey, *, gangs: bool) -> None:
+    monkey.do(e.PoolAdded(at=monkey.world.now, pool=new_pool(3, 1, inter_node=True) if gangs else new_pool(2, 3)))
     for _ in range(250):
         monkey.step()
     monkey.calm()
     assert monkey.unfinished() == []
     stuck = [job.row.id for job in monkey.world.state.jobs.values() if job.row.state in _TRANSITIONAL]
     assert stuck == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_events_keep_every_invariant(seed: int) -> None:
+    _play(Monkey(seed), gangs=seed % 2 == 0)
+
+
+@pytest.mark.parametrize("seed", range(1000, 1015))
+def test_random_events_with_many_gangs_keep_every_invariant(seed: int) -> None:
+    _play(Monkey(seed, gangs=0.7), gangs=True)
 
 
 def test_replaying_the_story_gives_the_same_memory() -> None:

@@ -294,3 +294,17 @@ def test_all_tasks_complete_ends_the_job(world: World) -> None:
     world.end("b", 1)
     assert (world.job().state, world.job().terminate_reason) == (JobState.COMPLETED, "AllTasksComplete")
     assert refusal(world, e.TasksAdded(at=world.now, job_id="job", tasks=())) is ErrorCode.JOB_COMPLETED
+
+
+def test_new_constraints_bring_a_new_retention_time(world: World) -> None:
+    world.add_tasks("t")
+    task = world.task("t")
+    for retention in (60.0, 60.0, None):
+        world.do(
+            e.TaskUpdated(
+                at=world.now, job_id="job", task_id="t", max_retry_count=None, spec=b"{}", retention_s=retention
+            )
+        )
+        assert (None if task.rules is None else task.rules.retention_s) == retention
+        saved = [effect.task for effect in world.effects if isinstance(effect, f.SaveTask)]
+        assert (None if saved[-1].rules is None else saved[-1].rules.retention_s) == retention

@@ -13,6 +13,7 @@ from millpond.domain.pool import Pool
 from millpond.domain.special_task import JobNode, JobPreparationRules, JobReleaseRules, StartTaskRules
 from millpond.domain.states import (
     AllocationState,
+    JobDefaultOrder,
     JobState,
     NodeFillType,
     OnAllTasksComplete,
@@ -37,6 +38,8 @@ def new_pool(
     fill: NodeFillType = NodeFillType.SPREAD,
     pool_id: str = "pool",
     start_task: StartTaskRules | None = None,
+    inter_node: bool = False,
+    order: JobDefaultOrder = JobDefaultOrder.NONE,
 ) -> Pool:
     return Pool(
         no=1,
@@ -52,6 +55,8 @@ def new_pool(
         task_slots_per_node=slots,
         fill_type=fill,
         start_task=start_task,
+        inter_node_communication=inter_node,
+        job_default_order=order,
         target_dedicated_nodes=nodes,
         target_low_priority_nodes=spot,
     )
@@ -70,6 +75,7 @@ def new_job(
     wall_clock_s: float | None = None,
     preparation: JobPreparationRules | None = None,
     release: JobReleaseRules | None = None,
+    preemptible: bool = False,
 ) -> Job:
     return Job(
         no=no,
@@ -87,6 +93,7 @@ def new_job(
         max_wall_clock_s=wall_clock_s,
         preparation=preparation,
         release=release,
+        allow_task_preemption=preemptible,
         on_all_tasks_complete=OnAllTasksComplete.TERMINATE_JOB if terminate_when_done else OnAllTasksComplete.NO_ACTION,
         on_task_failure=OnTaskFailure.PERFORM_EXIT_OPTIONS_JOB_ACTION if exit_actions else OnTaskFailure.NO_ACTION,
     )
@@ -109,9 +116,10 @@ def _differences(path: str, was: object, now: object) -> Iterator[str]:
 class World:
     """Drives the scheduler as an engine does, and keeps rows and directives to look at."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool_id: str = "pool") -> None:
         self.now = 1000.0
-        self.state = SchedulerState("account", "pool")
+        self.pool_id = pool_id
+        self.state = SchedulerState("account", pool_id)
         self.pool: Pool | None = None
         self.nodes: dict[str, Node] = {}
         self.jobs: dict[int, Job] = {}
@@ -124,9 +132,14 @@ class World:
         self.to_purge: list[str] = []
         self.started: list[f.StartTask] = []
         self.specials: list[f.StartSpecialTask] = []
+        self.proceeded: list[f.Proceed] = []
         self.stopped: list[f.StopTask] = []
         self.returned: list[f.ReturnTask] = []
         self.effects: list[Effect] = []
+        self.moved: list[e.JobArrived] = []
+        """Jobs that went to other pools, as their new engines are told of them."""
+        self.told_completed: list[str] = []
+        """Ids of jobs whose schedules were told."""
         self.timers: dict[str, float | None] = {}
 
     # --- the engine's part ---
@@ -181,6 +194,10 @@ class World:
                     self.to_create.append(node.id)
                 case f.ReleaseNode(_, node):
                     self.to_release.append(node.id)
+                case f.MoveJob(job):
+                    self.moved.append(self._take_out(job))
+                case f.TellJobCompleted(job):
+                    self.told_completed.append(job.id)
                 case f.PurgeJob(job):
                     self.to_purge.append(job.id)
                 case f.StartTask():
@@ -191,6 +208,10 @@ class World:
                     self.subtasks[subtask.task_key, subtask.index] = copy.deepcopy(subtask)
                 case f.DeleteSubtasks(task_key):
                     self.subtasks = {key: row for key, row in self.subtasks.items() if key[0] != task_key}
+                case f.Proceed():
+                    self.proceeded.append(effect)
+                case f.SetGangTimer(deadline):
+                    self.timers["gang"] = deadline
                 case f.StartSpecialTask():
                     self.specials.append(effect)
                 case f.StopTask():
@@ -205,6 +226,33 @@ class World:
                     reply = value
         return reply
 
+    def _take_out(self, job: Job) -> e.JobArrived:
+        """The rows of a job that is another pool's now."""
+        del self.jobs[job.no]
+        keys = [key for key in self.tasks if key >> 32 == job.no]
+        nodes = [key for key in self.job_nodes if key[0] == job.no]
+        arrived = e.JobArrived(
+            at=self.now,
+            job=copy.deepcopy(job),
+            tasks=tuple(copy.deepcopy(self.tasks.pop(key)) for key in sorted(keys)),
+            satisfied=tuple(key for no, key in sorted(self.satisfied) if no == job.no),
+            job_nodes=tuple(copy.deepcopy(self.job_nodes.pop(key)) for key in sorted(nodes)),
+        )
+        self.satisfied = {entry for entry in self.satisfied if entry[0] != job.no}
+        return arrived
+
+    def take_in(self, arrived: e.JobArrived) -> None:
+        """The rows of a job that is this pool's now, and the event that says so."""
+        self.jobs[arrived.job.no] = copy.deepcopy(arrived.job)
+        self.tasks.update((task.key, copy.deepcopy(task)) for task in arrived.tasks)
+        self.satisfied.update((arrived.job.no, key) for key in arrived.satisfied)
+        self.job_nodes.update(((row.job_no, row.node_id), copy.deepcopy(row)) for row in arrived.job_nodes)
+        event = copy.deepcopy(arrived)
+        self.do(event)
+        # From here on rows and memory are one, as they are for jobs added here.
+        self.jobs[arrived.job.no] = self.job(arrived.job.id)
+        self.tasks.update((task.key, task) for task in self.state.jobs[arrived.job.id.lower()].tasks.values())
+
     def check(self) -> None:
         assert violations(self.state) == []
         rebuilt = self.rebuilt()
@@ -217,7 +265,7 @@ class World:
         live = {no for no, job in self.jobs.items() if job.state not in (JobState.COMPLETED, JobState.DELETING)}
         state, _ = rebuild(
             "account",
-            "pool",
+            self.pool_id,
             self.now,
             pool=copy.deepcopy(self.pool),
             nodes=[copy.deepcopy(node) for node in self.nodes.values()],
@@ -351,6 +399,62 @@ class World:
                 retryable=retryable,
             )
         )
+
+    def members(self, task_id: str, job: str = "job") -> list[str]:
+        """Ids of the nodes the instances of a task are on, in order of index."""
+        return [instance.node_id for instance in self.state.gangs[self.task(task_id, job).key].instances]
+
+    def subtask(self, task_id: str, index: int, job: str = "job") -> Subtask:
+        """The row of an instance."""
+        return self.subtasks[self.task(task_id, job).key, index]
+
+    def start_all(self, task_id: str, job: str = "job") -> None:
+        """Every instance begins."""
+        task = self.task(task_id, job)
+        for node_id in self.members(task_id, job):
+            self.do(
+                e.TaskStarted(at=self.now, node_id=node_id, key=task.key, attempt=task.attempt, start_time=self.now)
+            )
+
+    def coordinate(self, task_id: str, *indexes: int, job: str = "job") -> None:
+        """Instances coordinate; all of them, unless some are named."""
+        task = self.task(task_id, job)
+        nodes = self.members(task_id, job)
+        for index in indexes or range(len(nodes)):
+            self.do(e.InstanceCoordinated(at=self.now, node_id=nodes[index], key=task.key, attempt=task.attempt))
+
+    def end_instance(
+        self,
+        task_id: str,
+        index: int,
+        exit_code: int | None = 0,
+        *,
+        job: str = "job",
+        failure: FailureInfo | None = None,
+        retryable: bool = False,
+    ) -> None:
+        """One instance ends by itself."""
+        task = self.task(task_id, job)
+        self.do(
+            e.TaskEnded(
+                at=self.now,
+                node_id=self.members(task_id, job)[index],
+                key=task.key,
+                attempt=task.attempt,
+                start_time=self.now,
+                end_time=self.now,
+                exit_code=exit_code,
+                failure=failure,
+                retryable=retryable,
+            )
+        )
+
+    def fire_gang_timer(self) -> None:
+        """The time of the reservation, or of the pause after one, is over."""
+        deadline = self.timers["gang"]
+        assert deadline is not None
+        self.now = max(self.now, deadline)
+        self.do(e.GangReservationTimedOut(at=self.now, deadline=deadline))
 
     def confirm_stops(self) -> None:
         stops, self.stopped = self.stopped, []

@@ -6,6 +6,7 @@ directory swapped at the last moment leads no further than the task itself could
 
 import contextlib
 import ctypes
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -49,16 +50,12 @@ def open_to_read(path: str, user: RunAs) -> int:
     """A descriptor of a regular file, opened as that user. Raises OSError."""
     with acting_as(user):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    try:
-        # What /proc shows of "self" is the agent's.
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or os.readlink(f"/proc/self/fd/{descriptor}").startswith(
-            _NOT_FILES
-        ):
-            raise PermissionError("not a regular file")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    # What /proc shows of "self" is the agent's.
+    place = os.readlink(f"/proc/self/fd/{descriptor}")
+    if stat.S_ISREG(os.fstat(descriptor).st_mode) and not place.startswith(_NOT_FILES):
+        return descriptor
+    os.close(descriptor)
+    raise PermissionError(errno.EACCES, "it is not a regular file")
 
 
 def give_tree(path: str, uid: int, gid: int) -> None:

@@ -195,7 +195,7 @@ class Isolation:
                 remove_group(self._tree, _group_name(gone))
         # The node's users pass through to its root; what else is here is the agent's (0600).
         os.chown(directory, 0, block.first)
-        os.chmod(directory, 0o710)
+        os.chmod(directory, 0o710)  # noqa: S103  to be passed, by the node's group only
         users = NodeUsers(directory, block, self._account_files)
         cgroup = self._make_cgroup(_group_name(block), memory_mib, task_slots)
         node = NodeIsolation(root, users, cgroup)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from millpond.api.context import Handler
-from millpond.api.handlers import account, files, jobs, nodes, pools, tasks
+from millpond.api.handlers import account, explain, files, job_schedules, jobs, nodes, pools, tasks
 
 _HANDLERS: Final[tuple[Handler, ...]] = (
     account.list_supported_images,
@@ -16,6 +16,7 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     pools.resize_pool,
     pools.stop_pool_resize,
     nodes.get_node,
+    nodes.get_node_properties,
     nodes.list_nodes,
     files.list_node_files,
     files.get_node_file_properties,
@@ -31,10 +32,23 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     jobs.terminate_job,
     jobs.delete_job,
     jobs.get_job_task_counts,
+    jobs.list_job_preparation_and_release_task_status,
+    job_schedules.create_job_schedule,
+    job_schedules.get_job_schedule,
+    job_schedules.job_schedule_exists,
+    job_schedules.list_job_schedules,
+    job_schedules.update_job_schedule,
+    job_schedules.replace_job_schedule,
+    job_schedules.delete_job_schedule,
+    job_schedules.disable_job_schedule,
+    job_schedules.enable_job_schedule,
+    job_schedules.terminate_job_schedule,
+    job_schedules.list_jobs_from_schedule,
     tasks.create_task,
     tasks.create_task_collection,
     tasks.get_task,
     tasks.list_tasks,
+    tasks.list_subtasks,
     tasks.replace_task,
     tasks.terminate_task,
     tasks.reactivate_task,
@@ -43,6 +57,10 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     files.get_task_file_properties,
     files.download_task_file,
     files.delete_task_file,
+    explain.explain_job,
+    explain.explain_task,
+    explain.explain_pool,
+    explain.explain_node,
 )
 
 HANDLERS: Final[dict[str, Handler]] = {handler.__name__: handler for handler in _HANDLERS}

@@ -40,7 +40,8 @@ _TYPES: Final = mimetypes.MimeTypes(filenames=())
 class _Place(msgspec.Struct, frozen=True):
     """Where the files of a request are: a directory on a node, and the URL they are shown under."""
 
-    pool_id: str
+    pool_id: str | None
+    """None for a task's files: its job may have moved to another pool since."""
     node_id: str
     directory: str
     """Relative to the node's root; empty is the root itself."""
@@ -67,7 +68,7 @@ async def _task_place(context: Context, request: Request) -> _Place:
             raise BatchError(ErrorCode.FILE_NOT_FOUND, "The task has no files: it has not run yet.")
         raise BatchError(ErrorCode.TASK_FILES_UNAVAILABLE, "The task has no files: it has not run yet.")
     url = f"{task_url(request.base_url, job.id, row.task.id)}/files"
-    return _Place(job.pool_id, row.task.node_id, task_directory(job.id, row.task.id), url, row)
+    return _Place(None, row.task.node_id, task_directory(job.id, row.task.id), url, row)
 
 
 def _explained(error: BatchError, place: _Place, context: Context, name: str = "") -> BatchError:

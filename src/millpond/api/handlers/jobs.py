@@ -9,9 +9,10 @@ from millpond.api.paging import bad_skiptoken, boolean_parameter, page_of, page_
 from millpond.api.preconditions import precondition_of
 from millpond.api.render.common import job_url
 from millpond.api.render.jobs import PROPERTIES, job_object, task_counts_object
+from millpond.api.render.special_tasks import STATUS_PROPERTIES, preparation_and_release_object
 from millpond.api.replies import done_reply, encode_json, json_reply, not_found, unmet_read, written_reply
 from millpond.api.schema.job import JobCreate, JobDisable, JobPatch, JobReplace, JobTerminate
-from millpond.domain.errors import ErrorCode
+from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.events import (
     JobDeleteRequested,
     JobDisableRequested,
@@ -145,6 +146,23 @@ async def delete_job(context: Context, request: Request) -> Response:
     )
     await context.control.to_job(event.job_id, event)
     return done_reply(request)
+
+
+async def list_job_preparation_and_release_task_status(context: Context, request: Request) -> Response:
+    select = select_of(request, STATUS_PROPERTIES)
+    where = filter_of(request, properties.JOB_NODES)
+    limit = page_size(request)
+    after = page_start(request)
+    job = await require_job(context, request.params["jobId"])
+    if job.preparation is None:
+        raise BatchError(ErrorCode.JOB_PREPARATION_TASK_NOT_SPECIFIED, JobId=job.id)
+    try:
+        page = await context.control.store.list_job_nodes(job.no, where, limit, after)
+    except ValueError:
+        raise bad_skiptoken(request.query["$skiptoken"]) from None
+    items = [shown(preparation_and_release_object(row, job, request.base_url), select) for row in page.items]
+    metadata = "jobpreparationandreleasetaskstatuslist"
+    return json_reply(request, encode_json(page_of(request, metadata, items, page.next)))
 
 
 async def get_job_task_counts(context: Context, request: Request) -> Response:

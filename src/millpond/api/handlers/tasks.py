@@ -16,10 +16,12 @@ from millpond.api.intake.tasks import (
     new_task,
     retention_s,
 )
-from millpond.api.options import filter_of, select_of
-from millpond.api.paging import bad_skiptoken, next_link, page_size, page_start
+from millpond.api.options import filter_of, select_of, shown
+from millpond.api.paging import bad_skiptoken, next_link, page_of, page_size, page_start
 from millpond.api.preconditions import precondition_of
 from millpond.api.render.common import etag_text, job_url, task_url, timestamp_text
+from millpond.api.render.subtasks import PROPERTIES as SUBTASK_PROPERTIES
+from millpond.api.render.subtasks import subtask_object
 from millpond.api.render.tasks import PROPERTIES, TaskRenderer
 from millpond.api.replies import done_reply, encode_json, json_reply, not_found, unmet_read, written_reply
 from millpond.api.schema.task import TaskCreate, TaskGroup, TaskUpdate
@@ -158,6 +160,20 @@ async def list_tasks(context: Context, request: Request) -> Response:
     else:
         pieces.append(b"]}")
     return json_reply(request, b"".join(pieces))
+
+
+async def list_subtasks(context: Context, request: Request) -> Response:
+    """All instances but the primary, which is the task itself; none for an ordinary task. Always one page."""
+    select = select_of(request, SUBTASK_PROPERTIES)
+    row = await require_task(context, request.params["jobId"], request.params["taskId"])
+    job = await require_job(context, request.params["jobId"])
+    subtasks = await context.control.store.list_subtasks(row.task.key)
+    items = [
+        shown(subtask_object(subtask, job, row.task, request.base_url), select)
+        for subtask in subtasks
+        if subtask.index > 0
+    ]
+    return json_reply(request, encode_json(page_of(request, "subtasks", items, None)))
 
 
 async def replace_task(context: Context, request: Request) -> Response:

@@ -7,7 +7,7 @@ from typing import Final
 
 from millpond.api.schema.base import NameValueItem
 from millpond.api.schema.task import EnvironmentSetting
-from millpond.domain.durations import format_duration, parse_duration
+from millpond.domain.durations import Timestamp, format_duration, parse_duration, parse_timestamp
 from millpond.domain.errors import BatchError, ErrorCode, invalid_property
 from millpond.domain.ids import is_valid_id
 
@@ -53,6 +53,14 @@ def duration_s(name: str, text: str, *, minimum_s: float = 0.0, maximum_s: float
     if seconds is not None and seconds > MAX_DURATION_S:
         return None
     return seconds
+
+
+def timestamp_of(name: str, text: str) -> Timestamp:
+    """The instant a date-time names."""
+    try:
+        return parse_timestamp(text)
+    except ValueError as error:
+        raise invalid_property(name, text, str(error)) from None
 
 
 def time_limit_s(name: str, text: str) -> float | None:

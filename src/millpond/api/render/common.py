@@ -6,6 +6,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from millpond.domain.durations import UNLIMITED_TEXT, Timestamp, etag_of, format_timestamp
+from millpond.domain.ids import affinity_id, task_directory
 from millpond.domain.task import FailureInfo, NameValue
 
 DEFAULT_RETENTION: Final = "P7D"
@@ -53,12 +54,30 @@ def job_url(base_url: str, job_id: str) -> str:
     return f"{base_url}/jobs/{quoted(job_id)}"
 
 
+def job_schedule_url(base_url: str, schedule_id: str) -> str:
+    return f"{base_url}/jobschedules/{quoted(schedule_id)}"
+
+
 def task_url(base_url: str, job_id: str, task_id: str) -> str:
     return f"{base_url}/jobs/{quoted(job_id)}/tasks/{quoted(task_id)}"
 
 
 def node_url(base_url: str, pool_id: str, node_id: str) -> str:
     return f"{base_url}/pools/{quoted(pool_id)}/nodes/{quoted(node_id)}"
+
+
+def node_info(base_url: str, pool_id: str, node_id: str, job_id: str, task_id: str) -> dict[str, str]:
+    """Azure Batch: ComputeNodeInformation: where a task runs or ran."""
+    url = node_url(base_url, pool_id, node_id)
+    directory = task_directory(job_id, task_id)
+    return {
+        "affinityId": affinity_id(node_id),
+        "nodeUrl": url,
+        "poolId": pool_id,
+        "nodeId": node_id,
+        "taskRootDirectory": directory,
+        "taskRootDirectoryUrl": f"{url}/files/{path_quoted(directory)}",
+    }
 
 
 def name_values(items: Iterable[NameValue]) -> list[dict[str, str]]:

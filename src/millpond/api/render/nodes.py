@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from millpond.api.render.common import name_values, node_url, put_time, timestamp_text, words
+from millpond.api.render.special_tasks import start_task_info
 from millpond.api.render.tasks import task_info
 from millpond.domain.ids import affinity_id
 from millpond.domain.node import Node
@@ -41,6 +42,11 @@ def node_object(node: Node, pool: Pool, base_url: str, recent: Sequence[tuple[st
         body["ipAddress"] = node.ip_address
     if recent:
         body["recentTasks"] = [task_info(job_id, task, base_url) for job_id, task in recent]
+    start_task = pool.spec.get("startTask")
+    if start_task:
+        body["startTask"] = start_task
+    if node.start_task is not None:
+        body["startTaskInfo"] = start_task_info(node.start_task)
     if node.errors:
         body["errors"] = [
             {"code": error.code, "message": error.message, "errorDetails": name_values(error.details)}
