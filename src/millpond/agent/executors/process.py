@@ -21,6 +21,7 @@ _PROGRAM: Final = os.path.abspath(spawner.__file__)
 _CONNECT_PATIENCE_S: Final = 15.0
 _CONNECT_PAUSE_S: Final = 0.02
 _MAX_INTERPRETERS: Final = 4
+_MAX_LINKS: Final = 40
 
 _NODE_FAULTS: Final = frozenset(
     {
@@ -456,7 +457,7 @@ def _barred(process: ProcessSpec) -> str:
     if "/" not in process.argv[0]:
         path = shutil.which(process.argv[0], path=process.environment.get("PATH", "")) or path
     for _ in range(_MAX_INTERPRETERS):
-        place = _closed_place(os.path.realpath(path), run_as)
+        place = _closed_place(os.path.abspath(path), run_as)
         if place:
             return (
                 f"; the task's user (uid {run_as.uid}) may not enter or execute {place!r}: use a program that every "
@@ -469,12 +470,24 @@ def _barred(process: ProcessSpec) -> str:
 
 
 def _closed_place(path: str, run_as: RunAs) -> str:
-    """The first part of a path that the user may not search (the last: execute)."""
-    place = ""
-    for name in path.split("/")[1:]:
-        place += f"/{name}"
+    """The first directory on the way to a file, through all links, that the user may not search; or the file, if that
+    may not be executed."""
+    place, names, links = "/", path.split("/")[::-1], 0
+    while names:
+        name = names.pop()
+        if name in ("", "."):
+            continue
+        step = os.path.normpath(os.path.join(place, name))
         try:
-            facts = os.stat(place)
+            facts = os.lstat(step)
+            if stat.S_ISLNK(facts.st_mode):
+                target = os.readlink(step)
+                place = "/" if target.startswith("/") else place
+                names += target.split("/")[::-1]
+                links += 1
+                if links > _MAX_LINKS:
+                    return ""
+                continue
         except OSError:
             return ""
         if facts.st_uid == run_as.uid:
@@ -484,7 +497,8 @@ def _closed_place(path: str, run_as: RunAs) -> str:
         else:
             bit = 0o001
         if not facts.st_mode & bit:
-            return place
+            return step
+        place = step
     return ""
 
 

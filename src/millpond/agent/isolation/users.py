@@ -238,6 +238,10 @@ class NodeUsers:
         """The task that had this number is over."""
         self._live.discard(uid)
 
+    def is_live(self, uid: int) -> bool:
+        """Whether a task has this number for itself now."""
+        return uid in self._live
+
     def owns(self, uid: int) -> bool:
         """Whether the number is that of a user of the node."""
         return uid in self.block or any(account.uid == uid for account in self._accounts.values())
