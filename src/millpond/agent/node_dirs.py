@@ -297,8 +297,10 @@ class NodeDirectories:
             except OSError as error:
                 _log.warning("tidying up below %s: %s", self.root, error)
             self._wake.clear()
+            # Not wait_for: a cancellation that meets the event being set is lost in it (Python 3.11).
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._bucket_s / 2)
+                async with asyncio.timeout(self._bucket_s / 2):
+                    await self._wake.wait()
 
     async def _empty_trash(self) -> None:
         while self._trash_waits:
