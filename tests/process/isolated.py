@@ -54,9 +54,7 @@ class Machine:
         self.etc.mkdir()
         (self.etc / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n")
         (self.etc / "group").write_text("root:x:0:\nalice:x:1000:\n")
-        self.isolation = Isolation(
-            str(self.host), settings, claims_directory=str(path / "claims"), etc=str(self.etc)
-        )
+        self.isolation = Isolation(str(self.host), settings, claims_directory=str(path / "claims"), etc=str(self.etc))
         assert self.isolation.is_on, self.isolation.reason
         self.executor = ProcessExecutor(str(self.host), switch=self.isolation.switch)
         self.nodes: list[Node] = []

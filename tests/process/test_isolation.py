@@ -8,6 +8,7 @@ import shutil
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,10 @@ def node(machine: Machine) -> Node:
 def owner_and_mode(path: Path) -> tuple[int, int, int]:
     facts = path.lstat()
     return facts.st_uid, facts.st_gid, stat.S_IMODE(facts.st_mode)
+
+
+def belongs_to(path: Path, uid: int) -> bool:
+    return path.lstat().st_uid == uid
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -116,9 +121,7 @@ async def test_numbers_are_not_given_twice_across_lives_of_the_agent(node: Node)
 
 
 async def test_an_elevated_task_is_root(node: Node) -> None:
-    printed = await node.output(
-        "t", "id -u; echo $AZ_BATCH_TASK_USER $AZ_BATCH_TASK_USER_IDENTITY", userIdentity=ADMIN
-    )
+    printed = await node.output("t", "id -u; echo $AZ_BATCH_TASK_USER $AZ_BATCH_TASK_USER_IDENTITY", userIdentity=ADMIN)
     assert printed.splitlines() == ["0", "root PoolAdmin"]
     own = {"autoUser": {"scope": "task", "elevationLevel": "admin"}}
     printed = await node.output("u", "id -u; echo $AZ_BATCH_TASK_USER_IDENTITY", userIdentity=own)
@@ -173,7 +176,9 @@ async def test_accounts_have_names_while_the_node_is_there(machine: Machine) -> 
     block = node.users.block
     before = (machine.etc / "passwd").read_text()
     assert f"\n{node.users.pool_user}:*:{node.pool_uid}:{node.pool_uid}:" in before
-    assert f"\n_azbatchgrp{block.number}:*:{block.first}:{node.users.pool_user}\n" in (machine.etc / "group").read_text()
+    assert (
+        f"\n_azbatchgrp{block.number}:*:{block.first}:{node.users.pool_user}\n" in (machine.etc / "group").read_text()
+    )
     await node.output("t", "true", userIdentity=OWN)
     # Nothing is written for a task.
     assert (machine.etc / "passwd").read_text() == before
@@ -225,7 +230,7 @@ async def test_a_task_cannot_signal_what_runs_it(node: Node) -> None:
     # All of its own it may: its account's other tasks die, and nothing else does.
     other = asyncio.create_task(node.shell("other", "touch there; exec sleep 600"))
     await until((node.task("other") / "wd/there").exists, "the other task runs")
-    await node.run(node.start("u", "python3 -I -c \'import os; os.kill(-1, 9)\'"))
+    await node.run(node.start("u", "python3 -I -c 'import os; os.kill(-1, 9)'"))
     assert (await other).exit_code == -9
     assert (await node.shell("v", "true")).exit_code == 0
 
@@ -263,7 +268,10 @@ async def test_what_a_preparation_task_leaves_can_be_read_by_all_and_written_by_
 
 async def test_resource_files_are_the_users(node: Node) -> None:
     node.staging.files["mem://in/a"] = b"#!/bin/sh\necho ran\n"
-    files = [{"httpUrl": "mem://in/a", "filePath": "deep/er/run"}, {"httpUrl": "mem://in/a", "filePath": "b", "fileMode": "0400"}]
+    files = [
+        {"httpUrl": "mem://in/a", "filePath": "deep/er/run"},
+        {"httpUrl": "mem://in/a", "filePath": "b", "fileMode": "0400"},
+    ]
     printed = await node.output("t", "deep/er/run; echo x >> deep/er/run; touch deep/y", resourceFiles=files)
     assert printed == "ran\n"
     uid, wd = node.pool_uid, node.task("t") / "wd"
@@ -304,20 +312,20 @@ async def test_uploads_are_read_as_the_tasks_user(machine: Machine, node: Node) 
     node.staging.files.clear()
     targets = [f"{node.task('victim')}/wd/private", f"{node.directory}/journal", f"{node.root}/volatile/attempts"]
     for number, target in enumerate((*targets, "/etc/shadow")):
-        third = f"w{number}"
+        third = node.task(f"w{number}")
         # As a link, and by its own name.
         await node.shell("u", f"ln -s {target} x", outputFiles=[output_file("x")], userIdentity=OWN)
         await node.shell("v", "true", outputFiles=[output_file(target)], userIdentity=OWN)
         # As a hard link, which the kernel may be told to let users make.
-        start = node.start(third, "/bin/sh -c \'while [ ! -e x ]; do sleep 0.01; done\'", outputFiles=[output_file("x")])
+        start = node.start(third.name, "/bin/sh -c 'while [ ! -e x ]; do sleep 0.01; done'", outputFiles=[output_file("x")])
         running = asyncio.create_task(node.run(start))
-        await until((node.task(third) / "wd").exists, "the directory is there")
-        await until(lambda: node.task(third).stat().st_uid == node.pool_uid, "the task runs")
+        await until((third / "wd").exists, "the directory is there")
+        await until(partial(belongs_to, third, node.pool_uid), "the task runs")
         try:
-            os.link(target, node.task(third) / "wd/x")
+            os.link(target, third / "wd/x")
         except OSError:
             # Another file system: then a task could not either.
-            (node.task(third) / "wd/x").touch()
+            (third / "wd/x").touch()
             await running
             node.staging.files.pop("mem://out/x", None)
             continue
@@ -434,7 +442,7 @@ async def test_what_cannot_be_started_is_told_as_without_isolation(
 async def test_a_resumed_task_keeps_its_user(node: Node) -> None:
     start = node.start(
         "t",
-        "/bin/sh -c \'id -u > uid; while [ ! -e go ]; do sleep 0.01; done; echo done > out\'",
+        "/bin/sh -c 'id -u > uid; while [ ! -e go ]; do sleep 0.01; done; echo done > out'",
         userIdentity=OWN,
         outputFiles=[output_file("out")],
     )

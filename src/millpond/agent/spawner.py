@@ -27,6 +27,8 @@ import time
 
 VERSION = 2
 HEADER = struct.Struct("<IB")
+_ANSWER = struct.Struct("=II")
+"""What a switch says that failed: errno, and whether it was the user already."""
 MAX_FRAME = 16 * 1024 * 1024
 SOCKET_NAME = "spawner.sock"
 LOCK_NAME = "spawner.lock"
@@ -62,6 +64,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _NO_UID = ctypes.c_uint(0xFFFFFFFF)
 """No valid one: asks only which it is."""
 _MAX_CGROUPS = 512
+_SWITCH_S = 2.0
+"""How long a process may take to become another user's when that cannot be waited for in the loop."""
 _PF_KTHREAD = 0x00200000
 _SWEEP_INTERVAL_S = 0.05
 _SWEEP_PATIENCE_S = 10.0
@@ -96,7 +100,7 @@ def directory_token(directory: str) -> str:
 class _Process:
     """A process that was launched, until it is forgotten."""
 
-    __slots__ = ("exit", "forgotten", "id", "kill_at", "patience_until", "pid")
+    __slots__ = ("exit", "forgotten", "id", "kill_at", "patience_until", "pid", "switching")
 
     def __init__(self, process_id: bytes, pid: int) -> None:
         self.id = process_id
@@ -107,6 +111,8 @@ class _Process:
         """Monotonic time at which SIGTERM becomes SIGKILL; 0 when no kill is pending."""
         self.patience_until = 0.0
         self.forgotten = False
+        self.switching = -1
+        """Descriptor on which it says how it became another user's; -1 once it has."""
 
 
 class _Stray:
@@ -144,7 +150,7 @@ class _Switch:
     def message(self) -> bytes:
         """What the switch reads."""
         count = len(self._groups)
-        return struct.pack(f"={3 + count}I", self._uid, self._gid, count, *self._groups)
+        return struct.pack(f"={4 + count}I", self._uid, self._gid, len(self.cgroups), count, *self._groups)
 
     def options(self) -> list[bytes]:
         """For setpriv."""
@@ -190,6 +196,8 @@ class Spawner:
         self._strays: dict[int, _Stray] = {}
         self._killing: dict[bytes, _Process] = {}
         """Between SIGTERM and SIGKILL."""
+        self._switching: dict[int, tuple[socket.socket, _Process]] = {}
+        """By descriptor: processes that are about to become another user's, and what they say of it."""
         self._cgroups: dict[bytes, int] = {}
         """Open `cgroup.procs` files by directory, a few."""
         self._client: socket.socket | None = None
@@ -231,6 +239,8 @@ class Spawner:
                         self._receive()
                     if events & select.EPOLLOUT:
                         self._flush()
+                elif descriptor in self._switching:
+                    self._switched(descriptor)
             self._reap()
             if self._killing:
                 self._kill_overdue()
@@ -275,6 +285,10 @@ class Spawner:
         while self._client is not None and self._receive():
             pass
         self._drop_client()
+        for descriptor, (answer, _) in list(self._switching.items()):
+            # The new one is told what became of them.
+            answer.settimeout(_SWITCH_S)
+            self._switched(descriptor)
         client.setblocking(False)
         self._client = client
         self._epoll.register(client.fileno(), select.EPOLLIN)
@@ -411,6 +425,7 @@ class Spawner:
                 (os.POSIX_SPAWN_DUP2, logs[0], 1),
                 (os.POSIX_SPAWN_DUP2, logs[1], 2),
             ]
+            answer: socket.socket | None = None
             if switch is None:
                 pid = os.posix_spawn(
                     program,
@@ -423,7 +438,7 @@ class Spawner:
                 )
             else:
                 switch.leave()
-                pid = self._switch(switch, program, fields[5:arguments_end], environment, files)
+                pid, answer = self._switch(switch, program, fields[5:arguments_end], environment, files)
         except _CgroupError as error:
             self._send(frame(REFUSED, process_id, str(error.errno or errno.EINVAL).encode(), b"cgroup"))
             return
@@ -438,7 +453,12 @@ class Spawner:
             os.fchdir(self._root)
         process = _Process(process_id, pid)
         self._processes[process_id] = self._running[pid] = process
-        self._send(frame(RUNNING, process_id))
+        if answer is None:
+            self._send(frame(RUNNING, process_id))
+        else:
+            process.switching = answer.fileno()
+            self._switching[process.switching] = (answer, process)
+            self._epoll.register(process.switching, select.EPOLLIN)
 
     def _switch(
         self,
@@ -447,8 +467,9 @@ class Spawner:
         arguments: list[bytes],
         environment: dict[bytes, bytes],
         files: list[tuple[int, int, int]],
-    ) -> int:
-        """Start a process that becomes another user's; its pid. Raises OSError as posix_spawn does, and _CgroupError."""
+    ) -> tuple[int, socket.socket | None]:
+        """Start a process that becomes another user's: its pid, and where it says how that went (8 bytes, or just the
+        end when it is the task's program). Raises OSError as posix_spawn does, and _CgroupError."""
         if not switch.is_ours:
             # It says nothing of what goes wrong but in the task's own output, and is gone before it is in its groups.
             pid = os.posix_spawn(
@@ -460,56 +481,79 @@ class Spawner:
                 setsigmask=[],
                 setsigdef=_DEFAULT_SIGNALS,
             )
-            with contextlib.suppress(_CgroupError):
-                self._join(pid, switch.cgroups)
-            return pid
+            for directory in switch.cgroups:
+                with contextlib.suppress(OSError):
+                    os.write(self._cgroup(directory), b"%d" % pid)
+            return pid, None
+        # Descriptors of the spawner's that live long have the low numbers, so none of these sources is a target too.
+        for number, directory in enumerate(switch.cgroups, 4):
+            files.append((os.POSIX_SPAWN_DUP2, self._cgroup(directory), number))
         ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                pid = os.posix_spawn(
-                    switch.path,
-                    [b"switch", program, *arguments],
-                    environment,
-                    # Descriptors of the spawner's that live long have all low numbers, so 3 is none of these sources.
-                    file_actions=[*files, (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
-                    setsid=True,
-                    setsigmask=[],
-                    setsigdef=_DEFAULT_SIGNALS,
-                )
-            try:
-                # It waits to be told who it is, so nothing of the task runs outside of its groups.
-                self._join(pid, switch.cgroups)
-                ours.send(switch.message)
-                # Until it is the task's program, or has said why not.
-                answer = ours.recv(4)
-            except OSError:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                raise
-        if answer:
-            os.waitpid(pid, 0)
-            number = int.from_bytes(answer, sys.byteorder)
-            raise OSError(number, os.strerror(number))
-        return pid
+        try:
+            files.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), 3))
+            ours.send(switch.message)
+            ours.setblocking(False)
+            pid = os.posix_spawn(
+                switch.path,
+                [b"switch", program, *arguments],
+                environment,
+                file_actions=files,
+                setsid=True,
+                setsigmask=[],
+                setsigdef=_DEFAULT_SIGNALS,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return pid, ours
 
-    def _join(self, pid: int, cgroups: list[bytes]) -> None:
-        for directory in cgroups:
+    def _switched(self, descriptor: int) -> None:
+        """Take in what a process says of becoming another user's."""
+        answer, process = self._switching[descriptor]
+        try:
+            said = answer.recv(_ANSWER.size)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        del self._switching[descriptor]
+        self._epoll.unregister(descriptor)
+        answer.close()
+        process.switching = -1
+        if len(said) < _ANSWER.size:
+            # It is the task's program now; or was killed.
+            self._send(frame(RUNNING, process.id))
+            return
+        number, was_user = _ANSWER.unpack(said)
+        # It is about to end, and is no process of the task's.
+        del self._processes[process.id]
+        del self._running[process.pid]
+        self._killing.pop(process.id, None)
+        os.waitpid(process.pid, 0)
+        if not was_user:
+            self._close_cgroups()
+        self._send(frame(REFUSED, process.id, str(number).encode(), b"exec" if was_user else b"cgroup"))
+
+    def _cgroup(self, directory: bytes) -> int:
+        """The open `cgroup.procs` of a control group. Raises _CgroupError."""
+        file = self._cgroups.get(directory)
+        if file is None:
+            if len(self._cgroups) >= _MAX_CGROUPS:
+                self._close_cgroups()
             try:
-                file = self._cgroups.get(directory)
-                if file is None:
-                    file = os.open(directory + b"/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-                    if len(self._cgroups) < _MAX_CGROUPS:
-                        self._cgroups[directory] = file
-                try:
-                    os.write(file, b"%d" % pid)
-                finally:
-                    if directory not in self._cgroups:
-                        os.close(file)
+                file = os.open(directory + b"/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
             except OSError as error:
-                kept = self._cgroups.pop(directory, None)
-                if kept is not None:
-                    os.close(kept)
                 raise _CgroupError(error.errno, "cgroup") from error
+            self._cgroups[directory] = file
+        return file
+
+    def _close_cgroups(self) -> None:
+        """Let go of all: some may be gone by now, or new ones of the same names."""
+        for file in self._cgroups.values():
+            os.close(file)
+        self._cgroups.clear()
 
     # --- ending -------------------------------------------------------------------------------------------------
 
@@ -550,6 +594,11 @@ class Spawner:
             if ended is None:
                 break
             pid = ended.si_pid
+            process = self._running.get(pid)
+            if process is not None and process.switching >= 0:
+                self._switched(process.switching)
+                if pid not in self._running:
+                    continue
             process = self._running.pop(pid, None)
             if process is not None:
                 # Before it is reaped: until then its number, which is its group's, belongs to nobody else.

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import struct
+import sys
 from typing import Final
 
 import msgspec
@@ -281,10 +282,10 @@ def _try(path: str, uid: int) -> None:
         )
         theirs.close()
         try:
-            ours.send(struct.pack("=4I", uid, uid, 1, uid))
-            answer = ours.recv(4)
+            ours.send(struct.pack("=5I", uid, uid, 0, 1, uid))
+            answer = ours.recv(8)
         finally:
             os.waitpid(pid, 0)
-    number = int.from_bytes(answer, "little") if answer else errno.EIO
+    number = int.from_bytes(answer[:4], sys.byteorder) if answer else errno.EIO
     if number != errno.ENOENT:
         raise OSError(number, f"the switch failed: {os.strerror(number)}")
