@@ -317,7 +317,9 @@ async def test_uploads_are_read_as_the_tasks_user(machine: Machine, node: Node) 
         await node.shell("u", f"ln -s {target} x", outputFiles=[output_file("x")], userIdentity=OWN)
         await node.shell("v", "true", outputFiles=[output_file(target)], userIdentity=OWN)
         # As a hard link, which the kernel may be told to let users make.
-        start = node.start(third.name, "/bin/sh -c 'while [ ! -e x ]; do sleep 0.01; done'", outputFiles=[output_file("x")])
+        start = node.start(
+            third.name, "/bin/sh -c 'while [ ! -e x ]; do sleep 0.01; done'", outputFiles=[output_file("x")]
+        )
         running = asyncio.create_task(node.run(start))
         await until((third / "wd").exists, "the directory is there")
         await until(partial(belongs_to, third, node.pool_uid), "the task runs")
