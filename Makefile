@@ -42,7 +42,7 @@ planted-bugs: setup ## See how many seeds the simulation needs to notice each of
 	@$(BIN)/python tools/planted_bugs.py $(PLANTED_ARGS)
 
 soak: setup ## Thousands of real tasks while service and nodes are killed, for as long as SOAK_ARGS="--minutes 10" says
-	@$(BIN)/python tests/process/soak.py $(SOAK_ARGS)
+	@$(BIN)/python -m tests.process.soak $(SOAK_ARGS)
 
 clean: ## Remove the environment, caches and everything under out/
 	@rm -rf '$(VENV)' out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -46,6 +46,8 @@ class DesiredNode(msgspec.Struct, frozen=True):
     """`present` or `removed`"""
     memory_mib: int = 0
     """Of the VM size: what its tasks may use together, where the machine can see to it; 0 is no limit."""
+    ip_address: str = "127.0.0.1"
+    """A loopback address of the node's own: where other nodes find what its tasks listen on."""
 
 
 class HostProcess(msgspec.Struct, frozen=True):

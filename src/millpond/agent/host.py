@@ -34,9 +34,11 @@ from millpond.agent.desired import (
     write_file,
 )
 from millpond.agent.isolation.node import Isolation
+from millpond.agent.isolation.users import HOMES
 from millpond.agent.link import Files, NodeLink, Transport
 from millpond.agent.local_state import FileJournal
 from millpond.agent.node import NodeAgent
+from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.trash import Trash
 from millpond.domain.durations import Timestamp
 from millpond.domain.task import NameValue
@@ -246,7 +248,7 @@ class Host:
 
     def _begin(self, desired: DesiredNode, directory: str) -> NodeAgent:
         root = os.path.join(directory, ROOT_DIRECTORY)
-        os.makedirs(root, exist_ok=True)
+        _make_root(root)
         capabilities: tuple[NameValue, ...] = ()
         if self._isolation is not None:
             capabilities = self._isolation.open_node(
@@ -261,6 +263,8 @@ class Host:
             runner_factory=self._runner_factory,
             clock=self._clock,
             capabilities=capabilities,
+            ip_address=desired.ip_address,
+            wipe=partial(self._wipe, root),
         )
         try:
             agent = make(journal=FileJournal(journal))
@@ -271,6 +275,18 @@ class Host:
             agent = make(journal=FileJournal(journal))
         agent.begin()
         return agent
+
+    def _wipe(self, root: str) -> None:
+        """Give a node a new, empty root directory. Raises OSError; to be tried again then."""
+        NodeDirectories.forget(root)
+        # It is not there when an earlier life of the host came as far as that.
+        with contextlib.suppress(FileNotFoundError):
+            self._trash.put(root)
+        if self._isolation is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._trash.put(os.path.join(os.path.dirname(root), HOMES))
+            self._isolation.wiped(root)
+        _make_root(root)
 
     def _link(self, node: _Node) -> None:
         """Keep the node in touch, under the token it has now."""
@@ -315,14 +331,17 @@ class Host:
         and forget those that ended and were told of in an earlier life."""
         try:
             for process_id in await executor.known():
-                node_id, key, attempt = process_id.split("/")
+                node_id, key, attempt = process_id.split("/")[:3]
                 node = self._nodes.get(node_id)
                 if node is None or not node.agent.runs(int(key), int(attempt)):
-                    await executor.kill(process_id)
-                    await executor.wait(process_id)
+                    await executor.end(f"{node_id}/{key}/{attempt}")
                     await executor.forget(process_id)
         except (OSError, ValueError) as error:
             _log.warning("stray processes cannot be looked for: %s", error)
+
+
+def _make_root(root: str) -> None:
+    os.makedirs(root, exist_ok=True)
 
 
 async def _keep_linked(link: NodeLink, node_id: str) -> None:

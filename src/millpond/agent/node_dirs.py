@@ -29,6 +29,8 @@ LAYOUT: Final = (
     "volatile/retention",
     "workitems",
 )
+START_DIRECTORY: Final = "startup"
+"""That of the start task, one level below the root."""
 DIRECTORY_MODE: Final = 0o770
 
 _PASSAGE_MODE: Final = 0o710
@@ -96,6 +98,11 @@ class NodeDirectories:
             found = _shared[root] = cls(root, clock)
         return found
 
+    @classmethod
+    def forget(cls, root: str) -> None:
+        """The root is about to be emptied: the next `of` begins anew. Nothing uses the one there is any more."""
+        _shared.pop(os.path.abspath(root), None)
+
     def create(self) -> None:
         """Make the layout. Raises OSError."""
         if not self._made:
@@ -160,6 +167,17 @@ class NodeDirectories:
             self._make_parents(os.path.dirname(relative))
             os.mkdir(path, DIRECTORY_MODE)
         os.mkdir(f"{path}/wd", DIRECTORY_MODE)
+
+    def make_start_directory(self) -> None:
+        """Make the start task's `wd` anew; what else is in its directory stays (semantics 3.1)."""
+        self.create()
+        self._last_created = time.monotonic()
+        if self._group is not None:
+            # It is some earlier user's: nobody puts anything there until it is the next one's.
+            os.chmod(f"{self.root}/{START_DIRECTORY}", 0o700)
+            os.chown(f"{self.root}/{START_DIRECTORY}", 0, 0)
+        self.discard(f"{START_DIRECTORY}/wd")
+        os.makedirs(f"{self.root}/{START_DIRECTORY}/wd", mode=DIRECTORY_MODE, exist_ok=True)
 
     def use(self, relative: str) -> None:
         """An attempt is in a task directory that is there already."""

@@ -13,6 +13,7 @@ class ErrorCode(StrEnum):
 
     ACCOUNT_IS_DISABLED = "AccountIsDisabled"
     AUTHENTICATION_FAILED = "AuthenticationFailed"
+    AUTO_SCALE_FORMULA_TOO_LONG = "AutoScaleFormulaTooLong"
     AUTO_SCALING_FORMULA_SYNTAX_ERROR = "AutoScalingFormulaSyntaxError"
     CONDITION_NOT_MET = "ConditionNotMet"
     EMPTY_METADATA_KEY = "EmptyMetadataKey"
@@ -61,6 +62,7 @@ class ErrorCode(StrEnum):
     NODE_STATE_UNUSABLE = "NodeStateUnusable"
     NOT_IMPLEMENTED = "NotImplemented"
     OPERATION_INVALID_FOR_CURRENT_STATE = "OperationInvalidForCurrentState"
+    OPERATION_NOT_VALID_ON_NODE = "OperationNotValidOnNode"
     OPERATION_TIMED_OUT = "OperationTimedOut"
     OUT_OF_RANGE_INPUT = "OutOfRangeInput"
     OUT_OF_RANGE_PRIORITY = "OutOfRangePriority"
@@ -87,6 +89,7 @@ class ErrorCode(StrEnum):
     TASK_SUCCEEDED = "TaskSucceeded"
     TASK_ID_SAME_AS_JOB_PREPARATION_TASK = "TaskIdSameAsJobPreparationTask"
     TASK_ID_SAME_AS_JOB_RELEASE_TASK = "TaskIdSameAsJobReleaseTask"
+    TOO_MANY_ENABLE_AUTO_SCALE_REQUESTS = "TooManyEnableAutoScaleRequests"
     UNSUPPORTED_HTTP_VERB = "UnsupportedHttpVerb"
     UNSUPPORTED_PROPERTY = "UnsupportedProperty"
     UNSUPPORTED_QUERY_PARAMETER = "UnsupportedQueryParameter"
@@ -104,6 +107,7 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
             "correctly, including the signature."
         ),
     ),
+    _C.AUTO_SCALE_FORMULA_TOO_LONG: (400, "The autoscale formula is too long."),
     _C.AUTO_SCALING_FORMULA_SYNTAX_ERROR: (400, "The autoscale formula has a syntax error."),
     _C.CONDITION_NOT_MET: (412, "The condition specified using HTTP conditional header(s) is not met."),
     _C.EMPTY_METADATA_KEY: (400, "The key of a metadata item is empty."),
@@ -172,6 +176,7 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.NODE_STATE_UNUSABLE: (409, "The specified node is unusable."),
     _C.NOT_IMPLEMENTED: (501, "The requested operation is not implemented on the specified resource."),
     _C.OPERATION_INVALID_FOR_CURRENT_STATE: (409, "The operation is not valid for the current state of the resource."),
+    _C.OPERATION_NOT_VALID_ON_NODE: (409, "The specified operation is not valid on the node."),
     _C.OPERATION_TIMED_OUT: (500, "The operation could not be completed within the permitted time."),
     _C.OUT_OF_RANGE_INPUT: (400, "One of the request inputs is out of range."),
     _C.OUT_OF_RANGE_PRIORITY: (400, "The priority is out of range: it must be between -1000 and 1000."),
@@ -205,6 +210,10 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.TASK_NOT_COMPLETED: (409, "The specified task is not in a completed state."),
     _C.TASK_NOT_FOUND: (404, "The specified task does not exist."),
     _C.TASK_SUCCEEDED: (409, "The specified task completed successfully."),
+    _C.TOO_MANY_ENABLE_AUTO_SCALE_REQUESTS: (
+        503,
+        "Autoscale was enabled on this pool a moment ago. Please retry your request.",
+    ),
     _C.UNSUPPORTED_HTTP_VERB: (405, "The resource doesn't support the specified HTTP verb."),
     _C.UNSUPPORTED_PROPERTY: (400, "One of the properties specified in the request body is not supported."),
     _C.UNSUPPORTED_QUERY_PARAMETER: (400, "One of the query parameters specified in the request URI is not supported."),

@@ -6,12 +6,15 @@ is read from the same files. The layout is the host's (see `agent/desired.py`):
     DIR/endpoint                    URL of the service
     DIR/nodes/<node id>/node.json   the wish: present or removed
     DIR/host.json, DIR/host.log     the host's process and its output
+    DIR/preempted/<node id>         the provider's own: a node that was not deleted, but preempted
 
 The host outlives the service, so a service that comes back finds its nodes running. `stop_host` ends it.
 """
 
 import asyncio
 import contextlib
+import hashlib
+import ipaddress
 import json
 import os
 import signal
@@ -37,6 +40,10 @@ _SHORT_LIFE_S: Final = 10.0
 _MAX_RESTART_PAUSE_S: Final = 60.0
 
 
+_LOOPBACK: Final = ipaddress.ip_network("127.64.0.0/10")
+"""Nodes' addresses are from the upper part of what is always this machine: nothing else is there by custom."""
+
+
 class LocalProvider:
     """See the module. One instance for a directory at a time; calls may overlap."""
 
@@ -57,6 +64,7 @@ class LocalProvider:
         are the host's (its `settings.json`): they count from when it is started next."""
         self._directory = os.path.abspath(directory)
         self._nodes = os.path.join(self._directory, "nodes")
+        self._preempted = os.path.join(self._directory, "preempted")
         self._endpoint = endpoint
         self._settings = settings
         self._endpoint_is_written = False
@@ -68,6 +76,8 @@ class LocalProvider:
         self._child_since = 0.0
         self._restart_pause_s = 0.0
         self._stopped = False
+        self._addresses: dict[str, str] = {}
+        """IP address → node id, of all nodes wished for."""
 
     async def set_endpoint(self, url: str) -> None:
         """The service's URL as nodes see it; nodes that look for the service try there at once."""
@@ -90,6 +100,9 @@ class LocalProvider:
 
     async def delete(self, handles: Sequence[str]) -> None:
         await self._in_thread(lambda: self._delete(handles))
+
+    async def preempt(self, handles: Sequence[str]) -> None:
+        await self._in_thread(lambda: self._preempt(handles))
 
     async def close(self) -> None:
         """The host and its nodes stay."""
@@ -118,13 +131,15 @@ class LocalProvider:
             _signal(pid, signal.SIGKILL)
         local_processes.kill_all(self._directory, self._command, _KILLED_S)
 
-    # --- the three calls ---
+    # --- the calls ---
 
     def _create(self, requests: Sequence[NodeRequest]) -> list[NodeCreated | NodeRefused]:
         answers: list[NodeCreated | NodeRefused] = []
         changed = False
+        self._read_addresses()
         for request in requests:
             node_id = request.node_id
+            before = self._wish(node_id)
             wish = {
                 "node_id": node_id,
                 "pool_id": request.pool_id,
@@ -133,13 +148,14 @@ class LocalProvider:
                 "task_slots": request.task_slots,
                 "memory_mib": request.vm_size.memory_mib,
                 "state": "present",
+                "ip_address": (before or {}).get("ip_address") or self._address(node_id),
             }
-            before = self._wish(node_id)
             if before is not None and before.get("state") == "removed":
                 message = "A node of that id is still being removed."
                 answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=True))
                 continue
             if before != wish:
+                self._forget_preemption(node_id)
                 os.makedirs(os.path.join(self._nodes, node_id), mode=0o700, exist_ok=True)
                 self._write_wish(node_id, wish)
                 changed = True
@@ -155,14 +171,35 @@ class LocalProvider:
         statuses = []
         for handle in handles:
             node_id = _node_id(handle)
-            exists = bool(node_id) and os.path.isdir(os.path.join(self._nodes, node_id))
-            statuses.append(there if exists else NodeStatus.GONE)
+            if node_id and os.path.isdir(os.path.join(self._nodes, node_id)):
+                statuses.append(there)
+            elif node_id and os.path.exists(os.path.join(self._preempted, node_id)):
+                statuses.append(NodeStatus.PREEMPTED)
+            else:
+                statuses.append(NodeStatus.GONE)
         return statuses
 
-    def _delete(self, handles: Sequence[str]) -> None:
+    def _preempt(self, handles: Sequence[str]) -> None:
+        """As a deletion, of which there is a note that it was none: written first, so that a crash in between leaves a
+        node that runs and nothing else."""
+        for handle in handles:
+            node_id = _node_id(handle)
+            wish = self._wish(node_id) if node_id else None
+            if wish is not None and wish.get("state") == "present":
+                os.makedirs(self._preempted, mode=0o700, exist_ok=True)
+                _write_file(os.path.join(self._preempted, node_id), b"")
+        self._delete(handles, preempted=True)
+
+    def _forget_preemption(self, node_id: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._preempted, node_id))
+
+    def _delete(self, handles: Sequence[str], *, preempted: bool = False) -> None:
         found = False
         for handle in handles:
             node_id = _node_id(handle)
+            if node_id and not preempted:
+                self._forget_preemption(node_id)
             if not node_id or not os.path.isdir(os.path.join(self._nodes, node_id)):
                 continue
             wish = self._wish(node_id) or {
@@ -194,6 +231,26 @@ class LocalProvider:
 
     def _write_wish(self, node_id: str, wish: dict[str, Any]) -> None:
         _write_file(os.path.join(self._nodes, node_id, "node.json"), json.dumps(wish).encode())
+
+    def _read_addresses(self) -> None:
+        """Which loopback addresses are taken."""
+        with contextlib.suppress(FileNotFoundError):
+            known = set(self._addresses.values())
+            names = set(os.listdir(self._nodes))
+            self._addresses = {address: name for address, name in self._addresses.items() if name in names}
+            for name in names - known:
+                address = (self._wish(name) or {}).get("ip_address")
+                if isinstance(address, str):
+                    self._addresses[address] = name
+
+    def _address(self, node_id: str) -> str:
+        """A loopback address for a new node, which no other has."""
+        number = int.from_bytes(hashlib.sha256(node_id.encode()).digest()[:8], "big")
+        while True:
+            address = str(_LOOPBACK[1 + number % (_LOOPBACK.num_addresses - 2)])
+            if self._addresses.setdefault(address, node_id) == node_id:
+                return address
+            number += 1
 
     def _write_endpoint(self) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)

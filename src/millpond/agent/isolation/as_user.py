@@ -58,10 +58,15 @@ def open_to_read(path: str, user: RunAs) -> int:
     raise PermissionError(errno.EACCES, "it is not a regular file")
 
 
-def give_tree(path: str, uid: int, gid: int) -> None:
-    """Make all below a directory that user's, then the directory itself: until then nobody else gets in, so nothing
-    below changes meanwhile. Links are given, not followed. Raises OSError."""
+def give_tree(path: str, uid: int, gid: int, *, itself: bool = True) -> None:
+    """Make all below a directory that user's, then (`itself`) the directory: until then nobody else gets in, so nothing
+    below changes meanwhile. Links are given, not followed; a file that has other names too stays whose it is, as those
+    may be anywhere. Raises OSError."""
     for _, directories, files, descriptor in os.fwalk(path, follow_symlinks=False):
-        for name in (*directories, *files):
+        for name in directories:
             os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
-    os.chown(path, uid, gid, follow_symlinks=False)
+        for name in files:
+            if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_nlink == 1:
+                os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
+    if itself:
+        os.chown(path, uid, gid, follow_symlinks=False)

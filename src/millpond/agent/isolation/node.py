@@ -108,6 +108,7 @@ class NodeIsolation:
     """What one node has: users, and a control group where there are any."""
 
     def __init__(self, root: str, users: NodeUsers, cgroup: NodeCgroup | None) -> None:
+        self._root = root
         self.users = users
         self.cgroup = cgroup
         self.capabilities: tuple[NameValue, ...] = ()
@@ -117,6 +118,8 @@ class NodeIsolation:
     def set_up(self, pool_spec: bytes) -> None:
         """Have the users of the pool, and directories they may use. Raises OSError."""
         self.users.set_up(named_accounts(pool_spec))
+        # Others than before if the node was reimaged.
+        self._directories = NodeDirectories.of(self._root)
         self._directories.open_to(self.users.group, again=self.users.is_new)
         self.users.is_new = False
 
@@ -242,6 +245,12 @@ class Isolation:
             if cgroup.max_processes:
                 told["processLimit"] = str(cgroup.max_processes)
         return tuple(NameValue(name, value) for name, value in told.items())
+
+    def wiped(self, root: str) -> None:
+        """The node's disk is empty: homes are made anew when it is set up next."""
+        node = self._nodes.get(root)
+        if node is not None:
+            node.users.forget_homes()
 
     def close_node(self, root: str) -> None:
         """The agent ends; the node stays."""

@@ -166,6 +166,10 @@ class NodeUsers:
             # An /etc that cannot be written: the users have numbers only, and their names in their environment.
             self.has_names = False
 
+    def forget_homes(self) -> None:
+        """The home directories are gone: `set_up` makes them again."""
+        self._known = None
+
     def _taken_names(self) -> Collection[str]:
         ours = self.block
         return {name for name, number in self._files.taken_names().items() if number not in ours}

@@ -32,7 +32,10 @@ class HandOver(TaskHook):
         mode = _READABLE_MODE if readable else _OWN_MODE
         uid, gid = run_as.uid, self._group if readable else run_as.gid
         try:
-            if attempt.spec.resource_files:
+            if attempt.start.instance is not None or attempt.start.kind is TaskKind.START_TASK:
+                # Common files are beside `wd`; of the start task's directory only `wd` is new.
+                await asyncio.to_thread(give_tree, attempt.task_directory, uid, gid, itself=False)
+            elif attempt.spec.resource_files:
                 await asyncio.to_thread(give_tree, attempt.working_directory, uid, gid)
             else:
                 os.chown(attempt.working_directory, uid, gid)
