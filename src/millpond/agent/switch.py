@@ -1,7 +1,7 @@
 """How a task's process becomes another user's: the switch, a program of some hundred bytes between spawner and task.
 
 `posix_spawn` cannot change the user, `fork` costs as much again as the whole start, and Debian's `setpriv` loads
-libraries for a millisecond (ADR 9 has the figures). So the spawner starts the switch, which needs no library: it reads
+libraries for a millisecond (ADR 12 has the figures). So the spawner starts the switch, which needs no library: it reads
 from descriptor 3 who to be, joins the control groups, drops every privilege in the kernel's order (groups, group, user),
 and becomes the task's program. Descriptor 3 closes as it does; an errno in it says why it could not.
 

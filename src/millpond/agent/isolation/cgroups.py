@@ -1,7 +1,7 @@
 """What the tasks of a node may use up: control groups, of version 1 or 2, as this machine has them.
 
 A node has one group: the memory of its VM size, a number of processes. Its tasks share it, and so nothing is made and
-removed for an ordinary task, which costs more than starting it should (ADR 9). A task of several slots has a group of
+removed for an ordinary task, which costs more than starting it should (ADR 12). A task of several slots has a group of
 its own, by which it gets that many shares of the processor; with limits per task, each has one, with its share of the
 memory.
 """

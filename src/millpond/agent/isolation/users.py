@@ -7,7 +7,7 @@ All have numbers of the node's block (`claims`):
     first + 2 …       named accounts that come without a number
     first + 32 …      users of single tasks, handed out in turn
 
-Elevated (`admin`) is root, whoever asked for it (ADR 9).
+Elevated (`admin`) is root, whoever asked for it (ADR 12).
 """
 
 import contextlib
