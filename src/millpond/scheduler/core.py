@@ -11,7 +11,7 @@ from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.events import Event
-from millpond.scheduler import gangs, jobs, nodes, placement, pools, rebuild, reports, reservations, tasks
+from millpond.scheduler import autoscaled_pools, gangs, jobs, load, nodes, placement, pools, rebuild, reports, reservations, tasks
 from millpond.scheduler.state import SchedulerState
 
 _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
@@ -20,6 +20,9 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.PoolResizeRequested: pools.on_pool_resize_requested,
     e.PoolResizeStopRequested: pools.on_pool_resize_stop_requested,
     e.PoolResizeTimedOut: pools.on_pool_resize_timed_out,
+    e.PoolAutoScaleEnableRequested: autoscaled_pools.on_pool_auto_scale_enable_requested,
+    e.PoolAutoScaleDisableRequested: autoscaled_pools.on_pool_auto_scale_disable_requested,
+    e.PoolAutoScaled: autoscaled_pools.on_pool_auto_scaled,
     e.NodeProvisioned: nodes.on_node_provisioned,
     e.NodeProvisionFailed: nodes.on_node_provision_failed,
     e.NodeConnected: nodes.on_node_connected,
@@ -68,5 +71,6 @@ def place(state: SchedulerState, at: Timestamp) -> list[Effect]:
     jobs.settle(state, at, effects)
     pools.settle(state, at, effects)
     placement.place(state, at, effects)
+    load.settle(state)
     effects.extend(state.flush_rows())
     return effects

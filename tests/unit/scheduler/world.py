@@ -222,6 +222,8 @@ class World:
                     self.timers[job_id] = deadline
                 case f.SetResizeTimer(deadline):
                     self.timers["resize"] = deadline
+                case f.SetAutoScaleTimer(deadline):
+                    self.timers["autoscale"] = deadline
                 case f.Reply(value):
                     reply = value
         return reply
