@@ -10,10 +10,10 @@ JOBS ?= auto
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sim clean
+.PHONY: help setup demo test lint bench sim planted-bugs soak clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Make the virtual environment (the other targets do it when needed)
 	@PYTHON='$(PYTHON)' sh tools/setup.sh '$(VENV)'
@@ -37,6 +37,12 @@ bench: setup ## Measure: adds, task lives, real tasks against the spawn ceiling,
 
 sim: setup ## Simulate the cluster with faults over many seeds
 	@$(BIN)/python -m millpond.sim.run $(SIM_ARGS)
+
+planted-bugs: setup ## See how many seeds the simulation needs to notice each of a list of planted bugs
+	@$(BIN)/python tools/planted_bugs.py $(PLANTED_ARGS)
+
+soak: setup ## Thousands of real tasks while service and nodes are killed, for as long as SOAK_ARGS="--minutes 10" says
+	@$(BIN)/python -m tests.process.soak $(SOAK_ARGS)
 
 clean: ## Remove the environment, caches and everything under out/
 	@rm -rf '$(VENV)' out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

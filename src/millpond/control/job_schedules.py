@@ -137,10 +137,13 @@ class JobScheduleKeeper:
 
     # --- life ---
 
-    async def start(self, schedules: Sequence[JobSchedule], next_no: int) -> None:
-        """Take over all schedules and pick up what was under way. Raises LeaseLost, StoreUnavailable."""
+    def know(self, schedules: Sequence[JobSchedule], next_no: int) -> None:
+        """What there is. Comes before the engines of pools begin to tell of jobs."""
         self._numbers = {id_key(schedule.id): schedule.no for schedule in schedules}
         self._next_no = next_no
+
+    async def start(self) -> None:
+        """Take over all schedules and pick up what was under way. Raises LeaseLost, StoreUnavailable."""
         await self._engine.start()
 
     async def stop(self) -> None:
@@ -190,7 +193,8 @@ class JobScheduleKeeper:
     # --- what pools' engines tell ---
 
     def job_completed(self, job: Job) -> None:
-        """A job is completed. Said at least once; here it is said to the machine until that is on disk."""
+        """A job is completed, which is on disk. Said at least once; here it is said to the machine until it has written
+        that down."""
         if self._awaits(job):
             self._message(self._tell_over(job))
 
@@ -206,7 +210,8 @@ class JobScheduleKeeper:
     def _awaits(self, job: Job) -> bool:
         state = self._engine.state
         if state is None:
-            return True
+            # A memory that is built from now on looks at the jobs of all schedules that have an active one.
+            return False
         row = state.rows.get(id_key(job.schedule_id or ""))
         return row is not None and row.recent_job_active and row.recent_job_id == job.id
 

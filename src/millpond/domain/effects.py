@@ -342,12 +342,7 @@ DirectiveEffect: TypeAlias = (
     | RestartNode
 )
 TimerEffect: TypeAlias = (
-    SetResizeTimer
-    | SetAutoScaleTimer
-    | SetJobTimer
-    | SetGangTimer
-    | SetNodeRetentionTimer
-    | SetJobScheduleTimer
+    SetResizeTimer | SetAutoScaleTimer | SetJobTimer | SetGangTimer | SetNodeRetentionTimer | SetJobScheduleTimer
 )
 JobScheduleEffect: TypeAlias = CreateScheduledJob | TerminateScheduledJob | DeleteScheduledJobs | DeleteScheduleAutoPool
 Effect: TypeAlias = (

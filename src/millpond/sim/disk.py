@@ -48,6 +48,8 @@ class SimDisk:
         self._on_purge = on_purge
         self._inner = MemoryStore()
         self.latency_s = 0.002
+        self.hiccups = random.choice((0.0, 0.0, 0.03))
+        """How likely a write takes seconds."""
         self.commits_fail = 0.0
         """How likely a commit fails."""
         self.reads_fail = 0.0
@@ -96,6 +98,8 @@ class SimDisk:
 
     async def _write(self, changes: ChangeSet, fence: Fence, done: "asyncio.Future[None]") -> None:
         await asyncio.sleep(self._delay())
+        if self.hiccups and self._random.random() < self.hiccups:
+            await asyncio.sleep(self._random.uniform(0.0, 4.0))
         error: Exception | None = None
         if self.commits_fail and self._random.random() < self.commits_fail:
             error = StoreUnavailable("simulated write error")

@@ -16,6 +16,15 @@ def simulate(seed: int, minutes: float, keep: int | None = 400) -> Result:
     return Cluster(seed, minutes=minutes, keep=keep).run()
 
 
+def first_failure(first: int, seeds: int, minutes: float) -> Result | None:
+    """The first of these seeds, one after the other, in which an invariant breaks."""
+    for seed in range(first, first + seeds):
+        result = simulate(seed, minutes)
+        if result.violation:
+            return result
+    return None
+
+
 def _line(result: Result) -> str:
     faults = sum(result.faults.values())
     return (

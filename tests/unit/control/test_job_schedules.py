@@ -231,6 +231,22 @@ def test_a_job_that_a_user_deletes_is_over_and_is_not_made_again(lab: Lab, *, cr
     lab.run(story())
 
 
+def test_many_jobs_that_are_over_delay_no_start(lab: Lab) -> None:
+    """A pool's engine tells of every completed job when it starts: those nobody waits for cost nothing."""
+
+    async def story() -> None:
+        await lab.start()
+        await lab.insist(lambda control: control.add_job_schedule(new_schedule(interval_s=MINUTE), "test"))
+        await live(lab, 60 * MINUTE, job_lasts=0.0)
+        assert len(await jobs_of(lab)) > 50
+        before = lab.store.attempts
+        await lab.restart()
+        await asyncio.sleep(1.0)
+        assert lab.store.attempts - before <= 1
+
+    lab.run(story())
+
+
 def test_terminate_gives_the_job_its_reason(lab: Lab) -> None:
     async def story() -> None:
         await lab.start()
