@@ -141,12 +141,16 @@ def name_of(node: Expression) -> str | None:
 
 
 def _direct_sources(node: Expression) -> Iterator[str]:
+    asked = set()
     for inner in walk(node):
         match inner:
-            case Service(variable=variable):
-                yield variable.name
-            case Method(target=Service(variable=variable), name=name):
+            case Method(target=Service(variable=variable) as target, name=name):
                 yield f"{variable.name}.{name}"
+                if name != "GetSample":
+                    # How many samples there are says nothing of what they are.
+                    asked.add(id(target))
+            case Service(variable=variable) if id(inner) not in asked:
+                yield variable.name
             case Call(name=name):
                 yield name
 

@@ -76,7 +76,7 @@ MAX_RESULTS: Final = 65_536
 LONG_VECTOR: Final = 64
 """Elements of a vector that are printed where space is short: in records, traces, and results that are too long."""
 _TRUNCATION_NOISE: Final = 1e-9
-"""Added before a target is cut to a whole number, for 2.9999999999 that is meant to be 3."""
+"""Added, away from zero, before a target is cut to a whole number: for 2.9999999999 that is meant to be 3."""
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -223,7 +223,7 @@ class _Run:
             return present
         value, source = assigned
         assert isinstance(value, float)
-        target = math.trunc(value + _TRUNCATION_NOISE)
+        target = math.trunc(value + math.copysign(_TRUNCATION_NOISE, value))
         if 0 <= target <= MAX_TARGET:
             return target
         clamped = 0 if target < 0 else MAX_TARGET
@@ -252,7 +252,7 @@ class _Run:
         )
 
     def _error(self, detail: str, offset: int) -> EvaluationFailed:
-        return EvaluationFailed(detail[:1].upper() + detail[1:], *self._formula.position(offset))
+        return EvaluationFailed(detail, *self._formula.position(offset))
 
     def _spend(self, amount: int, offset: int) -> None:
         self._work -= amount
@@ -327,7 +327,8 @@ class _Run:
             try:
                 value = apply(operation.operator, value, right)
             except ValueError as error:
-                raise self._error(f"{error}.", operation.at) from None
+                reason = str(error)
+                raise self._error(f"{reason[0].upper()}{reason[1:]}.", operation.at) from None
         return value
 
     def _logic(self, node: Chain, decides: bool) -> float:
@@ -406,7 +407,7 @@ class _Run:
         if not node.arguments:
             return self._now
         text = self._value(node.arguments[0])
-        if not isinstance(text, str):
+        if not isinstance(text, str) or isinstance(text, NodeDeallocationOption):
             raise self._error(f"The argument of time is a string, not {describe(text)}.", node.arguments[0].start)
         try:
             return parse_moment(text)

@@ -26,6 +26,7 @@ Every finding has a place and says what to do. The rules:
 import difflib
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -319,9 +320,12 @@ class _Linter:
             )
 
     def _divided(self, statement: Statement) -> bool:
-        """Whether a target comes of a division: the author has thought of tasks per node."""
+        """Whether a number of tasks is divided on the way to a target: the author has thought of tasks per node."""
         return any(
-            isinstance(place.node, Chain) and any(one.operator == "/" for one in place.node.rest)
+            isinstance(place.node, Chain)
+            and any(one.operator == "/" for one in place.node.rest)
+            and name_of(place.node.first) not in _SET_BY_FORMULA
+            and self._analysis.metrics(place.node.first) & _TASK_COUNTS
             for place in self._behind(statement)
         )
 
@@ -329,7 +333,7 @@ class _Linter:
 
     def _statements(self) -> Iterator[Finding]:
         statements = self._analysis.formula.statements
-        for statement, following in zip(statements, statements[1:], strict=False):
+        for statement, following in pairwise(statements):
             if isinstance(statement.value, Call) and statement.value.name == "stop":
                 yield self._finding(
                     "unreachable", Severity.WARNING, following.start, "What comes after stop() is never evaluated."
@@ -424,7 +428,7 @@ class _Linter:
         if call.name in {"len", "sum"}:
             return True
         return call.name in _REDUCING and any(
-            place.node is not argument and not any(isinstance(inner, Method) for inner in walk(argument))
+            not any(isinstance(inner, Method) or inner is place.node for inner in walk(argument))
             for argument in call.arguments
         )
 

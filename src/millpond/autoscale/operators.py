@@ -31,7 +31,7 @@ _COMPARISONS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_ORDERED: Final = (float, str, Moment, Interval)
+_ORDERED: Final = frozenset({float, str, Moment, Interval})
 
 
 def apply(symbol: str, left: Value, right: Value) -> Value:
@@ -69,9 +69,8 @@ def _mismatch(symbol: str, left: Value, right: Value) -> ValueError:
 
 
 def _compare(symbol: str, left: Value, right: Value) -> float:
-    alike = type(left) is type(right)
-    orderable = isinstance(left, _ORDERED) or (isinstance(left, NodeDeallocationOption) and symbol in {"==", "!="})
-    if not (alike and orderable):
+    kind = type(left)
+    if kind is not type(right) or not (kind in _ORDERED or (kind is NodeDeallocationOption and symbol in {"==", "!="})):
         raise _mismatch(symbol, left, right)
     return 1.0 if _COMPARISONS[symbol](left, right) else 0.0
 
