@@ -116,12 +116,10 @@ class ControlService:
         self._provisioning = Provisioning(provider, vm_sizes, self._links, clock, self._settings)
         self._purger = Purger(store, clock, self._settings)
         self._timers = Timers(clock)
-        self._autoscaling = AutoScaling(
-            store, clock, self._settings, self._timers, self._links, lambda: self._engines.values()
-        )
+        self._engines: dict[str, Engine] = {}
+        self._autoscaling = AutoScaling(store, clock, self._settings, self._timers, self._links, self._engines.values)
         self._schedules = JobScheduleKeeper(store, clock, self._settings, self._timers, self, make_job)
         self._specs = SpecCache(self._settings.spec_cache_bytes)
-        self._engines: dict[str, Engine] = {}
         self._starting: dict[str, asyncio.Task[Engine]] = {}
         self._jobs: dict[str, _JobEntry] = {}
         self._moves: set[asyncio.Task[None]] = set()

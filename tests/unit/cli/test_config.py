@@ -134,13 +134,14 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "nodes.heartbeat_s": "1",
         "nodes.silence_s": "2.5",
         "nodes.lost_s": "9",
+        "autoscale.on_queue_change": "true",
     }
     environ = {s.variable: texts.get(key, "77") for key, s in config.SETTINGS.items()}
     loaded = load(environ=environ)
     for key in config.SETTINGS:
         section, _, name = key.rpartition(".")
         value = getattr(getattr(loaded, section) if section else loaded, name)
-        assert str(value) in (texts.get(key, "77"), texts.get(key, "77") + ".0")
+        assert str(value).lower() in (texts.get(key, "77"), texts.get(key, "77") + ".0")
 
 
 def test_the_agents_own_markers_are_not_settings() -> None:
