@@ -13,7 +13,7 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, TaskFailureCode
 from millpond.domain.states import ErrorCategory
 from millpond.domain.task import FailureInfo
-from millpond.protocol.messages import PROTOCOL_VERSION, Hello, Start, Sync, SyncReply, Welcome
+from millpond.protocol.messages import PROTOCOL_VERSION, Hello, NodeMetrics, Start, Sync, SyncReply, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ class NodeAgent:
         """
         self.node_id = node_id
         self.on_reports: Callable[[], None] = lambda: None
+        self.metrics: NodeMetrics | None = None
+        """What is to be told of the machine; told once."""
         self._root = root
         self._journal = journal
         self._runner_factory = runner_factory
@@ -108,7 +110,8 @@ class NodeAgent:
     def poll(self) -> Sync:
         """The sync to be parked."""
         self._flush()
-        return Sync(node_id=self.node_id, session=self.state.session, seen=self.state.seen)
+        metrics, self.metrics = self.metrics, None
+        return Sync(node_id=self.node_id, session=self.state.session, seen=self.state.seen, metrics=metrics)
 
     def report(self) -> Sync:
         """A sync with what is to be reported, to be answered at once."""

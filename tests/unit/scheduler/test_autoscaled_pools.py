@@ -386,8 +386,7 @@ def test_disabled_jobs_are_no_load_but_for_what_still_runs() -> None:
     assert world.state.load == TaskLoad(running=1, running_slots=1)
     world.end("a")
     assert world.state.load == TaskLoad(succeeded=1)
-    for told in world.stopped:
-        world.do(e.TaskStopped(at=world.now, node_id=told.node_id, key=told.key, attempt=told.attempt))
+    world.confirm_stops()
     world.do(e.JobEnableRequested(at=world.now, job_id="job"))
     assert world.state.load == TaskLoad(active=1, active_slots=1, succeeded=1)
 
