@@ -36,6 +36,7 @@ from millpond.agent.desired import (
 from millpond.agent.link import Files, NodeLink, Transport
 from millpond.agent.local_state import FileJournal
 from millpond.agent.node import NodeAgent
+from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.trash import Trash
 from millpond.domain.durations import Timestamp
 from millpond.protocol.messages import NodeMetrics
@@ -255,7 +256,7 @@ class Host:
 
     def _begin(self, desired: DesiredNode, directory: str) -> NodeAgent:
         root = os.path.join(directory, ROOT_DIRECTORY)
-        os.makedirs(root, exist_ok=True)
+        _make_root(root)
         journal = os.path.join(directory, JOURNAL_FILE)
         make = partial(
             NodeAgent,
@@ -264,6 +265,8 @@ class Host:
             task_slots=desired.task_slots,
             runner_factory=self._runner_factory,
             clock=self._clock,
+            ip_address=desired.ip_address,
+            wipe=partial(self._wipe, root),
         )
         try:
             agent = make(journal=FileJournal(journal))
@@ -274,6 +277,14 @@ class Host:
             agent = make(journal=FileJournal(journal))
         agent.begin()
         return agent
+
+    def _wipe(self, root: str) -> None:
+        """Give a node a new, empty root directory. Raises OSError; to be tried again then."""
+        NodeDirectories.forget(root)
+        # It is not there when an earlier life of the host came as far as that.
+        with contextlib.suppress(FileNotFoundError):
+            self._trash.put(root)
+        _make_root(root)
 
     def _link(self, node: _Node) -> None:
         """Keep the node in touch, under the token it has now."""
@@ -316,14 +327,17 @@ class Host:
         and forget those that ended and were told of in an earlier life."""
         try:
             for process_id in await executor.known():
-                node_id, key, attempt = process_id.split("/")
+                node_id, key, attempt = process_id.split("/")[:3]
                 node = self._nodes.get(node_id)
                 if node is None or not node.agent.runs(int(key), int(attempt)):
-                    await executor.kill(process_id)
-                    await executor.wait(process_id)
+                    await executor.end(f"{node_id}/{key}/{attempt}")
                     await executor.forget(process_id)
         except (OSError, ValueError) as error:
             _log.warning("stray processes cannot be looked for: %s", error)
+
+
+def _make_root(root: str) -> None:
+    os.makedirs(root, exist_ok=True)
 
 
 async def _keep_linked(link: NodeLink, node_id: str) -> None:
