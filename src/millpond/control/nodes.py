@@ -177,6 +177,7 @@ class NodeLinks:
                 inventory=hello.inventory,
                 session=session,
                 disk_time=hello.disk_time or None,
+                capabilities=hello.capabilities,
             )
         )
         state = link.engine.state

@@ -108,6 +108,7 @@ class Instances:
             environment=environment,
             stdout_path=f"{path}.out",
             stderr_path=f"{path}.err",
+            private_logs=True,
         )
         try:
             # Not for the tasks to see: the agent reads what is there.
