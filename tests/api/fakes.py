@@ -24,7 +24,17 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import NewTask, Task, TaskAddOutcome
 from millpond.odata.evaluate import matches
 from millpond.odata.filters import Filter, Literal
-from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
+from millpond.protocol.messages import (
+    FileEntry,
+    FileReply,
+    Hello,
+    LaunchAnswer,
+    LaunchCall,
+    LaunchReply,
+    Sync,
+    SyncReply,
+    Welcome,
+)
 from millpond.providers.base import VmSize
 from millpond.scheduler.job_schedules import JobSchedulesState
 from millpond.scheduler.job_schedules import apply as apply_to_schedules
@@ -228,6 +238,15 @@ class FakeAgents:
         self.calls.append((node_id, request_id, reply))
         if self.take_body:
             self.bodies[request_id] = b"".join([chunk async for chunk in body])
+
+    async def launch(self, token: str, call: LaunchCall) -> LaunchAnswer:
+        if token != "launch-token":
+            raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
+        self.calls.append(call)
+        return LaunchAnswer(3, b"out", b"")
+
+    def launch_reply(self, node_id: str, request_id: str, reply: LaunchReply) -> None:
+        self.calls.append((node_id, request_id, reply))
 
 
 class FakeControl:

@@ -45,7 +45,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def invoke(tmp_path: Path, *arguments: str) -> Result:
-    known_service(tmp_path / "data")
+    if not (tmp_path / "data").exists():
+        known_service(tmp_path / "data")
     return CliRunner().invoke(main, ["node", *arguments, "--data-dir", str(tmp_path / "data")])
 
 
