@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from millpond.agent.isolation import cgroups
 from millpond.agent.isolation.account_files import AccountEntry, AccountFiles
 from millpond.agent.isolation.cgroups import CgroupTree, NodeCgroup, find_tree
 from millpond.agent.isolation.claims import Block, NoUidsLeft, UidClaims, UidRange
@@ -189,7 +188,7 @@ def test_version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree, reason = find_tree(fake.proc)
     assert (reason, tree) == ("", CgroupTree(2, dict.fromkeys(("memory", "pids", "cpu"), str(fake.root))))
     assert fake.text("cgroup.subtree_control") == "+memory +pids +cpu"
-    monkeypatch.setattr(cgroups.os, "mkdir", fake.on_mkdir)
+    monkeypatch.setattr(os, "mkdir", fake.on_mkdir)
     assert tree is not None
     node = NodeCgroup(tree, "n", memory_bytes=1 << 30, task_slots=4, per_task=True)
     assert (fake.text("n/memory.max"), fake.text("n/pids.max")) == (str(1 << 30), "8192")
