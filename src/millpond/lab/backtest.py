@@ -28,6 +28,8 @@ from millpond.providers.base import VmSize
 from millpond.providers.catalogue import CATALOGUE
 from millpond.sim.virtual_pool import Machines, TaskStory, VirtualPool, Work
 
+__all__ = ["START", "FormulaFailure", "Machines", "Moment", "Report", "Site", "backtest", "compare"]
+
 START: Final = parse_timestamp("2026-01-05T00:00:00Z")
 """A Monday."""
 HISTORY_S: Final = 2 * 86_400.0
