@@ -16,7 +16,7 @@ from millpond.agent.http_transport import EndpointFile, HttpTransport, open_sess
 from millpond.domain.durations import Timestamp
 from millpond.domain.states import ErrorCategory
 from millpond.domain.task import FailureInfo
-from millpond.protocol.messages import Start
+from millpond.protocol.messages import LaunchReply, LaunchRequest, Start
 from tests.unit.agent.fakes import FakeFiles
 
 DIRECTORY = os.path.abspath(sys.argv[sys.argv.index("--directory") + 1])
@@ -30,7 +30,14 @@ class SimpleRunner:
         self._processes: dict[tuple[int, int], asyncio.subprocess.Process] = {}
         self._stopped: set[tuple[int, int]] = set()
 
-    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+    async def run(
+        self,
+        start: Start,
+        started: Callable[[Timestamp], None],
+        *,
+        resumed: bool,
+        coordinated: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         ref = (start.key, start.attempt)
         begun = time.time()
         started(begun)
@@ -47,6 +54,12 @@ class SimpleRunner:
         if ref in self._stopped:
             process.kill()
         return Outcome(begun, time.time(), await process.wait())
+
+    def proceed(self, key: int, attempt: int) -> None:
+        pass
+
+    async def launch(self, request: LaunchRequest) -> LaunchReply:
+        return LaunchReply(error="TaskNotFound")
 
     async def stop(self, key: int, attempt: int) -> None:
         self._stopped.add((key, attempt))

@@ -36,13 +36,17 @@ from millpond.agent.desired import (
 from millpond.agent.link import Files, NodeLink, Transport
 from millpond.agent.local_state import FileJournal
 from millpond.agent.node import NodeAgent
+from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.trash import Trash
 from millpond.domain.durations import Timestamp
+from millpond.protocol.messages import NodeMetrics
 
 _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 15.0
 """How often the host looks at its directory unasked."""
+_MEASURE_S: Final = 10.0
+"""How often the machine is measured."""
 _IDLE_S: Final = 3600.0
 _KILL_S: Final = 1.5
 """How long killed tasks may take to end when the host stops; the executor's own end kills what is left."""
@@ -84,10 +88,12 @@ class Host:
         chance: Callable[[], float],
         executor: Executor | None = None,
         moved: Callable[[], None] | None = None,
+        measure: Callable[[], NodeMetrics] | None = None,
         idle_s: float = _IDLE_S,
     ) -> None:
         """`files_factory` is given the root directory of a node. Processes of the
-        `executor` that no attempt of a node's journal accounts for are killed at the start. `moved` is called when the endpoint may have changed. After `idle_s` without work and without a word from any
+        `executor` that no attempt of a node's journal accounts for are killed at the start. `moved` is called when the endpoint may have changed.
+        `measure` says how busy the machine is, on behalf of every node. After `idle_s` without work and without a word from any
         service the host ends."""
         self._directory = os.path.abspath(directory)
         self._nodes_directory = os.path.join(self._directory, NODES_DIRECTORY)
@@ -98,6 +104,8 @@ class Host:
         self._chance = chance
         self._executor = executor
         self._moved = moved
+        self._measure = measure
+        self._measuring: asyncio.Task[None] | None = None
         self._idle_s = idle_s
         self._nodes: dict[str, _Node] = {}
         self._trash = Trash(os.path.join(self._directory, TRASH_DIRECTORY))
@@ -143,6 +151,8 @@ class Host:
             self._trash.empty()
             if self._executor is not None:
                 self._sweep = asyncio.create_task(self._kill_strays(self._executor))
+            if self._measure is not None:
+                self._measuring = asyncio.create_task(self._tell_metrics(self._measure))
             while not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
@@ -162,6 +172,14 @@ class Host:
                     break
         finally:
             await self._close()
+
+    async def _tell_metrics(self, measure: Callable[[], NodeMetrics]) -> None:
+        """Each node tells it with its next sync."""
+        while True:
+            await asyncio.sleep(_MEASURE_S)
+            metrics = measure()
+            for node in self._nodes.values():
+                node.agent.metrics = metrics
 
     def _nudge(self) -> None:
         if self._moved is not None:
@@ -191,6 +209,8 @@ class Host:
         tasks = [*ends, *(task for node in nodes for task in (node.linking, node.removal) if task is not None)]
         if self._sweep is not None:
             tasks.append(self._sweep)
+        if self._measuring is not None:
+            tasks.append(self._measuring)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -236,7 +256,7 @@ class Host:
 
     def _begin(self, desired: DesiredNode, directory: str) -> NodeAgent:
         root = os.path.join(directory, ROOT_DIRECTORY)
-        os.makedirs(root, exist_ok=True)
+        _make_root(root)
         journal = os.path.join(directory, JOURNAL_FILE)
         make = partial(
             NodeAgent,
@@ -245,6 +265,8 @@ class Host:
             task_slots=desired.task_slots,
             runner_factory=self._runner_factory,
             clock=self._clock,
+            ip_address=desired.ip_address,
+            wipe=partial(self._wipe, root),
         )
         try:
             agent = make(journal=FileJournal(journal))
@@ -255,6 +277,14 @@ class Host:
             agent = make(journal=FileJournal(journal))
         agent.begin()
         return agent
+
+    def _wipe(self, root: str) -> None:
+        """Give a node a new, empty root directory. Raises OSError; to be tried again then."""
+        NodeDirectories.forget(root)
+        # It is not there when an earlier life of the host came as far as that.
+        with contextlib.suppress(FileNotFoundError):
+            self._trash.put(root)
+        _make_root(root)
 
     def _link(self, node: _Node) -> None:
         """Keep the node in touch, under the token it has now."""
@@ -297,14 +327,17 @@ class Host:
         and forget those that ended and were told of in an earlier life."""
         try:
             for process_id in await executor.known():
-                node_id, key, attempt = process_id.split("/")
+                node_id, key, attempt = process_id.split("/")[:3]
                 node = self._nodes.get(node_id)
                 if node is None or not node.agent.runs(int(key), int(attempt)):
-                    await executor.kill(process_id)
-                    await executor.wait(process_id)
+                    await executor.end(f"{node_id}/{key}/{attempt}")
                     await executor.forget(process_id)
         except (OSError, ValueError) as error:
             _log.warning("stray processes cannot be looked for: %s", error)
+
+
+def _make_root(root: str) -> None:
+    os.makedirs(root, exist_ok=True)
 
 
 async def _keep_linked(link: NodeLink, node_id: str) -> None:

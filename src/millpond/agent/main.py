@@ -16,6 +16,7 @@ from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.files import NodeFiles
 from millpond.agent.host import Host, HostRunning
 from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
+from millpond.agent.metrics import MachineMeter
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.staging.http import HttpStaging
 
@@ -55,6 +56,7 @@ async def _run(directory: str) -> None:
         chance=random.random,
         executor=executor,
         moved=endpoint.forget,
+        measure=MachineMeter(directory, time.monotonic).measure,
     )
     try:
         await host.run()

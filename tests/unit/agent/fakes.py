@@ -13,6 +13,8 @@ from millpond.protocol.messages import (
     FileReply,
     FileRequest,
     Hello,
+    LaunchReply,
+    LaunchRequest,
     Report,
     Start,
     Sync,
@@ -45,14 +47,24 @@ class FakeRunner:
         self.removed: list[tuple[str, str]] = []
         self.at_once = False
         self.closed = 0
+        self.coordinates: dict[tuple[int, int], Callable[[], None]] = {}
+        self.proceeded: list[tuple[int, int]] = []
 
     def make(self, facts: NodeFacts) -> "FakeRunner":
         self.facts.append(facts)
         return self
 
-    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+    async def run(
+        self,
+        start: Start,
+        started: Callable[[Timestamp], None],
+        *,
+        resumed: bool,
+        coordinated: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         ref = (start.key, start.attempt)
         self.launches.append((*ref, resumed))
+        self.coordinates[ref] = coordinated
         end = self.running[ref] = asyncio.get_running_loop().create_future()
         started(1.0)
         if self.at_once:
@@ -64,6 +76,14 @@ class FakeRunner:
 
     def end(self, key: int, attempt: int = 1, exit_code: int = 0) -> None:
         self.running[key, attempt].set_result(Outcome(1.0, 2.0, exit_code))
+
+    def proceed(self, key: int, attempt: int) -> None:
+        self.proceeded.append((key, attempt))
+
+    async def launch(self, request: LaunchRequest) -> LaunchReply:
+        if request.command == "broken":
+            raise RuntimeError("broken")
+        return LaunchReply(exit_code=len(request.command))
 
     async def stop(self, key: int, attempt: int) -> None:
         self.stops.append((key, attempt))
@@ -96,6 +116,8 @@ class FakeControl:
         self.directives: list[Directive] = []
         self.file_requests: list[FileRequest] = []
         self.file_replies: list[tuple[str, FileReply, bytes]] = []
+        self.launch_requests: list[LaunchRequest] = []
+        self.launch_replies: dict[str, LaunchReply] = {}
         self.parked = 0
         self.account_url = "http://a"
         self.park_s = 60.0
@@ -123,6 +145,9 @@ class FakeControl:
         self.hellos.append(hello)
         self.sessions += 1
         self.session = f"s{self.sessions}"
+        if self.sessions > 1:
+            # They were for the session before.
+            self.directives.clear()
         return Welcome(
             session=self.session,
             pool_id="p",
@@ -146,7 +171,7 @@ class FakeControl:
             if self.acknowledges:
                 self.reports |= {report.seq: report for report in sync.reports}
                 acknowledged = sync.reports[-1].seq
-        while sync.park and self.parks and not (self.directives or self.file_requests):
+        while sync.park and self.parks and not (self.directives or self.file_requests or self.launch_requests):
             self.parked += 1
             try:
                 await self._news.wait()
@@ -157,17 +182,23 @@ class FakeControl:
             if sync.session != self.session:
                 return SyncReply(session=sync.session, session_unknown=True)
         requests, self.file_requests = tuple(self.file_requests), []
+        launches, self.launch_requests = tuple(self.launch_requests), []
         return SyncReply(
             session=self.session,
             directives=tuple(self.directives),
             acknowledged=acknowledged,
             file_requests=requests,
+            launch_requests=launches,
         )
 
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None:
         await self._reach()
         content = b"".join([chunk async for chunk in body]) if body is not None else b""
         self.file_replies.append((request_id, reply, content))
+
+    async def send_launch_reply(self, request_id: str, reply: LaunchReply) -> None:
+        await self._reach()
+        self.launch_replies[request_id] = reply
 
     async def _reach(self) -> None:
         await asyncio.sleep(0)
@@ -203,6 +234,13 @@ class Node:
         self.journal = MemoryJournal()
         self.files = FakeFiles()
         self.at = 100.0
+        self.wipes = 0
+        self.wipe_fails = False
+
+    def wipe(self) -> None:
+        self.wipes += 1
+        if self.wipe_fails:
+            raise OSError("the disk is busy")
 
     def begin(self) -> None:
         self.agent = NodeAgent(
@@ -212,6 +250,7 @@ class Node:
             journal=self.journal,
             runner_factory=self.runner.make,
             clock=lambda: self.at,
+            wipe=self.wipe,
         )
         self.agent.begin()
         self.link = NodeLink(self.agent, self.control, self.files, chance=lambda: 0.5, max_pause_s=0.05)
