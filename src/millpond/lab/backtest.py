@@ -14,7 +14,7 @@ import msgspec
 from millpond.autoscale.functions import percentile
 from millpond.autoscale.parser import parse
 from millpond.autoscale.samples import DEFAULT_PERIOD_S, History
-from millpond.autoscale.tree import Formula
+from millpond.autoscale.tree import Formula, Service, walk
 from millpond.autoscale.variables import Metric
 from millpond.control.formulas import evaluate_for, run_of
 from millpond.domain import events as e
@@ -196,9 +196,19 @@ class _Backtest:
         machines = msgspec.structs.replace(site.machines, evictions=moves)
         self._pool = VirtualPool(_pool(formula.text, site), machines, site.start, site.seed)
         self._history = History(period_s=site.sample_s, keep_s=HISTORY_S)
+        self._looked_at = {
+            node.variable.metric
+            for statement in formula.statements
+            for node in walk(statement.value)
+            if isinstance(node, Service)
+        }
+        """Metrics of the formula: samples of others would never be looked at."""
+        self._sampled: dict[Metric, float] = {}
         self._values: dict[Metric, float] = {}
         self._values_of = -1
         self._series: list[Moment] = []
+        self._noted = -1
+        """The number of changes at the last look for the series."""
         self._evaluations = 0
         self._failures: Counter[tuple[str, str]] = Counter()
         self._first_failure: dict[tuple[str, str], Timestamp] = {}
@@ -231,7 +241,8 @@ class _Backtest:
                     index += 1
                 pool.add(Work(one.duration_s, one.slots) for one in arrivals[first:index])
             if sample <= now:
-                self._history.add(now, self._present())
+                self._present()
+                self._history.add(now, self._sampled)
                 beat += 1
             if _or_never(pool.evaluation_due) <= now:
                 self._evaluate(on_queue=False)
@@ -247,6 +258,7 @@ class _Backtest:
         if self._values_of != self._pool.changes:
             self._values_of = self._pool.changes
             self._values = metrics_of(self._pool)
+            self._sampled = {metric: value for metric, value in self._values.items() if metric in self._looked_at}
         return self._values
 
     def _watch_queue(self) -> None:
@@ -288,8 +300,9 @@ class _Backtest:
 
     def _note(self) -> None:
         """A line of the series, where something is otherwise."""
-        if self._values_of == self._pool.changes and self._series and self._series[-1].at == self._pool.now:
+        if self._noted == self._pool.changes:
             return
+        self._noted = self._pool.changes
         pool = self._pool.pool
         values = self._present()
         moment = Moment(
