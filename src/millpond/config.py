@@ -33,6 +33,9 @@ Host = Annotated[
 AccountName = Annotated[str, Meta(pattern=r"^[a-z0-9]{3,24}\Z", description="3 to 24 lower-case letters and digits")]
 Seconds = Annotated[float, Meta(gt=0, le=86400 * 3650, description=_POSITIVE_S)]
 Quota = Annotated[int, Meta(ge=0, description="a whole number, 0 for no limit")]
+Days = Annotated[float, Meta(gt=0, le=366, description="a number of days above 0, at most 366")]
+NodeLimit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")]
+Switch = Annotated[bool, Meta(description="true or false")]
 Directory = Annotated[str, Meta(min_length=1, description="a directory's path")]
 LogLevel = Annotated[
     str,
@@ -83,6 +86,21 @@ class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What of memory and processors is shared out: the node's among all its tasks, or each task its part."""
 
 
+class AutoscaleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Pools that scale themselves by a formula."""
+
+    min_interval_s: Seconds = 300.0
+    """The shortest interval between evaluations a user may ask for."""
+    on_queue_change: Switch = False
+    """Formulas are evaluated also soon after the tasks of their pool have changed."""
+    max_nodes: NodeLimit = 100_000
+    """Nodes a formula may ask for, of both kinds together; more are cut off."""
+    sample_s: Seconds = 30.0
+    """How often every pool is sampled for formulas."""
+    history_days: Days = 2.0
+    """How long samples are kept."""
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -105,6 +123,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
     account: AccountConfig = AccountConfig()
     nodes: NodesConfig = NodesConfig()
+    autoscale: AutoscaleConfig = AutoscaleConfig()
     log: LogConfig = LogConfig()
     vm_sizes: dict[str, VmSizeConfig] = {}
     """By name in lower case; added to the built-in catalogue."""
@@ -143,6 +162,7 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "server": ServerConfig,
     "account": AccountConfig,
     "nodes": NodesConfig,
+    "autoscale": AutoscaleConfig,
     "log": LogConfig,
 }
 _VM_SIZES: Final = "vm_sizes"

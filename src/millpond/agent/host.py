@@ -42,11 +42,14 @@ from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.trash import Trash
 from millpond.domain.durations import Timestamp
 from millpond.domain.task import NameValue
+from millpond.protocol.messages import NodeMetrics
 
 _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 15.0
 """How often the host looks at its directory unasked."""
+_MEASURE_S: Final = 10.0
+"""How often the machine is measured."""
 _IDLE_S: Final = 3600.0
 _KILL_S: Final = 1.5
 """How long killed tasks may take to end when the host stops; the executor's own end kills what is left."""
@@ -89,10 +92,12 @@ class Host:
         executor: Executor | None = None,
         isolation: Isolation | None = None,
         moved: Callable[[], None] | None = None,
+        measure: Callable[[], NodeMetrics] | None = None,
         idle_s: float = _IDLE_S,
     ) -> None:
         """`files_factory` is given the root directory of a node. Processes of the
-        `executor` that no attempt of a node's journal accounts for are killed at the start. `moved` is called when the endpoint may have changed. After `idle_s` without work and without a word from any
+        `executor` that no attempt of a node's journal accounts for are killed at the start. `moved` is called when the endpoint may have changed.
+        `measure` says how busy the machine is, on behalf of every node. After `idle_s` without work and without a word from any
         service the host ends."""
         self._directory = os.path.abspath(directory)
         self._nodes_directory = os.path.join(self._directory, NODES_DIRECTORY)
@@ -104,6 +109,8 @@ class Host:
         self._executor = executor
         self._isolation = isolation
         self._moved = moved
+        self._measure = measure
+        self._measuring: asyncio.Task[None] | None = None
         self._idle_s = idle_s
         self._nodes: dict[str, _Node] = {}
         self._trash = Trash(os.path.join(self._directory, TRASH_DIRECTORY))
@@ -153,6 +160,8 @@ class Host:
             self._trash.empty()
             if self._executor is not None:
                 self._sweep = asyncio.create_task(self._kill_strays(self._executor))
+            if self._measure is not None:
+                self._measuring = asyncio.create_task(self._tell_metrics(self._measure))
             while not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
@@ -172,6 +181,14 @@ class Host:
                     break
         finally:
             await self._close()
+
+    async def _tell_metrics(self, measure: Callable[[], NodeMetrics]) -> None:
+        """Each node tells it with its next sync."""
+        while True:
+            await asyncio.sleep(_MEASURE_S)
+            metrics = measure()
+            for node in self._nodes.values():
+                node.agent.metrics = metrics
 
     def _nudge(self) -> None:
         if self._moved is not None:
@@ -201,6 +218,8 @@ class Host:
         tasks = [*ends, *(task for node in nodes for task in (node.linking, node.removal) if task is not None)]
         if self._sweep is not None:
             tasks.append(self._sweep)
+        if self._measuring is not None:
+            tasks.append(self._measuring)
         for task in tasks:
             task.cancel()
         if tasks:

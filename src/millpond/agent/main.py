@@ -19,6 +19,7 @@ from millpond.agent.host import Host, HostRunning
 from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
 from millpond.agent.isolation.as_user import forget_groups
 from millpond.agent.isolation.node import Isolation, IsolationSettings
+from millpond.agent.metrics import MachineMeter
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.staging.http import HttpStaging
 
@@ -67,6 +68,7 @@ async def _run(directory: str) -> None:
         executor=executor,
         isolation=isolation,
         moved=endpoint.forget,
+        measure=MachineMeter(directory, time.monotonic).measure,
     )
     try:
         await host.run()

@@ -20,6 +20,7 @@ from millpond.protocol.messages import (
     Hello,
     LaunchReply,
     LaunchRequest,
+    NodeMetrics,
     Start,
     Sync,
     SyncReply,
@@ -63,6 +64,8 @@ class NodeAgent:
         self.node_id = node_id
         self.on_reports: Callable[[], None] = lambda: None
         self.on_restarted: Callable[[], None] = lambda: None
+        self.metrics: NodeMetrics | None = None
+        """What is to be told of the machine; told once."""
         self._root = root
         self._journal = journal
         self._runner_factory = runner_factory
@@ -135,7 +138,8 @@ class NodeAgent:
     def poll(self) -> Sync:
         """The sync to be parked."""
         self._flush()
-        return Sync(node_id=self.node_id, session=self.state.session, seen=self.state.seen)
+        metrics, self.metrics = self.metrics, None
+        return Sync(node_id=self.node_id, session=self.state.session, seen=self.state.seen, metrics=metrics)
 
     def report(self) -> Sync:
         """A sync with what is to be reported, to be answered at once."""

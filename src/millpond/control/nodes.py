@@ -41,7 +41,7 @@ def _pool_spec(pool: Pool | None) -> bytes:
 class NodeLink:
     """One node as the control plane reaches it."""
 
-    __slots__ = ("engine", "given_up", "last_heard", "node_id", "outbox", "session", "watched")
+    __slots__ = ("engine", "given_up", "last_heard", "measured", "metrics", "node_id", "outbox", "session", "watched")
 
     def __init__(self, node_id: str, engine: Engine, now: Timestamp) -> None:
         self.node_id = node_id
@@ -53,6 +53,10 @@ class NodeLink:
         self.watched = False
         """Its silence means something: it has been in service."""
         self.given_up = False
+        self.metrics: m.NodeMetrics | None = None
+        """The last the agent told."""
+        self.measured: Timestamp = 0.0
+        """When it did."""
 
 
 class NodeLinks:
@@ -205,6 +209,8 @@ class NodeLinks:
         if not link.session or sync.session != link.session:
             return m.SyncReply(session=sync.session, session_unknown=True)
         link.last_heard = self._clock()
+        if sync.metrics is not None:
+            link.metrics, link.measured = sync.metrics, link.last_heard
         outbox = link.outbox
         outbox.seen(sync.seen)
         acknowledged = 0
