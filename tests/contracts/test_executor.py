@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from millpond.agent.base import Executor, ProcessSpec
@@ -175,3 +176,50 @@ async def test_many_at_once(case: Case) -> None:
     await asyncio.gather(*map(case.executor.start, specs))
     ended = await asyncio.gather(*(case.executor.wait(spec.id) for spec in specs))
     assert [one.exit_code for one in ended if one is not None] == [number % 5 for number in range(60)]
+
+
+async def test_an_attempt_ends_with_all_its_processes(case: Case) -> None:
+    first, second, other = (
+        case.spec("a", "sleep", "600"),
+        case.spec("a", "sleep", "600"),
+        case.spec("aa", "sleep", "600"),
+    )
+    second = msgspec.structs.replace(second, id=f"{first.id}/second", keeps=True)
+    third = msgspec.structs.replace(case.spec("a", "sh", "-c", "exit 3"), id=f"{first.id}/third", keeps=True)
+    # Its id begins with the attempt's, but it is none of it.
+    longer = msgspec.structs.replace(case.spec("b", "sleep", "600"), id=f"{first.id}0")
+    for spec in (first, second, third, other, longer):
+        await case.executor.start(spec)
+    ended = await case.executor.wait(third.id)
+    assert ended is not None
+    assert ended.exit_code == 3
+    await case.executor.end(first.id)
+    for spec in (first, second):
+        killed = await case.executor.wait(spec.id)
+        assert killed is not None
+        assert killed.exit_code == -9
+    assert await case.executor.wait(third.id) == ended
+    assert sorted(await case.executor.known()) == sorted(spec.id for spec in (first, second, third, other, longer))
+    for spec in (other, longer):
+        waiting = asyncio.ensure_future(case.executor.wait(spec.id))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await case.executor.kill(spec.id)
+        assert await waiting is not None
+    # Once more, now that nothing of it runs; and of one that nobody knows.
+    await case.executor.end(first.id)
+    await case.executor.end("node/404/1")
+
+
+async def test_a_next_life_ends_an_attempt(case: Case) -> None:
+    first = case.spec("a", "sleep", "600")
+    kept = msgspec.structs.replace(case.spec("a", "true"), id=f"{first.id}/kept", keeps=True)
+    await case.executor.start(first)
+    await case.executor.start(kept)
+    assert await case.executor.wait(kept.id) is not None
+    heir: Executor = case.again()
+    assert sorted(await heir.known()) == [first.id, kept.id]
+    await heir.end(first.id)
+    killed = await heir.wait(first.id)
+    assert killed is not None
+    assert killed.exit_code == -9

@@ -30,7 +30,14 @@ class SimpleRunner:
         self._processes: dict[tuple[int, int], asyncio.subprocess.Process] = {}
         self._stopped: set[tuple[int, int]] = set()
 
-    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+    async def run(
+        self,
+        start: Start,
+        started: Callable[[Timestamp], None],
+        *,
+        resumed: bool,
+        coordinated: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         ref = (start.key, start.attempt)
         begun = time.time()
         started(begun)
@@ -47,6 +54,9 @@ class SimpleRunner:
         if ref in self._stopped:
             process.kill()
         return Outcome(begun, time.time(), await process.wait())
+
+    def proceed(self, key: int, attempt: int) -> None:
+        pass
 
     async def stop(self, key: int, attempt: int) -> None:
         self._stopped.add((key, attempt))

@@ -4,16 +4,18 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 import millpond
 from millpond.domain.events import HeldAttempt
-from millpond.protocol.messages import Ended, Start, Started
+from millpond.protocol.messages import Ended, Restart, Start, Started
 from millpond.providers.base import NodeCreated, NodeRequest, NodeStatus, VmSize
 from millpond.providers.local import LocalProvider
 from millpond.providers.local_processes import start_time
@@ -258,3 +260,61 @@ async def test_the_host_outlives_the_process_that_started_it(site: Site, tmp_pat
     assert site.host_pid == host
     await site.provider.stop_host()
     assert start_time(host) is None
+
+
+async def test_a_reboot_kills_all_tasks_and_keeps_the_disk(site: Site) -> None:
+    await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    node.tell(run(1, 1, "/bin/sleep 1000"))
+    await until(lambda: len(processes_in(site.directory)) == 1)
+    (site.directory / "nodes/n1/root/kept").touch()
+    node.tell(Restart(2))
+    await until(lambda: len(node.hellos) == 2)
+    first, second = node.hellos
+    assert processes_in(site.directory) == []
+    assert second.boot_time > first.boot_time
+    assert second.disk_time == first.disk_time == first.boot_time
+    assert second.inventory == ()
+    assert (site.directory / "nodes/n1/root/kept").exists()
+    assert [type(report) for report in node.reports.values()] == [Started]
+
+
+async def test_a_reimage_gives_an_empty_disk_even_if_the_host_dies_over_it(site: Site) -> None:
+    (handle,) = await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    root = site.directory / "nodes/n1/root"
+    (root / "workitems").mkdir(exist_ok=True)
+    (root / "workitems/old").touch()
+    first = site.host_pid
+    # It cannot move the disk away while the trash is no directory.
+    trash = site.directory / "trash"
+    trash.touch()
+    node.tell(Restart(1, wipe=True))
+    await until(lambda: "cannot be emptied" in (site.directory / "host.log").read_text())
+    os.kill(first, signal.SIGKILL)
+    await site.status(handle, NodeStatus.UP, other_than=first)
+    assert (root / "workitems/old").exists()
+    assert len(node.hellos) == 1
+    trash.unlink()
+    await until(lambda: len(node.hellos) == 2)
+    assert not (root / "workitems").exists()
+    assert node.hellos[1].disk_time == node.hellos[1].boot_time > node.hellos[0].disk_time
+    assert node.hellos[1].inventory == ()
+
+
+async def test_each_node_has_an_address_of_its_own(site: Site) -> None:
+    await site.add("n1", "n2", "n3")
+    await until(lambda: all(site.node(name).sessions == 1 for name in ("n1", "n2", "n3")))
+    addresses = [site.node(name).hellos[0].ip_address for name in ("n1", "n2", "n3")]
+    assert len(set(addresses)) == 3
+    for address in addresses:
+        assert ip_address(address).is_loopback
+        with socket.create_server((address, 0)):
+            pass
+    # Asked for again, also by another life of the provider, it is the same.
+    again = LocalProvider(str(site.directory), command=SIMPLE_HOST)
+    await again.create([NodeRequest("n2", "p", SIZE, 4, True, "secret")])
+    wish = json.loads((site.directory / "nodes/n2/node.json").read_text())
+    assert wish["ip_address"] == addresses[1]

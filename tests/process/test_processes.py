@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from millpond.agent import spawner
@@ -473,3 +474,90 @@ async def test_thousands_leave_nothing_behind(host: Host) -> None:
     assert list(await host.executor.known()) == ["node/first/1"]
     assert len(os.listdir(f"/proc/{pid}/fd")) == descriptors
     assert children(pid) == ""
+
+
+# --- attempts of several processes ----------------------------------------------------------------------------------
+
+
+def of_attempt(spec: ProcessSpec, name: str, *, keeps: bool = True, appends: bool = False) -> ProcessSpec:
+    return msgspec.structs.replace(spec, id=f"node/a/1/{name}", keeps=keeps, appends=appends)
+
+
+async def test_what_is_kept_outlives_its_process_and_ends_with_the_attempt(host: Host) -> None:
+    (host.path / "pids").touch()
+    script = PYTHON_DAEMON + "\nwhile len(open('pids').readlines()) < 4: time.sleep(0.01)\nsys.exit(0)\n"
+    spec = of_attempt(host.spec(sys.executable, "-S", "-c", script), "coordination")
+    assert (await host.run(spec)).exit_code == 0
+    left = host.pids("pids")
+    assert len(left) == 4
+    # Another process of the attempt comes and goes, and so does another attempt: both leave it alone.
+    assert (await host.run(of_attempt(host.shell("exit 3"), "command-1"))).exit_code == 3
+    assert (await host.run(host.shell("exit 0", name="b"))).exit_code == 0
+    assert [pid for pid in left if runs(pid)] == left
+    await host.executor.end("node/a/1")
+    assert [pid for pid in left if runs(pid)] == []
+    ended = await host.executor.wait(spec.id)
+    assert ended is not None
+    assert ended.exit_code == 0
+
+
+async def test_what_is_kept_and_hides_ends_with_the_attempt(host: Host) -> None:
+    script = "env -i setsid sh -c 'echo $$ >> pids; exec sleep 600' & while [ ! -s pids ]; do sleep 0.01; done"
+    await host.run(of_attempt(host.shell(script), "coordination"))
+    (left,) = host.pids("pids")
+    await host.executor.start(host.shell("sleep 600", name="b"))
+    await host.executor.end("node/b/1")
+    assert runs(left)
+    await host.executor.end("node/a/1")
+    assert not runs(left)
+
+
+async def test_what_is_kept_outlives_the_agent(host: Host) -> None:
+    script = "setsid sh -c 'echo $$ >> pids; exec sleep 600' & while [ ! -s pids ]; do sleep 0.01; done; exit 4"
+    spec = of_attempt(host.shell(script), "coordination")
+    await host.run(spec)
+    (left,) = host.pids("pids")
+    await host.crash()
+    assert list(await host.executor.known()) == [spec.id]
+    ended = await host.executor.wait(spec.id)
+    assert ended is not None
+    assert ended.exit_code == 4
+    assert runs(left)
+    await host.executor.end("node/a/1")
+    assert not runs(left)
+
+
+async def test_what_is_kept_does_not_outlive_a_kill_nor_being_forgotten(host: Host) -> None:
+    for name in ("killed", "forgotten", "shutdown"):
+        (host.path / "pids").unlink(missing_ok=True)
+        script = "setsid sh -c 'echo $$ >> pids; exec sleep 600' & while [ ! -s pids ]; do sleep 0.01; done"
+        spec = of_attempt(host.shell(script), name)
+        await host.run(spec)
+        (left,) = host.pids("pids")
+        assert runs(left)
+        if name == "killed":
+            await host.executor.kill(spec.id)
+        elif name == "forgotten":
+            await host.executor.forget(spec.id)
+        else:
+            await host.executor.shutdown()
+        await until(lambda left=left: not runs(left), f"{name}: it runs on")  # type: ignore[misc]
+
+
+async def test_what_is_kept_does_not_outlive_a_spawner_killed_outright(host: Host) -> None:
+    script = "setsid sh -c 'echo $$ >> pids; exec sleep 600' & while [ ! -s pids ]; do sleep 0.01; done"
+    spec = of_attempt(host.shell(script), "coordination")
+    await host.run(spec)
+    (left,) = host.pids("pids")
+    old = host.spawner_pid()
+    os.kill(old, signal.SIGKILL)
+    await until(lambda: not runs(old), "the spawner does not end")
+    await host.executor.end("node/a/1")
+    assert not runs(left)
+    assert await host.executor.wait(spec.id) is None
+
+
+async def test_output_may_be_appended(host: Host) -> None:
+    await host.run(of_attempt(host.shell("echo one; echo two >&2"), "coordination"))
+    await host.run(msgspec.structs.replace(host.shell("echo three; echo four >&2"), appends=True))
+    assert (host.out(), host.err()) == ("one\nthree\n", "two\nfour\n")

@@ -26,13 +26,18 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     """One process to start: exec'd directly, no shell, as leader of a new session."""
 
     id: str
-    """`<node id>/<task key>/<attempt>`: unique over the life of the node, also across agent restarts."""
+    """`<node id>/<task key>/<attempt>`: unique over the life of the node, also across agent restarts. Further processes
+    of the same attempt have a slash and a name behind that."""
     argv: tuple[str, ...]
     directory: str
     environment: dict[str, str]
     """The whole environment; the executor adds a marker of its own to find stragglers by."""
     stdout_path: str
     stderr_path: str
+    keeps: bool = False
+    """What it leaves behind at its end lives on, until its attempt is ended (`Executor.end`)."""
+    appends: bool = False
+    """Its output is added to what the files hold already."""
 
 
 class ProcessExit(msgspec.Struct, frozen=True):
@@ -53,8 +58,8 @@ class Executor(Protocol):
         ...
 
     async def wait(self, process_id: str) -> ProcessExit | None:
-        """Wait for its end and for the end of whatever it left behind (killed: it must not outlive the task). None
-        when nothing is known of it: it was lost."""
+        """Wait for its end and, unless it `keeps` that, for the end of whatever it left behind (killed: it must not
+        outlive the task). None when nothing is known of it: it was lost."""
         ...
 
     async def kill(self, process_id: str) -> None:
@@ -62,12 +67,17 @@ class Executor(Protocol):
         that is not known is no error."""
         ...
 
+    async def end(self, attempt_id: str) -> None:
+        """Kill all processes of an attempt and all they left behind, and wait until they are gone. How each ended is
+        still there to `wait` for. One that is not known is no error."""
+        ...
+
     async def known(self) -> Sequence[str]:
         """Ids of processes that run, or have ended and were not forgotten: what a restarted agent finds."""
         ...
 
     async def forget(self, process_id: str) -> None:
-        """Its exit has been taken in; nothing more will be asked."""
+        """Its exit has been taken in; nothing more will be asked. What it kept is killed."""
         ...
 
 
@@ -84,10 +94,25 @@ class Outcome(msgspec.Struct, frozen=True):
 class Runner(Protocol):
     """Runs attempts from directories to output files: what `agent.state` decides, a runner does."""
 
-    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+    async def run(
+        self,
+        start: Start,
+        started: Callable[[Timestamp], None],
+        *,
+        resumed: bool,
+        coordinated: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         """Run the attempt to its end. `started` is called once, with the time of entry to `running`, before anything
         slow. With `resumed` the attempt was begun by an earlier life of the agent: it is picked up where it is, or
-        ends as a retryable failure when it was lost. Never raises but for cancellation."""
+        ends as a retryable failure when it was lost. Never raises but for cancellation.
+
+        Of an instance of a multi-instance task `coordinated` is called once its coordination command has succeeded;
+        the primary then waits for `proceed`, a subtask for `stop`."""
+        ...
+
+    def proceed(self, key: int, attempt: int) -> None:
+        """Let the primary of that attempt run its command line, now or as soon as it has coordinated. Repeated, or for
+        an attempt that is not run: nothing happens."""
         ...
 
     async def stop(self, key: int, attempt: int) -> None:

@@ -40,6 +40,8 @@ class DesiredNode(msgspec.Struct, frozen=True):
     task_slots: int
     state: str
     """`present` or `removed`"""
+    ip_address: str = "127.0.0.1"
+    """A loopback address of the node's own: where other nodes find what its tasks listen on."""
 
 
 class HostProcess(msgspec.Struct, frozen=True):

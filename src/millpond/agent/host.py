@@ -36,6 +36,7 @@ from millpond.agent.desired import (
 from millpond.agent.link import Files, NodeLink, Transport
 from millpond.agent.local_state import FileJournal
 from millpond.agent.node import NodeAgent
+from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.trash import Trash
 from millpond.domain.durations import Timestamp
 
@@ -236,7 +237,7 @@ class Host:
 
     def _begin(self, desired: DesiredNode, directory: str) -> NodeAgent:
         root = os.path.join(directory, ROOT_DIRECTORY)
-        os.makedirs(root, exist_ok=True)
+        _make_root(root)
         journal = os.path.join(directory, JOURNAL_FILE)
         make = partial(
             NodeAgent,
@@ -245,6 +246,8 @@ class Host:
             task_slots=desired.task_slots,
             runner_factory=self._runner_factory,
             clock=self._clock,
+            ip_address=desired.ip_address,
+            wipe=partial(self._wipe, root),
         )
         try:
             agent = make(journal=FileJournal(journal))
@@ -255,6 +258,14 @@ class Host:
             agent = make(journal=FileJournal(journal))
         agent.begin()
         return agent
+
+    def _wipe(self, root: str) -> None:
+        """Give a node a new, empty root directory. Raises OSError; to be tried again then."""
+        NodeDirectories.forget(root)
+        # It is not there when an earlier life of the host came as far as that.
+        with contextlib.suppress(FileNotFoundError):
+            self._trash.put(root)
+        _make_root(root)
 
     def _link(self, node: _Node) -> None:
         """Keep the node in touch, under the token it has now."""
@@ -305,6 +316,10 @@ class Host:
                     await executor.forget(process_id)
         except (OSError, ValueError) as error:
             _log.warning("stray processes cannot be looked for: %s", error)
+
+
+def _make_root(root: str) -> None:
+    os.makedirs(root, exist_ok=True)
 
 
 async def _keep_linked(link: NodeLink, node_id: str) -> None:

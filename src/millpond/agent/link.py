@@ -78,6 +78,7 @@ class NodeLink:
         self._park_s = 0.0
         self._poll_timeout: asyncio.Timeout | None = None
         self._nudge = asyncio.Event()
+        self._restarted = asyncio.Event()
         self._reporting: asyncio.Task[None] | None = None
         self._reported_at = 0.0
         """Event loop time of the last sync with reports."""
@@ -91,14 +92,17 @@ class NodeLink:
     async def run(self) -> None:
         """Stay in touch until the node leaves its pool; ends what it began when cancelled."""
         self._agent.on_reports = self._begin_reporting
+        self._agent.on_restarted = self._restarted.set
         try:
             while not self._agent.leaving:
-                if self._agent.session:
+                if self._agent.restarting:
+                    await self._wait_for_restart()
+                elif self._agent.session:
                     await self._poll()
                 else:
                     await self._hello()
         finally:
-            self._agent.on_reports = _nothing
+            self._agent.on_reports = self._agent.on_restarted = _nothing
             helpers = [*self._answers, *([self._reporting] if self._reporting else [])]
             for helper in helpers:
                 helper.cancel()
@@ -108,10 +112,17 @@ class NodeLink:
     def nudge(self) -> None:
         """Something has changed (the node leaves, the service has moved): look at once, pause no longer."""
         self._nudge.set()
+        if self._agent.leaving:
+            self._restarted.set()
         if (self._agent.leaving or not self._agent.session) and self._poll_timeout is not None:
             _expire(self._poll_timeout)
 
     # --- the session ---
+
+    async def _wait_for_restart(self) -> None:
+        self._restarted.clear()
+        if self._agent.restarting:
+            await self._restarted.wait()
 
     async def _hello(self) -> None:
         failures = 0

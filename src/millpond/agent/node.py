@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from typing import Final
 
 import millpond
+from millpond.agent.actions import Action, Deed, GoOn, Kill, Launch, Remove, Renew
 from millpond.agent.base import NodeFacts, Outcome, Runner
 from millpond.agent.local_state import Journal
 from millpond.agent.records import Joined
-from millpond.agent.state import Action, AgentState, AttemptRef, Kill, Launch, Remove
+from millpond.agent.state import AgentState, AttemptRef
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, TaskFailureCode
 from millpond.domain.states import ErrorCategory
@@ -19,13 +21,15 @@ _log = logging.getLogger(__name__)
 
 MAX_REPORTS = 512
 """Reports in one sync."""
+_WIPE_PAUSE_S: Final = 2.0
+"""Between tries to empty the disk."""
 
 
 class NodeAgent:
     """A node: `AgentState` with its journal and its runner. All methods are called from the event loop's thread.
 
     `begin` comes first; `leave` or `interrupt` and then `ended` and `close` come last. `on_reports` is called whenever
-    reports wait to be sent (the link sets it).
+    reports wait to be sent, `on_restarted` when the node has restarted and is to say hello (the link sets both).
     """
 
     def __init__(
@@ -38,18 +42,22 @@ class NodeAgent:
         runner_factory: Callable[[NodeFacts], Runner],
         clock: Callable[[], Timestamp],
         ip_address: str = "127.0.0.1",
+        wipe: Callable[[], None] = lambda: None,
     ) -> None:
-        """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise.
+        """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise. `wipe` empties
+        the root when nothing uses it (the node is reimaged); what raises OSError in it is tried again.
 
         Raises OSError when the journal cannot be read, KeyError or ValueError when it makes no sense.
         """
         self.node_id = node_id
         self.on_reports: Callable[[], None] = lambda: None
+        self.on_restarted: Callable[[], None] = lambda: None
         self._root = root
         self._journal = journal
         self._runner_factory = runner_factory
         self._clock = clock
         self._ip_address = ip_address
+        self._wipe = wipe
         self._facts: NodeFacts | None = None
         self._runner: Runner | None = None
         self._runner_facts: NodeFacts | None = None
@@ -81,6 +89,11 @@ class NodeAgent:
         return self.state.leaving
 
     @property
+    def restarting(self) -> bool:
+        """The node ends what it ran, and has nothing to say before it has begun anew."""
+        return self.state.restarting is not None
+
+    @property
     def has_queued(self) -> bool:
         """Attempts wait here for their turn: the node will not idle for a while."""
         return self.state.has_queued
@@ -98,6 +111,7 @@ class NodeAgent:
             boot_time=self.state.boot_time,
             ip_address=self._ip_address,
             inventory=self.state.inventory(),
+            disk_time=self.state.disk_time,
         )
 
     def welcomed(self, welcome: Welcome) -> None:
@@ -183,9 +197,9 @@ class NodeAgent:
         return self._runner
 
     def _carry_out(self, actions: list[Action]) -> None:
-        deeds: list[Launch | Kill | Remove] = []
+        deeds: list[Deed] = []
         for action in actions:
-            if isinstance(action, Launch | Kill | Remove):
+            if isinstance(action, Deed):
                 deeds.append(action)
             else:
                 self._journal.append(action)
@@ -197,8 +211,12 @@ class NodeAgent:
                     self._launch(deed.start, resumed=deed.resumed)
                 case Kill():
                     self._kill(deed.key, deed.attempt)
+                case GoOn():
+                    self._go_on(deed.key, deed.attempt)
                 case Remove():
                     self._begin_chore(self._remove(deed.job_id, deed.task_id))
+                case Renew():
+                    self._begin_chore(self._renew(wipe=deed.wipe))
         if self.state.has_reports:
             self.on_reports()
 
@@ -225,7 +243,12 @@ class NodeAgent:
         key, attempt = start.key, start.attempt
         try:
             # Nothing may be awaited before this: a `stop` that follows the launch must find the run in the runner.
-            outcome = await runner.run(start, lambda at: self._started(key, attempt, at), resumed=resumed)
+            outcome = await runner.run(
+                start,
+                lambda at: self._started(key, attempt, at),
+                resumed=resumed,
+                coordinated=lambda: self._coordinated(key, attempt),
+            )
         except Exception as error:
             _log.exception("node %s: job %s task %s attempt %d", self.node_id, start.job_id, start.task_id, attempt)
             outcome = _broken(error, self._clock())
@@ -237,6 +260,13 @@ class NodeAgent:
 
     def _started(self, key: int, attempt: int, start_time: Timestamp) -> None:
         self._carry_out(self.state.started(key, attempt, start_time))
+
+    def _coordinated(self, key: int, attempt: int) -> None:
+        self._carry_out(self.state.coordinated(key, attempt))
+
+    def _go_on(self, key: int, attempt: int) -> None:
+        if self._runner is not None and (key, attempt) in self._runs:
+            self._runner.proceed(key, attempt)
 
     def _kill(self, key: int, attempt: int) -> None:
         if self._runner is not None and (key, attempt) in self._runs:
@@ -255,6 +285,37 @@ class NodeAgent:
             # What is left of it is in nobody's way for long: tasks that wait for the name go on.
             _log.exception("node %s: removing the directory of job %s task %s", self.node_id, job_id, task_id)
         self._carry_out(self.state.removed(job_id, task_id, self._clock()))
+
+    async def _renew(self, *, wipe: bool) -> None:
+        """The node has ended all it ran: empty its disk, if so wished, and begin anew."""
+        others = self._chores - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
+        if wipe:
+            runner, self._runner = self._runner, None
+            if runner is not None:
+                await runner.close()
+            failures = 0
+            while not self._wiped():
+                failures += 1
+                await asyncio.sleep(_WIPE_PAUSE_S * min(failures, 30))
+        self._carry_out(self.state.renewed(self._clock()))
+        self._flush()
+        try:
+            # What it knew before is nobody's any more.
+            self._journal.rewrite(self.state.snapshot())
+        except OSError as error:
+            _log.warning("node %s: its journal cannot be made anew: %s", self.node_id, error)
+        _log.info("node %s: restarted%s", self.node_id, ", on an empty disk" if wipe else "")
+        self.on_restarted()
+
+    def _wiped(self) -> bool:
+        try:
+            self._wipe()
+        except OSError as error:
+            _log.error("node %s: its disk cannot be emptied; that is tried again: %s", self.node_id, error)
+            return False
+        return True
 
     def _begin_chore(self, chore: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(chore)

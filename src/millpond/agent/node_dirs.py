@@ -81,6 +81,11 @@ class NodeDirectories:
             found = _shared[root] = cls(root, clock)
         return found
 
+    @classmethod
+    def forget(cls, root: str) -> None:
+        """The root is about to be emptied: the next `of` begins anew. Nothing uses the one there is any more."""
+        _shared.pop(os.path.abspath(root), None)
+
     def create(self) -> None:
         """Make the layout. Raises OSError."""
         if not self._made:

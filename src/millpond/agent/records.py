@@ -13,11 +13,13 @@ class _Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Begun(_Record, frozen=True, gc=False, omit_defaults=True, tag="begun"):
-    """The first entry of a journal."""
+    """The first entry of a journal; and the end of a restart: but for `Joined`, all before it is forgotten."""
 
     boot_time: Timestamp
     next_seq: int = 1
     """Report numbers below it have been used."""
+    disk_time: Timestamp = 0.0
+    """When the node's disk was made; 0 is at the first boot, whose time `boot_time` is."""
 
 
 class Joined(_Record, frozen=True, gc=False, omit_defaults=True, tag="joined"):
@@ -43,6 +45,8 @@ class Launched(_Record, frozen=True, gc=False, omit_defaults=True, tag="launched
     attempt: int
     started: bool = False
     """Its `Started` report was acknowledged (set when the journal is rewritten)."""
+    coordinated: bool = False
+    """The same for `Coordinated`."""
 
 
 class StopAsked(_Record, frozen=True, gc=False, omit_defaults=True, tag="stop"):
@@ -52,12 +56,19 @@ class StopAsked(_Record, frozen=True, gc=False, omit_defaults=True, tag="stop"):
     attempt: int
 
 
+class Proceeded(_Record, frozen=True, gc=False, omit_defaults=True, tag="proceed"):
+    """All instances have coordinated: the primary, which this is, is about to go on."""
+
+    key: int
+    attempt: int
+
+
 class Reported(_Record, frozen=True, gc=False, omit_defaults=True, tag="reported"):
-    """The report is due until it is acknowledged. All but `Started` also end the attempt here."""
+    """The report is due until it is acknowledged. All but `Started` and `Coordinated` also end the attempt here."""
 
     report: Report
-    slots: int = 0
-    """Of the attempt, for the inventory; 0 when it was never held."""
+    slots: int | None = None
+    """Of the attempt that it ends, for the inventory; None when it ends none that was held."""
 
 
 class Acknowledged(_Record, frozen=True, gc=False, omit_defaults=True, tag="acknowledged"):
@@ -78,10 +89,28 @@ class RemovalDone(_Record, frozen=True, gc=False, omit_defaults=True, tag="remov
     task_id: str
 
 
+class RestartAsked(_Record, frozen=True, gc=False, omit_defaults=True, tag="restart"):
+    """The node is about to end all it runs, forget it, and (with `wipe`) empty its disk. Until the `Begun` that follows
+    this is what it does first, whatever happens to the agent."""
+
+    wipe: bool = False
+
+
 class Left(_Record, frozen=True, gc=False, omit_defaults=True, tag="left"):
     """The node leaves its pool and does not come back."""
 
 
 Record: TypeAlias = (
-    Begun | Joined | Accepted | Launched | StopAsked | Reported | Acknowledged | RemovalAsked | RemovalDone | Left
+    Begun
+    | Joined
+    | Accepted
+    | Launched
+    | StopAsked
+    | Proceeded
+    | Reported
+    | Acknowledged
+    | RemovalAsked
+    | RemovalDone
+    | RestartAsked
+    | Left
 )

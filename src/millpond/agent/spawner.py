@@ -25,7 +25,7 @@ import struct
 import sys
 import time
 
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<IB")
 MAX_FRAME = 16 * 1024 * 1024
 SOCKET_NAME = "spawner.sock"
@@ -36,13 +36,19 @@ MARKER = "MILLPOND_PROCESS"
 
 # client to spawner
 LAUNCH = 1
-"""id, directory, stdout path, stderr path, number of arguments, arguments …, NAME=value …"""
+"""id, directory, stdout path, stderr path, flags, number of arguments, arguments …, NAME=value …"""
+KEEPS = b"k"
+"""Flag: what the process leaves behind lives on, until END."""
+APPENDS = b"a"
+"""Flag: its output is added to what the files hold."""
 KILL = 2
 """id, milliseconds between SIGTERM and SIGKILL (0: SIGKILL at once)"""
 FORGET = 3
-"""id. Of one that runs nothing more is told, and it is gone once it has ended."""
+"""id. Of one that runs nothing more is told, and it is gone once it has ended; what it has left behind is killed."""
 SHUTDOWN = 4
 """Kill everything and end. Its number never changes: it is also said to a spawner of another version."""
+END = 5
+"""id of an attempt: kill all processes of that id, or that begins with it and a slash, and all they left behind."""
 
 # spawner to client
 HELLO = 16
@@ -54,6 +60,8 @@ EXITED = 18
 READY = 19
 REFUSED = 20
 """id, errno, step that failed (`directory`, `log`, `program`, `exec`, `shutdown`). The answer to LAUNCH."""
+ENDED = 21
+"""id of an attempt: of it nothing runs any more. The answer to END."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PF_KTHREAD = 0x00200000
@@ -66,7 +74,7 @@ _NAMELESS_ROUNDS = 20
 _ORPHAN_CHECK_S = 2.0
 _FIRST_CLIENT_S = 30.0
 """However short it is to linger, whoever started the spawner has that long to connect."""
-_LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
+_LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
 _DEFAULT_SIGNALS = [
     number
     for number in signal.valid_signals()
@@ -89,9 +97,9 @@ def directory_token(directory: str) -> str:
 class _Process:
     """A process that was launched, until it is forgotten."""
 
-    __slots__ = ("exit", "forgotten", "id", "kill_at", "patience_until", "pid")
+    __slots__ = ("exit", "forgotten", "id", "keeps", "kill_at", "patience_until", "pid")
 
-    def __init__(self, process_id: bytes, pid: int) -> None:
+    def __init__(self, process_id: bytes, pid: int, keeps: bool) -> None:
         self.id = process_id
         self.pid = pid
         self.exit: bytes | None = None
@@ -100,6 +108,8 @@ class _Process:
         """Monotonic time at which SIGTERM becomes SIGKILL; 0 when no kill is pending."""
         self.patience_until = 0.0
         self.forgotten = False
+        self.keeps = keeps
+        """What it leaves behind lives on after its end."""
 
 
 class _Stray:
@@ -127,6 +137,10 @@ class Spawner:
         """By pid: launched and not reaped."""
         self._ending: dict[bytes, _Process] = {}
         """Reaped, and being swept up behind."""
+        self._kept: dict[bytes, _Process] = {}
+        """Reaped, but what they left behind is not to be swept up yet."""
+        self._ends: set[bytes] = set()
+        """Attempts whose END is to be answered."""
         self._strays: dict[int, _Stray] = {}
         self._killing: dict[bytes, _Process] = {}
         """Between SIGTERM and SIGKILL."""
@@ -189,7 +203,7 @@ class Spawner:
 
     def _is_done(self) -> bool:
         if self._shutting_down:
-            return not self._running and not self._ending
+            return not self._running and not self._ending and not self._kept
         if self._client is not None:
             return False
         now = time.monotonic()
@@ -199,7 +213,9 @@ class Spawner:
                 # Nobody can connect any more: the node's directory was deleted under us.
                 self._shut_down()
                 return False
-        return not self._running and not self._ending and now - self._alone_since >= self._linger_s
+        if self._running or self._ending or self._kept:
+            return False
+        return now - self._alone_since >= self._linger_s
 
     # --- the client ---------------------------------------------------------------------------------------------
 
@@ -236,6 +252,8 @@ class Spawner:
         self._received.clear()
         self._unsent.clear()
         self._writing = False
+        # Whoever comes next asks for what it wants to know.
+        self._ends.clear()
         self._alone_since = time.monotonic()
 
     def _receive(self) -> bool:
@@ -282,10 +300,15 @@ class Spawner:
             self._kill(fields[0], int(fields[1]))
         elif operation == FORGET:
             process = self._processes.get(fields[0])
-            if process is not None and (process.exit is None or process.id in self._ending):
+            if process is not None and process.id in self._kept:
+                process.forgotten = True
+                self._sweep_up(process)
+            elif process is not None and (process.exit is None or process.id in self._ending):
                 process.forgotten = True
             elif process is not None:
                 del self._processes[fields[0]]
+        elif operation == END:
+            self._end(fields[0])
         elif operation == SHUTDOWN:
             self._shut_down()
         else:
@@ -313,8 +336,8 @@ class Spawner:
     # --- starting -----------------------------------------------------------------------------------------------
 
     def _launch(self, fields: list[bytes]) -> None:
-        process_id, directory, stdout_path, stderr_path = fields[:4]
-        arguments_end = 5 + int(fields[4])
+        process_id, directory, stdout_path, stderr_path, flags = fields[:5]
+        arguments_end = 6 + int(fields[5])
         known = self._processes.get(process_id)
         if known is not None:
             self._send(self._news(known))
@@ -327,6 +350,7 @@ class Spawner:
             self._send(frame(REFUSED, process_id, str(errno.ESHUTDOWN).encode(), b"shutdown"))
             return
         logs: list[int] = []
+        log_flags = _LOG_FLAGS if APPENDS in flags else _LOG_FLAGS | os.O_TRUNC
         # The step that failed is told with the error.
         step = b"directory"
         try:
@@ -334,14 +358,14 @@ class Spawner:
             # cannot be given one, and the way that can (subprocess) is private or slower.
             os.chdir(directory)
             step = b"log"
-            logs.append(os.open(stdout_path, _LOG_FLAGS, 0o644))
-            logs.append(logs[0] if stderr_path == stdout_path else os.open(stderr_path, _LOG_FLAGS, 0o644))
+            logs.append(os.open(stdout_path, log_flags, 0o644))
+            logs.append(logs[0] if stderr_path == stdout_path else os.open(stderr_path, log_flags, 0o644))
             step = b"program"
-            program = find_program(fields[5], environment.get(b"PATH", b""))
+            program = find_program(fields[6], environment.get(b"PATH", b""))
             step = b"exec"
             pid = os.posix_spawn(
                 program,
-                fields[5:arguments_end],
+                fields[6:arguments_end],
                 environment,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, self._null, 0),
@@ -359,7 +383,7 @@ class Spawner:
             for log in set(logs):
                 os.close(log)
             os.fchdir(self._root)
-        process = _Process(process_id, pid)
+        process = _Process(process_id, pid, KEEPS in flags)
         self._processes[process_id] = self._running[pid] = process
         self._send(frame(RUNNING, process_id))
 
@@ -367,7 +391,13 @@ class Spawner:
 
     def _kill(self, process_id: bytes, grace_ms: int) -> None:
         process = self._processes.get(process_id)
-        if process is None or process.pid not in self._running:
+        if process is None:
+            return
+        # The whole tree is meant: it leaves nothing.
+        process.keeps = False
+        if process_id in self._kept:
+            self._sweep_up(process)
+        if process.pid not in self._running or process.exit is not None:
             return
         if grace_ms <= 0:
             self._killing.pop(process_id, None)
@@ -380,6 +410,32 @@ class Spawner:
             self._killing[process_id] = process
             process.kill_at = time.monotonic() + grace_ms / 1000
 
+    def _end(self, attempt: bytes) -> None:
+        for process in self._processes.values():
+            if is_of(process.id, attempt) and process.exit is None:
+                process.keeps = False
+                self._killing.pop(process.id, None)
+                _signal_group(process.pid, signal.SIGKILL)
+        for process in [process for process in self._kept.values() if is_of(process.id, attempt)]:
+            self._sweep_up(process)
+        self._ends.add(attempt)
+        self._answer_ends()
+
+    def _sweep_up(self, process: _Process) -> None:
+        """Kill from now on what a process that has ended left behind."""
+        del self._kept[process.id]
+        process.patience_until = time.monotonic() + _SWEEP_PATIENCE_S
+        self._ending[process.id] = process
+        self._sweep()
+
+    def _answer_ends(self) -> None:
+        for attempt in list(self._ends):
+            if any(is_of(process.id, attempt) for process in self._running.values()):
+                continue
+            if not any(is_of(process_id, attempt) for process_id in self._ending):
+                self._ends.discard(attempt)
+                self._send(frame(ENDED, attempt))
+
     def _kill_overdue(self) -> None:
         now = time.monotonic()
         for process in [process for process in self._killing.values() if process.kill_at <= now]:
@@ -388,12 +444,16 @@ class Spawner:
 
     def _shut_down(self) -> None:
         self._shutting_down = True
-        for pid in self._running:
+        for pid, process in self._running.items():
+            process.keeps = False
             _signal_group(pid, signal.SIGKILL)
+        for process in list(self._kept.values()):
+            self._sweep_up(process)
 
     def _reap(self) -> None:
         """Take in all children that ended, then what their tasks left behind."""
-        strays_ended = False
+        # There may be strays that are not known yet, or are no more.
+        look = False
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -403,17 +463,15 @@ class Spawner:
                 break
             pid = ended.si_pid
             process = self._running.pop(pid, None)
-            if process is not None:
+            if process is not None and not process.keeps:
                 # Before it is reaped: until then its number, which is its group's, belongs to nobody else.
                 _signal_group(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
             if process is None:
                 self._strays.pop(pid, None)
-                strays_ended = True
+                look = True
                 continue
             self._killing.pop(process.id, None)
-            process.patience_until = time.monotonic() + _SWEEP_PATIENCE_S
-            self._ending[process.id] = process
             process.exit = frame(
                 EXITED,
                 process.id,
@@ -422,7 +480,18 @@ class Spawner:
                 f"{usage.ru_utime:.6f}".encode(),
                 f"{usage.ru_stime:.6f}".encode(),
             )
-        if self._ending or strays_ended:
+            if process.keeps:
+                # Looked at now, a child that hides is known by its time.
+                look = True
+                self._kept[process.id] = process
+                if process.forgotten:
+                    self._sweep_up(process)
+                else:
+                    self._send(process.exit)
+            else:
+                process.patience_until = time.monotonic() + _SWEEP_PATIENCE_S
+                self._ending[process.id] = process
+        if self._ending or look:
             # A stray's own children are the spawner's now.
             self._sweep()
 
@@ -434,7 +503,7 @@ class Spawner:
             for pid in children:
                 if pid not in self._running and pid not in self._strays:
                     self._strays[pid] = self._identify(pid)
-            alive = self._ending.keys() | {process.id for process in self._running.values()}
+            alive = self._ending.keys() | self._kept.keys() | {process.id for process in self._running.values()}
             for pid, stray in self._strays.items():
                 stray.suspects &= alive
                 if stray.suspects <= self._ending.keys():
@@ -449,11 +518,13 @@ class Spawner:
                     del self._processes[process.id]
                 else:
                     self._send(self._news(process))
+        if self._ends:
+            self._answer_ends()
 
     def _identify(self, pid: int) -> _Stray:
         """Whose a child is that the spawner did not start: by its marker, else by its session or group."""
         everyone = {process.id: process.pid for process in self._running.values()}
-        everyone.update((process.id, process.pid) for process in self._ending.values())
+        everyone.update((process.id, process.pid) for process in (*self._ending.values(), *self._kept.values()))
         suspects = set(everyone)
         leads_group = False
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -491,6 +562,11 @@ def _signal_group(pid: int, number: int) -> None:
     """Signal a leader that has not been reaped, and its group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
+
+
+def is_of(process_id: bytes, attempt: bytes) -> bool:
+    """Whether the process is one of that attempt."""
+    return process_id.startswith(attempt) and process_id[len(attempt) : len(attempt) + 1] in (b"", b"/")
 
 
 def find_program(name: bytes, path: bytes) -> bytes:

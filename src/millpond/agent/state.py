@@ -7,18 +7,21 @@ lost, doubled and late messages:
 - a directive is taken once: its revision is above all seen, and its session is the current one;
 - an attempt is launched once: it is held from its `Start` until the report that ends it is acknowledged;
 - attempts start strictly in the order they came: when the first in line has not enough free slots it waits, and so do
-  all behind it;
-- two attempts never share a task directory: one whose directory is in use, or is about to be removed, waits.
+  all behind it; those that need no slots stand in no line;
+- two attempts never share a task directory: one whose directory is in use, or is about to be removed, waits;
+- a restart of the node, once asked for, is gone through with before anything else: it has no session, and with its end
+  it has forgotten all but the number of its next report.
 """
 
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum, auto
 from itertools import islice
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
+from millpond.agent.actions import Action, GoOn, Kill, Launch, Remove, Renew
 from millpond.agent.base import Outcome
 from millpond.agent.records import (
     Accepted,
@@ -27,10 +30,12 @@ from millpond.agent.records import (
     Joined,
     Launched,
     Left,
+    Proceeded,
     Record,
     RemovalAsked,
     RemovalDone,
     Reported,
+    RestartAsked,
     StopAsked,
 )
 from millpond.domain.durations import Timestamp
@@ -39,10 +44,13 @@ from millpond.domain.events import HeldAttempt
 from millpond.domain.states import ErrorCategory
 from millpond.domain.task import FailureInfo
 from millpond.protocol.messages import (
+    Coordinated,
     Directive,
     Ended,
+    Proceed,
     RemoveDirectory,
     Report,
+    Restart,
     Return,
     Returned,
     Shutdown,
@@ -58,28 +66,8 @@ AttemptRef: TypeAlias = tuple[int, int]
 """(task key, attempt)"""
 
 
-class Launch(msgspec.Struct, frozen=True, gc=False):
-    """Hand the attempt to the runner; answered by `ended`, and by `started` before that unless it never got there."""
-
-    start: Start
-    resumed: bool = False
-
-
-class Kill(msgspec.Struct, frozen=True, gc=False):
-    """Make the runner end the attempt soon; `ended` follows as ever."""
-
-    key: int
-    attempt: int
-
-
-class Remove(msgspec.Struct, frozen=True, gc=False):
-    """Remove the directory of a task, or of all tasks of a job (`task_id` empty); answered by `removed`."""
-
-    job_id: str
-    task_id: str
-
-
-Action: TypeAlias = Record | Launch | Kill | Remove
+_LEAST_BOOT_S: Final = 0.001
+"""Boot times of a node differ at least by that, whatever its clock does."""
 
 
 class _Phase(Enum):
@@ -95,6 +83,8 @@ class _Held(msgspec.Struct):
     start: Start
     phase: _Phase = _Phase.QUEUED
     started: bool = False
+    coordinated: bool = False
+    proceeds: bool = False
     stop_asked: bool = False
     exit_code: int | None = None
     end_seq: int = 0
@@ -113,11 +103,24 @@ class AgentState:
         self.joined: Joined | None = None
         self.leaving = False
         """The node was told to leave its pool: nothing is launched or reported any more."""
+        self.restarting: RestartAsked | None = None
+        """The node restarts: what ran is being ended, and nothing is taken in or reported before that is through."""
         self._interrupted = False
         self._slots = task_slots
+        self._next_seq = 1
+        self._boot_time: Timestamp | None = None
+        self._disk_time: Timestamp = 0.0
+        self._renewing = False
+        self._hold_nothing()
+        for record in records:
+            self._replay(record)
+
+    def _hold_nothing(self) -> None:
         self._used = 0
         self._held: dict[AttemptRef, _Held] = {}
         self._queue: deque[AttemptRef] = deque()
+        self._slotless: deque[AttemptRef] = deque()
+        """Attempts that need no slots, and wait for their directory only."""
         self._latest: dict[int, int] = {}
         """Task key → its highest attempt held."""
         self._busy: set[tuple[str, str]] = set()
@@ -126,22 +129,23 @@ class AgentState:
         """Directories to remove → whether that has begun (else it waits for attempts that use them)."""
         self._reports: deque[Reported] = deque()
         """Not acknowledged, in order of number."""
-        self._next_seq = 1
-        self._boot_time: Timestamp | None = None
-        for record in records:
-            self._replay(record)
 
     # --- questions ---
 
     @property
     def boot_time(self) -> Timestamp:
-        """When the node came to be."""
+        """When the node came to be, or was last restarted."""
         return self._boot_time or 0.0
 
     @property
+    def disk_time(self) -> Timestamp:
+        """When the node's disk was made: when it came to be, or was last wiped."""
+        return self._disk_time or self.boot_time
+
+    @property
     def idle(self) -> bool:
-        """Nothing is queued, runs, or is about to be removed, and no report is due."""
-        return not (self._held or self._reports or self._removals)
+        """Nothing is queued, runs, or is about to be removed, no report is due, and no restart under way."""
+        return not (self._held or self._reports or self._removals or self.restarting)
 
     @property
     def launched(self) -> list[AttemptRef]:
@@ -154,7 +158,7 @@ class AgentState:
 
     @property
     def has_queued(self) -> bool:
-        """Something waits for its turn."""
+        """Something waits for its turn. (What needs no slots keeps no slot busy.)"""
         return bool(self._queue)
 
     @property
@@ -174,17 +178,24 @@ class AgentState:
 
     def snapshot(self) -> list[Record]:
         """The shortest journal that gives this state again."""
-        records: list[Record] = [Begun(boot_time=self.boot_time, next_seq=self._next_seq)]
+        records: list[Record] = [
+            Begun(boot_time=self.boot_time, next_seq=self._next_seq, disk_time=self._disk_time),
+        ]
         if self.joined is not None:
             records.append(self.joined)
         records.extend(RemovalAsked(job_id=job_id, task_id=task_id) for job_id, task_id in self._removals)
         for (key, attempt), held in self._held.items():
             if held.phase is _Phase.LAUNCHED:
-                records += (Accepted(held.start), Launched(key=key, attempt=attempt, started=held.started))
+                launched = Launched(key=key, attempt=attempt, started=held.started, coordinated=held.coordinated)
+                records += (Accepted(held.start), launched)
+                if held.proceeds:
+                    records.append(Proceeded(key=key, attempt=attempt))
                 if held.stop_asked:
                     records.append(StopAsked(key=key, attempt=attempt))
-        records.extend(Accepted(self._held[ref].start) for ref in self._queue)
+        records.extend(Accepted(self._held[ref].start) for ref in (*self._slotless, *self._queue))
         records.extend(self._reports)
+        if self.restarting is not None:
+            records.append(self.restarting)
         if self.leaving:
             records.append(Left())
         return records
@@ -197,13 +208,17 @@ class AgentState:
         if self._boot_time is None:
             self._boot_time = at
             actions.append(Begun(boot_time=at))
+        ending = self.leaving or self.restarting is not None
         for (key, attempt), held in self._held.items():
             if held.phase is _Phase.LAUNCHED:
                 actions.append(Launch(held.start, resumed=True))
-                if held.stop_asked or self.leaving:
+                if held.proceeds:
+                    actions.append(GoOn(key, attempt))
+                if held.stop_asked or ending:
                     actions.append(Kill(key, attempt))
-        if self.leaving:
+        if ending:
             self._drop_all_but_launched()
+            self._renew(actions)
             return actions
         self._begin_removals(actions)
         self._fill(at, actions)
@@ -231,6 +246,8 @@ class AgentState:
 
     def welcomed(self, welcome: Welcome, at: Timestamp) -> list[Action]:
         """A new session has begun; the directives of the last one are void."""
+        if self.restarting is not None:
+            return []
         self.session = welcome.session
         self.seen = 0
         joined = Joined(
@@ -263,23 +280,34 @@ class AgentState:
             return actions
         seen = self.seen
         for directive in reply.directives:
-            if directive.revision > seen:
+            if directive.revision > seen and self.session:
                 self.seen = max(self.seen, directive.revision)
                 self._direct(directive, actions)
-        if reply.directives:
+        if reply.directives and not self._silent:
             self._fill(at, actions)
         return actions
 
     # --- inputs: the runner ---
 
+    def coordinated(self, key: int, attempt: int) -> list[Action]:
+        """The runner says: the instance's coordination command has succeeded. Said again (by a resumed run), it is not
+        reported again."""
+        held = self._held.get((key, attempt))
+        actions: list[Action] = []
+        if held is None or held.phase is not _Phase.LAUNCHED or held.coordinated or self._silent:
+            return actions
+        held.coordinated = True
+        self._report(Coordinated(self._next_seq, key, attempt), None, actions)
+        return actions
+
     def started(self, key: int, attempt: int, start_time: Timestamp) -> list[Action]:
         """The runner says: the attempt is `running`. Said again (by a resumed run), it is not reported again."""
         held = self._held.get((key, attempt))
         actions: list[Action] = []
-        if held is None or held.phase is not _Phase.LAUNCHED or held.started or self.leaving:
+        if held is None or held.phase is not _Phase.LAUNCHED or held.started or self._silent:
             return actions
         held.started = True
-        self._report(Started(self._next_seq, key, attempt, start_time), 0, actions)
+        self._report(Started(self._next_seq, key, attempt, start_time), None, actions)
         return actions
 
     def ended(self, key: int, attempt: int, outcome: Outcome, at: Timestamp) -> list[Action]:
@@ -291,8 +319,9 @@ class AgentState:
             return actions
         self._used -= held.start.slots
         self._busy.discard((held.start.job_id, held.start.task_id))
-        if self.leaving:
+        if self._silent:
             self._forget(ref)
+            self._renew(actions)
             return actions
         if self._interrupted and not held.stop_asked:
             outcome = _interrupted(outcome)
@@ -309,6 +338,18 @@ class AgentState:
             self._fill(at, actions)
         return actions
 
+    def renewed(self, at: Timestamp) -> list[Action]:
+        """What was to be renewed is: the node begins anew."""
+        if self.restarting is None or self.leaving:
+            return []
+        if self.restarting.wipe:
+            self._disk_time = at if at != self.disk_time else at + _LEAST_BOOT_S
+        else:
+            self._disk_time = self.disk_time
+        self._boot_time = max(at, self.boot_time + _LEAST_BOOT_S)
+        self._begin_anew()
+        return [Begun(boot_time=self.boot_time, next_seq=self._next_seq, disk_time=self._disk_time)]
+
     # --- directives ---
 
     def _direct(self, directive: Directive, actions: list[Action]) -> None:
@@ -321,6 +362,10 @@ class AgentState:
                 self._on_stop(directive.key, directive.attempt, actions)
             case Return():
                 self._on_return(directive, actions)
+            case Proceed():
+                self._on_proceed(directive, actions)
+            case Restart():
+                self._on_restart(directive, actions)
             case RemoveDirectory():
                 self._on_remove(directive, actions)
             case Shutdown():
@@ -333,25 +378,25 @@ class AgentState:
         latest = self._latest.get(start.key)
         if latest is not None:
             if latest > start.attempt:
-                self._report(Stopped(self._next_seq, start.key, start.attempt), 0, actions)
+                self._report(Stopped(self._next_seq, start.key, start.attempt), None, actions)
                 return
             # A newer attempt is the current one, so the older is of no use to anybody.
             self._on_stop(start.key, latest, actions)
         self._held[ref] = _Held(start)
         self._latest[start.key] = start.attempt
-        self._queue.append(ref)
+        self._line(start).append(ref)
         actions.append(Accepted(start))
 
     def _on_stop(self, key: int, attempt: int, actions: list[Action]) -> None:
         ref = (key, attempt)
         held = self._held.get(ref)
         if held is None:
-            self._report(Stopped(self._next_seq, key, attempt), 0, actions)
+            self._report(Stopped(self._next_seq, key, attempt), None, actions)
         elif held.stop_asked:
             return
         elif held.phase is _Phase.QUEUED:
             held.stop_asked = True
-            self._queue.remove(ref)
+            self._line(held.start).remove(ref)
             self._end(ref, held, None, actions)
         elif held.phase is _Phase.LAUNCHED:
             held.stop_asked = True
@@ -367,10 +412,29 @@ class AgentState:
         held = self._held.get(ref)
         if held is None or held.phase is not _Phase.QUEUED:
             return
-        self._queue.remove(ref)
+        self._line(held.start).remove(ref)
         held.phase = _Phase.ENDED
         held.end_seq = self._next_seq
         self._report(Returned(self._next_seq, directive.key, directive.attempt), held.start.slots, actions)
+
+    def _on_proceed(self, directive: Proceed, actions: list[Action]) -> None:
+        held = self._held.get((directive.key, directive.attempt))
+        if held is None or held.phase is not _Phase.LAUNCHED or held.proceeds:
+            return
+        held.proceeds = True
+        actions += (
+            Proceeded(key=directive.key, attempt=directive.attempt),
+            GoOn(directive.key, directive.attempt),
+        )
+
+    def _on_restart(self, directive: Restart, actions: list[Action]) -> None:
+        # What else the session has to say is for the node as it was.
+        self.session = ""
+        self.restarting = RestartAsked(wipe=directive.wipe)
+        actions.append(self.restarting)
+        actions.extend(Kill(key, attempt) for key, attempt in self.launched)
+        self._drop_all_but_launched()
+        self._renew(actions)
 
     def _on_remove(self, directive: RemoveDirectory, actions: list[Action]) -> None:
         directory = (directive.job_id, directive.task_id)
@@ -381,8 +445,38 @@ class AgentState:
 
     # --- the rest ---
 
+    @property
+    def _silent(self) -> bool:
+        """Nothing is launched or reported any more, for good or until the node has restarted."""
+        return self.leaving or self.restarting is not None
+
+    def _line(self, start: Start) -> deque[AttemptRef]:
+        """Where such an attempt waits."""
+        return self._queue if start.slots else self._slotless
+
+    def _renew(self, actions: list[Action]) -> None:
+        """Once nothing runs any more."""
+        if self.restarting is not None and not self.leaving and not self._held and not self._renewing:
+            self._renewing = True
+            actions.append(Renew(self.restarting.wipe))
+
+    def _begin_anew(self) -> None:
+        self.session = ""
+        self.seen = 0
+        self.restarting = None
+        self._renewing = False
+        self._hold_nothing()
+
     def _fill(self, at: Timestamp, actions: list[Action]) -> None:
-        """Launch from the head of the queue while it fits."""
+        """Launch what needs no slots, and from the head of the queue while it fits."""
+        if self._slotless and not self._interrupted:
+            waiting: deque[AttemptRef] = deque()
+            for ref in self._slotless:
+                if self._directory_free(self._held[ref].start):
+                    self._launch(ref, actions)
+                else:
+                    waiting.append(ref)
+            self._slotless = waiting
         while self._queue and not self._interrupted:
             ref = self._queue[0]
             held = self._held[ref]
@@ -394,10 +488,15 @@ class AgentState:
             if start.slots > self._slots - self._used or not self._directory_free(start):
                 return
             self._queue.popleft()
-            held.phase = _Phase.LAUNCHED
-            self._used += start.slots
-            self._busy.add((start.job_id, start.task_id))
-            actions += (Launched(key=start.key, attempt=start.attempt), Launch(start))
+            self._launch(ref, actions)
+
+    def _launch(self, ref: AttemptRef, actions: list[Action]) -> None:
+        held = self._held[ref]
+        start = held.start
+        held.phase = _Phase.LAUNCHED
+        self._used += start.slots
+        self._busy.add((start.job_id, start.task_id))
+        actions += (Launched(key=start.key, attempt=start.attempt), Launch(start))
 
     def _directory_free(self, start: Start) -> bool:
         directory = (start.job_id, start.task_id)
@@ -440,7 +539,7 @@ class AgentState:
             )
         self._report(report, held.start.slots, actions)
 
-    def _report(self, report: Report, slots: int, actions: list[Action]) -> None:
+    def _report(self, report: Report, slots: int | None, actions: list[Action]) -> None:
         due = Reported(report, slots)
         self._next_seq = report.seq + 1
         self._reports.append(due)
@@ -466,6 +565,7 @@ class AgentState:
 
     def _drop_all_but_launched(self) -> None:
         self._queue.clear()
+        self._slotless.clear()
         self._reports.clear()
         self._removals.clear()
         for ref in [ref for ref, held in self._held.items() if held.phase is not _Phase.LAUNCHED]:
@@ -475,9 +575,11 @@ class AgentState:
 
     def _replay(self, record: Record) -> None:
         match record:
-            case Begun(boot_time=boot_time, next_seq=next_seq):
+            case Begun(boot_time=boot_time, next_seq=next_seq, disk_time=disk_time):
                 self._boot_time = boot_time
+                self._disk_time = disk_time
                 self._next_seq = max(self._next_seq, next_seq)
+                self._begin_anew()
             case Joined():
                 self.joined = record
                 self._slots = record.task_slots
@@ -485,16 +587,19 @@ class AgentState:
                 ref = (start.key, start.attempt)
                 self._held[ref] = _Held(start)
                 self._latest[start.key] = max(start.attempt, self._latest.get(start.key, 0))
-                self._queue.append(ref)
-            case Launched(key=key, attempt=attempt, started=started):
+                self._line(start).append(ref)
+            case Launched(key=key, attempt=attempt, started=started, coordinated=coordinated):
                 held = self._held[key, attempt]
-                self._queue.remove((key, attempt))
+                self._line(held.start).remove((key, attempt))
                 held.phase = _Phase.LAUNCHED
                 held.started = started
+                held.coordinated = coordinated
                 self._used += held.start.slots
                 self._busy.add((held.start.job_id, held.start.task_id))
             case StopAsked(key=key, attempt=attempt):
                 self._held[key, attempt].stop_asked = True
+            case Proceeded(key=key, attempt=attempt):
+                self._held[key, attempt].proceeds = True
             case Reported():
                 self._replay_report(record)
             case Acknowledged(seq=seq):
@@ -503,6 +608,9 @@ class AgentState:
                 self._removals[job_id, task_id] = False
             case RemovalDone(job_id=job_id, task_id=task_id):
                 self._removals.pop((job_id, task_id), None)
+            case RestartAsked():
+                self.restarting = record
+                self._drop_all_but_launched()
             case Left():
                 self.leaving = True
 
@@ -512,12 +620,14 @@ class AgentState:
         self._reports.append(due)
         self._next_seq = max(self._next_seq, report.seq + 1)
         held = self._held.get(ref)
-        if isinstance(report, Started):
-            if held is not None:
+        if isinstance(report, Started | Coordinated):
+            if held is not None and isinstance(report, Started):
                 held.started = True
+            elif held is not None:
+                held.coordinated = True
             return
         if held is None:
-            if not due.slots:
+            if due.slots is None:
                 return  # a Stop of an attempt that was never held
             bare = Start(0, report.key, report.attempt, job_id="", task_id="", slots=due.slots, spec=b"")
             held = self._held[ref] = _Held(bare)
@@ -525,7 +635,7 @@ class AgentState:
             self._used -= held.start.slots
             self._busy.discard((held.start.job_id, held.start.task_id))
         elif held.phase is _Phase.QUEUED:
-            self._queue.remove(ref)
+            self._line(held.start).remove(ref)
         held.phase = _Phase.ENDED
         held.end_seq = report.seq
         if isinstance(report, Ended | Stopped):

@@ -12,6 +12,8 @@ The host outlives the service, so a service that comes back finds its nodes runn
 
 import asyncio
 import contextlib
+import hashlib
+import ipaddress
 import json
 import os
 import signal
@@ -35,6 +37,10 @@ _MAX_LOG: Final = 4 << 20
 _SHORT_LIFE_S: Final = 10.0
 """A host that did not live that long is started again with growing pauses."""
 _MAX_RESTART_PAUSE_S: Final = 60.0
+
+
+_LOOPBACK: Final = ipaddress.ip_network("127.64.0.0/10")
+"""Nodes' addresses are from the upper part of what is always this machine: nothing else is there by custom."""
 
 
 class LocalProvider:
@@ -65,6 +71,8 @@ class LocalProvider:
         self._child_since = 0.0
         self._restart_pause_s = 0.0
         self._stopped = False
+        self._addresses: dict[str, str] = {}
+        """IP address → node id, of all nodes wished for."""
 
     async def set_endpoint(self, url: str) -> None:
         """The service's URL as nodes see it; nodes that look for the service try there at once."""
@@ -120,8 +128,10 @@ class LocalProvider:
     def _create(self, requests: Sequence[NodeRequest]) -> list[NodeCreated | NodeRefused]:
         answers: list[NodeCreated | NodeRefused] = []
         changed = False
+        self._read_addresses()
         for request in requests:
             node_id = request.node_id
+            before = self._wish(node_id)
             wish = {
                 "node_id": node_id,
                 "pool_id": request.pool_id,
@@ -129,8 +139,8 @@ class LocalProvider:
                 "is_dedicated": request.is_dedicated,
                 "task_slots": request.task_slots,
                 "state": "present",
+                "ip_address": (before or {}).get("ip_address") or self._address(node_id),
             }
-            before = self._wish(node_id)
             if before is not None and before.get("state") == "removed":
                 message = "A node of that id is still being removed."
                 answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=True))
@@ -190,6 +200,26 @@ class LocalProvider:
 
     def _write_wish(self, node_id: str, wish: dict[str, Any]) -> None:
         _write_file(os.path.join(self._nodes, node_id, "node.json"), json.dumps(wish).encode())
+
+    def _read_addresses(self) -> None:
+        """Which loopback addresses are taken."""
+        with contextlib.suppress(FileNotFoundError):
+            known = set(self._addresses.values())
+            names = set(os.listdir(self._nodes))
+            self._addresses = {address: name for address, name in self._addresses.items() if name in names}
+            for name in names - known:
+                address = (self._wish(name) or {}).get("ip_address")
+                if isinstance(address, str):
+                    self._addresses[address] = name
+
+    def _address(self, node_id: str) -> str:
+        """A loopback address for a new node, which no other has."""
+        number = int.from_bytes(hashlib.sha256(node_id.encode()).digest()[:8], "big")
+        while True:
+            address = str(_LOOPBACK[1 + number % (_LOOPBACK.num_addresses - 2)])
+            if self._addresses.setdefault(address, node_id) == node_id:
+                return address
+            number += 1
 
     def _write_endpoint(self) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)

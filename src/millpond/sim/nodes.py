@@ -12,7 +12,7 @@ from millpond.agent.local_state import MemoryJournal
 from millpond.agent.node import NodeAgent
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import ErrorCode, TaskFailureCode
-from millpond.domain.states import ErrorCategory
+from millpond.domain.states import ErrorCategory, TaskKind
 from millpond.domain.task import FailureInfo
 from millpond.protocol.messages import FileReply, FileRequest, Start
 from millpond.sim.audit import Audit
@@ -225,11 +225,20 @@ class SimRunner:
         self._machine = machine
         self._random = random
         self._stops: dict[AttemptRef, asyncio.Event] = {}
+        self._proceeds: dict[AttemptRef, asyncio.Event] = {}
 
-    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+    async def run(
+        self,
+        start: Start,
+        started: Callable[[Timestamp], None],
+        *,
+        resumed: bool,
+        coordinated: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         ref = (start.key, start.attempt)
         machine = self._machine
         stop = self._stops[ref] = asyncio.Event()
+        proceed = self._proceeds[ref] = asyncio.Event()
         try:
             plan = _plan_decoder.decode(start.spec)
             process = machine.find(ref)
@@ -240,6 +249,12 @@ class SimRunner:
                 started(begun)
                 if plan.prepare_s and await _set_within(stop, plan.prepare_s):
                     return Outcome(begun, machine.clock(), None, _LOST, retryable=True)
+                if start.kind is TaskKind.INSTANCE:
+                    # What it coordinates with leaves nothing behind: an agent that dies here has lost the attempt.
+                    coordinated()
+                    await _first_of(stop, proceed)
+                    if stop.is_set():
+                        return Outcome(begun, machine.clock(), -9)
                 process = machine.start(start, plan)
             else:
                 started(begun)
@@ -254,7 +269,12 @@ class SimRunner:
             machine.forget(ref)
             return Outcome(begun, process.ended, process.exit_code, failure)
         finally:
-            del self._stops[ref]
+            del self._stops[ref], self._proceeds[ref]
+
+    def proceed(self, key: int, attempt: int) -> None:
+        proceed = self._proceeds.get((key, attempt))
+        if proceed is not None:
+            proceed.set()
 
     async def stop(self, key: int, attempt: int) -> None:
         ref = (key, attempt)
@@ -284,6 +304,16 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
 class _NoFiles:

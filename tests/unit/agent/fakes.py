@@ -45,14 +45,24 @@ class FakeRunner:
         self.removed: list[tuple[str, str]] = []
         self.at_once = False
         self.closed = 0
+        self.coordinates: dict[tuple[int, int], Callable[[], None]] = {}
+        self.proceeded: list[tuple[int, int]] = []
 
     def make(self, facts: NodeFacts) -> "FakeRunner":
         self.facts.append(facts)
         return self
 
-    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+    async def run(
+        self,
+        start: Start,
+        started: Callable[[Timestamp], None],
+        *,
+        resumed: bool,
+        coordinated: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         ref = (start.key, start.attempt)
         self.launches.append((*ref, resumed))
+        self.coordinates[ref] = coordinated
         end = self.running[ref] = asyncio.get_running_loop().create_future()
         started(1.0)
         if self.at_once:
@@ -64,6 +74,9 @@ class FakeRunner:
 
     def end(self, key: int, attempt: int = 1, exit_code: int = 0) -> None:
         self.running[key, attempt].set_result(Outcome(1.0, 2.0, exit_code))
+
+    def proceed(self, key: int, attempt: int) -> None:
+        self.proceeded.append((key, attempt))
 
     async def stop(self, key: int, attempt: int) -> None:
         self.stops.append((key, attempt))
@@ -123,6 +136,9 @@ class FakeControl:
         self.hellos.append(hello)
         self.sessions += 1
         self.session = f"s{self.sessions}"
+        if self.sessions > 1:
+            # They were for the session before.
+            self.directives.clear()
         return Welcome(
             session=self.session,
             pool_id="p",
@@ -203,6 +219,13 @@ class Node:
         self.journal = MemoryJournal()
         self.files = FakeFiles()
         self.at = 100.0
+        self.wipes = 0
+        self.wipe_fails = False
+
+    def wipe(self) -> None:
+        self.wipes += 1
+        if self.wipe_fails:
+            raise OSError("the disk is busy")
 
     def begin(self) -> None:
         self.agent = NodeAgent(
@@ -212,6 +235,7 @@ class Node:
             journal=self.journal,
             runner_factory=self.runner.make,
             clock=lambda: self.at,
+            wipe=self.wipe,
         )
         self.agent.begin()
         self.link = NodeLink(self.agent, self.control, self.files, chance=lambda: 0.5, max_pause_s=0.05)

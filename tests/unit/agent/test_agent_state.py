@@ -1,13 +1,17 @@
 """The agent's decisions, one rule at a time, and then all of them under random traffic."""
 
+from millpond.agent.actions import Action, Deed, GoOn, Kill, Launch, Remove, Renew
 from millpond.agent.base import Outcome
 from millpond.agent.records import Record
-from millpond.agent.state import Action, AgentState, Kill, Launch, Remove
+from millpond.agent.state import AgentState
 from millpond.protocol.messages import (
+    Coordinated,
     Directive,
     Ended,
+    Proceed,
     RemoveDirectory,
     Report,
+    Restart,
     Return,
     Returned,
     Shutdown,
@@ -49,25 +53,25 @@ class Node:
         self.take(self.state.resume(NOW))
         self.take(self.state.welcomed(welcome(slots=slots), NOW))
 
-    def take(self, actions: list[Action]) -> list[Launch | Kill | Remove]:
-        deeds: list[Launch | Kill | Remove] = []
+    def take(self, actions: list[Action]) -> list[Deed]:
+        deeds: list[Deed] = []
         for action in actions:
-            if isinstance(action, Launch | Kill | Remove):
+            if isinstance(action, Deed):
                 deeds.append(action)
             else:
                 self.journal.append(action)
         return deeds
 
-    def tell(self, *directives: Directive, session: str = "s1") -> list[Launch | Kill | Remove]:
+    def tell(self, *directives: Directive, session: str = "s1") -> list[Deed]:
         return self.take(self.state.replied(session, SyncReply(session=session, directives=directives), NOW))
 
-    def end(self, key: int, attempt: int = 1, outcome: Outcome = DONE) -> list[Launch | Kill | Remove]:
+    def end(self, key: int, attempt: int = 1, outcome: Outcome = DONE) -> list[Deed]:
         return self.take(self.state.ended(key, attempt, outcome, NOW))
 
     def acknowledge(self, seq: int) -> None:
         self.take(self.state.replied("s1", SyncReply(session="s1", acknowledged=seq), NOW))
 
-    def restart(self) -> list[Launch | Kill | Remove]:
+    def restart(self) -> list[Deed]:
         self.state = AgentState(9, self.journal)
         return self.take(self.state.resume(NOW))
 
@@ -80,7 +84,7 @@ class Node:
         return [(held.key, held.attempt, held.ended) for held in self.state.inventory()]
 
 
-def launched(deeds: list[Launch | Kill | Remove]) -> list[int]:
+def launched(deeds: list[Deed]) -> list[int]:
     return [deed.start.key for deed in deeds if isinstance(deed, Launch)]
 
 
@@ -307,3 +311,145 @@ def test_report_numbers_are_never_used_again() -> None:
     node.take(node.state.welcomed(welcome(), NOW))
     node.tell(Stop(1, 5, 1))
     assert node.reports == [Stopped(2, 5, 1)]
+
+
+def test_what_needs_no_slots_does_not_stand_in_line() -> None:
+    node = Node(slots=1)
+    assert launched(node.tell(start(1, 1), start(2, 2), start(3, 3, slots=0))) == [3, 1]
+    assert launched(node.tell(start(4, 4, slots=0), start(5, 5, slots=0, task_id="t3"))) == [4]
+    # In the directory of another it waits for that one only.
+    assert launched(node.end(3)) == [5]
+    assert launched(node.end(1)) == [2]
+
+
+def test_what_needs_no_slots_may_be_stopped_and_returned_before_its_directory_is_free() -> None:
+    node = Node()
+    node.tell(start(1, 1, slots=0, task_id="t"), start(2, 2, slots=0, task_id="t"), start(3, 3, slots=0, task_id="t"))
+    assert node.tell(Stop(4, 2, 1), Return(5, 3, 1)) == []
+    assert node.reports == [Stopped(1, 2, 1), Returned(2, 3, 1)]
+    assert launched(node.end(1)) == []
+
+
+def test_what_needed_no_slots_is_held_until_its_end_is_acknowledged() -> None:
+    node = Node()
+    node.tell(start(1, 1, slots=0))
+    node.end(1)
+    node.journal = node.state.snapshot()
+    node.restart()
+    assert node.held == [(1, 1, True)]
+    assert [type(report) for report in node.reports] == [Ended]
+
+
+def test_a_start_task_has_the_node_to_itself_as_far_as_directories_go() -> None:
+    node = Node()
+    first = Start(1, 1, 1, job_id="", task_id="", slots=0, spec=b"{}")
+    again = Start(2, 1, 2, job_id="", task_id="", slots=0, spec=b"{}")
+    assert launched(node.tell(first)) == [1]
+    assert node.tell(again) == [Kill(1, 1)]
+    assert launched(node.end(1, 1, KILLED)) == [1]
+
+
+def test_an_instance_says_once_that_it_has_coordinated() -> None:
+    node = Node()
+    node.tell(start(1, 1))
+    node.take(node.state.started(1, 1, NOW))
+    node.take(node.state.coordinated(1, 1))
+    node.take(node.state.coordinated(1, 1))
+    assert node.reports == [Started(1, 1, 1, NOW), Coordinated(2, 1, 1)]
+    node.acknowledge(2)
+    assert node.held == [(1, 1, False)]
+    for journal in (node.journal, node.state.snapshot()):
+        node.journal = journal
+        node.restart()
+        node.take(node.state.coordinated(1, 1))
+        assert node.reports == []
+
+
+def test_the_primary_is_told_once_to_go_on_and_again_after_a_restart() -> None:
+    node = Node()
+    node.tell(start(1, 1))
+    assert node.tell(Proceed(2, 1, 1)) == [GoOn(1, 1)]
+    assert node.tell(Proceed(3, 1, 1)) == []
+    assert node.tell(Proceed(4, 1, 2), Proceed(5, 8, 1)) == []
+    assert node.restart() == [Launch(start(1, 1), resumed=True), GoOn(1, 1)]
+    node.journal = node.state.snapshot()
+    assert node.restart() == [Launch(start(1, 1), resumed=True), GoOn(1, 1)]
+    node.take(node.state.welcomed(welcome("s2"), NOW))
+    assert node.tell(Proceed(1, 1, 1), session="s2") == []
+    node.end(1)
+    assert node.tell(Proceed(2, 1, 1), session="s2") == []
+
+
+def test_a_reboot_ends_everything_and_forgets_it() -> None:
+    node = Node(slots=1)
+    node.tell(start(1, 1), start(2, 2), start(3, 3, slots=0), Stop(4, 9, 1))
+    assert node.tell(Restart(5), start(6, 6)) == [Kill(1, 1), Kill(3, 1)]
+    assert node.state.session == ""
+    assert node.take(node.state.started(1, 1, NOW)) == []
+    assert node.take(node.state.coordinated(1, 1)) == []
+    assert node.end(1, outcome=KILLED) == []
+    assert node.end(3, outcome=KILLED) == [Renew(wipe=False)]
+    assert node.reports == []
+    assert not node.state.idle
+    assert node.take(node.state.renewed(NOW + 5)) == []
+    assert (node.state.boot_time, node.state.disk_time) == (NOW + 5, NOW)
+    assert node.state.idle
+    assert node.held == []
+    node.take(node.state.welcomed(welcome("s2", slots=1), NOW))
+    assert launched(node.tell(start(1, 2, 2), session="s2")) == [2]
+    assert node.reports == []
+    node.tell(Stop(2, 9, 1), session="s2")
+    assert node.reports == [Stopped(2, 9, 1)], "report numbers go on"
+
+
+def test_a_reimaged_node_has_a_new_disk() -> None:
+    node = Node()
+    assert node.tell(Restart(1, wipe=True)) == [Renew(wipe=True)]
+    node.take(node.state.renewed(NOW + 5))
+    assert (node.state.boot_time, node.state.disk_time) == (NOW + 5, NOW + 5)
+    node.restart()
+    assert (node.state.boot_time, node.state.disk_time) == (NOW + 5, NOW + 5)
+    node.take(node.state.welcomed(welcome("s2"), NOW))
+    # Its clock may stand still, or go back.
+    node.tell(Restart(1, wipe=True), session="s2")
+    node.take(node.state.renewed(NOW + 5))
+    assert node.state.boot_time > NOW + 5
+    assert node.state.disk_time != NOW + 5
+
+
+def test_a_reboot_that_has_begun_is_gone_through_with() -> None:
+    node = Node()
+    node.tell(start(1, 1), start(2, 2))
+    node.end(2)
+    node.tell(Restart(3, wipe=True))
+    for journal in (node.journal, node.state.snapshot()):
+        node.journal = journal
+        assert node.restart() == [Launch(start(1, 1), resumed=True), Kill(1, 1)]
+        assert node.reports == []
+        assert node.take(node.state.welcomed(welcome("s2"), NOW)) == []
+        assert node.state.session == ""
+    assert node.end(1, outcome=KILLED) == [Renew(wipe=True)]
+    node.state = AgentState(9, [*node.journal])
+    node.take(node.state.resume(NOW))
+    assert node.end(1, outcome=KILLED) == [Renew(wipe=True)]
+    node.take(node.state.renewed(NOW + 1))
+    assert node.restart() == []
+    assert node.state.idle
+
+
+def test_what_is_removed_meanwhile_is_nothing_to_a_new_boot() -> None:
+    node = Node()
+    assert node.tell(RemoveDirectory(1, "j", "t1"), Restart(2)) == [Remove("j", "t1"), Renew(wipe=False)]
+    assert node.take(node.state.removed("j", "t1", NOW)) == []
+    node.take(node.state.renewed(NOW + 1))
+    assert node.state.idle
+
+
+def test_a_node_that_leaves_while_it_restarts_leaves() -> None:
+    node = Node()
+    node.tell(start(1, 1))
+    node.tell(Restart(2))
+    assert node.take(node.state.leave()) == [Kill(1, 1)]
+    assert node.end(1, outcome=KILLED) == []
+    assert node.take(node.state.renewed(NOW + 1)) == []
+    assert node.state.leaving

@@ -4,14 +4,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
+from millpond.agent.actions import Action, GoOn, Kill, Launch, Remove, Renew
 from millpond.agent.base import Outcome
 from millpond.agent.records import Record
-from millpond.agent.state import Action, AgentState, Kill, Launch, Remove
+from millpond.agent.state import AgentState
 from millpond.protocol.messages import (
+    Coordinated,
     Directive,
     Ended,
+    Proceed,
     RemoveDirectory,
     Report,
+    Restart,
     Return,
     Returned,
     Start,
@@ -34,7 +38,7 @@ class AgentTraffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.journal: list[Record] = []
-        self.at = 0.0
+        self.at = 100.0
         self.sessions = 0
         self.session = ""
         self.directives: list[Directive] = []
@@ -48,6 +52,12 @@ class AgentTraffic(RuleBasedStateMachine):
         self.stops_taken: set[Ref] = set()
         self.reported: dict[int, Report] = {}
         self.acknowledged = 0
+        self.proceeds: set[Ref] = set()
+        self.going_on: set[Ref] = set()
+        self.renewing: bool | None = None
+        """With `wipe` or not; None when nothing is to be renewed."""
+        self.boots: list[float] = []
+        self.disks: list[float] = []
         self.state = AgentState(SLOTS)
         self.take(self.state.resume(self.at))
         self.hello()
@@ -72,6 +82,15 @@ class AgentTraffic(RuleBasedStateMachine):
                     self.running[ref] = start
                 case Kill(key=key, attempt=attempt):
                     assert (key, attempt) in self.running
+                case GoOn(key=key, attempt=attempt):
+                    assert (key, attempt) in self.running
+                    assert (key, attempt) in self.proceeds
+                    assert (key, attempt) not in self.going_on, "told twice in one life"
+                    self.going_on.add((key, attempt))
+                case Renew(wipe=wipe):
+                    assert not self.running, "something runs over a restart of the node"
+                    assert self.renewing is None
+                    self.renewing = wipe
                 case Remove(job_id=job_id, task_id=task_id):
                     for start in self.running.values():
                         assert start.job_id != job_id or task_id not in {"", start.task_id}
@@ -95,6 +114,12 @@ class AgentTraffic(RuleBasedStateMachine):
                     self.accepted.append((key, attempt))
                 case Stop(key=key, attempt=attempt):
                     self.stops_taken.add((key, attempt))
+                case Proceed(key=key, attempt=attempt):
+                    self.proceeds.add((key, attempt))
+                case Restart():
+                    # Nothing of what was is told any more, and nothing that follows is heard.
+                    self.acknowledged = 10**9
+                    return
 
     # --- the control plane ---
 
@@ -127,7 +152,7 @@ class AgentTraffic(RuleBasedStateMachine):
             if isinstance(directive, Stop)
         ]
 
-    @rule(key=st.integers(1, 6), slots=st.integers(1, SLOTS + 1), task=st.integers(1, 4))
+    @rule(key=st.integers(1, 6), slots=st.integers(0, SLOTS + 1), task=st.integers(1, 4))
     def start(self, key: int, slots: int, task: int) -> None:
         attempt = self.attempts[key] = self.attempts.get(key, 0) + 1
         new = Start(
@@ -145,6 +170,32 @@ class AgentTraffic(RuleBasedStateMachine):
     @rule(key=st.integers(1, 6))
     def give_back(self, key: int) -> None:
         self.directives.append(Return(len(self.directives) + 1, key, self.attempts.get(key, 1)))
+
+    @rule(key=st.integers(1, 6))
+    def proceed(self, key: int) -> None:
+        self.directives.append(Proceed(len(self.directives) + 1, key, self.attempts.get(key, 1)))
+
+    @rule(wipe=st.booleans())
+    def restart_the_node(self, wipe: bool) -> None:
+        self.directives.append(Restart(len(self.directives) + 1, wipe))
+
+    @precondition(lambda self: self.renewing is not None and not self.removing)
+    @rule(passed=st.sampled_from([-5.0, 0.0, 3.0]))
+    def renewed(self, passed: float) -> None:
+        """Whatever the node's clock does."""
+        self.at += passed
+        wipe, self.renewing = self.renewing, None
+        before = self.state.boot_time, self.state.disk_time
+        self.take(self.state.renewed(self.at))
+        assert self.state.boot_time > before[0]
+        assert (self.state.disk_time != before[1]) == wipe
+        assert self.state.idle
+        assert self.state.inventory() == ()
+        assert self.state.session == ""
+        self.acknowledged = max(self.reported, default=0)
+        self.ends.clear()
+        self.stops_taken.clear()
+        self.hello()
 
     @rule(job=st.integers(0, 1), task=st.integers(0, 4))
     def remove(self, job: int, task: int) -> None:
@@ -166,7 +217,7 @@ class AgentTraffic(RuleBasedStateMachine):
         """Some answer arrives: now, late, again, or of a session long gone."""
         session, reply = answer
         self.note(session, list(reply.directives))
-        if session == self.state.session:
+        if session == self.state.session and self.acknowledged < 10**9:
             self.acknowledged = max(self.acknowledged, reply.acknowledged)
         self.take(self.state.replied(session, reply, self.at))
 
@@ -181,6 +232,7 @@ class AgentTraffic(RuleBasedStateMachine):
             self.start(key, 1 + (key + slots) % SLOTS, 1 + (key + task) % 4)
         self.deliver(0)
 
+    @precondition(lambda self: not self.state.restarting)
     @rule()
     def lose_session(self) -> None:
         self.state.replied(self.session, SyncReply(session="", session_unknown=True), self.at)
@@ -194,6 +246,12 @@ class AgentTraffic(RuleBasedStateMachine):
     def begin(self, pick: int) -> None:
         key, attempt = sorted(self.running)[pick % len(self.running)]
         self.take(self.state.started(key, attempt, self.at))
+
+    @precondition(lambda self: self.running)
+    @rule(pick=st.integers(0, 10))
+    def coordinate(self, pick: int) -> None:
+        key, attempt = sorted(self.running)[pick % len(self.running)]
+        self.take(self.state.coordinated(key, attempt))
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 10), exit_code=st.sampled_from([0, 1, -9]))
@@ -219,26 +277,43 @@ class AgentTraffic(RuleBasedStateMachine):
             self.journal = self.state.snapshot()
         self.running.clear()
         self.removing.clear()
+        self.going_on.clear()
+        self.renewing = None
+        before = self.state.boot_time, self.state.disk_time, self.state.restarting
         self.state = AgentState(SLOTS, self.journal)
+        assert before == (self.state.boot_time, self.state.disk_time, self.state.restarting)
         self.take(self.state.resume(self.at))
-        self.hello()
+        if not self.state.restarting:
+            self.hello()
 
     # --- what holds ---
 
     @invariant()
     def the_journal_gives_the_state_again(self) -> None:
+        if self.state.restarting:
+            return  # What it has let go of by then is not written down.
         assert AgentState(SLOTS, self.journal).snapshot() == AgentState(SLOTS, self.state.snapshot()).snapshot()
         assert sorted(map(repr, AgentState(SLOTS, self.journal).snapshot())) == sorted(map(repr, self.state.snapshot()))
 
     @invariant()
+    def a_node_that_restarts_is_silent(self) -> None:
+        if self.state.restarting:
+            assert self.state.session == ""
+            assert self.state.reports(1) == ()
+
+    @invariant()
     def what_ended_is_reported_until_acknowledged(self) -> None:
-        final = {(r.key, r.attempt) for r in self.reported.values() if not isinstance(r, Started)}
+        if self.state.restarting:
+            return
+        final = {(r.key, r.attempt) for r in self.reported.values() if not isinstance(r, Started | Coordinated)}
         assert self.ends <= final
         due = [report.seq for report in self.state.reports(10_000)]
         assert due == [seq for seq in sorted(self.reported) if seq > self.acknowledged]
 
     @invariant()
     def every_stop_is_answered_or_on_its_way(self) -> None:
+        if self.state.restarting:
+            return
         answered = {(r.key, r.attempt) for r in self.reported.values() if isinstance(r, Stopped)}
         assert self.stops_taken <= answered | set(self.running)
 
@@ -248,12 +323,25 @@ class AgentTraffic(RuleBasedStateMachine):
         started = [(r.key, r.attempt) for r in self.reported.values() if isinstance(r, Started)]
         assert len(ended) == len(set(ended))
         assert len(started) == len(set(started))
+        coordinated = [(r.key, r.attempt) for r in self.reported.values() if isinstance(r, Coordinated)]
+        assert len(coordinated) == len(set(coordinated))
 
     @invariant()
     def attempts_start_in_the_order_they_came(self) -> None:
         place = {ref: index for index, ref in reversed(list(enumerate(self.accepted)))}
-        places = [place[ref] for ref in self.launches]
+        places = [place[ref] for ref in self.launches if self.starts[ref].slots]
         assert places == sorted(places)
+
+    @invariant()
+    def what_needs_no_slots_waits_for_its_directory_only(self) -> None:
+        if self.state.restarting:
+            return
+        busy = {(start.job_id, start.task_id) for start in self.running.values()} | self.removing
+        for held in self.state.inventory():
+            ref = (held.key, held.attempt)
+            if not held.ended and not held.slots and ref not in self.running:
+                start = self.starts[ref]
+                assert (start.job_id, start.task_id) in busy or (start.job_id, "") in busy
 
     @invariant()
     def what_is_to_be_reported_is_in_the_inventory(self) -> None:
@@ -269,7 +357,7 @@ class AgentTraffic(RuleBasedStateMachine):
             for held in self.state.inventory()
             if not held.ended and (held.key, held.attempt) not in self.running
         ]
-        if queued and not self.running and not self.removing:
+        if queued and not self.running and not self.removing and not self.state.restarting:
             raise AssertionError(f"{queued} wait for nothing")
 
 

@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from millpond.agent import node as node_module
 from millpond.domain.events import HeldAttempt
 from millpond.protocol.messages import (
+    Coordinated,
     Ended,
     FileRequest,
+    Proceed,
     RemoveDirectory,
     Report,
+    Restart,
     Shutdown,
     Started,
     Stop,
@@ -257,3 +261,77 @@ async def test_a_lost_answer_to_a_poll_is_noticed_after_its_time(node: Node, mon
     polls = len(control.syncs)
     await until(lambda: len(control.syncs) > polls + 2)
     assert control.sessions == 2
+
+
+async def test_an_instance_coordinates_and_goes_on(node: Node) -> None:
+    control = node.control
+    control.tell(start(1, 1))
+    await until(lambda: (1, 1) in node.runner.running)
+    node.runner.coordinates[1, 1]()
+    await until(lambda: Coordinated(2, 1, 1) in control.reports.values())
+    control.tell(Proceed(2, 1, 1))
+    await until(lambda: node.runner.proceeded == [(1, 1)])
+    await node.crash()
+    node.begin()
+    await until(lambda: node.runner.proceeded == [(1, 1), (1, 1)])
+
+
+async def test_a_reboot_ends_with_a_hello_that_holds_nothing(node: Node) -> None:
+    control = node.control
+    control.tell(start(1, 1), start(2, 2))
+    await until(lambda: len(node.runner.running) == 2 and len(control.reports) == 2)
+    node.at = 200.0
+    control.tell(Restart(3))
+    await until(lambda: len(control.hellos) == 2)
+    assert control.hellos[0].boot_time == control.hellos[0].disk_time == 100.0
+    again = control.hellos[1]
+    assert (again.boot_time, again.disk_time, again.inventory) == (200.0, 100.0, ())
+    assert sorted(node.runner.stops) == [(1, 1), (2, 1)]
+    assert kinds(control.reports) == [("Started", 1), ("Started", 2)]
+    assert (node.wipes, node.runner.closed) == (0, 0)
+    control.tell(start(1, 1, 2))
+    await until(lambda: (1, 2) in node.runner.running)
+    await until(lambda: control.reports.get(3) == Started(3, 1, 2, 1.0))
+
+
+async def test_a_reimaged_node_comes_up_on_an_empty_disk(node: Node) -> None:
+    control = node.control
+    control.tell(start(1, 1))
+    await until(lambda: (1, 1) in node.runner.running)
+    node.at = 200.0
+    control.tell(Restart(2, wipe=True))
+    await until(lambda: len(control.hellos) == 2)
+    assert (control.hellos[1].boot_time, control.hellos[1].disk_time) == (200.0, 200.0)
+    assert (node.wipes, node.runner.closed) == (1, 1)
+
+
+async def test_a_disk_that_cannot_be_wiped_yet_is_tried_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "_WIPE_PAUSE_S", 0.001)
+    control = node.control
+    node.wipe_fails = True
+    await until(lambda: control.parked == 1)
+    control.tell(Restart(1, wipe=True))
+    await until(lambda: node.wipes > 2)
+    assert len(control.hellos) == 1
+    node.wipe_fails = False
+    await until(lambda: len(control.hellos) == 2)
+
+
+async def test_an_agent_that_dies_in_the_middle_of_a_reimage_goes_on_with_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "_WIPE_PAUSE_S", 0.001)
+    control = node.control
+    node.wipe_fails = True
+    control.tell(start(1, 1), Restart(2, wipe=True))
+    await until(lambda: node.wipes > 0)
+    await node.crash()
+    control.forget()
+    node.at = 300.0
+    node.begin()
+    assert node.agent.restarting
+    await until(lambda: node.wipes > 1)
+    assert len(control.hellos) == 1
+    node.wipe_fails = False
+    await until(lambda: len(control.hellos) == 2)
+    assert (control.hellos[1].boot_time, control.hellos[1].inventory) == (300.0, ())

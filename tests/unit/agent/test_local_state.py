@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millpond.agent.local_state import FileJournal
-from millpond.agent.records import Accepted, Acknowledged, Begun, Launched, Record, Reported
+from millpond.agent.records import Accepted, Acknowledged, Begun, Launched, Proceeded, Record, Reported, RestartAsked
 from millpond.domain.states import ErrorCategory
 from millpond.domain.task import FailureInfo, NameValue
-from millpond.protocol.messages import Ended, Start, Started
+from millpond.protocol.messages import Coordinated, Ended, Start, Started, Stopped
 
 START = Start(
     7, 1 << 33, 2, job_id="j", task_id="t", slots=3, spec=b'{"x": 1}', common_environment=(("A", "b"), ("C", ""))
@@ -22,7 +22,12 @@ RECORDS: list[Record] = [
     Begun(boot_time=12.5),
     Accepted(START),
     Launched(key=1 << 33, attempt=2),
+    Proceeded(key=1 << 33, attempt=2),
+    RestartAsked(wipe=True),
+    Begun(boot_time=12.5, next_seq=3, disk_time=11.5),
     Reported(Started(1, 1 << 33, 2, 13.25)),
+    Reported(Coordinated(1, 1 << 33, 2)),
+    Reported(Stopped(1, 1 << 33, 2), slots=0),
     Reported(Ended(2, 1 << 33, 2, 13.25, 14.5, None, FAILURE, True), slots=3),
     Acknowledged(seq=1),
 ]

@@ -38,6 +38,8 @@ class FakeExecutor:
         self._waiters: dict[str, list[asyncio.Future[ProcessExit | None]]] = {}
         self.started: list[ProcessSpec] = []
         """Every process ever started, in order."""
+        self.ended: list[str] = []
+        """Every attempt ever ended, in order."""
 
     async def start(self, process: ProcessSpec) -> None:
         """See `Executor.start`."""
@@ -66,6 +68,13 @@ class FakeExecutor:
         """See `Executor.kill`."""
         if process_id in self._timers:
             self._end(process_id, KILLED)
+
+    async def end(self, attempt_id: str) -> None:
+        """See `Executor.end`."""
+        for process_id in list(self._timers):
+            if process_id == attempt_id or process_id.startswith(f"{attempt_id}/"):
+                self._end(process_id, KILLED)
+        self.ended.append(attempt_id)
 
     async def known(self) -> Sequence[str]:
         """See `Executor.known`."""

@@ -99,7 +99,9 @@ class _Connection(asyncio.Protocol):
             self.ready.set_result(None)
             return
         process_id = os.fsdecode(fields[0])
-        if operation == spawner.RUNNING:
+        if operation == spawner.ENDED:
+            self._owner._on_attempt_ended(process_id)
+        elif operation == spawner.RUNNING:
             if self.known is None:
                 self._owner._on_running(process_id)
             else:
@@ -141,6 +143,8 @@ class ProcessExecutor:
         """All the spawner knows: None while running."""
         self._launches: dict[str, _Launch] = {}
         self._waiters: dict[str, asyncio.Future[ProcessExit | None]] = {}
+        self._ends: dict[str, asyncio.Future[None]] = {}
+        """By attempt."""
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
         self._closed = False
@@ -181,6 +185,15 @@ class ProcessExecutor:
         """See `Executor.kill`."""
         connection = self._connection or await self._connect()
         connection.write(spawner.frame(spawner.KILL, os.fsencode(process_id), str(self._grace_ms).encode()))
+
+    async def end(self, attempt_id: str) -> None:
+        """See `Executor.end`."""
+        connection = self._connection or await self._connect()
+        end = self._ends.get(attempt_id)
+        if end is None:
+            end = self._ends[attempt_id] = asyncio.get_running_loop().create_future()
+            connection.write(spawner.frame(spawner.END, os.fsencode(attempt_id)))
+        await asyncio.shield(end)
 
     async def known(self) -> Sequence[str]:
         """See `Executor.known`."""
@@ -255,6 +268,8 @@ class ProcessExecutor:
                 self._on_running(process_id)
             else:
                 connection.write(launch.frame)
+        for attempt_id in self._ends:
+            connection.write(spawner.frame(spawner.END, os.fsencode(attempt_id)))
         for process_id, waiter in list(self._waiters.items()):
             exit_ = self._known.get(process_id)
             if exit_ is not None or process_id not in self._known:
@@ -317,8 +332,9 @@ class ProcessExecutor:
         """No spawner: nothing that was asked will be answered."""
         for launch in self._launches.values():
             _settle(launch.answer, error)
-        for waiter in self._waiters.values():
+        for waiter in (*self._waiters.values(), *self._ends.values()):
             _settle(waiter, error)
+        self._ends.clear()
         self._launches.clear()
         self._waiters.clear()
 
@@ -328,7 +344,7 @@ class ProcessExecutor:
         if self._connection is not connection:
             return
         self._connection = None
-        if not self._closed and (self._launches or self._waiters):
+        if not self._closed and (self._launches or self._waiters or self._ends):
             # Somebody waits for an answer. What the next spawner does not know was lost.
             self._connecting = asyncio.get_running_loop().create_task(self._reconnect())
             self._connecting.add_done_callback(self._on_connected)
@@ -348,6 +364,11 @@ class ProcessExecutor:
         waiter = self._waiters.pop(process_id, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(exit_)
+
+    def _on_attempt_ended(self, attempt_id: str) -> None:
+        end = self._ends.pop(attempt_id, None)
+        if end is not None and not end.done():
+            end.set_result(None)
 
     def _on_refused(self, process_id: str, number: int, step: str) -> None:
         launch = self._launches.pop(process_id, None)
@@ -371,6 +392,7 @@ def _launch_frame(process: ProcessSpec) -> bytes:
         process.directory,
         process.stdout_path,
         process.stderr_path,
+        (spawner.KEEPS if process.keeps else b"").decode() + (spawner.APPENDS if process.appends else b"").decode(),
         str(len(process.argv)),
         *process.argv,
         *[f"{name}={value}" for name, value in process.environment.items()],

@@ -1,0 +1,46 @@
+"""What `agent.state` has an agent do: to write something down (a `Record`), or a deed that follows that."""
+
+from typing import TypeAlias
+
+import msgspec
+
+from millpond.agent.records import Record
+from millpond.protocol.messages import Start
+
+
+class Launch(msgspec.Struct, frozen=True, gc=False):
+    """Hand the attempt to the runner; answered by `ended`, and by `started` before that unless it never got there."""
+
+    start: Start
+    resumed: bool = False
+
+
+class Kill(msgspec.Struct, frozen=True, gc=False):
+    """Make the runner end the attempt soon; `ended` follows as ever."""
+
+    key: int
+    attempt: int
+
+
+class GoOn(msgspec.Struct, frozen=True, gc=False):
+    """Let the primary of a multi-instance task run its command line. Said again after a restart of the agent."""
+
+    key: int
+    attempt: int
+
+
+class Renew(msgspec.Struct, frozen=True, gc=False):
+    """Nothing runs any more: make ready for a new beginning, with `wipe` on an empty disk; answered by `renewed`."""
+
+    wipe: bool
+
+
+class Remove(msgspec.Struct, frozen=True, gc=False):
+    """Remove the directory of a task, or of all tasks of a job (`task_id` empty); answered by `removed`."""
+
+    job_id: str
+    task_id: str
+
+
+Deed: TypeAlias = Launch | Kill | GoOn | Remove | Renew
+Action: TypeAlias = Record | Deed
