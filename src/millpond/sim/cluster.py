@@ -16,7 +16,8 @@ from millpond.providers.fake import FakeProvider, Fate
 from millpond.sim.api import Api
 from millpond.sim.audit import Audit
 from millpond.sim.control import ControlServer
-from millpond.sim.disk import SimDisk, named, short
+from millpond.sim.disk import SimDisk
+from millpond.sim.names import named, short
 from millpond.sim.faults import Faults
 from millpond.sim.ledger import Ledger
 from millpond.sim.loop import VirtualLoop

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol
 
-from millpond.sim.disk import SimDisk, short
+from millpond.sim.disk import SimDisk
+from millpond.sim.names import short
 from millpond.sim.loop import VirtualLoop
 from millpond.sim.network import Network
 from millpond.sim.nodes import Machine
