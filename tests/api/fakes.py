@@ -245,6 +245,7 @@ class FakeControl:
         self.ready = True
         self.events: list[Any] = []
         self.added: list[NewJob] = []
+        self.preempted: list[str] = []
         self.error: BaseException | None = None
         self._clock = clock
 
@@ -303,10 +304,16 @@ class FakeControl:
         pool = self.store.pools.get(id_key(pool_id))
         if pool is None:
             raise BatchError(ErrorCode.POOL_NOT_FOUND)
+        if hasattr(event, "node_id"):
+            if event.node_id not in self.store.nodes:
+                raise BatchError(ErrorCode.NODE_NOT_FOUND)
+            return
         if event.condition is not None:
             event.condition.require(pool.last_modified)
         pool.last_modified = later_than(pool.last_modified, event.at)
         match event:
+            case e.PoolUpdated(changes=changes):
+                pool.spec = {name: value for name, value in {**pool.spec, **changes.spec}.items() if value is not None}
             case e.PoolDeleteRequested():
                 pool.state = PoolState.DELETING
             case e.PoolResizeRequested():
@@ -315,6 +322,12 @@ class FakeControl:
                     pool.target_dedicated_nodes = event.target_dedicated_nodes
             case e.PoolResizeStopRequested():
                 pool.allocation_state = AllocationState.STOPPING
+
+    async def preempt_node(self, pool_id: str, node_id: str) -> None:
+        self._fail()
+        if id_key(pool_id) not in self.store.pools:
+            raise BatchError(ErrorCode.POOL_NOT_FOUND)
+        self.preempted.append(node_id)
 
     async def explain_task(self, job_id: str, task_id: str) -> Explanation:
         self._fail()

@@ -264,11 +264,10 @@ async def test_bad_resizes(busy: World, body: Any, code: str) -> None:
     assert (answer.status, answer.code) == (400, code)
 
 
-async def test_retained_data_is_refused_rather_than_taken_for_something_else(busy: World) -> None:
+async def test_retained_data(busy: World) -> None:
     body = {"targetDedicatedNodes": 1, "nodeDeallocationOption": "RetainedData"}
-    answer = await busy.call("POST", "/pools/p1/resize", body)
-    assert (answer.status, answer.code) == (501, "NotImplemented")
-    assert answer.values()["PropertyName"] == "nodeDeallocationOption"
+    assert (await busy.call("POST", "/pools/p1/resize", body)).status == 202
+    assert busy.control.events[-1].node_deallocation_option is NodeDeallocationOption.RETAINED_DATA
 
 
 async def test_stop_resize_and_delete(busy: World) -> None:

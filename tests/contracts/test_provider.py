@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import millpond
-from millpond.providers.base import NodeCreated, NodeProvider, NodeRequest, NodeStatus, VmSize
+from millpond.providers.base import CanPreempt, NodeCreated, NodeProvider, NodeRequest, NodeStatus, VmSize
 from millpond.providers.fake import FakeProvider, Fate
 from millpond.providers.local import LocalProvider
 
@@ -140,3 +140,53 @@ async def test_nodes_stay_when_the_provider_is_closed(provider: NodeProvider) ->
     await wait_for(provider, [handles["a"]], NodeStatus.UP)
     await provider.close()
     assert await provider.observe([handles["a"]]) == [NodeStatus.UP]
+
+
+async def preempted(provider: NodeProvider, *node_ids: str) -> dict[str, str]:
+    """Nodes that are up, but for the first, which is preempted; their handles."""
+    handles = await create(provider, *node_ids)
+    await wait_for(provider, list(handles.values()), *[NodeStatus.UP] * len(node_ids))
+    assert isinstance(provider, CanPreempt)
+    first, *others = handles.values()
+    await provider.preempt([first])
+    await wait_for(provider, [first, *others], NodeStatus.PREEMPTED, *[NodeStatus.UP] * len(others))
+    return handles
+
+
+async def test_a_preempted_node_says_so_until_it_is_made_again(provider: NodeProvider) -> None:
+    handles = await preempted(provider, "a", "b")
+    assert isinstance(provider, CanPreempt)
+    await provider.preempt([handles["a"]])
+    assert await provider.observe([handles["a"]]) == [NodeStatus.PREEMPTED]
+    again = await create(provider, "a")
+    await wait_for(provider, [again["a"], handles["b"]], NodeStatus.UP, NodeStatus.UP)
+
+
+async def test_a_preempted_node_can_be_deleted(provider: NodeProvider) -> None:
+    handles = await preempted(provider, "a")
+    await provider.delete([handles["a"]])
+    await wait_for(provider, [handles["a"]], NodeStatus.GONE)
+
+
+async def test_made_again_and_deleted_it_is_not_preempted(provider: NodeProvider) -> None:
+    await preempted(provider, "a")
+    again = await create(provider, "a")
+    await wait_for(provider, [again["a"]], NodeStatus.UP)
+    await provider.delete([again["a"]])
+    await wait_for(provider, [again["a"]], NodeStatus.GONE)
+
+
+async def test_a_node_that_is_being_deleted_is_not_preempted(provider: NodeProvider) -> None:
+    handles = await create(provider, "a")
+    await wait_for(provider, [handles["a"]], NodeStatus.UP)
+    await provider.delete([handles["a"]])
+    assert isinstance(provider, CanPreempt)
+    await provider.preempt([handles["a"]])
+    await wait_for(provider, [handles["a"]], NodeStatus.GONE)
+
+
+async def test_what_is_not_there_is_not_preempted(provider: NodeProvider) -> None:
+    unknown = ["", "nonsense", '{"node_id": "../.."}', '{"node_id": "never-made"}']
+    assert isinstance(provider, CanPreempt)
+    await provider.preempt(unknown)
+    assert await provider.observe(unknown) == [NodeStatus.GONE] * len(unknown)

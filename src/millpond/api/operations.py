@@ -29,7 +29,7 @@ class Operation(msgspec.Struct, frozen=True):
 
 def _operations() -> Iterator[Operation]:
     """Rows of (name, method, path, success, query parameters beyond api-version and timeout)."""
-    for row in _TABLE:
+    for row in (*_TABLE, *_EXTENSIONS):
         name, method, path, success, *query = row
         assert isinstance(name, str)
         assert isinstance(method, str)
@@ -128,11 +128,6 @@ _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
     ("enable_job_schedule", "POST", "/jobschedules/{jobScheduleId}/enable", 204),
     ("terminate_job_schedule", "POST", "/jobschedules/{jobScheduleId}/terminate", 202, "force"),
     ("list_jobs_from_schedule", "GET", "/jobschedules/{jobScheduleId}/jobs", 200, _LIST),
-    # Millpond's own, beyond the specification: why something waits
-    ("explain_job", "GET", "/jobs/{jobId}/explain", 200),
-    ("explain_task", "GET", "/jobs/{jobId}/tasks/{taskId}/explain", 200),
-    ("explain_pool", "GET", "/pools/{poolId}/explain", 200),
-    ("explain_node", "GET", "/pools/{poolId}/nodes/{nodeId}/explain", 200),
     # certificates (up to 2024-02-01.19.0)
     ("create_certificate", "POST", "/certificates", 201),
     ("list_certificates", "GET", "/certificates", 200, "maxresults $filter $select"),
@@ -156,6 +151,17 @@ _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
         204,
     ),
 )
+
+_EXTENSIONS: Final[tuple[tuple[str | int, ...], ...]] = (
+    # why something waits
+    ("explain_job", "GET", "/jobs/{jobId}/explain", 200),
+    ("explain_task", "GET", "/jobs/{jobId}/tasks/{taskId}/explain", 200),
+    ("explain_pool", "GET", "/pools/{poolId}/explain", 200),
+    ("explain_node", "GET", "/pools/{poolId}/nodes/{nodeId}/explain", 200),
+    # Azure's clouds take spot nodes back when they please; here somebody, or something, asks for it.
+    ("preempt_node", "POST", "/pools/{poolId}/nodes/{nodeId}/preempt", 202),
+)
+"""Millpond's own operations: no Azure Batch client knows them."""
 
 OPERATIONS: Final[tuple[Operation, ...]] = tuple(_operations())
 

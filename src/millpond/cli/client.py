@@ -1,4 +1,5 @@
-"""Calls of the service's own operations, which no Azure Batch client knows: SharedKey, standard library only."""
+"""Calls of the service for the commands: SharedKey, standard library only. Most are of the service's own operations,
+which no Azure Batch client knows."""
 
 import base64
 import hashlib
@@ -10,14 +11,13 @@ import urllib.request
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from millpond.cli.common import CliError, client_environment, find_service
 
 _API_VERSION: Final = "2025-06-01"
 _TIMEOUT_S: Final = 30.0
-_EMPTY_HEADERS: Final = 11
-"""Headers between the method and the `ocp-` headers of the string to sign; these calls send none of them."""
+_JSON: Final = "application/json; odata=minimalmetadata"
 
 
 class Client:
@@ -32,15 +32,42 @@ class Client:
 
     def get(self, *segments: str) -> dict[str, Any]:
         """GET of the path of these segments: the JSON object. Raises CliError with the service's own words."""
-        path = "/" + "/".join(quote(segment, safe="") for segment in segments)
-        request = urllib.request.Request(f"{self._url}{path}?api-version={_API_VERSION}")  # noqa: S310 - our own URL
+        return self._call("GET", _path_of(segments))
+
+    def get_all(self, *segments: str) -> list[dict[str, Any]]:
+        """All items of a listing, page by page. Raises CliError."""
+        items: list[dict[str, Any]] = []
+        query: dict[str, str] = {}
+        while True:
+            page = self._call("GET", _path_of(segments), query)
+            items += page["value"]
+            following = page.get("odata.nextLink")
+            if not following:
+                return items
+            query = dict(parse_qsl(urlsplit(following).query))
+
+    def post(self, *segments: str, body: dict[str, Any] | None = None) -> None:
+        """POST to the path of these segments, of an operation that answers nothing. Raises CliError."""
+        self._call("POST", _path_of(segments), body=b"" if body is None else json.dumps(body).encode())
+
+    def _call(
+        self, method: str, path: str, query: dict[str, str] | None = None, body: bytes | None = None
+    ) -> dict[str, Any]:
+        query = {**(query or {}), "api-version": _API_VERSION}
+        request = urllib.request.Request(  # noqa: S310 - our own URL
+            f"{self._url}{path}?{urlencode(query)}", body, method=method
+        )
         date = formatdate(usegmt=True)
         request.add_header("ocp-date", date)
-        request.add_header("Authorization", self.authorization("GET", urlsplit(self._url).path + path, date))
+        signed = self.authorization(method, urlsplit(self._url).path + path, date, query=query, body=body)
+        request.add_header("Authorization", signed)
         request.add_header("Accept", "application/json")
+        if body is not None:
+            request.add_header("Content-Type", _JSON)
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
-                answer = json.load(response)
+                text = response.read()
+                answer = json.loads(text) if text else {}
         except urllib.error.HTTPError as error:
             with error:
                 raise CliError(_message_of(error)) from error
@@ -51,12 +78,22 @@ class Client:
             raise CliError(f"what answers at {self._url} is not Millpond")
         return answer
 
-    def authorization(self, method: str, path: str, date: str) -> str:
-        """The SharedKey signature of a call without a body, `date` being its ocp-date."""
-        text = f"{method}\n" + "\n" * _EMPTY_HEADERS
-        text += f"ocp-date:{date}\n/{self._account}{path}\napi-version:{_API_VERSION}"
+    def authorization(
+        self, method: str, path: str, date: str, *, query: dict[str, str] | None = None, body: bytes | None = None
+    ) -> str:
+        """The SharedKey signature of a call, `date` being its ocp-date."""
+        # Twelve lines; of what they name these calls send no more than a length and a type.
+        length = str(len(body)) if body is not None else ""
+        lines = [method, "", "", length, "", "" if body is None else _JSON, *[""] * 6]
+        query = query or {"api-version": _API_VERSION}
+        resource = [f"/{self._account}{path}", *(f"{name}:{value}" for name, value in sorted(query.items()))]
+        text = "\n".join([*lines, f"ocp-date:{date}", *resource])
         signature = base64.b64encode(hmac.digest(self._key, text.encode(), hashlib.sha256)).decode()
         return f"SharedKey {self._account}:{signature}"
+
+
+def _path_of(segments: tuple[str, ...]) -> str:
+    return "/" + "/".join(quote(segment, safe="") for segment in segments)
 
 
 def _message_of(error: urllib.error.HTTPError) -> str:

@@ -10,6 +10,7 @@ from millpond import __version__
 _COMMANDS: Final = {
     "env": ("millpond.cli.env:env", "Print the export lines that point Azure Batch clients at the service."),
     "explain": ("millpond.cli.explain:explain", "Say why a job, task, pool or node waits."),
+    "node": ("millpond.cli.node:node", "List the nodes of a pool; reboot, disable, preempt … one of them."),
     "status": ("millpond.cli.status:status", "Say whether a service runs in the data directory, and how it is."),
     "storage": ("millpond.cli.storage:storage", "Put, get and list files of the account's own storage."),
     "up": ("millpond.cli.up:up", "Start the service and local nodes; Ctrl-C stops them."),

@@ -144,6 +144,14 @@ class ControlPlane(Protocol):
         """
         ...
 
+    async def preempt_node(self, pool_id: str, node_id: str) -> None:
+        """Have the provider take the machine of a spot node away. Returns when it has begun to.
+
+        Raises BatchError: PoolNotFound, NodeNotFound, OperationNotValidOnNode (a dedicated node),
+        OperationInvalidForCurrentState (there is no machine), NotImplemented (the provider cannot), ServerBusy.
+        """
+        ...
+
     async def to_job(self, job_id: str, event: Event) -> Any:
         """The same for the engine of the job's pool. A job that is being moved to another pool is waited for. Raises
         BatchError JobNotFound."""

@@ -20,7 +20,7 @@ from millpond.domain.effects import Effect
 from millpond.domain.errors import BatchError, Bug, ErrorCode, LeaseLost, StoreUnavailable
 from millpond.domain.events import Event, JobScheduleEvent, TasksAdded
 from millpond.domain.ids import id_key
-from millpond.domain.states import IN_SERVICE_NODE_STATES
+from millpond.domain.states import IN_SERVICE_NODE_STATES, NodeState
 from millpond.scheduler.core import apply, place
 from millpond.scheduler.rebuild import rebuild
 from millpond.scheduler.state import SchedulerState
@@ -33,6 +33,13 @@ _State = TypeVar("_State")
 _Event = TypeVar("_Event", Event, JobScheduleEvent)
 
 _STORY_LENGTH = 100
+_SILENCE_TELLS = IN_SERVICE_NODE_STATES | {
+    NodeState.WAITING_FOR_START_TASK,
+    NodeState.START_TASK_FAILED,
+    NodeState.REBOOTING,
+    NodeState.REIMAGING,
+}
+"""Node states in which an agent is there, or is about to be."""
 _TOLD = (
     "pool_id",
     "node_id",
@@ -388,8 +395,4 @@ class Engine(BaseEngine[SchedulerState, Event]):
         """Ids of nodes that were in service when last heard of: they are given up when they stay silent."""
         if self._state is None:
             return []
-        return [
-            node.row.id
-            for node in self._state.nodes.values()
-            if node.row.state in IN_SERVICE_NODE_STATES or node.assigned
-        ]
+        return [node.row.id for node in self._state.nodes.values() if node.row.state in _SILENCE_TELLS or node.assigned]

@@ -105,6 +105,15 @@ class NodeLinks:
         if link is not None and session and link.session == session:
             link.outbox.open()
 
+    def expect_boot(self, node_id: str) -> None:
+        """The node is made, perhaps again: whoever spoke for it before is gone, and its silence is no news."""
+        link = self._links.get(node_id)
+        if link is not None:
+            link.session = ""
+            link.watched = False
+            link.given_up = False
+            link.outbox.wake()
+
     def release(self, node_id: str) -> None:
         """The node is to leave: tell its agent to shut down, should it listen."""
         link = self._links.get(node_id)

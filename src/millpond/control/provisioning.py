@@ -11,11 +11,19 @@ from millpond.control.engine import Engine
 from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
-from millpond.domain.errors import BatchError, ProviderError
+from millpond.domain.errors import BatchError, ErrorCode, ProviderError
 from millpond.domain.events import Event
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
-from millpond.providers.base import NodeCreated, NodeProvider, NodeRefused, NodeRequest, NodeStatus, VmSize
+from millpond.providers.base import (
+    CanPreempt,
+    NodeCreated,
+    NodeProvider,
+    NodeRefused,
+    NodeRequest,
+    NodeStatus,
+    VmSize,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +36,8 @@ class _Wish(msgspec.Struct):
     request: NodeRequest
     leaving: bool = False
     """Wished for only to have its handle, or to know that it does not exist."""
+    refusal: str = ""
+    """What the provider said last: told once, however often it is asked again."""
 
 
 class _Known(msgspec.Struct):
@@ -35,6 +45,8 @@ class _Known(msgspec.Struct):
     handle: str
     leaving: bool = False
     delete_sent: bool = False
+    changing: bool = False
+    """Something was asked for that shows soon."""
 
 
 class Tokens(Protocol):
@@ -116,6 +128,25 @@ class Provisioning:
                 wish.leaving = True
         self._news.set()
 
+    async def preempt(self, node: Node) -> None:
+        """Have the provider take the node's machine away: it is told of like any other preemption.
+
+        Raises BatchError: NotImplemented, ServerBusy.
+        """
+        if not isinstance(self._provider, CanPreempt):
+            raise BatchError(
+                ErrorCode.NOT_IMPLEMENTED,
+                f"Nodes of the provider '{self._provider.name}' cannot be preempted on purpose.",
+            )
+        try:
+            await self._provider.preempt([node.handle])
+        except ProviderError as error:
+            raise BatchError(ErrorCode.SERVER_BUSY, f"The node could not be preempted: {error}") from error
+        if known := self._known.get(node.id):
+            known.changing = True
+            self._release_poll_s = _MIN_POLL_S
+        self._news.set()
+
     def watch(self, engine: Engine, node: Node) -> None:
         """A node that exists already (after a restart)."""
         if node.handle and node.id not in self._known:
@@ -150,7 +181,7 @@ class Provisioning:
     def _pause(self) -> float:
         if self._wishes:
             return self._settings.provider_retry_s
-        if any(known.leaving for known in self._known.values()):
+        if any(known.leaving or known.changing for known in self._known.values()):
             self._release_poll_s = min(_MAX_RELEASE_POLL_S, self._release_poll_s * 1.5)
             return self._release_poll_s
         return max(_MIN_POLL_S, self._next_observe - self._clock())
@@ -177,7 +208,8 @@ class Provisioning:
                     event = e.NodeProvisionFailed(at=self._clock(), node_id=node_id, code=code, message=message)
                     if self._tell(wish.engine, event):
                         self._wishes.pop(node_id, None)
-                case NodeRefused(node_id, _, message):
+                case NodeRefused(node_id, _, message) if message != wish.refusal:
+                    wish.refusal = message
                     log.info("node %s: %s; trying again", node_id, message)
 
     async def _delete_leaving(self) -> None:
@@ -190,7 +222,9 @@ class Provisioning:
     async def _observe(self) -> None:
         now = self._clock()
         everything = now >= self._next_observe
-        asked = [(node_id, known) for node_id, known in self._known.items() if everything or known.leaving]
+        asked = [
+            (node_id, known) for node_id, known in self._known.items() if everything or known.leaving or known.changing
+        ]
         if everything:
             self._next_observe = now + self._settings.observe_interval_s
         if not asked:
@@ -204,6 +238,9 @@ class Provisioning:
                 continue
             if status is NodeStatus.GONE:
                 if self._tell(known.engine, e.NodeGone(at=self._clock(), cause="provider", node_id=node_id)):
+                    del self._known[node_id]
+            elif status is NodeStatus.PREEMPTED and not known.leaving:
+                if self._tell(known.engine, e.NodePreempted(at=self._clock(), cause="provider", node_id=node_id)):
                     del self._known[node_id]
             elif status is NodeStatus.FAILED and not known.leaving:
                 self._tell(known.engine, e.NodeLost(at=self._clock(), cause="provider", node_id=node_id))

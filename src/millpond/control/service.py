@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -31,7 +31,7 @@ from millpond.domain.ids import id_key
 from millpond.domain.job import Job, SchedulingError
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
-from millpond.domain.states import ErrorCategory, JobState, TaskKind, TaskState
+from millpond.domain.states import IN_SERVICE_NODE_STATES, ErrorCategory, JobState, NodeState, TaskKind, TaskState
 from millpond.domain.task import NewTask
 from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
@@ -41,6 +41,10 @@ from millpond.store.base import Store
 from millpond.store.changes import ChangeSet
 
 log = logging.getLogger(__name__)
+
+_WITHOUT_MACHINE: Final = frozenset(
+    {NodeState.PREEMPTED, NodeState.DEALLOCATING, NodeState.DEALLOCATED, NodeState.LEAVING_POOL}
+)
 
 
 _MOVE_PATIENCE_S = 20.0
@@ -277,6 +281,29 @@ class ControlService:
             raise _pool_not_found(pool_id)
         return await engine.submit(event)
 
+    async def preempt_node(self, pool_id: str, node_id: str) -> None:
+        engine = self._engines.get(id_key(pool_id))
+        if engine is not None and engine.state is None:
+            raise BatchError(ErrorCode.SERVER_BUSY)
+        if engine is None or engine.state is None or engine.state.pool is None:
+            raise BatchError(ErrorCode.POOL_NOT_FOUND, f"The pool '{pool_id}' does not exist.", PoolId=pool_id)
+        node = engine.state.nodes.get(node_id)
+        if node is None:
+            raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{node_id[:80]}' does not exist.")
+        row = node.row
+        if row.is_dedicated:
+            raise BatchError(
+                ErrorCode.OPERATION_NOT_VALID_ON_NODE,
+                "Only spot (low-priority) nodes are preempted; this is a dedicated one.",
+            )
+        if not row.handle or row.state in _WITHOUT_MACHINE:
+            raise BatchError(
+                ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,
+                f"A node that is {row.state} cannot be preempted: it has no machine, or is losing it already.",
+                NodeState=row.state.value,
+            )
+        await self._provisioning.preempt(row)
+
     async def to_job(self, job_id: str, event: Event) -> Any:
         while True:
             entry = self._jobs.get(id_key(job_id))
@@ -491,6 +518,8 @@ class ControlService:
                     box.put(m.RemoveDirectory(box.next_revision(), job_id))
                 case f.CreateNode(pool, node):
                     self._links.add(engine, node.id)
+                    if node.state not in IN_SERVICE_NODE_STATES:
+                        self._links.expect_boot(node.id)
                     self._provisioning.create(engine, pool, node)
                 case f.ReleaseNode(pool, node):
                     self._links.release(node.id)

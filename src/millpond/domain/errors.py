@@ -61,6 +61,7 @@ class ErrorCode(StrEnum):
     NODE_STATE_UNUSABLE = "NodeStateUnusable"
     NOT_IMPLEMENTED = "NotImplemented"
     OPERATION_INVALID_FOR_CURRENT_STATE = "OperationInvalidForCurrentState"
+    OPERATION_NOT_VALID_ON_NODE = "OperationNotValidOnNode"
     OPERATION_TIMED_OUT = "OperationTimedOut"
     OUT_OF_RANGE_INPUT = "OutOfRangeInput"
     OUT_OF_RANGE_PRIORITY = "OutOfRangePriority"
@@ -172,6 +173,7 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.NODE_STATE_UNUSABLE: (409, "The specified node is unusable."),
     _C.NOT_IMPLEMENTED: (501, "The requested operation is not implemented on the specified resource."),
     _C.OPERATION_INVALID_FOR_CURRENT_STATE: (409, "The operation is not valid for the current state of the resource."),
+    _C.OPERATION_NOT_VALID_ON_NODE: (409, "The specified operation is not valid on the node."),
     _C.OPERATION_TIMED_OUT: (500, "The operation could not be completed within the permitted time."),
     _C.OUT_OF_RANGE_INPUT: (400, "One of the request inputs is out of range."),
     _C.OUT_OF_RANGE_PRIORITY: (400, "The priority is out of range: it must be between -1000 and 1000."),

@@ -210,6 +210,7 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
             _N.UNUSABLE,
             _N.LEAVING_POOL,
             _N.PREEMPTED,
+            _N.DEALLOCATED,
         }
     ),
     _N.WAITING_FOR_START_TASK: frozenset(
@@ -231,6 +232,7 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
     _N.START_TASK_FAILED: frozenset(
         {
             _N.CREATING,
+            _N.STARTING,
             _N.WAITING_FOR_START_TASK,
             _N.REBOOTING,
             _N.REIMAGING,
@@ -253,6 +255,7 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
             _N.RUNNING,
             _N.OFFLINE,
             _N.UNUSABLE,
+            _N.DEALLOCATING,
             _N.LEAVING_POOL,
             _N.PREEMPTED,
         }
@@ -280,7 +283,8 @@ NODE_MOVES: Final[dict[NodeState, frozenset[NodeState]]] = {
     _N.DEALLOCATED: frozenset({_N.STARTING, _N.LEAVING_POOL}),
     _N.LEAVING_POOL: frozenset(),
 }
-"""Back to `creating` is service healing: the machine vanished, and is made again under the same node id."""
+"""Back to `creating` is service healing: the machine vanished, and is made again under the same node id. Back to
+`deallocated` goes a node that the provider refuses to start."""
 
 JOB_MOVES: Final[dict[JobState, frozenset[JobState]]] = {
     _J.ACTIVE: frozenset({_J.DISABLING, _J.DISABLED, _J.TERMINATING, _J.COMPLETED, _J.DELETING}),

@@ -6,7 +6,7 @@ needs to find a node again is the `handle` (opaque JSON) that the control plane 
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -55,6 +55,8 @@ class NodeStatus(StrEnum):
     UP = "up"
     GONE = "gone"
     """Certainly no longer there."""
+    PREEMPTED = "preempted"
+    """The machine was taken back, with its disk; `create` makes the node again when it can. `delete` makes it GONE."""
     FAILED = "failed"
     """There, and certainly of no use."""
     UNKNOWN = "unknown"
@@ -67,7 +69,8 @@ class NodeProvider(Protocol):
     name: str
 
     async def create(self, requests: Sequence[NodeRequest]) -> list[NodeCreated | NodeRefused]:
-        """Begin to make the nodes; one answer each, in any order. A node that exists already answers its handle.
+        """Begin to make the nodes; one answer each, in any order. A node that exists already answers its handle; one
+        that was preempted is made anew.
 
         Raises ProviderError when none could be tried.
         """
@@ -86,4 +89,17 @@ class NodeProvider(Protocol):
 
     async def close(self) -> None:
         """Let go of the provider's own resources; nodes stay."""
+        ...
+
+
+@runtime_checkable
+class CanPreempt(Protocol):
+    """A provider that takes the machines of spot nodes back on purpose: somebody wants the capacity, or a test does."""
+
+    async def preempt(self, handles: Sequence[str]) -> None:
+        """Begin to take the nodes' machines away, without a word to what runs there, and all their files. Done when
+        `observe` says PREEMPTED. Unknown handles, and nodes being deleted, are left alone.
+
+        Raises ProviderError when it must be tried again.
+        """
         ...

@@ -31,6 +31,8 @@ class Fate(msgspec.Struct, frozen=True):
     """It becomes FAILED instead of UP."""
     life_s: float | None = None
     """From UP until it vanishes by itself."""
+    preempted_s: float | None = None
+    """From UP until its machine is taken back."""
     removal_s: float = 0.0
     """From `delete` to GONE."""
 
@@ -71,6 +73,8 @@ class FakeProvider:
         self.calls: list[tuple[str, tuple[str, ...]]] = []
         self.outage = False
         """`create` and `delete` raise a retryable ProviderError, `observe` says UNKNOWN; what runs runs on."""
+        self.has_spot_capacity = True
+        """Else spot nodes are refused for the time being."""
         self.mute: set[str] = set()
         """Ids of nodes that `observe` says UNKNOWN about."""
         self._fate = fate
@@ -78,6 +82,7 @@ class FakeProvider:
         self._on_up = on_up
         self._on_gone = on_gone
         self._nodes: dict[str, _FakeNode] = {}
+        self._preempted: set[str] = set()
 
     @property
     def node_ids(self) -> list[str]:
@@ -96,10 +101,18 @@ class FakeProvider:
         node_ids = tuple(_node_id(handle) for handle in handles)
         self._enter("delete", node_ids)
         for node_id in node_ids:
+            self._preempted.discard(node_id)
             node = self._nodes.get(node_id)
             if node is not None and not node.leaving:
                 node.leaving = True
                 self._call_later(node.fate.removal_s, partial(self._vanish, node))
+
+    async def preempt(self, handles: Sequence[str]) -> None:
+        node_ids = tuple(_node_id(handle) for handle in handles)
+        self._enter("preempt", node_ids)
+        for node_id in node_ids:
+            if node_id in self._nodes:
+                self._preempt(self._nodes[node_id])
 
     async def close(self) -> None:
         pass
@@ -124,11 +137,15 @@ class FakeProvider:
     def _create(self, request: NodeRequest) -> NodeCreated | NodeRefused:
         node = self._nodes.get(request.node_id)
         if node is None:
+            if not self.has_spot_capacity and not request.is_dedicated:
+                message = "There is no spot capacity just now."
+                return NodeRefused(request.node_id, "AllocationFailed", message, retryable=True)
             fate = self._fate(request)
             if fate.refuse:
                 message = f"The provider refuses to make the node: {fate.refuse}."
                 return NodeRefused(request.node_id, fate.refuse, message, fate.retryable)
             node = self._nodes[request.node_id] = _FakeNode(request, fate)
+            self._preempted.discard(request.node_id)
             if fate.boot_s is not None:
                 self._call_later(fate.boot_s, partial(self._boot, node))
         elif node.leaving:
@@ -139,6 +156,8 @@ class FakeProvider:
     def _observe(self, node_id: str) -> NodeStatus:
         if self.outage or node_id in self.mute:
             return NodeStatus.UNKNOWN
+        if node_id in self._preempted:
+            return NodeStatus.PREEMPTED
         node = self._nodes.get(node_id)
         return NodeStatus.GONE if node is None else node.status
 
@@ -153,6 +172,14 @@ class FakeProvider:
         self._on_up(node.request)
         if node.fate.life_s is not None:
             self._call_later(node.fate.life_s, partial(self._vanish, node))
+        if node.fate.preempted_s is not None:
+            self._call_later(node.fate.preempted_s, partial(self._preempt, node))
+
+    def _preempt(self, node: _FakeNode) -> None:
+        node_id = node.request.node_id
+        if self._nodes.get(node_id) is node and not node.leaving:
+            self._vanish(node)
+            self._preempted.add(node_id)
 
     def _vanish(self, node: _FakeNode) -> None:
         node_id = node.request.node_id

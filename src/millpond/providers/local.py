@@ -6,6 +6,7 @@ is read from the same files. The layout is the host's (see `agent/desired.py`):
     DIR/endpoint                    URL of the service
     DIR/nodes/<node id>/node.json   the wish: present or removed
     DIR/host.json, DIR/host.log     the host's process and its output
+    DIR/preempted/<node id>         the provider's own: a node that was not deleted, but preempted
 
 The host outlives the service, so a service that comes back finds its nodes running. `stop_host` ends it.
 """
@@ -61,6 +62,7 @@ class LocalProvider:
         `set_endpoint`). `command` replaces the host's own command line; `--directory DIR` is added to it."""
         self._directory = os.path.abspath(directory)
         self._nodes = os.path.join(self._directory, "nodes")
+        self._preempted = os.path.join(self._directory, "preempted")
         self._endpoint = endpoint
         self._endpoint_is_written = False
         self._command = [*(command or (python, "-P", "-m", "millpond.agent.main")), "--directory", self._directory]
@@ -96,6 +98,9 @@ class LocalProvider:
     async def delete(self, handles: Sequence[str]) -> None:
         await self._in_thread(lambda: self._delete(handles))
 
+    async def preempt(self, handles: Sequence[str]) -> None:
+        await self._in_thread(lambda: self._preempt(handles))
+
     async def close(self) -> None:
         """The host and its nodes stay."""
 
@@ -123,7 +128,7 @@ class LocalProvider:
             _signal(pid, signal.SIGKILL)
         local_processes.kill_all(self._directory, self._command, _KILLED_S)
 
-    # --- the three calls ---
+    # --- the calls ---
 
     def _create(self, requests: Sequence[NodeRequest]) -> list[NodeCreated | NodeRefused]:
         answers: list[NodeCreated | NodeRefused] = []
@@ -146,6 +151,7 @@ class LocalProvider:
                 answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=True))
                 continue
             if before != wish:
+                self._forget_preemption(node_id)
                 os.makedirs(os.path.join(self._nodes, node_id), mode=0o700, exist_ok=True)
                 self._write_wish(node_id, wish)
                 changed = True
@@ -161,14 +167,35 @@ class LocalProvider:
         statuses = []
         for handle in handles:
             node_id = _node_id(handle)
-            exists = bool(node_id) and os.path.isdir(os.path.join(self._nodes, node_id))
-            statuses.append(there if exists else NodeStatus.GONE)
+            if node_id and os.path.isdir(os.path.join(self._nodes, node_id)):
+                statuses.append(there)
+            elif node_id and os.path.exists(os.path.join(self._preempted, node_id)):
+                statuses.append(NodeStatus.PREEMPTED)
+            else:
+                statuses.append(NodeStatus.GONE)
         return statuses
 
-    def _delete(self, handles: Sequence[str]) -> None:
+    def _preempt(self, handles: Sequence[str]) -> None:
+        """As a deletion, of which there is a note that it was none: written first, so that a crash in between leaves a
+        node that runs and nothing else."""
+        for handle in handles:
+            node_id = _node_id(handle)
+            wish = self._wish(node_id) if node_id else None
+            if wish is not None and wish.get("state") == "present":
+                os.makedirs(self._preempted, mode=0o700, exist_ok=True)
+                _write_file(os.path.join(self._preempted, node_id), b"")
+        self._delete(handles, preempted=True)
+
+    def _forget_preemption(self, node_id: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._preempted, node_id))
+
+    def _delete(self, handles: Sequence[str], *, preempted: bool = False) -> None:
         found = False
         for handle in handles:
             node_id = _node_id(handle)
+            if node_id and not preempted:
+                self._forget_preemption(node_id)
             if not node_id or not os.path.isdir(os.path.join(self._nodes, node_id)):
                 continue
             wish = self._wish(node_id) or {

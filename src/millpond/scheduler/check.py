@@ -2,10 +2,36 @@
 
 from collections.abc import Iterator
 
-from millpond.domain.states import JobState, NodeState, SubtaskState, TaskState
+from millpond.domain.states import (
+    IN_SERVICE_NODE_STATES,
+    JobState,
+    NodeState,
+    SchedulingState,
+    SubtaskState,
+    TaskState,
+)
 from millpond.domain.task import TaskCounts
 from millpond.scheduler import apart, gangs
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
+
+_HOLD_TASKS = IN_SERVICE_NODE_STATES | {
+    NodeState.UNKNOWN,
+    NodeState.WAITING_FOR_START_TASK,
+    NodeState.START_TASK_FAILED,
+    NodeState.UNUSABLE,
+}
+"""Node states in which tasks can be on a node (running out, in some of them)."""
+
+_NO_MACHINE = frozenset({NodeState.PREEMPTED, NodeState.DEALLOCATED})
+_OPERATED = _NO_MACHINE | {
+    NodeState.CREATING,
+    NodeState.STARTING,
+    NodeState.REBOOTING,
+    NodeState.REIMAGING,
+    NodeState.DEALLOCATING,
+    NodeState.LEAVING_POOL,
+}
+"""Node states under which no operation but a removal can be waiting."""
 
 
 def violations(state: SchedulerState) -> list[str]:
@@ -80,9 +106,24 @@ def _node_violations(state: SchedulerState) -> Iterator[str]:
                 yield f"{name}: task {task.id} is not on it as attempt {assignment.attempt}"
             if (key, assignment.attempt) in node.stopping:
                 yield f"{name}: task {task.id} attempt {assignment.attempt} both runs and stops"
-        if node.row.state is NodeState.LEAVING_POOL and node.assigned:
-            yield f"{name}: is leaving and still has tasks"
+        yield from _state_violations(node, name)
         yield from _special_violations(node, name)
+
+
+def _state_violations(node: NodeMemory, name: str) -> Iterator[str]:
+    row = node.row
+    if row.state not in _HOLD_TASKS and (node.assigned or node.stopping):
+        yield f"{name}: is {row.state} and has tasks"
+    if row.pending is not None and row.removal is None and row.state in _OPERATED:
+        yield f"{name}: is {row.state} and {row.pending.operation} still waits"
+    if node.connected and row.state is NodeState.IDLE and row.scheduling_state is SchedulingState.DISABLED:
+        yield f"{name}: is idle and scheduling is disabled"
+    if node.connected and row.state is NodeState.OFFLINE and row.scheduling_state is SchedulingState.ENABLED:
+        yield f"{name}: is offline and scheduling is enabled"
+    if node.connected and row.state in _NO_MACHINE:
+        yield f"{name}: is {row.state} and connected"
+    if node.retention_timer is not None and row.pending is None:
+        yield f"{name}: a timer is set for nothing"
 
 
 def _special_violations(node: NodeMemory, name: str) -> Iterator[str]:
@@ -181,6 +222,9 @@ def _node_digest(node: NodeMemory) -> object:
         node.row.id,
         node.row.pending,
         node.row.handle,
+        node.row.scheduling_state,
+        node.row.retain_until,
+        node.row.state if node.row.state in _OPERATED else "",
         repr(node.row.start_task),
         sorted((k, a.attempt, a.sent, a.index, a.slots) for k, a in node.assigned.items()),
         sorted((k, run.kind, run.attempt) for k, run in node.specials.items()),

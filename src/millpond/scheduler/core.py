@@ -11,21 +11,40 @@ from millpond.domain import events as e
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.events import Event
-from millpond.scheduler import gangs, jobs, nodes, placement, pools, rebuild, reports, reservations, tasks
+from millpond.scheduler import (
+    gangs,
+    jobs,
+    node_operations,
+    nodes,
+    placement,
+    pools,
+    rebuild,
+    reports,
+    reservations,
+    tasks,
+)
 from millpond.scheduler.state import SchedulerState
 
 _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.PoolAdded: pools.on_pool_added,
+    e.PoolUpdated: pools.on_pool_updated,
     e.PoolDeleteRequested: pools.on_pool_delete_requested,
     e.PoolResizeRequested: pools.on_pool_resize_requested,
     e.PoolResizeStopRequested: pools.on_pool_resize_stop_requested,
     e.PoolResizeTimedOut: pools.on_pool_resize_timed_out,
+    e.NodesRemoveRequested: pools.on_nodes_remove_requested,
     e.NodeProvisioned: nodes.on_node_provisioned,
     e.NodeProvisionFailed: nodes.on_node_provision_failed,
     e.NodeConnected: nodes.on_node_connected,
     e.NodeSilent: nodes.on_node_silent,
     e.NodeLost: nodes.on_node_lost,
     e.NodeGone: nodes.on_node_gone,
+    e.NodePreempted: nodes.on_node_preempted,
+    e.NodeOperationRequested: node_operations.on_node_operation_requested,
+    e.NodeStartRequested: node_operations.on_node_start_requested,
+    e.NodeSchedulingDisableRequested: node_operations.on_node_scheduling_disable_requested,
+    e.NodeSchedulingEnableRequested: node_operations.on_node_scheduling_enable_requested,
+    e.NodeRetentionPassed: node_operations.on_node_retention_passed,
     e.JobAdded: jobs.on_job_added,
     e.JobArrived: rebuild.on_job_arrived,
     e.JobUpdated: jobs.on_job_updated,

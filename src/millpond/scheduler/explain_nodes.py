@@ -6,11 +6,18 @@ from typing import Final
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.explanation import Cause, Explanation, Reference
 from millpond.domain.pool import Pool
-from millpond.domain.states import AllocationState, NodeState, PoolState, SchedulingState
+from millpond.domain.states import AllocationState, NodeOperation, NodeState, PoolState, SchedulingState
 from millpond.scheduler import apart
 from millpond.scheduler.state import NodeMemory, SchedulerState
 
 _MOST_REFERENCES: Final = 10
+
+_WISHES: Final = {
+    NodeOperation.REMOVE: "leave the pool",
+    NodeOperation.REBOOT: "reboot",
+    NodeOperation.REIMAGE: "be reimaged",
+    NodeOperation.DEALLOCATE: "be deallocated",
+}
 
 _IN_STATE: Final[dict[NodeState, tuple[str, str, str, bool]]] = {
     NodeState.CREATING: ("nodeCreating", "is being made", "", False),
@@ -54,11 +61,19 @@ def trouble_of(node: NodeMemory) -> Cause | None:
     row = node.row
     reference = (node_reference(node),)
     pending = row.pending
-    if pending is not None:
+    if pending is not None and row.state is not NodeState.LEAVING_POOL:
+        wish = _WISHES[pending.operation]
+        if node.retention_timer is not None:
+            return Cause(
+                "operationPending",
+                f"the node waits to {wish} until the files of the tasks that ended on it need not be kept any more",
+                "their retention time passes",
+                references=reference,
+            )
         waits = _plural(len(node.assigned) + len(node.stopping), "task")
         return Cause(
             "operationPending",
-            f"the node waits to {pending.operation}, {waits} being on it ({pending.option})",
+            f"the node waits to {wish}, {waits} being on it ({pending.option})",
             "its tasks end",
             references=reference,
         )

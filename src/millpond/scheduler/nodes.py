@@ -6,7 +6,6 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.effects import (
     BeginSession,
     CreateNode,
-    DeleteNode,
     Effect,
     ReleaseNode,
     SavePool,
@@ -16,15 +15,17 @@ from millpond.domain.events import (
     NodeConnected,
     NodeGone,
     NodeLost,
+    NodePreempted,
     NodeProvisioned,
     NodeProvisionFailed,
     NodeSilent,
 )
 from millpond.domain.ids import job_no_of, make_node_id
-from millpond.domain.node import Node, PendingOperation
+from millpond.domain.node import Node, NodeError, PendingOperation
 from millpond.domain.pool import Pool, ResizeError
-from millpond.domain.states import IN_SERVICE_NODE_STATES, NodeDeallocationOption, NodeOperation, NodeState
-from millpond.scheduler import gangs, retries, special, tasks
+from millpond.domain.states import IN_SERVICE_NODE_STATES, NodeOperation, NodeState
+from millpond.scheduler import gangs, node_operations, special, tasks
+from millpond.scheduler.node_operations import drop_node
 from millpond.scheduler.state import NodeMemory, SchedulerState, Stopping, set_node_state
 
 _SHOWN_UNKNOWN: Final = IN_SERVICE_NODE_STATES | {
@@ -33,6 +34,11 @@ _SHOWN_UNKNOWN: Final = IN_SERVICE_NODE_STATES | {
     NodeState.START_TASK_FAILED,
 }
 """Node states that become `unknown` when the node falls silent."""
+
+_GIVEN_BACK: Final = frozenset({NodeState.LEAVING_POOL, NodeState.DEALLOCATING, NodeState.DEALLOCATED})
+"""Node states in which there is no machine, or the provider is taking it away."""
+
+_RESTARTING: Final = {NodeState.REBOOTING: NodeOperation.REBOOT, NodeState.REIMAGING: NodeOperation.REIMAGE}
 
 
 def create_node(
@@ -62,35 +68,38 @@ def on_node_provisioned(state: SchedulerState, event: NodeProvisioned, effects: 
     node.row.handle = event.handle
     state.touch_node(node)
     state.pool_unsettled = True
+    if node.row.state is NodeState.PREEMPTED:
+        set_node_state(state, node, NodeState.CREATING, event.at)
     if node.row.state is NodeState.CREATING:
         set_node_state(state, node, NodeState.STARTING, event.at)
-    elif node.row.state is NodeState.LEAVING_POOL and state.pool is not None:
-        # It was to leave before the provider had answered: now there is a handle to release it by.
+    elif node.row.state in _GIVEN_BACK and state.pool is not None:
+        # It was to go before the provider had answered: now there is a handle to release it by.
         effects.append(ReleaseNode(state.pool, node.row))
 
 
 def on_node_provision_failed(state: SchedulerState, event: NodeProvisionFailed, effects: list[Effect]) -> None:
     node = state.nodes.get(event.node_id)
-    if node is None or state.pool is None or node.row.handle:
+    if node is None or state.pool is None:
+        return
+    row = node.row
+    if row.handle and row.state is not NodeState.PREEMPTED:
         return
     # It may have been there before (its handle was lost with the engine's memory): then it is gone with all it held.
     node.connected = False
-    _lose_everything(state, node, event.at, effects, gone=True)
-    if node.row.removal is None:
+    _lose_everything(state, node, event.at, effects)
+    if row.state is NodeState.STARTING:
+        # It was deallocated, and cannot be started just now.
+        set_node_state(state, node, NodeState.DEALLOCATED, event.at)
+        row.errors = (NodeError(event.code, event.message),)
+        return
+    if _is_deallocated(state, node, event.at, effects):
+        return
+    if row.removal is None:
         error = ResizeError(event.code, event.message)
         if error not in state.pool.resize_errors:
             state.pool.resize_errors = (*state.pool.resize_errors, error)
             effects.append(SavePool(state.pool))
     drop_node(state, node, effects)
-
-
-def drop_node(state: SchedulerState, node: NodeMemory, effects: list[Effect]) -> None:
-    """Forget a node that is gone for good."""
-    state.unfile(node)
-    del state.nodes[node.row.id]
-    state.dirty_nodes.pop(node.row.id, None)
-    state.pool_unsettled = True
-    effects.append(DeleteNode(node.row))
 
 
 def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list[Effect]) -> None:
@@ -104,18 +113,26 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
         return
     row = node.row
     effects.append(BeginSession(row.id, event.session))
-    if row.state is NodeState.LEAVING_POOL:
-        return
+    rebooted = row.last_boot_time != event.boot_time
+    if row.state in _GIVEN_BACK or (row.state is NodeState.PREEMPTED and not rebooted):
+        return  # the last words of a machine that goes
     disk_time = event.boot_time if event.disk_time is None else event.disk_time
-    booted = row.last_boot_time != event.boot_time or row.disk_time != disk_time
+    # By the node's own clock: a disk older than the boot we knew of was there under it.
+    fresh = row.last_boot_time is None or disk_time > row.last_boot_time
+    booted = rebooted or row.disk_time != disk_time
     row.last_boot_time = event.boot_time
-    row.disk_time = disk_time
     row.ip_address = event.ip_address
     row.agent_version = event.agent_version
     state.touch_node(node)
+    if row.state in _RESTARTING and not (rebooted and (fresh or row.state is NodeState.REBOOTING)):
+        # It has not heard of it, or came up anew before it had.
+        node.connected = True
+        node_operations.restart(state, node, effects)
+        return
     if booted:
         # Nothing it ran is there any more, whatever it holds.
         tasks.lose_attempts(state, node, event.at, effects)
+        _note_boot(node, effects, fresh=fresh, disk_time=disk_time)
     held = {(entry.key, entry.attempt): entry for entry in event.inventory}
     for key, attempt in list(node.stopping):
         entry = held.pop((key, attempt), None)
@@ -135,9 +152,7 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
                 continue
             assignment.returning = False
             special.send(state, job, node, assignment, effects)
-    if booted:
-        special.node_booted(state, node, event.at, effects)
-    else:
+    if not booted:
         special.resume(state, node, set(held), effects)
         for run in node.specials.values():
             held.pop((run.key, run.attempt), None)
@@ -153,10 +168,34 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
         effects.append(StopTask(row.id, key, attempt))
     state.refile(node, free_before)
     node.connected = True
-    if row.state is NodeState.CREATING:
-        set_node_state(state, node, NodeState.STARTING, event.at)
     state.pool_unsettled = True
-    special.settle_booted(state, node, event.at)
+    if booted:
+        begin_service(state, node, event.at, effects)
+    else:
+        special.settle_booted(state, node, event.at)
+
+
+def _note_boot(node: NodeMemory, effects: list[Effect], *, fresh: bool, disk_time: Timestamp) -> None:
+    """The node came up anew: what a pending restart was to bring about is done."""
+    row = node.row
+    if row.disk_time != disk_time:
+        row.disk_time = disk_time
+        row.retain_until = None
+    operation = row.pending.operation if row.pending is not None else None
+    if operation is NodeOperation.REBOOT or (operation is NodeOperation.REIMAGE and fresh):
+        node_operations.call_off(node, effects)
+
+
+def begin_service(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect]) -> None:
+    """The node has newly booted, and its agent is there: preempted → creating → starting, its start task, and then what
+    it waits for or does. An agent that was only started again under the same boot does not come here."""
+    row = node.row
+    if row.state is NodeState.PREEMPTED:
+        set_node_state(state, node, NodeState.CREATING, at)
+    row.errors = ()
+    set_node_state(state, node, NodeState.STARTING, at)
+    special.node_booted(state, node, at, effects)
+    special.settle_booted(state, node, at)
 
 
 def on_node_silent(state: SchedulerState, event: NodeSilent, effects: list[Effect]) -> None:
@@ -180,79 +219,73 @@ def on_node_lost(state: SchedulerState, event: NodeLost, effects: list[Effect]) 
     if node is None:
         return
     node.connected = False
-    _lose_everything(state, node, event.at, effects, gone=False)
+    tasks.lose_attempts(state, node, event.at, effects)
+    special.node_lost(state, node, event.at, effects, gone=False)
+    operation = _RESTARTING.get(node.row.state)
+    if operation is not None:
+        # Should it come back as it was, it still is to restart.
+        node.row.pending = PendingOperation(operation)
+        set_node_state(state, node, NodeState.UNKNOWN, event.at)
     _show_unknown(state, node, event.at)
 
 
 def on_node_gone(state: SchedulerState, event: NodeGone, effects: list[Effect]) -> None:
-    """A node that was leaving is deleted; one that vanished is made again under its own id (service healing)."""
+    """A node that was leaving is deleted, one that was deallocated is so; one that vanished is made again under its own
+    id (service healing)."""
     node = state.nodes.get(event.node_id)
-    if node is None:
+    if node is None or node.row.state is NodeState.PREEMPTED:
         return
     node.connected = False
-    _lose_everything(state, node, event.at, effects, gone=True)
+    _lose_everything(state, node, event.at, effects)
+    node.row.handle = ""
     if node.row.removal is not None or state.pool is None:
         drop_node(state, node, effects)
         return
-    node.row.handle = ""
+    if _is_deallocated(state, node, event.at, effects):
+        return
+    _call_off_restart(node, effects)
     if node.row.state is not NodeState.CREATING:
         set_node_state(state, node, NodeState.CREATING, event.at)
     effects.append(CreateNode(state.pool, node.row))
 
 
-def _lose_everything(
-    state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect], *, gone: bool
-) -> None:
-    """The node is given up, or gone for good, with all it ran."""
-    tasks.lose_attempts(state, node, at, effects)
-    special.node_lost(state, node, at, effects, gone=gone)
-
-
-def remove_node(
-    state: SchedulerState, node: NodeMemory, option: NodeDeallocationOption, at: Timestamp, effects: list[Effect]
-) -> None:
-    """Begin to take a node out of its pool. It gets no new tasks; `option` says what becomes of those it runs."""
-    row = node.row
-    if row.state is NodeState.LEAVING_POOL:
+def on_node_preempted(state: SchedulerState, event: NodePreempted, effects: list[Effect]) -> None:
+    """The machine of a spot node was taken back, with its disk. Its tasks are active again and counted nowhere; the
+    node stays in its pool and is made again under its own id as soon as the provider can (Azure Batch: Spot)."""
+    node = state.nodes.get(event.node_id)
+    if node is None or node.row.state in _GIVEN_BACK or node.row.state is NodeState.PREEMPTED or state.pool is None:
         return
-    row.pending = PendingOperation(NodeOperation.REMOVE, option)
-    state.touch_node(node)
+    row = node.row
+    if row.state is NodeState.CREATING and not row.handle:
+        return  # it is being made again already
+    node.connected = False
+    _lose_everything(state, node, event.at, effects)
     state.pool_unsettled = True
-    state.refile(node, node.free)
-    drains = option in (NodeDeallocationOption.TASK_COMPLETION, NodeDeallocationOption.RETAINED_DATA)
-    for assignment in list(node.assigned.values()):
-        task = assignment.task
-        begun = task.start_time is not None
-        if begun and drains:
-            continue
-        job = state.jobs_by_no[task.job_no]
-        # The whole node goes, so nothing need be stopped one by one, unless it lives on for others.
-        tasks.detach(state, job, task, at, stop=drains, effects=effects)
-        if begun and option is NodeDeallocationOption.TERMINATE:
-            tasks.complete(
-                state, job, task, at, effects, end_time=at, exit_code=None, failure=retries.ENDED_BY_NODE_REMOVAL
-            )
-        else:
-            tasks.requeue(state, job, task, at, effects, by_user=begun)
-    if not drains:
-        for key, attempt in list(node.stopping):
-            tasks.release_stopping(state, node, key, attempt, at)
-    leave_when_drained(state, node, at, effects)
+    if row.pending is not None and row.pending.operation in (NodeOperation.REMOVE, NodeOperation.DEALLOCATE):
+        return  # nothing is in the way of that any more
+    _call_off_restart(node, effects)
+    set_node_state(state, node, NodeState.PREEMPTED, event.at)
+    effects.append(CreateNode(state.pool, row))
 
 
-def leave_when_drained(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect]) -> None:
-    """Release a node that is to leave and runs nothing any more."""
+def _lose_everything(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect]) -> None:
+    """The machine is gone for good, with all it ran and all it had."""
+    tasks.lose_attempts(state, node, at, effects)
+    node_operations.lose_disk(state, node, at, effects)
+
+
+def _is_deallocated(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect]) -> bool:
+    """There is no machine: whether that is as was asked."""
     row = node.row
-    if row.removal is None or row.state is NodeState.LEAVING_POOL or node.assigned or node.stopping:
-        return
-    set_node_state(state, node, NodeState.LEAVING_POOL, at)
-    special.node_lost(state, node, at, effects, gone=True)
-    if state.pool is not None:
-        effects.append(ReleaseNode(state.pool, row))
+    wanted = row.pending is not None and row.pending.operation is NodeOperation.DEALLOCATE
+    if row.state is not NodeState.DEALLOCATED and (wanted or row.state is NodeState.DEALLOCATING):
+        node_operations.call_off(node, effects)
+        set_node_state(state, node, NodeState.DEALLOCATING, at)
+        set_node_state(state, node, NodeState.DEALLOCATED, at)
+    return row.state is NodeState.DEALLOCATED
 
 
-def keep_node(state: SchedulerState, node: NodeMemory) -> None:
-    """Call off a removal that has not begun to release the node."""
-    node.row.pending = None
-    state.touch_node(node)
-    state.refile(node, node.free)
+def _call_off_restart(node: NodeMemory, effects: list[Effect]) -> None:
+    """Its next machine comes up anew anyway."""
+    if node.row.pending is not None and node.row.removal is None:
+        node_operations.call_off(node, effects)

@@ -1,17 +1,22 @@
-"""The pool: adding, resizing, deleting."""
+"""The pool: adding, changing, resizing, deleting."""
+
+from typing import Final
 
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.effects import DeletePool, Effect, SavePool, SetResizeTimer
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.events import (
+    NodesRemoveRequested,
     PoolAdded,
     PoolDeleteRequested,
     PoolResizeRequested,
     PoolResizeStopRequested,
     PoolResizeTimedOut,
+    PoolUpdated,
 )
 from millpond.domain.job import Job, SchedulingError
 from millpond.domain.pool import Pool, ResizeError
+from millpond.domain.preconditions import Precondition
 from millpond.domain.states import (
     IN_SERVICE_NODE_STATES,
     AllocationState,
@@ -22,7 +27,8 @@ from millpond.domain.states import (
     PoolState,
 )
 from millpond.scheduler import apart
-from millpond.scheduler.nodes import create_node, keep_node, leave_when_drained, remove_node
+from millpond.scheduler.node_operations import carry_on, keep_node, remove_node
+from millpond.scheduler.nodes import create_node
 from millpond.scheduler.state import NodeMemory, SchedulerState
 
 
@@ -84,13 +90,25 @@ def _begin_resize(
     at: Timestamp,
     effects: list[Effect],
 ) -> None:
-    """Move towards the targets. The last resize's errors are forgotten."""
+    """Move towards the targets."""
+    _enter_resizing(state, pool, timeout_s, option, at, effects)
+    _approach_targets(state, pool, option, at, effects)
+
+
+def _enter_resizing(
+    state: SchedulerState,
+    pool: Pool,
+    timeout_s: float,
+    option: NodeDeallocationOption,
+    at: Timestamp,
+    effects: list[Effect],
+) -> None:
+    """The last resize's errors are forgotten."""
     pool.resize_errors = ()
     pool.node_deallocation_option = option
     pool.resize_deadline = at + timeout_s
     _set_allocation_state(pool, AllocationState.RESIZING, at)
     effects.append(SetResizeTimer(pool.resize_deadline))
-    _approach_targets(state, pool, option, at, effects)
     state.pool_unsettled = True
 
 
@@ -104,7 +122,7 @@ def _approach_targets(
         if missing > 0:
             draining = [node for node in kind if node.row.removal is not None and _can_stay(node)]
             for node in draining[:missing]:
-                keep_node(state, node)
+                keep_node(state, node, effects)
             for _ in range(missing - len(draining)):
                 create_node(state, pool, at, effects, dedicated=dedicated)
         elif missing < 0:
@@ -116,22 +134,100 @@ def _can_stay(node: NodeMemory) -> bool:
     return node.row.state is not NodeState.LEAVING_POOL
 
 
+_USELESS: Final = {
+    NodeState.UNUSABLE: 0,
+    NodeState.START_TASK_FAILED: 0,
+    NodeState.UNKNOWN: 0,
+    NodeState.PREEMPTED: 2,
+    NodeState.DEALLOCATING: 2,
+    NodeState.DEALLOCATED: 2,
+}
+
+
 def _removal_rank(node: NodeMemory) -> tuple[int, int, int, float]:
-    """Who leaves first: nodes of no use yet or any more, then idle ones, then those that run least; the young first.
-    Those that run a job manager leave last (Azure Batch: JobManagerTask)."""
-    useless = node.row.state not in IN_SERVICE_NODE_STATES
+    """Who leaves first: nodes of no use any more, of none yet, without a machine, then idle ones, then those that run
+    least; the young first. Those that run a job manager leave last (Azure Batch: JobManagerTask)."""
+    useless = 3 if node.row.state in IN_SERVICE_NODE_STATES else _USELESS.get(node.row.state, 1)
     managers = sum(1 for a in node.assigned.values() if apart.is_manager(a.task))
-    return (0 if useless else 1, managers, node.row.running_task_slots, -node.row.allocation_time)
+    return (useless, managers, node.row.running_task_slots, -node.row.allocation_time)
 
 
-def on_pool_resize_requested(state: SchedulerState, event: PoolResizeRequested, effects: list[Effect]) -> None:
+def _find_steady_pool(state: SchedulerState, condition: Precondition | None) -> Pool:
+    """The pool, to be resized. Raises PoolNotFound, ConditionNotMet, PoolBeingDeleted, PoolBeingResized."""
     pool = _find_pool(state)
-    if event.condition is not None:
-        event.condition.require(pool.last_modified)
+    if condition is not None:
+        condition.require(pool.last_modified)
     if pool.state is PoolState.DELETING:
         raise BatchError(ErrorCode.POOL_BEING_DELETED)
     if pool.allocation_state is not AllocationState.STEADY:
         raise BatchError(ErrorCode.POOL_BEING_RESIZED)
+    return pool
+
+
+def on_pool_updated(state: SchedulerState, event: PoolUpdated, effects: list[Effect]) -> None:
+    """What the definition says from now on. Nodes there already take a new start task up when they boot next."""
+    pool = _find_pool(state)
+    if pool.state is PoolState.DELETING:
+        raise BatchError(ErrorCode.POOL_BEING_DELETED)
+    if event.condition is not None:
+        event.condition.require(pool.last_modified)
+    changes = event.changes
+    if changes.needs_empty_pool and state.nodes:
+        names = ", ".join(changes.needs_empty_pool)
+        raise BatchError(
+            ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,
+            f"Pool '{pool.id}' has {len(state.nodes)} nodes, and can be changed in {names} only while it has none: "
+            "resize it to 0 first.",
+            PropertyName=changes.needs_empty_pool[0],
+        )
+    spec = {**pool.spec, **changes.spec}
+    pool.spec = {name: value for name, value in spec.items() if value is not None or name not in changes.spec}
+    if changes.remove_start_task:
+        pool.start_task = None
+    elif changes.start_task is not None:
+        pool.start_task = changes.start_task
+    if changes.vm_size is not None:
+        pool.vm_size = changes.vm_size
+    if changes.task_slots_per_node is not None:
+        pool.task_slots_per_node = changes.task_slots_per_node
+    if changes.fill_type is not None:
+        pool.fill_type = changes.fill_type
+    if changes.job_default_order is not None:
+        pool.job_default_order = changes.job_default_order
+    if changes.inter_node_communication is not None:
+        pool.inter_node_communication = changes.inter_node_communication
+    pool.last_modified = later_than(pool.last_modified, event.at)
+    effects.append(SavePool(pool))
+
+
+def on_nodes_remove_requested(state: SchedulerState, event: NodesRemoveRequested, effects: list[Effect]) -> None:
+    """Azure Batch: Remove Nodes. The targets fall by as many, or the next resize would bring them back."""
+    pool = _find_steady_pool(state, event.condition)
+    chosen: dict[str, NodeMemory] = {}
+    for node_id in event.node_ids:
+        node = state.nodes.get(node_id)
+        if node is None:
+            raise BatchError(
+                ErrorCode.NODE_NOT_FOUND,
+                f"The node '{node_id[:80]}' does not exist in pool '{pool.id}'; none was removed.",
+                NodeId=node_id[:80],
+            )
+        if node.row.removal is None:
+            chosen[node_id] = node
+    for node in chosen.values():
+        if node.row.is_dedicated:
+            pool.target_dedicated_nodes = max(0, pool.target_dedicated_nodes - 1)
+        else:
+            pool.target_low_priority_nodes = max(0, pool.target_low_priority_nodes - 1)
+    pool.last_modified = later_than(pool.last_modified, event.at)
+    _enter_resizing(state, pool, event.resize_timeout_s, event.node_deallocation_option, event.at, effects)
+    for node in chosen.values():
+        remove_node(state, node, event.node_deallocation_option, event.at, effects)
+    effects.append(SavePool(pool))
+
+
+def on_pool_resize_requested(state: SchedulerState, event: PoolResizeRequested, effects: list[Effect]) -> None:
+    pool = _find_steady_pool(state, event.condition)
     if event.target_dedicated_nodes is not None:
         pool.target_dedicated_nodes = event.target_dedicated_nodes
     if event.target_low_priority_nodes is not None:
@@ -159,22 +255,37 @@ def on_pool_resize_stop_requested(state: SchedulerState, event: PoolResizeStopRe
 
 
 def on_pool_resize_timed_out(state: SchedulerState, event: PoolResizeTimedOut, effects: list[Effect]) -> None:
+    """The pool is steady from here on, whatever it has reached: what is leaving leaves in its own time."""
     pool = state.pool
     if pool is None or pool.resize_deadline != event.deadline or pool.state is PoolState.DELETING:
         return
-    missing = [
-        name
-        for name, dedicated, target in (
-            ("dedicated", True, pool.target_dedicated_nodes),
-            ("low-priority", False, pool.target_low_priority_nodes),
-        )
-        if sum(1 for n in state.nodes.values() if n.row.is_dedicated is dedicated and n.row.handle) != target
-    ]
-    error = ResizeError(
-        "AllocationTimedOut",
-        f"Desired number of {' and '.join(missing) or 'dedicated'} nodes could not be allocated as the resize timeout was reached",
-    )
-    _give_up_resize(state, pool, error, event.at, effects)
+    if pool.allocation_state is AllocationState.RESIZING:
+        _give_up_resize(state, pool, _timed_out(state, pool), event.at, effects)
+    _end_resize(pool, event.at, effects)
+
+
+def _timed_out(state: SchedulerState, pool: Pool) -> ResizeError:
+    wrong: list[str] = []
+    surplus = False
+    for name, dedicated, target in (
+        ("dedicated", True, pool.target_dedicated_nodes),
+        ("low-priority", False, pool.target_low_priority_nodes),
+    ):
+        there = sum(1 for n in state.nodes.values() if n.row.is_dedicated is dedicated and not _is_wanted(n))
+        if there != target:
+            wrong.append(name)
+            surplus = surplus or there > target
+    names = " and ".join(wrong) or "dedicated"
+    if surplus:
+        message = f"Not all of the {names} nodes to be removed could be removed before the resize timeout was reached"
+    else:
+        message = f"Desired number of {names} nodes could not be allocated as the resize timeout was reached"
+    return ResizeError("AllocationTimedOut", message)
+
+
+def _is_wanted(node: NodeMemory) -> bool:
+    """The node is still to be made for the first time (what the provider has made has a handle)."""
+    return node.row.state is NodeState.CREATING and not node.row.handle
 
 
 def _give_up_resize(
@@ -182,14 +293,19 @@ def _give_up_resize(
 ) -> None:
     """Stay at what was reached: nodes not made yet are given up, nodes that still drain stay."""
     pool.resize_errors = (*pool.resize_errors, error)
-    pool.resize_deadline = None
-    effects.append(SetResizeTimer(None))
     for node in list(state.nodes.values()):
-        if node.row.state is NodeState.CREATING and node.row.removal is None and not node.row.handle:
+        if _is_wanted(node) and node.row.removal is None:
             remove_node(state, node, NodeDeallocationOption.REQUEUE, at, effects)
         elif node.row.removal is not None and _can_stay(node):
-            keep_node(state, node)
+            keep_node(state, node, effects)
     state.pool_unsettled = True
+    effects.append(SavePool(pool))
+
+
+def _end_resize(pool: Pool, at: Timestamp, effects: list[Effect]) -> None:
+    _set_allocation_state(pool, AllocationState.STEADY, at)
+    pool.resize_deadline = None
+    effects.append(SetResizeTimer(None))
     effects.append(SavePool(pool))
 
 
@@ -215,13 +331,13 @@ def on_pool_delete_requested(state: SchedulerState, event: PoolDeleteRequested, 
 
 
 def settle(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
-    """Move the pool on when its nodes did: drained nodes leave, a resize ends, a deleting pool goes."""
+    """Move the pool on when its nodes did: what drained nodes wait for begins, a resize ends, a deleting pool goes."""
     pool = state.pool
     if pool is None or not state.pool_unsettled:
         return
     state.pool_unsettled = False
     for node in list(state.nodes.values()):
-        leave_when_drained(state, node, at, effects)
+        carry_on(state, node, at, effects)
     if pool.state is PoolState.DELETING:
         if not state.nodes:
             state.pool = None
@@ -229,12 +345,5 @@ def settle(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
         return
     if pool.allocation_state is AllocationState.STEADY:
         return
-    busy = any(
-        node.row.removal is not None or (node.row.state is NodeState.CREATING and not node.row.handle)
-        for node in state.nodes.values()
-    )
-    if not busy:
-        _set_allocation_state(pool, AllocationState.STEADY, at)
-        pool.resize_deadline = None
-        effects.append(SetResizeTimer(None))
-        effects.append(SavePool(pool))
+    if not any(node.row.removal is not None or _is_wanted(node) for node in state.nodes.values()):
+        _end_resize(pool, at, effects)

@@ -10,10 +10,17 @@ from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
 from millpond.domain.special_task import JobNode
-from millpond.domain.states import IN_SERVICE_NODE_STATES, JobState, NodeState, SubtaskState, TaskState
+from millpond.domain.states import (
+    IN_SERVICE_NODE_STATES,
+    JobState,
+    NodeState,
+    SchedulingState,
+    SubtaskState,
+    TaskState,
+)
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
-from millpond.scheduler import apart, dependencies, gangs, jobs, special
+from millpond.scheduler import apart, dependencies, gangs, jobs, node_operations, special
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
 from millpond.scheduler.tasks import make_ready
 
@@ -73,7 +80,8 @@ def rebuild(
             and not node.row.running_tasks
             and node.row.state is NodeState.RUNNING
         ):
-            set_node_state(state, node, NodeState.IDLE, at)
+            enabled = node.row.scheduling_state is SchedulingState.ENABLED
+            set_node_state(state, node, NodeState.IDLE if enabled else NodeState.OFFLINE, at)
     _resume(state, effects)
     return state, effects
 
@@ -190,12 +198,16 @@ def _resume(state: SchedulerState, effects: list[Effect]) -> None:
         state.pool_unsettled = True
         effects.append(SetResizeTimer(pool.resize_deadline))
         for node in state.nodes.values():
-            if node.row.state is NodeState.LEAVING_POOL:
-                effects.append(ReleaseNode(pool, node.row))
-            elif not node.row.handle:
+            row = node.row
+            if row.state in (NodeState.LEAVING_POOL, NodeState.DEALLOCATING):
+                effects.append(ReleaseNode(pool, row))
+                continue
+            if row.state in (NodeState.REBOOTING, NodeState.REIMAGING):
+                node_operations.restart(state, node, effects)
+            if row.state is NodeState.PREEMPTED or (not row.handle and row.state is not NodeState.DEALLOCATED):
                 # Also of a node that has connected since: the provider's answer was lost with the memory, and without
                 # a handle nobody would notice that the machine is gone.
-                effects.append(CreateNode(pool, node.row))
+                effects.append(CreateNode(pool, row))
     for job in state.jobs.values():
         if job.row.state is JobState.COMPLETED and job.row.schedule_id is not None:
             effects.append(TellJobCompleted(job.row))

@@ -79,6 +79,7 @@ class NodeMemory:
         "filed",
         "free",
         "reserved",
+        "retention_timer",
         "row",
         "slots",
         "specials",
@@ -100,6 +101,8 @@ class NodeMemory:
         """By (task key, attempt): attempts told to stop and not confirmed gone."""
         self.specials: dict[int, SpecialRun] = {}
         """By key: the special tasks that run."""
+        self.retention_timer: Timestamp | None = None
+        """When the timer rings that the node's removal or restart with `retaineddata` waits for."""
         self.alone = False
         """What it was handed is to have it to itself: nothing is handed to it ahead."""
         self.reserved = False

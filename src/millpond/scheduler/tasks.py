@@ -55,6 +55,9 @@ from millpond.scheduler.state import (
 JOB_MANAGER_COMPLETE: Final = "JMComplete"
 """Why a job ends whose manager completed with killJobOnCompletion."""
 
+DEFAULT_RETENTION_S: Final = 7 * 86400.0
+"""How long the files of a task are kept on its node that says nothing about it (Azure Batch: retentionTime)."""
+
 _CLOSED_JOBS = {
     JobState.COMPLETED: ErrorCode.JOB_COMPLETED,
     JobState.TERMINATING: ErrorCode.JOB_BEING_TERMINATED,
@@ -237,6 +240,8 @@ def _take_off(
         node.stopping[task.key, assignment.attempt] = Stopping(held, None if assignment.index else task)
         job.stopping += 1
         effects.append(StopTask(node.row.id, task.key, assignment.attempt))
+    if began and assignment.index:
+        _retain_files(state, node, task, at)  # a subtask's, which the end of the task does not name
     if began:
         node.row.running_tasks -= 1
         node.row.running_task_slots -= task.required_slots
@@ -295,6 +300,9 @@ def complete(
     task.end_time = end_time
     task.exit_code = exit_code
     task.failure = failure
+    node = state.nodes.get(task.node_id) if task.node_id is not None else None
+    if node is not None and task.start_time is not None:
+        _retain_files(state, node, task, end_time)
     _add_to_counts(job.row.counts, task, 1)
     state.touch_job(job)
     index = job.dependencies
@@ -313,6 +321,15 @@ def complete(
     if task.rules is not None and task.rules.job_manager is not None and task.rules.job_manager.kill_job_on_completion:
         state.follow_ups.append((job, JobAction.TERMINATE, JOB_MANAGER_COMPLETE))
     check_all_complete(state, job)
+
+
+def _retain_files(state: SchedulerState, node: NodeMemory, task: Task, end_time: Timestamp) -> None:
+    """Note on the node the task ended on until when its files are to be kept there."""
+    retention_s = task.rules.retention_s if task.rules is not None else None
+    until = end_time + (DEFAULT_RETENTION_S if retention_s is None else retention_s)
+    if node.row.retain_until is None or until > node.row.retain_until:
+        node.row.retain_until = until
+        state.touch_node(node)
 
 
 def check_all_complete(state: SchedulerState, job: JobMemory) -> None:

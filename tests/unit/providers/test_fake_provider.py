@@ -138,3 +138,22 @@ async def test_a_delay_needs_a_timer() -> None:
     provider = FakeProvider(fate=lambda _: Fate(boot_s=1))
     with pytest.raises(ValueError, match="call_later"):
         await provider.create([NodeRequest("a", "p", SIZE, 1, True, "t")])
+
+
+async def test_spot_nodes_are_taken_back_and_refused_while_there_is_no_capacity() -> None:
+    world = World(a=Fate(preempted_s=5))
+    handle = await world.made("a")
+    world.clock.run_to(5)
+    assert await world.status(handle) is NodeStatus.PREEMPTED
+    assert world.story == [("up", "a", 0), ("gone", "a", 5)]
+    world.provider.has_spot_capacity = False
+    (answer,) = await world.provider.create([NodeRequest("a", "p", SIZE, 1, False, "t")])
+    assert isinstance(answer, NodeRefused)
+    assert answer.retryable
+    assert await world.status(handle) is NodeStatus.PREEMPTED
+    assert isinstance(await world.create("dedicated"), NodeCreated)
+    world.provider.has_spot_capacity = True
+    (answer,) = await world.provider.create([NodeRequest("a", "p", SIZE, 1, False, "t")])
+    assert isinstance(answer, NodeCreated)
+    world.clock.run_to(5)
+    assert await world.status(handle) is NodeStatus.UP

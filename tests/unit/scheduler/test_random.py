@@ -20,7 +20,9 @@ from millpond.domain.states import (
     JobState,
     NodeDeallocationOption,
     NodeFillType,
+    NodeOperation,
     NodeState,
+    SchedulingState,
     TaskState,
 )
 from millpond.domain.task import ExitConditions, ExitOptions, FailureInfo, JobManagerRules, NewTask, Task, TaskRules
@@ -89,6 +91,10 @@ class Monkey:
             (2, self.job_change),
             (2, self.task_change),
             (1, self.resize),
+            (1, self.remove_nodes),
+            (2, self.operate),
+            (2, self.restart),
+            (1, self.preempt),
             (1, self.pool_change),
             (1, self.purge),
             (1, self.fire_timer),
@@ -171,6 +177,7 @@ class Monkey:
             if self.random.random() < 0.4
             else None,
             affinity_node_id=self.random.choice([None, *self.world.state.nodes]),
+            retention_s=self.random.choice((None, 0.0, 20.0)),
             instances=self.random.choice((0, 0, 1, 2, 2, 3)),
         )
 
@@ -254,6 +261,10 @@ class Monkey:
     def provision(self) -> None:
         wanted, self.world.to_create = self.world.to_create, []
         for node_id in wanted:
+            node = self.world.state.nodes.get(node_id)
+            if node is not None and node.row.state is NodeState.PREEMPTED and self.random.random() < 0.3:
+                self.world.to_create.append(node_id)  # no capacity yet
+                continue
             if self.random.random() < 0.1:
                 self.do(
                     e.NodeProvisionFailed(at=self.world.now, node_id=node_id, code="AllocationFailed", message="no")
@@ -374,15 +385,66 @@ class Monkey:
                 target_dedicated_nodes=self.random.randint(0, 3),
                 target_low_priority_nodes=self.random.choice((None, 0, 1)),
                 resize_timeout_s=300.0,
-                node_deallocation_option=self.random.choice(
-                    (
-                        NodeDeallocationOption.REQUEUE,
-                        NodeDeallocationOption.TERMINATE,
-                        NodeDeallocationOption.TASK_COMPLETION,
-                    )
-                ),
+                node_deallocation_option=self.an_option(),
             )
         )
+
+    def an_option(self) -> NodeDeallocationOption:
+        return self.random.choice(list(NodeDeallocationOption))
+
+    def remove_nodes(self) -> None:
+        nodes = sorted(self.world.state.nodes)
+        chosen = self.random.sample(nodes, self.random.randint(0, min(2, len(nodes))))
+        now = self.world.now
+        self.do(
+            e.NodesRemoveRequested(
+                at=now, node_ids=tuple(chosen), resize_timeout_s=300.0, node_deallocation_option=self.an_option()
+            )
+        )
+
+    def operate(self) -> None:
+        node_id, now = self.a_node() or "tvmps_0_d", self.world.now
+        node = self.world.state.nodes.get(node_id)
+        if node is not None and node.row.state is NodeState.DEALLOCATED and self.random.random() < 0.5:
+            self.do(e.NodeStartRequested(at=now, node_id=node_id))
+            return
+        pick = self.random.randint(0, 6)
+        if pick <= 3:
+            operation = self.random.choice((NodeOperation.REBOOT, NodeOperation.REIMAGE, NodeOperation.DEALLOCATE))
+            self.do(e.NodeOperationRequested(at=now, node_id=node_id, operation=operation, option=self.an_option()))
+        elif pick == 4:
+            option = self.random.choice(
+                (
+                    NodeDeallocationOption.REQUEUE,
+                    NodeDeallocationOption.TERMINATE,
+                    NodeDeallocationOption.TASK_COMPLETION,
+                )
+            )
+            self.do(e.NodeSchedulingDisableRequested(at=now, node_id=node_id, option=option))
+        elif pick == 5:
+            self.do(e.NodeSchedulingEnableRequested(at=now, node_id=node_id))
+        else:
+            self.do(e.NodeStartRequested(at=now, node_id=node_id))
+
+    def restart(self) -> None:
+        """Nodes told to restart do, or say hello without having heard of it."""
+        told, self.world.restarts = self.world.restarts, []
+        for node_id, wipe in dict.fromkeys((restart.node.id, restart.wipe) for restart in told):
+            if node_id not in self.boots:
+                continue
+            if self.random.random() < 0.8:
+                self.world.tick(0.1)
+                self.boot(node_id, wipe=wipe and self.random.random() < 0.9)
+            self.connect(node_id)
+
+    def preempt(self) -> None:
+        spot = [node_id for node_id, node in self.world.state.nodes.items() if not node.row.is_dedicated]
+        if spot and self.random.random() < 0.7:
+            node_id = self.random.choice(spot)
+            if self.world.state.nodes[node_id].row.handle:
+                self.held.pop(node_id, None)
+                self.boots.pop(node_id, None)
+                self.do(e.NodePreempted(at=self.world.now, node_id=node_id))
 
     def pool_change(self) -> None:
         now = self.world.now
@@ -412,6 +474,9 @@ class Monkey:
                     self.do(e.GangReservationTimedOut(at=world.now, deadline=deadline))
                 elif key == "resize":
                     self.do(e.PoolResizeTimedOut(at=world.now, deadline=deadline))
+                elif key.startswith("retention "):
+                    node_id = key.removeprefix("retention ")
+                    self.do(e.NodeRetentionPassed(at=world.now, node_id=node_id, deadline=deadline))
                 else:
                     self.do(e.JobTimedOut(at=world.now, job_id=key, deadline=deadline))
 
@@ -433,7 +498,10 @@ class Monkey:
                     if node.row.handle and (failed or any(node_id in job.barred for job in world.state.jobs.values())):
                         self.boot(node_id, wipe=True)
                         self.connect(node_id)
+            if turn == 300:
+                world.tick(8 * 86400.0)  # nothing is retained any longer
             self.fire_timer()
+            self.mend()
             self.provision()
             self.release()
             self.purge()
@@ -472,6 +540,21 @@ class Monkey:
             if pool is None:
                 self.do(e.PoolAdded(at=world.now, pool=new_pool(2, 3)))
 
+    def mend(self) -> None:
+        """What users did to nodes is undone, and what they wait for happens."""
+        world = self.world
+        self.restart()
+        for node_id, node in list(world.state.nodes.items()):
+            row = node.row
+            if row.scheduling_state is SchedulingState.DISABLED:
+                self.do(e.NodeSchedulingEnableRequested(at=world.now, node_id=node_id))
+            if row.state is NodeState.DEALLOCATED:
+                self.do(e.NodeStartRequested(at=world.now, node_id=node_id))
+            elif row.state in (NodeState.REBOOTING, NodeState.REIMAGING) and not world.restarts:
+                self.connect(node_id)
+            elif node.stopping and not world.stopped:
+                self.connect(node_id)  # what was lost on the way is said again
+
     def unfinished(self) -> list[str]:
         """Tasks that could run and did not."""
         pool = self.world.state.pool
@@ -499,6 +582,8 @@ def _play(monkey: Monkey, *, gangs: bool) -> None:
         monkey.step()
     monkey.calm()
     assert monkey.unfinished() == []
+    waiting = [node for node in monkey.world.state.nodes.values() if node.row.pending is not None]
+    assert waiting == []
     stuck = [job.row.id for job in monkey.world.state.jobs.values() if job.row.state in _TRANSITIONAL]
     assert stuck == []
 

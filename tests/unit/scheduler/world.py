@@ -129,6 +129,7 @@ class World:
         self.subtasks: dict[tuple[int, int], Subtask] = {}
         self.to_create: list[str] = []
         self.to_release: list[str] = []
+        self.restarts: list[f.RestartNode] = []
         self.to_purge: list[str] = []
         self.started: list[f.StartTask] = []
         self.specials: list[f.StartSpecialTask] = []
@@ -141,6 +142,8 @@ class World:
         self.told_completed: list[str] = []
         """Ids of jobs whose schedules were told."""
         self.timers: dict[str, float | None] = {}
+        self.disk_times: dict[str, float] = {}
+        """Of the disk each node said hello with last."""
 
     # --- the engine's part ---
 
@@ -194,6 +197,8 @@ class World:
                     self.to_create.append(node.id)
                 case f.ReleaseNode(_, node):
                     self.to_release.append(node.id)
+                case f.RestartNode():
+                    self.restarts.append(effect)
                 case f.MoveJob(job):
                     self.moved.append(self._take_out(job))
                 case f.TellJobCompleted(job):
@@ -222,6 +227,8 @@ class World:
                     self.timers[job_id] = deadline
                 case f.SetResizeTimer(deadline):
                     self.timers["resize"] = deadline
+                case f.SetNodeRetentionTimer(node_id, deadline):
+                    self.timers[f"retention {node_id}"] = deadline
                 case f.Reply(value):
                     reply = value
         return reply
@@ -316,6 +323,7 @@ class World:
         known = row.last_boot_time if row is not None else None
         known_disk = row.disk_time if row is not None else None
         boot_time = boot_time or known or self.now
+        self.disk_times[node_id] = disk_time or known_disk or boot_time
         self.do(
             e.NodeConnected(
                 at=self.now,
@@ -324,7 +332,7 @@ class World:
                 ip_address="127.0.0.1",
                 agent_version="1",
                 inventory=inventory,
-                disk_time=disk_time or known_disk or boot_time,
+                disk_time=self.disk_times[node_id],
             )
         )
 
@@ -338,6 +346,13 @@ class World:
             self.do(
                 e.TaskEnded(start_time=self.now, end_time=self.now, exit_code=exit_code, **common, **more)  # type: ignore[arg-type]
             )
+
+    def restart_all(self) -> None:
+        """Nodes that were told to restart come up anew."""
+        told, self.restarts = self.restarts, []
+        for restart in told:
+            disk_time = None if restart.wipe else self.disk_times.get(restart.node.id)
+            self.connect(restart.node.id, boot_time=self.tick(), disk_time=disk_time or self.now)
 
     def release_all(self) -> None:
         gone, self.to_release = self.to_release, []

@@ -3,16 +3,34 @@
 from typing import Any, Final
 
 from millpond.api.context import Context
+from millpond.api.decode import body_decoder, drain, read_optional_json
 from millpond.api.handlers.pools import require_pool
 from millpond.api.http import Request, Response
+from millpond.api.intake.pools import deallocation_option
 from millpond.api.options import filter_of, select_of, shown
 from millpond.api.paging import bad_skiptoken, page_of, page_size, page_start
+from millpond.api.render.common import node_url
 from millpond.api.render.nodes import PROPERTIES, node_object
-from millpond.api.replies import encode_json, json_reply, not_found
+from millpond.api.replies import encode_json, json_reply, not_found, written_reply
+from millpond.api.schema.enums import DeallocationOption
+from millpond.api.schema.node import NodeDeallocate, NodeDisableScheduling, NodeReboot, NodeReimage
 from millpond.domain.errors import ErrorCode
+from millpond.domain.events import (
+    NodeEvent,
+    NodeOperationRequested,
+    NodeSchedulingDisableRequested,
+    NodeSchedulingEnableRequested,
+    NodeStartRequested,
+)
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.states import NodeDeallocationOption, NodeOperation
 from millpond.odata import properties
+
+_reboot_decoder = body_decoder(NodeReboot)
+_reimage_decoder = body_decoder(NodeReimage)
+_deallocate_decoder = body_decoder(NodeDeallocate)
+_disable_decoder = body_decoder(NodeDisableScheduling)
 
 RECENT_TASKS: Final = 10
 """How many tasks a node shows of those it ran."""
@@ -55,3 +73,78 @@ async def _shown(
     wanted = (select is None or "recentTasks" in select) and (node.total_tasks_run or node.running_tasks)
     recent = await context.control.store.recent_tasks(node.id, RECENT_TASKS) if wanted else []
     return shown(node_object(node, pool, request.base_url, recent), select)
+
+
+async def reboot_node(context: Context, request: Request) -> Response:
+    body = await read_optional_json(request, _reboot_decoder)
+    return await _operate(context, request, NodeOperation.REBOOT, None if body is None else body.node_reboot_option)
+
+
+async def reimage_node(context: Context, request: Request) -> Response:
+    body = await read_optional_json(request, _reimage_decoder)
+    return await _operate(context, request, NodeOperation.REIMAGE, None if body is None else body.node_reimage_option)
+
+
+async def deallocate_node(context: Context, request: Request) -> Response:
+    body = await read_optional_json(request, _deallocate_decoder)
+    option = None if body is None else body.node_deallocate_option
+    return await _operate(context, request, NodeOperation.DEALLOCATE, option)
+
+
+async def _operate(
+    context: Context, request: Request, operation: NodeOperation, option: DeallocationOption | None
+) -> Response:
+    event = NodeOperationRequested(
+        at=context.control.now(),
+        cause=request.request_id,
+        node_id=request.params["nodeId"],
+        operation=operation,
+        option=deallocation_option(option),
+    )
+    return await _change(context, request, event)
+
+
+async def start_node(context: Context, request: Request) -> Response:
+    await drain(request)
+    event = NodeStartRequested(at=context.control.now(), cause=request.request_id, node_id=request.params["nodeId"])
+    return await _change(context, request, event)
+
+
+async def disable_node_scheduling(context: Context, request: Request) -> Response:
+    body = await read_optional_json(request, _disable_decoder)
+    option = None if body is None else body.node_disable_scheduling_option
+    event = NodeSchedulingDisableRequested(
+        at=context.control.now(),
+        cause=request.request_id,
+        node_id=request.params["nodeId"],
+        option=NodeDeallocationOption.REQUEUE if option is None else NodeDeallocationOption(option.value),
+    )
+    return await _change(context, request, event)
+
+
+async def enable_node_scheduling(context: Context, request: Request) -> Response:
+    await drain(request)
+    event = NodeSchedulingEnableRequested(
+        at=context.control.now(), cause=request.request_id, node_id=request.params["nodeId"]
+    )
+    return await _change(context, request, event)
+
+
+async def preempt_node(context: Context, request: Request) -> Response:
+    """Millpond's own: take the machine of a spot node away, as a cloud does when it wants its capacity back."""
+    await drain(request)
+    await context.control.preempt_node(request.params["poolId"], request.params["nodeId"])
+    return await _written(context, request)
+
+
+async def _change(context: Context, request: Request, event: NodeEvent) -> Response:
+    await context.control.to_pool(request.params["poolId"], event)
+    return await _written(context, request)
+
+
+async def _written(context: Context, request: Request) -> Response:
+    """The answer to a change, with the node's tag as it is now on disk."""
+    pool_id, node_id = request.params["poolId"], request.params["nodeId"]
+    node = await context.control.store.get_node(pool_id, node_id)
+    url = node_url(request.base_url, pool_id, node_id)
+    return written_reply(request, url, None if node is None else node.state_time)

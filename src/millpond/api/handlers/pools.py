@@ -3,7 +3,8 @@
 from millpond.api.context import Context
 from millpond.api.decode import body_decoder, drain, read_json
 from millpond.api.http import Request, Response
-from millpond.api.intake.pools import new_pool, resize_of
+from millpond.api.intake.pool_changes import patch_of, replacement_of
+from millpond.api.intake.pools import new_pool, removal_of, resize_of
 from millpond.api.options import filter_of, select_of, shown
 from millpond.api.paging import bad_skiptoken, page_of, page_size, page_start
 from millpond.api.preconditions import precondition_of
@@ -18,18 +19,22 @@ from millpond.api.replies import (
     unmet_read,
     written_reply,
 )
-from millpond.api.schema.pool import PoolCreate, PoolResize
+from millpond.api.schema.node import NodeRemove
+from millpond.api.schema.pool import PoolCreate, PoolPatch, PoolReplace, PoolResize
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import ErrorCode
-from millpond.domain.events import PoolDeleteRequested, PoolResizeStopRequested
+from millpond.domain.events import PoolDeleteRequested, PoolResizeStopRequested, PoolUpdated
 from millpond.domain.ids import id_key
-from millpond.domain.pool import Pool
+from millpond.domain.pool import Pool, PoolChanges
 from millpond.odata import properties
 from millpond.odata.parse import parse_filter
 from millpond.store.base import NodeCounts
 
 _create_decoder = body_decoder(PoolCreate)
+_patch_decoder = body_decoder(PoolPatch)
+_replace_decoder = body_decoder(PoolReplace)
 _resize_decoder = body_decoder(PoolResize)
+_remove_decoder = body_decoder(NodeRemove)
 
 
 async def require_pool(context: Context, pool_id: str) -> Pool:
@@ -89,6 +94,25 @@ async def list_pools(context: Context, request: Request) -> Response:
     return json_reply(request, encode_json(page_of(request, "pools", items, page.next)))
 
 
+async def update_pool(context: Context, request: Request) -> Response:
+    body = await read_json(request, _patch_decoder)
+    pool = await require_pool(context, request.params["poolId"])
+    return await _update(context, request, patch_of(body, pool, context.control.vm_sizes))
+
+
+async def replace_pool_properties(context: Context, request: Request) -> Response:
+    body = await read_json(request, _replace_decoder)
+    return await _update(context, request, replacement_of(body))
+
+
+async def _update(context: Context, request: Request, changes: PoolChanges) -> Response:
+    event = PoolUpdated(
+        at=context.control.now(), cause=request.request_id, changes=changes, condition=precondition_of(request)
+    )
+    await context.control.to_pool(request.params["poolId"], event)
+    return await _written(context, request)
+
+
 async def delete_pool(context: Context, request: Request) -> Response:
     await drain(request)
     event = PoolDeleteRequested(at=context.control.now(), cause=request.request_id, condition=precondition_of(request))
@@ -108,6 +132,13 @@ async def stop_pool_resize(context: Context, request: Request) -> Response:
     event = PoolResizeStopRequested(
         at=context.control.now(), cause=request.request_id, condition=precondition_of(request)
     )
+    await context.control.to_pool(request.params["poolId"], event)
+    return await _written(context, request)
+
+
+async def remove_nodes(context: Context, request: Request) -> Response:
+    body = await read_json(request, _remove_decoder)
+    event = removal_of(body, context.control.now(), request.request_id, precondition_of(request))
     await context.control.to_pool(request.params["poolId"], event)
     return await _written(context, request)
 

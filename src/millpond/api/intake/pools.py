@@ -9,12 +9,14 @@ import msgspec
 from millpond.api.decode import missing_property
 from millpond.api.intake.common import check_display_name, check_id, check_metadata, duration_s, within
 from millpond.api.intake.special_tasks import start_task_rules
+from millpond.api.schema.enums import DeallocationOption
+from millpond.api.schema.node import NodeRemove
 from millpond.api.schema.pool import PoolCreate, PoolResize, PoolSpecification, UserAccount
 from millpond.api.schema.vm import VirtualMachineConfiguration
 from millpond.api.support import refuse_if_used
 from millpond.domain.durations import Timestamp, format_duration
 from millpond.domain.errors import BatchError, ErrorCode, invalid_property
-from millpond.domain.events import PoolResizeRequested
+from millpond.domain.events import NodesRemoveRequested, PoolResizeRequested
 from millpond.domain.pool import DEFAULT_RESIZE_TIMEOUT_S, MIN_RESIZE_TIMEOUT_S, Pool
 from millpond.domain.preconditions import Precondition
 from millpond.domain.states import AllocationState, JobDefaultOrder, NodeDeallocationOption, NodeFillType, PoolState
@@ -24,6 +26,9 @@ MAX_TASK_SLOTS: Final = 256
 MAX_RESIZE_TIMEOUT_S: Final = 168 * 3600.0
 MAX_NODES: Final = 100_000
 """Targets above it are surely mistaken."""
+
+MAX_REMOVED_NODES: Final = 100
+"""Of one request."""
 
 MAX_USER_NAME: Final = 20
 
@@ -47,17 +52,12 @@ def pool_of(body: PoolSpecification, pool_id: str, vm_sizes: Mapping[str, VmSize
     machine = body.virtual_machine_configuration
     if machine is None:
         raise missing_property("virtualMachineConfiguration")
-    _check_machine(machine)
-    size = _vm_size(body.vm_size, vm_sizes)
+    check_machine(machine)
+    size = vm_size_of(body.vm_size, vm_sizes)
     slots = 1 if body.task_slots_per_node is None else body.task_slots_per_node
-    most = min(4 * size.cores, MAX_TASK_SLOTS)
-    if not 1 <= slots <= most:
-        raise invalid_property(
-            "taskSlotsPerNode", slots, f"it must be between 1 and {most} (4 for each core of {size.name}, at most 256)"
-        )
-    timeout = DEFAULT_RESIZE_TIMEOUT_S
+    check_task_slots(slots, size)
+    timeout = _resize_timeout(body.resize_timeout)
     if body.resize_timeout is not None:
-        timeout = _resize_timeout(body.resize_timeout)
         body.resize_timeout = format_duration(timeout)
     policy = body.task_scheduling_policy
     order = None if policy is None else policy.job_default_order
@@ -65,7 +65,7 @@ def pool_of(body: PoolSpecification, pool_id: str, vm_sizes: Mapping[str, VmSize
     if body.start_task is not None:
         with within("startTask"):
             start_task = start_task_rules(body.start_task)
-    _check_user_accounts(body.user_accounts or ())
+    check_user_accounts(body.user_accounts or ())
     return Pool(
         no=0,
         id=pool_id,
@@ -96,29 +96,37 @@ def resize_of(body: PoolResize, at: Timestamp, cause: str, condition: Preconditi
             "At least one of targetDedicatedNodes and targetLowPriorityNodes must be given.",
             PropertyName="targetDedicatedNodes",
         )
-    option = body.node_deallocation_option
-    if option is not None and option.value == NodeDeallocationOption.RETAINED_DATA.value:
-        raise BatchError(
-            ErrorCode.NOT_IMPLEMENTED,
-            "nodeDeallocationOption 'retaineddata' is not implemented yet: use taskcompletion, requeue or terminate.",
-            PropertyName="nodeDeallocationOption",
-        )
     return PoolResizeRequested(
         at=at,
         cause=cause,
         target_dedicated_nodes=_target("targetDedicatedNodes", body.target_dedicated_nodes),
         target_low_priority_nodes=_target("targetLowPriorityNodes", body.target_low_priority_nodes),
-        resize_timeout_s=DEFAULT_RESIZE_TIMEOUT_S
-        if body.resize_timeout is None
-        else _resize_timeout(body.resize_timeout),
-        node_deallocation_option=NodeDeallocationOption.REQUEUE
-        if option is None
-        else NodeDeallocationOption(option.value),
+        resize_timeout_s=_resize_timeout(body.resize_timeout),
+        node_deallocation_option=deallocation_option(body.node_deallocation_option),
         condition=condition,
     )
 
 
-def _check_user_accounts(accounts: Sequence[UserAccount]) -> None:
+def removal_of(body: NodeRemove, at: Timestamp, cause: str, condition: Precondition | None) -> NodesRemoveRequested:
+    """The event that takes nodes out of a pool. Raises BatchError."""
+    count = len(body.node_list)
+    if not 1 <= count <= MAX_REMOVED_NODES:
+        raise invalid_property("nodeList", count, f"it must name 1 to {MAX_REMOVED_NODES} nodes, and names {count}")
+    return NodesRemoveRequested(
+        at=at,
+        cause=cause,
+        node_ids=tuple(body.node_list),
+        resize_timeout_s=_resize_timeout(body.resize_timeout),
+        node_deallocation_option=deallocation_option(body.node_deallocation_option),
+        condition=condition,
+    )
+
+
+def deallocation_option(option: DeallocationOption | None) -> NodeDeallocationOption:
+    return NodeDeallocationOption.REQUEUE if option is None else NodeDeallocationOption(option.value)
+
+
+def check_user_accounts(accounts: Sequence[UserAccount]) -> None:
     names: set[str] = set()
     for index, account in enumerate(accounts):
         with within(f"userAccounts[{index}]"):
@@ -159,7 +167,7 @@ def _check_autoscale(body: PoolSpecification) -> None:
         )
 
 
-def _check_machine(machine: VirtualMachineConfiguration) -> None:
+def check_machine(machine: VirtualMachineConfiguration) -> None:
     path = "virtualMachineConfiguration"
     refuse_if_used("pool", f"{path}.containerConfiguration", machine.container_configuration)
     refuse_if_used("pool", f"{path}.windowsConfiguration", machine.windows_configuration)
@@ -176,7 +184,7 @@ def _check_machine(machine: VirtualMachineConfiguration) -> None:
         extension.protected_settings = None
 
 
-def _vm_size(name: str, vm_sizes: Mapping[str, VmSize]) -> VmSize:
+def vm_size_of(name: str, vm_sizes: Mapping[str, VmSize]) -> VmSize:
     size = vm_sizes.get(name.lower())
     if size is None:
         known = sorted(vm_sizes)
@@ -199,6 +207,16 @@ def _target(name: str, value: int | None) -> int | None:
     return value
 
 
-def _resize_timeout(text: str) -> float:
+def check_task_slots(slots: int, size: VmSize) -> None:
+    most = min(4 * size.cores, MAX_TASK_SLOTS)
+    if not 1 <= slots <= most:
+        raise invalid_property(
+            "taskSlotsPerNode", slots, f"it must be between 1 and {most} (4 for each core of {size.name}, at most 256)"
+        )
+
+
+def _resize_timeout(text: str | None) -> float:
+    if text is None:
+        return DEFAULT_RESIZE_TIMEOUT_S
     seconds = duration_s("resizeTimeout", text, minimum_s=MIN_RESIZE_TIMEOUT_S, maximum_s=MAX_RESIZE_TIMEOUT_S)
     return DEFAULT_RESIZE_TIMEOUT_S if seconds is None else seconds

@@ -53,6 +53,12 @@ class DeallocationOption(WireEnum):
     RETAINED_DATA = "retaineddata"
 
 
+class DisableSchedulingOption(WireEnum):
+    REQUEUE = "requeue"
+    TERMINATE = "terminate"
+    TASK_COMPLETION = "taskcompletion"
+
+
 class FillType(WireEnum):
     SPREAD = "spread"
     PACK = "pack"

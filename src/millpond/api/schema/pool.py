@@ -2,7 +2,7 @@
 
 import msgspec
 
-from millpond.api.schema.base import Int32, JsonObject, NameValueItem, Wire
+from millpond.api.schema.base import Int32, JsonObject, NameValueItem, RoundTrip, Wire
 from millpond.api.schema.enums import (
     DeallocationOption,
     DynamicVNetAssignmentScope,
@@ -172,3 +172,34 @@ class PoolResize(Wire):
     target_low_priority_nodes: Int32 | None = None
     resize_timeout: str | None = None
     node_deallocation_option: DeallocationOption | None = None
+
+
+class PoolPatch(RoundTrip):
+    """PATCH /pools/{poolId} (BatchPoolUpdateOptions; PoolPatchParameter in 2024-02-01.19.0)."""
+
+    display_name: str | None = None
+    vm_size: str | None = None
+    virtual_machine_configuration: VirtualMachineConfiguration | None = None
+    enable_inter_node_communication: bool | None = None
+    network_configuration: NetworkConfiguration | None = None
+    start_task: StartTask | None = None
+    application_package_references: list[JsonObject] | None = None
+    task_slots_per_node: Int32 | None = None
+    task_scheduling_policy: TaskSchedulingPolicy | None = None
+    user_accounts: list[UserAccount] | None = None
+    metadata: list[NameValueItem] | None = None
+    mount_configuration: list[JsonObject] | None = None
+    upgrade_policy: UpgradePolicy | None = None
+    certificate_references: list[JsonObject] | None = None
+    target_node_communication_mode: NodeCommunicationMode | None = None
+    resource_tags: dict[str, str] | None = None
+
+
+class PoolReplace(RoundTrip, kw_only=True):
+    """POST /pools/{poolId}/updateproperties (BatchPoolReplaceOptions): what is not given is taken away."""
+
+    start_task: StartTask | None = None
+    application_package_references: list[JsonObject]
+    metadata: list[NameValueItem]
+    certificate_references: list[JsonObject] | None = None
+    target_node_communication_mode: NodeCommunicationMode | None = None
