@@ -36,12 +36,17 @@ def _pool_spec(pool: Pool | None) -> bytes:
     return msgspec.json.encode({name: spec[name] for name in _TOLD_TO_NODES if name in spec})
 
 
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class NodeLink:
     """One node as the control plane reaches it."""
 
     __slots__ = ("engine", "given_up", "last_heard", "node_id", "outbox", "session", "watched")
 
-    def __init__(self, node_id: str, engine: Engine, now: Timestamp) -> None:
+    def __init__(self, node_id: str, engine: Engine, now: float) -> None:
+        """`now` is by the loop's clock, which nobody sets, as all times of silence are."""
         self.node_id = node_id
         self.engine = engine
         self.outbox = Outbox()
@@ -93,7 +98,7 @@ class NodeLinks:
         """Know a node; knowing it already is fine."""
         link = self._links.get(node_id)
         if link is None or link.engine is not engine:
-            link = self._links[node_id] = NodeLink(node_id, engine, self._clock())
+            link = self._links[node_id] = NodeLink(node_id, engine, _monotonic())
         return link
 
     def get(self, node_id: str) -> NodeLink | None:
@@ -129,7 +134,7 @@ class NodeLinks:
 
     def expect_hello(self, engine: Engine) -> None:
         """The engine's memory is new: every node of it must say hello before it counts as connected."""
-        now = self._clock()
+        now = _monotonic()
         for link in self._links.values():
             if link.engine is engine:
                 link.session = ""
@@ -179,7 +184,7 @@ class NodeLinks:
         node = state.nodes.get(hello.node_id) if state is not None else None
         if state is None or node is None:
             raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{hello.node_id}' has left its pool.")
-        link.last_heard = self._clock()
+        link.last_heard = _monotonic()
         link.watched = True
         link.given_up = False
         return m.Welcome(
@@ -199,7 +204,7 @@ class NodeLinks:
             raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{sync.node_id}' is in no pool of this service.")
         if not link.session or sync.session != link.session:
             return m.SyncReply(session=sync.session, session_unknown=True)
-        link.last_heard = self._clock()
+        link.last_heard = _monotonic()
         outbox = link.outbox
         outbox.seen(sync.seen)
         acknowledged = 0
@@ -215,7 +220,7 @@ class NodeLinks:
             await outbox.wait(self._settings.park_s, self._settings.resend_s)
         if sync.session != link.session:
             return m.SyncReply(session=sync.session, session_unknown=True, acknowledged=acknowledged)
-        link.last_heard = self._clock()
+        link.last_heard = _monotonic()
         directives, file_requests = outbox.take()
         return m.SyncReply(
             session=sync.session, directives=directives, acknowledged=acknowledged, file_requests=file_requests
@@ -279,7 +284,7 @@ class NodeLinks:
         interval_s = max(0.05, min(1.0, self._settings.silent_after_s / 5))
         while True:
             await asyncio.sleep(interval_s)
-            now = self._clock()
+            now, at = _monotonic(), self._clock()
             for link in list(self._links.values()):
                 if not link.watched or link.given_up or not link.engine.available:
                     continue
@@ -287,10 +292,10 @@ class NodeLinks:
                 if quiet_s >= self._settings.lost_after_s:
                     link.given_up = True
                     link.session = ""
-                    self._tell(link, e.NodeLost(at=now, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
+                    self._tell(link, e.NodeLost(at=at, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
                 elif quiet_s >= self._settings.silent_after_s and link.session:
                     link.session = ""
-                    self._tell(link, e.NodeSilent(at=now, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
+                    self._tell(link, e.NodeSilent(at=at, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
 
     def _tell(self, link: NodeLink, event: Event) -> None:
         try:
@@ -298,4 +303,4 @@ class NodeLinks:
         except BatchError:
             # The engine is busy: as if it had not been noticed yet.
             link.given_up = False
-            link.last_heard = min(link.last_heard, self._clock() - self._settings.silent_after_s)
+            link.last_heard = min(link.last_heard, _monotonic() - self._settings.silent_after_s)

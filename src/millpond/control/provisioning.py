@@ -75,7 +75,8 @@ class Provisioning:
         self._known: dict[str, _Known] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._next_observe: Timestamp = 0.0
+        self._next_observe = 0.0
+        """By the loop's clock, which nobody sets."""
         self._release_poll_s = _MIN_POLL_S
 
     def start(self) -> None:
@@ -184,7 +185,7 @@ class Provisioning:
         if any(known.leaving or known.changing for known in self._known.values()):
             self._release_poll_s = min(_MAX_RELEASE_POLL_S, self._release_poll_s * 1.5)
             return self._release_poll_s
-        return max(_MIN_POLL_S, self._next_observe - self._clock())
+        return max(_MIN_POLL_S, self._next_observe - asyncio.get_running_loop().time())
 
     async def _create_wished(self) -> None:
         wishes = dict(self._wishes)
@@ -220,7 +221,7 @@ class Provisioning:
                 known.delete_sent = True
 
     async def _observe(self) -> None:
-        now = self._clock()
+        now = asyncio.get_running_loop().time()
         everything = now >= self._next_observe
         asked = [
             (node_id, known) for node_id, known in self._known.items() if everything or known.leaving or known.changing

@@ -23,13 +23,14 @@ from millpond.domain.states import (
 from millpond.domain.task import Task
 from millpond.protocol import messages as m
 from millpond.scheduler.check import digest, violations
-from millpond.sim.names import named, short
 from millpond.sim.ledger import Ledger
 from millpond.sim.loop import VirtualLoop
+from millpond.sim.names import named, short
 from millpond.sim.story import Story, Violation
 from millpond.store.changes import ChangeSet
 
 _OVER = (JobState.COMPLETED, JobState.DELETING)
+_SHUTDOWNS = (NodeState.LEAVING_POOL, NodeState.DEALLOCATING, NodeState.DEALLOCATED)
 _RESTARTS = (NodeState.REBOOTING, NodeState.REIMAGING, NodeState.UNKNOWN, NodeState.LEAVING_POOL)
 _REQUEUES = (
     e.PoolResizeRequested,
@@ -214,7 +215,9 @@ class Audit:
             return
         rows = self._ledger.instances(task)
         if len(rows) != task.rules.instances or any(row.attempt != task.attempt for row in rows):
-            self.fail(f"task {named(task.key)}#{task.attempt} has {task.rules.instances} instances, its rows are {rows}")
+            self.fail(
+                f"task {named(task.key)}#{task.attempt} has {task.rules.instances} instances, its rows are {rows}"
+            )
         elif len({row.node_id for row in rows}) != len(rows) or rows[0].node_id != task.node_id:
             self.fail(f"the instances of task {named(task.key)}#{task.attempt} are on {[row.node_id for row in rows]}")
 
@@ -275,9 +278,11 @@ class Audit:
         """The answer to a sync is about to leave."""
         self.checks += 1
         ledger = self._ledger
+        # What is placed and displaced in one batch is told to start and to stop at once: it never does.
+        stopped = {(one.key, one.attempt) for one in reply.directives if isinstance(one, m.Stop)}
         for directive in reply.directives:
             match directive:
-                case m.Start(key=key, attempt=attempt):
+                case m.Start(key=key, attempt=attempt) if (key, attempt) not in stopped:
                     if node_id not in ledger.handed.get((key, attempt), ()):
                         self.fail(f"node {short(node_id)} is told to start {named(key)}#{attempt}: not on disk")
                 case m.Stop(key=key, attempt=attempt):
@@ -306,7 +311,7 @@ class Audit:
                         self.fail(f"node {short(node_id)} is told to remove {job_id}/{task_id}: nobody asked for it")
                 case m.Shutdown():
                     node = ledger.nodes.get(node_id)
-                    if node is not None and node.state is not NodeState.LEAVING_POOL:
+                    if node is not None and node.state not in _SHUTDOWNS:
                         self.fail(f"node {short(node_id)} is told to shut down: not on disk")
         for report in sync.reports:
             if report.seq > reply.acknowledged:
@@ -360,14 +365,18 @@ class Audit:
             return
         for row in self._ledger.instances(task):
             if row.node_id == node_id and row.attempt == report.attempt and row.state is SubtaskState.PREPARING:
-                self.fail(f"the coordination of {named(report.key)}#{report.attempt}.{row.index} is acknowledged: not on disk")
+                self.fail(
+                    f"the coordination of {named(report.key)}#{report.attempt}.{row.index} is acknowledged: not on disk"
+                )
 
     def _check_coordinated(self, task: Task) -> None:
         """The rows say that all instances have coordinated, and so it is."""
         for row in self._ledger.instances(task):
             name = f"{named(task.key)}#{task.attempt}.{row.index}"
             if row.state is SubtaskState.PREPARING:
-                self.fail(f"the primary of {named(task.key)} is told to proceed before {name} has coordinated: not on disk")
+                self.fail(
+                    f"the primary of {named(task.key)} is told to proceed before {name} has coordinated: not on disk"
+                )
             if (task.key, row.attempt, row.node_id) not in self.coordinated:
                 self.fail(f"the primary of {named(task.key)} is told to proceed: {name} has not coordinated")
 
@@ -402,9 +411,9 @@ class Audit:
         """With waitForSuccess, nothing runs before the start task has succeeded since the node booted."""
         node = self._ledger.nodes.get(node_id)
         pool = self._ledger.pools.get(node.pool_no) if node is not None else None
-        if pool is not None and pool.start_task is not None and pool.start_task.wait_for_success:
-            if facts.started_at != facts.boot_time:
-                self.fail(f"{name} starts before the start task has succeeded there")
+        rules = pool.start_task if pool is not None else None
+        if rules is not None and rules.wait_for_success and facts.started_at != facts.boot_time:
+            self.fail(f"{name} starts before the start task has succeeded there")
 
     def _check_prepared(self, name: str, job: Job, facts: MachineFacts) -> None:
         """With waitForSuccess, no task of the job runs before its preparation task has succeeded on that disk (and, if
@@ -445,7 +454,9 @@ class Audit:
             return
         self._check_coordinated(task)
         if task.node_id != node_id:
-            self.fail(f"the primary of {named(start.key)}#{start.attempt} proceeds on node {short(node_id)}: not its own")
+            self.fail(
+                f"the primary of {named(start.key)}#{start.attempt} proceeds on node {short(node_id)}: not its own"
+            )
 
 
 def _difference(mine: dict[str, object], theirs: dict[str, object]) -> str:

@@ -22,8 +22,8 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 from millpond.sim.audit import Audit
 from millpond.sim.ledger import Ledger
-from millpond.sim.names import named, short
 from millpond.sim.loop import VirtualLoop
+from millpond.sim.names import named, short
 from millpond.sim.story import Story, Violation
 from millpond.store import copies
 from millpond.store.base import Fence, JobContents, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
@@ -98,9 +98,7 @@ class SimDisk:
         self._loop.world_task(self._write(snapshot, events, fence, done), name="commit")
         await done
 
-    async def _write(
-        self, changes: ChangeSet, events: list[Event], fence: Fence, done: "asyncio.Future[None]"
-    ) -> None:
+    async def _write(self, changes: ChangeSet, events: list[Event], fence: Fence, done: "asyncio.Future[None]") -> None:
         await asyncio.sleep(self._delay())
         if self.hiccups and self._random.random() < self.hiccups:
             await asyncio.sleep(self._random.uniform(0.0, 4.0))
@@ -249,4 +247,3 @@ def _summary(changes: ChangeSet) -> str:
     parts.extend(f"-job {no}" for no in sorted(changes.deleted_jobs))
     parts.extend(f"-task {named(key)}" for key in sorted(changes.deleted_tasks))
     return ", ".join(parts)
-

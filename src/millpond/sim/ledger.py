@@ -38,6 +38,8 @@ class Ledger:
         """(task key, attempt) → the nodes it was handed to, of all attempts ever on disk, special tasks among them."""
         self.released: dict[int, tuple[set[str], set[int]]] = {}
         """Job number → id keys and integers of parents that ever satisfied their dependents."""
+        self.kept_pools: set[str] = set()
+        """Id keys of auto pools that were to be kept."""
         self.deleted_tasks: set[tuple[int, str]] = set()
         """(job number, id key)"""
 
@@ -80,6 +82,8 @@ class Ledger:
             self.written_at["job", no] = n
         for no, job in changes.jobs.items():
             self.jobs[no] = job
+            if job.auto_pool is not None and job.auto_pool.keep_alive:
+                self.kept_pools.add(id_key(job.pool_id))
             self.written_at["job", no] = n
         for key in changes.deleted_tasks:
             task = self.tasks.get(job_no_of(key), {}).pop(key, None)
@@ -117,6 +121,8 @@ class Ledger:
                 self.written_at["schedule", id_key(schedule.id)] = n
         for no, schedule in changes.job_schedules.items():
             self.job_schedules[no] = schedule
+            if schedule.pool_id is not None and schedule.keeps_pool:
+                self.kept_pools.add(id_key(schedule.pool_id))
             self.written_at["schedule", id_key(schedule.id)] = n
 
     def purge(self, job_no: int, keys: list[int], *, last: bool) -> None:

@@ -28,6 +28,7 @@ from millpond.domain.task import (
     ExitConditions,
     ExitOptions,
     JobManagerRules,
+    JsonObject,
     NewTask,
     TaskRules,
 )
@@ -74,7 +75,7 @@ class Maker:
             )
         return pool
 
-    def _special_plan(self) -> dict[str, Any]:
+    def _special_plan(self) -> JsonObject:
         """What a start, preparation or release task does: mostly it succeeds, at the first try or at a later one."""
         random = self._random
         plan = TaskPlan(
@@ -82,8 +83,7 @@ class Maker:
             prepare_s=random.choice((0.0, 0.0, 0.05)),
             exit_codes=random.choice(((0,), (0,), (0,), (1, 0), (0, 1), (1, 1, 0))),
         )
-        built: dict[str, Any] = msgspec.to_builtins(plan)
-        return built
+        return msgspec.json.decode(msgspec.json.encode(plan), type=JsonObject)
 
     # --- jobs ---
 
@@ -264,5 +264,3 @@ def make_scheduled_job(schedule: JobSchedule, job_id: str, habits: Habits) -> Ne
     if new.manager is None:
         job.max_wall_clock_s = job.max_wall_clock_s or 90.0
     return NewJob(job, new.manager, auto_pool)
-
-

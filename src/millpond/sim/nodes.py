@@ -12,13 +12,14 @@ from millpond.agent.local_state import MemoryJournal
 from millpond.agent.node import NodeAgent
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import ErrorCode, TaskFailureCode
+from millpond.domain.ids import is_special_key, job_no_of
 from millpond.domain.states import ErrorCategory, TaskKind
 from millpond.domain.task import FailureInfo
 from millpond.protocol.messages import FileReply, FileRequest, Start
 from millpond.sim.audit import Audit, MachineFacts
-from millpond.sim.names import named
 from millpond.sim.loop import Process, VirtualLoop
 from millpond.sim.making import ENDLESS_S
+from millpond.sim.names import named
 from millpond.sim.network import Network, SimTransport
 from millpond.sim.plans import TaskPlan
 from millpond.sim.story import Story
@@ -96,6 +97,10 @@ class Machine:
         skew_s = random.choice((0.0, 0.0, random.uniform(-5.0, 5.0)))
         self.clock: Callable[[], Timestamp] = lambda: clock() + skew_s
         self.stopping = False
+
+    @property
+    def is_spot(self) -> bool:
+        return self.node_id.endswith("_p")
 
     # --- its life ---
 
