@@ -119,6 +119,13 @@ class NodeLinks:
             link.given_up = False
             link.outbox.wake()
 
+    def expect_word(self, node_id: str) -> None:
+        """The node was given up, and is well after all: its agent is to say hello again."""
+        link = self._links.get(node_id)
+        if link is not None:
+            link.session = ""
+            link.outbox.wake()
+
     def release(self, node_id: str) -> None:
         """The node is to leave: tell its agent to shut down, should it listen."""
         link = self._links.get(node_id)

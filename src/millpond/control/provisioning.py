@@ -47,10 +47,18 @@ class _Known(msgspec.Struct):
     delete_sent: bool = False
     changing: bool = False
     """Something was asked for that shows soon."""
+    failed: bool = False
+    """It was said to be of no use, and its engine told so."""
 
 
-class Tokens(Protocol):
+class Nodes(Protocol):
+    """What is asked of the nodes' side of the control plane."""
+
     def token(self, node_id: str) -> str: ...
+
+    def expect_word(self, node_id: str) -> None:
+        """The node was given up, and is well after all: its agent is to say hello again."""
+        ...
 
 
 class Provisioning:
@@ -61,13 +69,13 @@ class Provisioning:
         self,
         provider: NodeProvider,
         vm_sizes: dict[str, VmSize],
-        tokens: Tokens,
+        nodes: Nodes,
         clock: Callable[[], Timestamp],
         settings: ControlSettings,
     ) -> None:
         self._provider = provider
         self._vm_sizes = vm_sizes
-        self._tokens = tokens
+        self._nodes = nodes
         self._clock = clock
         self._settings = settings
         self._wishes: dict[str, _Wish] = {}
@@ -109,7 +117,7 @@ class Provisioning:
             vm_size=size,
             task_slots=pool.task_slots_per_node,
             is_dedicated=node.is_dedicated,
-            token=self._tokens.token(node.id),
+            token=self._nodes.token(node.id),
             handle=node.handle,
         )
         self._wishes[node.id] = _Wish(engine, request)
@@ -244,7 +252,12 @@ class Provisioning:
                 if self._tell(known.engine, e.NodePreempted(at=self._clock(), cause="provider", node_id=node_id)):
                     del self._known[node_id]
             elif status is NodeStatus.FAILED and not known.leaving:
-                self._tell(known.engine, e.NodeLost(at=self._clock(), cause="provider", node_id=node_id))
+                lost = e.NodeLost(at=self._clock(), cause="provider", node_id=node_id)
+                known.failed = self._tell(known.engine, lost) or known.failed
+            elif status is NodeStatus.UP and known.failed:
+                # It recovered, or was never so bad: an agent in the middle of its session would not say hello by itself.
+                known.failed = False
+                self._nodes.expect_word(node_id)
 
     def _tell(self, engine: Engine, event: Event) -> bool:
         """Whether the engine took the event in. What it loses after that (a failed commit) it asks for again when it is
