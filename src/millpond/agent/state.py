@@ -41,7 +41,7 @@ from millpond.agent.records import (
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailureCode
 from millpond.domain.events import HeldAttempt
-from millpond.domain.states import ErrorCategory
+from millpond.domain.states import ErrorCategory, TaskKind
 from millpond.domain.task import FailureInfo
 from millpond.protocol.messages import (
     Coordinated,
@@ -499,6 +499,8 @@ class AgentState:
         actions += (Launched(key=start.key, attempt=start.attempt), Launch(start))
 
     def _directory_free(self, start: Start) -> bool:
+        if start.kind is TaskKind.JOB_RELEASE and self._in_use((start.job_id, "")):
+            return False  # what was left of the job here is still being stopped
         directory = (start.job_id, start.task_id)
         return directory not in self._busy and not (
             self._removals and (directory in self._removals or (start.job_id, "") in self._removals)

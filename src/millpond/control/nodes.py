@@ -43,7 +43,7 @@ def _monotonic() -> float:
 class NodeLink:
     """One node as the control plane reaches it."""
 
-    __slots__ = ("engine", "given_up", "last_heard", "node_id", "outbox", "session", "watched")
+    __slots__ = ("engine", "given_up", "last_heard", "node_id", "outbox", "session", "unheard", "watched")
 
     def __init__(self, node_id: str, engine: Engine, now: float) -> None:
         """`now` is by the loop's clock, which nobody sets, as all times of silence are."""
@@ -56,6 +56,8 @@ class NodeLink:
         self.watched = False
         """Its silence means something: it has been in service."""
         self.given_up = False
+        self.unheard = False
+        """Its provider says that it is of no use: what its agent says does not count."""
 
 
 class NodeLinks:
@@ -117,14 +119,22 @@ class NodeLinks:
             link.session = ""
             link.watched = False
             link.given_up = False
+            link.unheard = False
+            link.outbox.wake()
+
+    def give_up(self, node_id: str) -> None:
+        """The node is of no use, whatever its agent says: it is not listened to."""
+        link = self._links.get(node_id)
+        if link is not None:
+            link.unheard = True
+            link.session = ""
             link.outbox.wake()
 
     def expect_word(self, node_id: str) -> None:
         """The node was given up, and is well after all: its agent is to say hello again."""
         link = self._links.get(node_id)
         if link is not None:
-            link.session = ""
-            link.outbox.wake()
+            link.unheard = False
 
     def release(self, node_id: str) -> None:
         """The node is to leave: tell its agent to shut down, should it listen."""
@@ -169,6 +179,11 @@ class NodeLinks:
                 ErrorCode.INVALID_HEADER_VALUE,
                 f"The node's agent speaks protocol {hello.protocol_version}, this service {m.PROTOCOL_VERSION}: "
                 "run the same version of Millpond on both.",
+            )
+        if link.unheard:
+            raise BatchError(
+                ErrorCode.NODE_STATE_UNUSABLE,
+                f"The provider says that the node '{hello.node_id}' is of no use; it is given no work.",
             )
         # What the scheduler decides after it has seen the inventory must reach the new session (`begin_session`), and
         # what it decided before is in that comparison: it must not, also when it is carried out only now.

@@ -56,8 +56,12 @@ class Nodes(Protocol):
 
     def token(self, node_id: str) -> str: ...
 
+    def give_up(self, node_id: str) -> None:
+        """The node is of no use, whatever its agent says: it is not listened to."""
+        ...
+
     def expect_word(self, node_id: str) -> None:
-        """The node was given up, and is well after all: its agent is to say hello again."""
+        """The node was given up, and is well after all: its agent may say hello again."""
         ...
 
 
@@ -253,9 +257,11 @@ class Provisioning:
                     del self._known[node_id]
             elif status is NodeStatus.FAILED and not known.leaving:
                 lost = e.NodeLost(at=self._clock(), cause="provider", node_id=node_id)
-                known.failed = self._tell(known.engine, lost) or known.failed
+                if self._tell(known.engine, lost):
+                    known.failed = True
+                    self._nodes.give_up(node_id)
             elif status is NodeStatus.UP and known.failed:
-                # It recovered, or was never so bad: an agent in the middle of its session would not say hello by itself.
+                # It recovered, or was never so bad.
                 known.failed = False
                 self._nodes.expect_word(node_id)
 

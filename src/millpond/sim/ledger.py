@@ -195,6 +195,7 @@ class Ledger:
         pool = next((pool for pool in self.pools.values() if id_key(pool.id) == wanted), None)
         jobs = [self.jobs[no] for no in sorted(self.jobs) if id_key(self.jobs[no].pool_id) == wanted]
         live = [job.no for job in jobs if job.state not in (JobState.COMPLETED, JobState.DELETING)]
+        lasting = {job.no for job in jobs if job.state is not JobState.COMPLETED}
         numbers = {job.no for job in jobs}
         state, _ = rebuild(
             account,
@@ -207,7 +208,7 @@ class Ledger:
             job_rows=[copies.copy_job(job) for job in jobs],
             task_rows=[copy.copy(rows[key]) for no in live if (rows := self.tasks.get(no)) for key in sorted(rows)],
             satisfied=sorted(entry for entry in self.satisfied if entry[0] in numbers),
-            job_nodes=[copies.copy_job_node(row) for name, row in sorted(self.job_nodes.items()) if name[0] in live],
+            job_nodes=[copies.copy_job_node(row) for name, row in sorted(self.job_nodes.items()) if name[0] in lasting],
             subtasks=[
                 copy.copy(row)
                 for name, row in sorted(self.subtasks.items())
