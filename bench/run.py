@@ -24,11 +24,13 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench import autoscale
 from bench.client import Connection, task_bodies
 from bench.spawn import spawn_rate
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+PARTS = ("adds", "lives", "real", "size", "autoscale")
 
 
 class Row(NamedTuple):
@@ -304,11 +306,11 @@ def show(rows: list[Row]) -> None:
 async def main() -> int:
     parser = argparse.ArgumentParser(description="Measure Millpond on this machine.")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work: to see that everything runs")
-    parser.add_argument("--only", choices=["adds", "lives", "real", "size"], action="append")
+    parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--json", type=Path, default=ROOT / "out" / "bench.json")
     arguments = parser.parse_args()
     scale = 10 if arguments.quick else 1
-    chosen = arguments.only or ["adds", "lives", "real", "size"]
+    chosen = arguments.only or PARTS
     rows: list[Row] = []
     directory = workspace()
     if "adds" in chosen:
@@ -319,6 +321,8 @@ async def main() -> int:
         rows += await measure_real(directory, 4_000 // scale, 3)
     if "size" in chosen:
         rows += await measure_size(directory, 1_000_000 // scale)
+    if "autoscale" in chosen:
+        rows += [Row(*figure) for figure in autoscale.figures(300 // scale)]
     show(rows)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine(), "rows": [row._asdict() for row in rows]}

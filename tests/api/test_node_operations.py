@@ -49,6 +49,16 @@ async def test_operations_and_their_options(busy: World, verb: str, operation: N
     assert (answer.status, answer.code) == (400, "UnsupportedProperty")
 
 
+async def test_node_ids_are_compared_without_case(busy: World) -> None:
+    for verb in ("reboot", "start", "disablescheduling", "enablescheduling"):
+        await busy.call("POST", f"/pools/P1/nodes/{NODE.upper()}/{verb}")
+        assert busy.control.events[-1].node_id == NODE
+    await busy.call("POST", "/pools/p1/removenodes", {"nodeList": [NODE.upper()]})
+    assert busy.control.events[-1].node_ids == (NODE,)
+    await busy.call("POST", f"/pools/p1/nodes/{NODE.upper()}/preempt")
+    assert busy.control.preempted == [NODE]
+
+
 async def test_start(busy: World) -> None:
     answer = await busy.call("POST", f"{PATH}/start")
     assert (answer.status, answer.headers["dataserviceid"]) == (202, URL)

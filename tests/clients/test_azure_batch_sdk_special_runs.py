@@ -77,7 +77,12 @@ def test_a_failed_start_task_keeps_the_node_from_tasks(batch: Any) -> None:
     assert batch.client.get_task(job_id, "t").state == m.BatchTaskState.ACTIVE
     # A start task that works now, and a reboot, mend it.
     batch.client.update_pool(pool_id, m.BatchPoolUpdateOptions(start_task=m.BatchStartTask(command_line=sh("true"))))
-    batch.client.begin_reboot_node(pool_id, node.id, polling_interval=batch.poll_s).result()
+    batch.client.begin_reboot_node(
+        pool_id,
+        node.id,
+        {"nodeRebootOption": "requeue"},
+        polling_interval=batch.poll_s,
+    ).result()
     batch.completed(job_id, "t")
 
 
@@ -114,7 +119,9 @@ def test_preparation_runs_once_a_node_and_release_where_it_ran(batch: Any, outsi
     prepared = lines(outside / "prepared")
     used = {task.node_info.node_id for task in batch.client.list_tasks(job_id)}
     assert sorted(prepared) == sorted(used), "once a node, on the nodes with tasks only"
-    batch.client.begin_terminate_job(job_id, polling_interval=batch.poll_s).result()
+    batch.client.begin_terminate_job(
+        job_id, options={"terminateReason": "done"}, polling_interval=batch.poll_s
+    ).result()
     batch.until_job(job_id, m.BatchJobState.COMPLETED)
     assert sorted(lines(outside / "released")) == sorted(prepared)
     status = list(batch.client.list_job_preparation_and_release_task_status(job_id))

@@ -16,7 +16,7 @@ from millpond.agent.http_transport import EndpointFile, HttpTransport, open_sess
 from millpond.domain.durations import Timestamp
 from millpond.domain.states import ErrorCategory
 from millpond.domain.task import FailureInfo
-from millpond.protocol.messages import Start
+from millpond.protocol.messages import LaunchReply, LaunchRequest, Start
 from tests.unit.agent.fakes import FakeFiles
 
 DIRECTORY = os.path.abspath(sys.argv[sys.argv.index("--directory") + 1])
@@ -57,6 +57,9 @@ class SimpleRunner:
 
     def proceed(self, key: int, attempt: int) -> None:
         pass
+
+    async def launch(self, request: LaunchRequest) -> LaunchReply:
+        return LaunchReply(error="TaskNotFound")
 
     async def stop(self, key: int, attempt: int) -> None:
         self._stopped.add((key, attempt))

@@ -318,3 +318,31 @@ async def test_each_node_has_an_address_of_its_own(site: Site) -> None:
     await again.create([NodeRequest("n2", "p", SIZE, 4, True, "secret")])
     wish = json.loads((site.directory / "nodes/n2/node.json").read_text())
     assert wish["ip_address"] == addresses[1]
+
+
+async def test_a_preempted_node_is_taken_away_with_all_it_has_and_comes_back_bare(site: Site) -> None:
+    (handle,) = await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    node.tell(run(1, 1, "/bin/sleep 1000"))
+    await until(lambda: len(processes_in(site.directory)) == 1)
+    boot_time = node.hellos[0].boot_time
+    await site.provider.preempt([handle])
+    await site.status(handle, NodeStatus.PREEMPTED)
+    assert processes_in(site.directory) == []
+    assert os.listdir(site.directory / "nodes") == []
+    (again,) = await site.add("n1")
+    await until(lambda: node.sessions == 2)
+    await site.status(again, NodeStatus.UP)
+    assert node.hellos[1].inventory == ()
+    assert node.hellos[1].boot_time > boot_time
+
+
+async def test_a_preemption_outlives_the_host_that_was_to_carry_it_out(site: Site) -> None:
+    (handle,) = await site.add("n1")
+    node = site.node("n1")
+    await until(lambda: node.sessions == 1)
+    first = site.host_pid
+    os.kill(first, signal.SIGKILL)
+    await site.provider.preempt([handle])
+    await site.status(handle, NodeStatus.PREEMPTED, other_than=first)

@@ -7,7 +7,7 @@ import msgspec
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.task import FailureInfo
-from millpond.protocol.messages import Start
+from millpond.protocol.messages import LaunchReply, LaunchRequest, Start
 
 
 class NodeFacts(msgspec.Struct, frozen=True):
@@ -113,6 +113,12 @@ class Runner(Protocol):
     def proceed(self, key: int, attempt: int) -> None:
         """Let the primary of that attempt run its command line, now or as soon as it has coordinated. Repeated, or for
         an attempt that is not run: nothing happens."""
+        ...
+
+    async def launch(self, request: LaunchRequest) -> LaunchReply:
+        """Run a command in an instance of a multi-instance task, unless its id is known already, and tell how far it
+        is: as soon as there is more output than was asked from, or it has ended, or the time asked for has passed.
+        Never raises but for cancellation."""
         ...
 
     async def stop(self, key: int, attempt: int) -> None:

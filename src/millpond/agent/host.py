@@ -308,11 +308,10 @@ class Host:
         and forget those that ended and were told of in an earlier life."""
         try:
             for process_id in await executor.known():
-                node_id, key, attempt = process_id.split("/")
+                node_id, key, attempt = process_id.split("/")[:3]
                 node = self._nodes.get(node_id)
                 if node is None or not node.agent.runs(int(key), int(attempt)):
-                    await executor.kill(process_id)
-                    await executor.wait(process_id)
+                    await executor.end(f"{node_id}/{key}/{attempt}")
                     await executor.forget(process_id)
         except (OSError, ValueError) as error:
             _log.warning("stray processes cannot be looked for: %s", error)

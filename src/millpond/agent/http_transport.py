@@ -14,10 +14,12 @@ from millpond.protocol.messages import (
     FILE_REPLY_HEADER,
     FILE_REPLY_PATH,
     HELLO_PATH,
+    LAUNCH_REPLY_PATH,
     NODE_HEADER,
     SYNC_PATH,
     FileReply,
     Hello,
+    LaunchReply,
     Sync,
     SyncReply,
     Welcome,
@@ -90,9 +92,15 @@ class HttpTransport:
         if body is not None:
             head = base64.urlsafe_b64encode(packed).decode("ascii")
             headers = headers | {FILE_REPLY_HEADER: head, "Content-Type": "application/octet-stream"}
-        url = f"{self._endpoint.url()}{FILE_REPLY_PATH}{request_id}"
+        await self._send(f"{FILE_REPLY_PATH}{request_id}", packed if body is None else body, headers)
+
+    async def send_launch_reply(self, request_id: str, reply: LaunchReply) -> None:
+        await self._send(f"{LAUNCH_REPLY_PATH}{request_id}", _encoder.encode(reply), self._headers)
+
+    async def _send(self, path: str, body: bytes | AsyncIterator[bytes], headers: dict[str, str]) -> None:
+        url = self._endpoint.url() + path
         try:
-            async with self._session.post(url, data=packed if body is None else body, headers=headers) as answer:
+            async with self._session.post(url, data=body, headers=headers) as answer:
                 await _check(answer)
         except (aiohttp.ClientError, OSError) as error:
             raise TransportError(f"{type(error).__name__}: {error}") from error

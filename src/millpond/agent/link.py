@@ -10,12 +10,21 @@ Only the event loop's time is used, and chance is injected, so the same code run
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Final, Protocol, runtime_checkable
 
 from millpond.agent.node import NodeAgent
 from millpond.domain.errors import ErrorCode
-from millpond.protocol.messages import FileReply, FileRequest, Hello, Sync, SyncReply, Welcome
+from millpond.protocol.messages import (
+    FileReply,
+    FileRequest,
+    Hello,
+    LaunchReply,
+    LaunchRequest,
+    Sync,
+    SyncReply,
+    Welcome,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +51,8 @@ class Transport(Protocol):
     async def sync(self, sync: Sync) -> SyncReply: ...
 
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None: ...
+
+    async def send_launch_reply(self, request_id: str, reply: LaunchReply) -> None: ...
 
 
 class Files(Protocol):
@@ -161,7 +172,12 @@ class NodeLink:
             self._take(sync, reply)
             if reply.retry_after_s > 0:
                 await self._pause_for(reply.retry_after_s)
-            elif reply.directives or reply.file_requests or loop.time() - begun > _EMPTY_ANSWER_S:
+            elif (
+                reply.directives
+                or reply.file_requests
+                or reply.launch_requests
+                or loop.time() - begun > _EMPTY_ANSWER_S
+            ):
                 failures = 0
             else:
                 # Not parked, and nothing in it: without a pause this would spin.
@@ -180,9 +196,9 @@ class NodeLink:
         self._heard()
         self._agent.replied(sync, reply)
         for request in reply.file_requests:
-            answer = asyncio.create_task(self._answer(request))
-            self._answers.add(answer)
-            answer.add_done_callback(self._answers.discard)
+            self._begin_answer(self._answer(request))
+        for launch in reply.launch_requests:
+            self._begin_answer(self._answer_launch(launch))
         if not self._agent.session or self._agent.leaving:
             self.nudge()
 
@@ -239,7 +255,24 @@ class NodeLink:
         except TimeoutError:
             pass
 
-    # --- files ---
+    # --- what is asked besides ---
+
+    def _begin_answer(self, answering: Coroutine[None, None, None]) -> None:
+        answer = asyncio.create_task(answering)
+        self._answers.add(answer)
+        answer.add_done_callback(self._answers.discard)
+
+    async def _answer_launch(self, request: LaunchRequest) -> None:
+        try:
+            reply = await self._agent.launch(request)
+        except Exception:
+            _log.exception("node %s: a command of task %d", self._agent.node_id, request.key)
+            reply = LaunchReply(error=ErrorCode.INTERNAL_ERROR, message="The node agent failed.")
+        try:
+            await self._transport.send_launch_reply(request.id, reply)
+        except TransportError as error:
+            # It is asked for again.
+            _log.info("node %s: answer %s not delivered: %s", self._agent.node_id, request.id, error)
 
     async def _answer(self, request: FileRequest) -> None:
         async with self._answer_slots:

@@ -12,10 +12,19 @@ from millpond.agent.local_state import Journal
 from millpond.agent.records import Joined
 from millpond.agent.state import AgentState, AttemptRef
 from millpond.domain.durations import Timestamp
-from millpond.domain.errors import Bug, TaskFailureCode
+from millpond.domain.errors import Bug, ErrorCode, TaskFailureCode
 from millpond.domain.states import ErrorCategory
 from millpond.domain.task import FailureInfo
-from millpond.protocol.messages import PROTOCOL_VERSION, Hello, Start, Sync, SyncReply, Welcome
+from millpond.protocol.messages import (
+    PROTOCOL_VERSION,
+    Hello,
+    LaunchReply,
+    LaunchRequest,
+    Start,
+    Sync,
+    SyncReply,
+    Welcome,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -138,6 +147,12 @@ class NodeAgent:
     def replied(self, sync: Sync, reply: SyncReply) -> None:
         """The answer to that sync, which may come late."""
         self._carry_out(self.state.replied(sync.session, reply, self._clock()))
+
+    async def launch(self, request: LaunchRequest) -> LaunchReply:
+        """Run a command in an instance of a multi-instance task, or tell of it. See `Runner.launch`."""
+        if self._runner is None:
+            return LaunchReply(error=ErrorCode.TASK_NOT_FOUND, message="This instance of the task does not run.")
+        return await self._runner.launch(request)
 
     # --- its end ---
 
@@ -266,7 +281,11 @@ class NodeAgent:
 
     def _go_on(self, key: int, attempt: int) -> None:
         if self._runner is not None and (key, attempt) in self._runs:
-            self._runner.proceed(key, attempt)
+            self._begin_chore(self._proceed(self._runner, key, attempt))
+
+    async def _proceed(self, runner: Runner, key: int, attempt: int) -> None:
+        # Not at once: a launch just before it has yet to reach the runner.
+        runner.proceed(key, attempt)
 
     def _kill(self, key: int, attempt: int) -> None:
         if self._runner is not None and (key, attempt) in self._runs:

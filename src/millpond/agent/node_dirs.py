@@ -29,6 +29,8 @@ LAYOUT: Final = (
     "volatile/retention",
     "workitems",
 )
+START_DIRECTORY: Final = "startup"
+"""That of the start task, one level below the root."""
 DIRECTORY_MODE: Final = 0o770
 
 _QUIET_S: Final = 2.0
@@ -113,6 +115,13 @@ class NodeDirectories:
             os.makedirs(os.path.dirname(path), mode=DIRECTORY_MODE, exist_ok=True)
             os.mkdir(path, DIRECTORY_MODE)
         os.mkdir(f"{path}/wd", DIRECTORY_MODE)
+
+    def make_start_directory(self) -> None:
+        """Make the start task's `wd` anew; what else is in its directory stays (semantics 3.1)."""
+        self.create()
+        self._last_created = time.monotonic()
+        self.discard(f"{START_DIRECTORY}/wd")
+        os.makedirs(f"{self.root}/{START_DIRECTORY}/wd", mode=DIRECTORY_MODE, exist_ok=True)
 
     def use(self, relative: str) -> None:
         """An attempt is in a task directory that is there already."""

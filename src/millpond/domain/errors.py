@@ -13,6 +13,7 @@ class ErrorCode(StrEnum):
 
     ACCOUNT_IS_DISABLED = "AccountIsDisabled"
     AUTHENTICATION_FAILED = "AuthenticationFailed"
+    AUTO_SCALE_FORMULA_TOO_LONG = "AutoScaleFormulaTooLong"
     AUTO_SCALING_FORMULA_SYNTAX_ERROR = "AutoScalingFormulaSyntaxError"
     CONDITION_NOT_MET = "ConditionNotMet"
     EMPTY_METADATA_KEY = "EmptyMetadataKey"
@@ -88,6 +89,7 @@ class ErrorCode(StrEnum):
     TASK_SUCCEEDED = "TaskSucceeded"
     TASK_ID_SAME_AS_JOB_PREPARATION_TASK = "TaskIdSameAsJobPreparationTask"
     TASK_ID_SAME_AS_JOB_RELEASE_TASK = "TaskIdSameAsJobReleaseTask"
+    TOO_MANY_ENABLE_AUTO_SCALE_REQUESTS = "TooManyEnableAutoScaleRequests"
     UNSUPPORTED_HTTP_VERB = "UnsupportedHttpVerb"
     UNSUPPORTED_PROPERTY = "UnsupportedProperty"
     UNSUPPORTED_QUERY_PARAMETER = "UnsupportedQueryParameter"
@@ -105,6 +107,7 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
             "correctly, including the signature."
         ),
     ),
+    _C.AUTO_SCALE_FORMULA_TOO_LONG: (400, "The autoscale formula is too long."),
     _C.AUTO_SCALING_FORMULA_SYNTAX_ERROR: (400, "The autoscale formula has a syntax error."),
     _C.CONDITION_NOT_MET: (412, "The condition specified using HTTP conditional header(s) is not met."),
     _C.EMPTY_METADATA_KEY: (400, "The key of a metadata item is empty."),
@@ -207,6 +210,10 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.TASK_NOT_COMPLETED: (409, "The specified task is not in a completed state."),
     _C.TASK_NOT_FOUND: (404, "The specified task does not exist."),
     _C.TASK_SUCCEEDED: (409, "The specified task completed successfully."),
+    _C.TOO_MANY_ENABLE_AUTO_SCALE_REQUESTS: (
+        503,
+        "Autoscale was enabled on this pool a moment ago. Please retry your request.",
+    ),
     _C.UNSUPPORTED_HTTP_VERB: (405, "The resource doesn't support the specified HTTP verb."),
     _C.UNSUPPORTED_PROPERTY: (400, "One of the properties specified in the request body is not supported."),
     _C.UNSUPPORTED_QUERY_PARAMETER: (400, "One of the query parameters specified in the request URI is not supported."),

@@ -30,6 +30,11 @@ SYNC_PATH: Final = "/agent/v1/sync"
 FILE_REPLY_PATH: Final = "/agent/v1/files/"
 """POST `/agent/v1/files/<request id>`: a `FileReply` as the body; or, where the content of a file follows, the content
 as the body and the `FileReply` in the header below."""
+LAUNCH_PATH: Final = "/agent/v1/launch"
+"""POST by the launch agent in an instance of a multi-instance task, in JSON, with the attempt's own bearer token: see
+`LaunchCall` and `LaunchAnswer`."""
+LAUNCH_REPLY_PATH: Final = "/agent/v1/launches/"
+"""POST `/agent/v1/launches/<request id>`: a `LaunchReply` as the body."""
 FILE_REPLY_HEADER: Final = "x-millpond-file-reply"
 """A `FileReply` as URL-safe base64 of MessagePack."""
 
@@ -105,6 +110,8 @@ class Instance(_Message, frozen=True, gc=False, omit_defaults=True):
     """0 is the primary."""
     addresses: tuple[str, ...]
     """IP addresses of the instances' nodes, in order of index; the first is the master's."""
+    launch_token: str = ""
+    """With it commands are launched on the nodes of the other instances (`LAUNCH_PATH`); good for this attempt only."""
 
 
 class Start(_Message, frozen=True, gc=False, omit_defaults=True, tag="start"):
@@ -221,6 +228,57 @@ class FileReply(_Message, frozen=True, gc=False, omit_defaults=True):
     """`list`: the entries, sorted by name; `stat` and `read`: the one file."""
 
 
+# --- launching commands in other instances --------------------------------------------------------------------------
+
+
+class LaunchCall(_Message, frozen=True, gc=False, omit_defaults=True, rename="camel"):
+    """What the launch agent asks for, again and again with the same id until the command has ended."""
+
+    id: str
+    """1 to 32 letters and digits; a command is run once, however often it is asked for."""
+    host: str
+    """IP address of another instance's node, or its own."""
+    command: str
+    """For a shell."""
+    stdout_from: int = 0
+    """Bytes of output that are there already."""
+    stderr_from: int = 0
+
+
+class LaunchAnswer(_Message, frozen=True, gc=False, rename="camel"):
+    """`exit_code` is None while it runs, or while there is more output to fetch. Output is in base64."""
+
+    exit_code: int | None
+    stdout: bytes
+    stderr: bytes
+
+
+class LaunchRequest(_Message, frozen=True, gc=False, omit_defaults=True):
+    """Run a command in an instance of a multi-instance task, or tell of it. Answered by a POST to `LAUNCH_REPLY_PATH`.
+    Like a file request it has no revision and is not repeated: what is lost is asked for again."""
+
+    id: str
+    """Of the request, for the answer."""
+    key: int
+    attempt: int
+    command_id: str
+    command: str
+    stdout_from: int
+    stderr_from: int
+    wait_s: float
+    """How long the node may wait for something to tell."""
+
+
+class LaunchReply(_Message, frozen=True, gc=False, omit_defaults=True):
+    """`error` is empty, or an API error code with a message."""
+
+    error: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
 # --- the calls ------------------------------------------------------------------------------------------------------
 
 
@@ -271,5 +329,6 @@ class SyncReply(_Message, frozen=True, gc=False, omit_defaults=True):
     acknowledged: int = 0
     """The highest report sequence number of the sync that is safe on disk (0: none)."""
     file_requests: tuple[FileRequest, ...] = ()
+    launch_requests: tuple[LaunchRequest, ...] = ()
     retry_after_s: float = 0.0
     """The control plane could not take the reports just now (busy, disk full): send them again after that."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from millpond.domain.ids import is_special_key
 from millpond.domain.states import (
     IN_SERVICE_NODE_STATES,
     JobState,
@@ -112,7 +113,9 @@ def _node_violations(state: SchedulerState) -> Iterator[str]:
 
 def _state_violations(node: NodeMemory, name: str) -> Iterator[str]:
     row = node.row
-    if row.state not in _HOLD_TASKS and (node.assigned or node.stopping):
+    # A preparation task may be told to stop while its node restarts.
+    stopping = any(not is_special_key(key) for key, _ in node.stopping)
+    if row.state not in _HOLD_TASKS and (node.assigned or stopping):
         yield f"{name}: is {row.state} and has tasks"
     if row.pending is not None and row.removal is None and row.state in _OPERATED:
         yield f"{name}: is {row.state} and {row.pending.operation} still waits"

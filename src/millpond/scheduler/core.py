@@ -62,7 +62,7 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.TaskStarted: reports.on_task_started,
     e.TaskEnded: reports.on_task_ended,
     e.TaskStopped: reports.on_task_stopped,
-    e.TaskReturned: tasks.on_task_returned,
+    e.TaskReturned: reports.on_task_returned,
     e.InstanceCoordinated: gangs.on_instance_coordinated,
     e.GangReservationTimedOut: reservations.on_gang_reservation_timed_out,
 }

@@ -210,7 +210,10 @@ def carry_on(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: li
     if wish.operation is not NodeOperation.REMOVE:
         row.pending = None
         row.errors = ()
-    if wish.operation is not NodeOperation.REBOOT:
+    if wish.operation is NodeOperation.REIMAGE:
+        # The disk is known for what it is until there is another: by that a finished reimage is told.
+        special.node_lost(state, node, at, effects, gone=True)
+    elif wish.operation is not NodeOperation.REBOOT:
         lose_disk(state, node, at, effects)
     if state.pool is None:
         return
@@ -227,10 +230,10 @@ def restart(state: SchedulerState, node: NodeMemory, effects: list[Effect]) -> N
 
 
 def lose_disk(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect]) -> None:
-    """What the node has on its disk, and what special tasks did there, is gone or about to go."""
+    """The machine is gone, or about to go, with all that special tasks run and did there, and every file."""
     special.node_lost(state, node, at, effects, gone=True)
+    special.disk_lost(state, node)
     node.row.retain_until = None
-    state.touch_node(node)
 
 
 def drop_node(state: SchedulerState, node: NodeMemory, effects: list[Effect]) -> None:

@@ -117,9 +117,7 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
     if row.state in _GIVEN_BACK or (row.state is NodeState.PREEMPTED and not rebooted):
         return  # the last words of a machine that goes
     disk_time = event.boot_time if event.disk_time is None else event.disk_time
-    # By the node's own clock: a disk older than the boot we knew of was there under it.
-    fresh = row.last_boot_time is None or disk_time > row.last_boot_time
-    booted = rebooted or row.disk_time != disk_time
+    fresh = row.disk_time != disk_time
     row.last_boot_time = event.boot_time
     row.ip_address = event.ip_address
     row.agent_version = event.agent_version
@@ -129,6 +127,7 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
         node.connected = True
         node_operations.restart(state, node, effects)
         return
+    booted = rebooted or fresh
     if booted:
         # Nothing it ran is there any more, whatever it holds.
         tasks.lose_attempts(state, node, event.at, effects)

@@ -1,19 +1,156 @@
-"""What nodes report of attempts: the key tells whether it is a task's or a special task's."""
+"""What nodes report of attempts: begun, ended, stopped, given back. The key tells whether it is a task's or a special task's.
 
-from millpond.domain.effects import Effect
-from millpond.domain.events import TaskEnded, TaskStarted, TaskStopped
+A report of an attempt that is not the current one changes nothing but the slots it held.
+"""
+
+from millpond.domain.durations import Timestamp
+from millpond.domain.effects import Effect, SaveTask
+from millpond.domain.events import TaskEnded, TaskReturned, TaskStarted, TaskStopped
 from millpond.domain.ids import is_special_key
-from millpond.scheduler import special, tasks
-from millpond.scheduler.state import SchedulerState
+from millpond.domain.states import IN_SERVICE_NODE_STATES, TaskState
+from millpond.domain.task import Task
+from millpond.scheduler import gangs, retries, special, tasks
+from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, settle_node_state
+
+
+def _start(
+    state: SchedulerState, job: JobMemory, node: NodeMemory, task: Task, start_time: Timestamp, at: Timestamp
+) -> None:
+    """The node has begun the attempt it holds: take the slots if it ran ahead of our books, and show it running."""
+    assignment = node.assigned[task.key]
+    assignment.returning = False
+    if not assignment.holds:
+        free_before = node.free
+        assignment.holds = True
+        node.free -= assignment.slots
+        node.ahead -= 1
+        tasks.demote(node, assignment)
+        state.refile(node, free_before)
+    # The node's clock may be off: a task starts neither before it was handed out nor in the future.
+    task.start_time = min(max(start_time, task.state_time), at)
+    tasks.set_task_state(state, job, task, TaskState.RUNNING, at)
+    row = node.row
+    row.running_tasks += 1
+    row.running_task_slots += task.required_slots
+    row.total_tasks_run += 1
+    state.touch_node(node)
+    if row.state in IN_SERVICE_NODE_STATES:
+        settle_node_state(state, node, at)
 
 
 def on_task_started(state: SchedulerState, event: TaskStarted, effects: list[Effect]) -> None:
-    (special.on_started if is_special_key(event.key) else tasks.on_task_started)(state, event, effects)
+    if is_special_key(event.key):
+        special.on_started(state, event, effects)
+        return
+    node = state.nodes.get(event.node_id)
+    assignment = node.assigned.get(event.key) if node is not None else None
+    if node is None or assignment is None or assignment.attempt != event.attempt:
+        return
+    task = assignment.task
+    if task.rules is not None and task.rules.instances:
+        gangs.note_start(state, node, assignment, event.start_time, event.at, effects)
+        if assignment.index:
+            return
+    if task.state not in (TaskState.ACTIVE, TaskState.PREPARING):
+        return
+    _start(state, state.jobs_by_no[task.job_no], node, task, event.start_time, event.at)
+    effects.append(SaveTask(task))
 
 
 def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]) -> None:
-    (special.on_ended if is_special_key(event.key) else tasks.on_task_ended)(state, event, effects)
+    if is_special_key(event.key):
+        special.on_ended(state, event, effects)
+        return
+    node = state.nodes.get(event.node_id)
+    if node is None:
+        return
+    assignment = node.assigned.get(event.key)
+    if assignment is None or assignment.attempt != event.attempt:
+        # It ended by itself while it was being stopped: that will do.
+        tasks.note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
+        return
+    at = event.at
+    task = assignment.task
+    job = state.jobs_by_no[task.job_no]
+    if (
+        task.rules is not None
+        and task.rules.instances
+        and not _instance_ended(state, job, node, assignment, event, effects)
+    ):
+        return
+    if task.state is not TaskState.RUNNING and event.start_time is not None and not assignment.index:
+        _start(state, job, node, task, event.start_time, at)
+    end_time = min(max(event.end_time, task.start_time or task.state_time), at)
+    if task.start_time is not None:
+        run_time_s = end_time - task.start_time
+        known = state.run_time_s
+        state.run_time_s = run_time_s if known is None else 0.9 * known + 0.1 * run_time_s
+    tasks.detach(state, job, task, at, stop=False, effects=effects, node=node)
+    failure = event.failure
+    if failure is not None and event.retryable:
+        if retries.internal_retries(task) < retries.MAX_INTERNAL_RETRIES:
+            tasks.requeue(state, job, task, at, effects, by_user=False)
+            return
+        failure = retries.TOO_MANY_INTERNAL_RETRIES
+    elif failure is None and event.exit_code != 0:
+        if retries.may_retry(task, job.row):
+            task.retry_count += 1
+            task.last_retry_time = at
+            tasks.requeue(state, job, task, at, effects, by_user=False)
+            return
+        failure = retries.EXIT_CODE_FAILURE
+    if failure is None:
+        node.row.total_tasks_succeeded += 1
+        state.touch_node(node)
+    elif assignment.index:
+        failure = gangs.blame(assignment, failure)
+    tasks.complete(state, job, task, at, effects, end_time=end_time, exit_code=event.exit_code, failure=failure)
+
+
+def _instance_ended(
+    state: SchedulerState,
+    job: JobMemory,
+    node: NodeMemory,
+    assignment: Assignment,
+    event: TaskEnded,
+    effects: list[Effect],
+) -> bool:
+    """One instance of a multi-instance task has ended by itself, and is taken off its node: whether the task ends."""
+    began = gangs.is_running(state, assignment)
+    ends = gangs.note_end(state, assignment, event, effects)
+    task = assignment.task
+    if not assignment.index and not began and event.start_time is not None:
+        _start(state, job, node, task, event.start_time, event.at)
+        began = True
+    tasks.take_off(state, job, node, task, event.at, began=began, stop=False, effects=effects)
+    return ends
 
 
 def on_task_stopped(state: SchedulerState, event: TaskStopped, effects: list[Effect]) -> None:
-    (special.on_stopped if is_special_key(event.key) else tasks.on_task_stopped)(state, event, effects)
+    if is_special_key(event.key):
+        special.on_stopped(state, event, effects)
+        return
+    node = state.nodes.get(event.node_id)
+    if node is None:
+        return
+    assignment = node.assigned.get(event.key)
+    if assignment is not None and assignment.attempt == event.attempt:
+        # We never asked for it: the node gave the attempt up by itself (its own shutdown).
+        job = state.jobs_by_no[assignment.task.job_no]
+        tasks.detach(state, job, assignment.task, event.at, stop=False, effects=effects, node=node)
+        tasks.requeue(state, job, assignment.task, event.at, effects, by_user=False)
+        return
+    tasks.note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
+
+
+def on_task_returned(state: SchedulerState, event: TaskReturned, effects: list[Effect]) -> None:
+    node = state.nodes.get(event.node_id)
+    if node is None:
+        return
+    assignment = node.assigned.get(event.key)
+    if assignment is None or assignment.attempt != event.attempt:
+        tasks.release_stopping(state, node, event.key, event.attempt, event.at)
+        return
+    job = state.jobs_by_no[assignment.task.job_no]
+    tasks.detach(state, job, assignment.task, event.at, stop=False, effects=effects, node=node)
+    tasks.requeue(state, job, assignment.task, event.at, effects, by_user=False)

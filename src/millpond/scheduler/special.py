@@ -422,16 +422,19 @@ def node_booted(state: SchedulerState, node: NodeMemory, at: Timestamp, effects:
 
 
 def node_lost(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect], *, gone: bool) -> None:
-    """The node is given up (`gone`: for good). Its preparation and release tasks count as ended there; its start task is
+    """The node is given up (`gone`: for good, or what it runs is). Its preparation and release tasks count as ended there; its start task is
     taken up again when it comes back under the same boot."""
     for run in list(node.specials.values()):
         if run.job is not None or gone:
             _lose_run(state, node, run, at, effects, retries.NODE_LOST)
-    if gone:
-        node.row.disk_time = None
-        state.touch_node(node)
-        for job in state.jobs.values():
-            job.barred.discard(node.row.id)
+
+
+def disk_lost(state: SchedulerState, node: NodeMemory) -> None:
+    """What preparation tasks did on the node, or failed to do, is gone with its disk."""
+    node.row.disk_time = None
+    state.touch_node(node)
+    for job in state.jobs.values():
+        job.barred.discard(node.row.id)
 
 
 def _lose_run(

@@ -21,12 +21,8 @@ from millpond.domain.effects import (
 from millpond.domain.errors import BatchError, Bug, ErrorCode
 from millpond.domain.events import (
     TaskDeleteRequested,
-    TaskEnded,
     TaskReactivateRequested,
-    TaskReturned,
     TasksAdded,
-    TaskStarted,
-    TaskStopped,
     TaskTerminateRequested,
     TaskUpdated,
 )
@@ -161,7 +157,7 @@ def _promote(node: NodeMemory) -> None:
             break
 
 
-def _demote(node: NodeMemory, begun: Assignment) -> None:
+def demote(node: NodeMemory, begun: Assignment) -> None:
     """The node's own order is not the one in the books (rebuilt from rows, they know none): what it has begun holds
     the slots, so of what it has not begun the last must give theirs up."""
     for assignment in reversed(list(node.assigned.values())):
@@ -206,14 +202,14 @@ def detach(
         for instance in gangs.disband(state, task.key, at, effects):
             member = state.nodes[instance.node_id]
             began = instance.start_time is not None if instance.index else task.state is TaskState.RUNNING
-            _take_off(state, job, member, task, at, began=began, stop=stop or member is not node, effects=effects)
+            take_off(state, job, member, task, at, began=began, stop=stop or member is not node, effects=effects)
         return
-    _take_off(
+    take_off(
         state, job, state.nodes[node_id], task, at, began=task.state is TaskState.RUNNING, stop=stop, effects=effects
     )
 
 
-def _take_off(
+def take_off(
     state: SchedulerState,
     job: JobMemory,
     node: NodeMemory,
@@ -514,128 +510,7 @@ def _require(
         event.condition.require(task.last_modified)
 
 
-# --- events from nodes ----------------------------------------------------------------------------------------------
-
-
-def _start(
-    state: SchedulerState, job: JobMemory, node: NodeMemory, task: Task, start_time: Timestamp, at: Timestamp
-) -> None:
-    """The node has begun the attempt it holds: take the slots if it ran ahead of our books, and show it running."""
-    assignment = node.assigned[task.key]
-    assignment.returning = False
-    if not assignment.holds:
-        free_before = node.free
-        assignment.holds = True
-        node.free -= assignment.slots
-        node.ahead -= 1
-        _demote(node, assignment)
-        state.refile(node, free_before)
-    # The node's clock may be off: a task starts neither before it was handed out nor in the future.
-    task.start_time = min(max(start_time, task.state_time), at)
-    set_task_state(state, job, task, TaskState.RUNNING, at)
-    row = node.row
-    row.running_tasks += 1
-    row.running_task_slots += task.required_slots
-    row.total_tasks_run += 1
-    state.touch_node(node)
-    if row.state in IN_SERVICE_NODE_STATES:
-        settle_node_state(state, node, at)
-
-
-def on_task_started(state: SchedulerState, event: TaskStarted, effects: list[Effect]) -> None:
-    node = state.nodes.get(event.node_id)
-    assignment = node.assigned.get(event.key) if node is not None else None
-    if node is None or assignment is None or assignment.attempt != event.attempt:
-        return
-    task = assignment.task
-    if task.rules is not None and task.rules.instances:
-        gangs.note_start(state, node, assignment, event.start_time, event.at, effects)
-        if assignment.index:
-            return
-    if task.state not in (TaskState.ACTIVE, TaskState.PREPARING):
-        return
-    _start(state, state.jobs_by_no[task.job_no], node, task, event.start_time, event.at)
-    effects.append(SaveTask(task))
-
-
-def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]) -> None:
-    node = state.nodes.get(event.node_id)
-    if node is None:
-        return
-    assignment = node.assigned.get(event.key)
-    if assignment is None or assignment.attempt != event.attempt:
-        # It ended by itself while it was being stopped: that will do.
-        note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
-        return
-    at = event.at
-    task = assignment.task
-    job = state.jobs_by_no[task.job_no]
-    if (
-        task.rules is not None
-        and task.rules.instances
-        and not _instance_ended(state, job, node, assignment, event, effects)
-    ):
-        return
-    if task.state is not TaskState.RUNNING and event.start_time is not None and not assignment.index:
-        _start(state, job, node, task, event.start_time, at)
-    end_time = min(max(event.end_time, task.start_time or task.state_time), at)
-    if task.start_time is not None:
-        run_time_s = end_time - task.start_time
-        known = state.run_time_s
-        state.run_time_s = run_time_s if known is None else 0.9 * known + 0.1 * run_time_s
-    detach(state, job, task, at, stop=False, effects=effects, node=node)
-    failure = event.failure
-    if failure is not None and event.retryable:
-        if retries.internal_retries(task) < retries.MAX_INTERNAL_RETRIES:
-            requeue(state, job, task, at, effects, by_user=False)
-            return
-        failure = retries.TOO_MANY_INTERNAL_RETRIES
-    elif failure is None and event.exit_code != 0:
-        if retries.may_retry(task, job.row):
-            task.retry_count += 1
-            task.last_retry_time = at
-            requeue(state, job, task, at, effects, by_user=False)
-            return
-        failure = retries.EXIT_CODE_FAILURE
-    if failure is None:
-        node.row.total_tasks_succeeded += 1
-        state.touch_node(node)
-    elif assignment.index:
-        failure = gangs.blame(assignment, failure)
-    complete(state, job, task, at, effects, end_time=end_time, exit_code=event.exit_code, failure=failure)
-
-
-def _instance_ended(
-    state: SchedulerState,
-    job: JobMemory,
-    node: NodeMemory,
-    assignment: Assignment,
-    event: TaskEnded,
-    effects: list[Effect],
-) -> bool:
-    """One instance of a multi-instance task has ended by itself, and is taken off its node: whether the task ends."""
-    began = gangs.is_running(state, assignment)
-    ends = gangs.note_end(state, assignment, event, effects)
-    task = assignment.task
-    if not assignment.index and not began and event.start_time is not None:
-        _start(state, job, node, task, event.start_time, event.at)
-        began = True
-    _take_off(state, job, node, task, event.at, began=began, stop=False, effects=effects)
-    return ends
-
-
-def on_task_stopped(state: SchedulerState, event: TaskStopped, effects: list[Effect]) -> None:
-    node = state.nodes.get(event.node_id)
-    if node is None:
-        return
-    assignment = node.assigned.get(event.key)
-    if assignment is not None and assignment.attempt == event.attempt:
-        # We never asked for it: the node gave the attempt up by itself (its own shutdown).
-        job = state.jobs_by_no[assignment.task.job_no]
-        detach(state, job, assignment.task, event.at, stop=False, effects=effects, node=node)
-        requeue(state, job, assignment.task, event.at, effects, by_user=False)
-        return
-    note_stopped(state, node, event.key, event.attempt, event.exit_code, event.at, effects)
+# --- attempts that are gone -----------------------------------------------------------------------------------------
 
 
 def note_stopped(
@@ -654,19 +529,6 @@ def note_stopped(
     if task.attempt == attempt and task.state is TaskState.COMPLETED and task.exit_code is None:
         task.exit_code = exit_code
         effects.append(SaveTask(task))
-
-
-def on_task_returned(state: SchedulerState, event: TaskReturned, effects: list[Effect]) -> None:
-    node = state.nodes.get(event.node_id)
-    if node is None:
-        return
-    assignment = node.assigned.get(event.key)
-    if assignment is None or assignment.attempt != event.attempt:
-        release_stopping(state, node, event.key, event.attempt, event.at)
-        return
-    job = state.jobs_by_no[assignment.task.job_no]
-    detach(state, job, assignment.task, event.at, stop=False, effects=effects, node=node)
-    requeue(state, job, assignment.task, event.at, effects, by_user=False)
 
 
 def lose_attempts(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect]) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from millpond.agent.link import TransportError
-from millpond.protocol.messages import FileReply, Hello, Sync, SyncReply, Welcome
+from millpond.protocol.messages import FileReply, Hello, LaunchReply, Sync, SyncReply, Welcome
 from millpond.sim.loop import Process, VirtualLoop
 from millpond.sim.story import Story
 
@@ -153,3 +153,6 @@ class SimTransport:
 
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None:
         raise TransportError("no files are asked for in the simulation")
+
+    async def send_launch_reply(self, request_id: str, reply: LaunchReply) -> None:
+        raise TransportError("no commands are launched in the simulation")

@@ -13,6 +13,8 @@ from millpond.protocol.messages import (
     FileReply,
     FileRequest,
     Hello,
+    LaunchReply,
+    LaunchRequest,
     Report,
     Start,
     Sync,
@@ -78,6 +80,11 @@ class FakeRunner:
     def proceed(self, key: int, attempt: int) -> None:
         self.proceeded.append((key, attempt))
 
+    async def launch(self, request: LaunchRequest) -> LaunchReply:
+        if request.command == "broken":
+            raise RuntimeError("broken")
+        return LaunchReply(exit_code=len(request.command))
+
     async def stop(self, key: int, attempt: int) -> None:
         self.stops.append((key, attempt))
         end = self.running.get((key, attempt))
@@ -109,6 +116,8 @@ class FakeControl:
         self.directives: list[Directive] = []
         self.file_requests: list[FileRequest] = []
         self.file_replies: list[tuple[str, FileReply, bytes]] = []
+        self.launch_requests: list[LaunchRequest] = []
+        self.launch_replies: dict[str, LaunchReply] = {}
         self.parked = 0
         self.account_url = "http://a"
         self.park_s = 60.0
@@ -162,7 +171,7 @@ class FakeControl:
             if self.acknowledges:
                 self.reports |= {report.seq: report for report in sync.reports}
                 acknowledged = sync.reports[-1].seq
-        while sync.park and self.parks and not (self.directives or self.file_requests):
+        while sync.park and self.parks and not (self.directives or self.file_requests or self.launch_requests):
             self.parked += 1
             try:
                 await self._news.wait()
@@ -173,17 +182,23 @@ class FakeControl:
             if sync.session != self.session:
                 return SyncReply(session=sync.session, session_unknown=True)
         requests, self.file_requests = tuple(self.file_requests), []
+        launches, self.launch_requests = tuple(self.launch_requests), []
         return SyncReply(
             session=self.session,
             directives=tuple(self.directives),
             acknowledged=acknowledged,
             file_requests=requests,
+            launch_requests=launches,
         )
 
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None:
         await self._reach()
         content = b"".join([chunk async for chunk in body]) if body is not None else b""
         self.file_replies.append((request_id, reply, content))
+
+    async def send_launch_reply(self, request_id: str, reply: LaunchReply) -> None:
+        await self._reach()
+        self.launch_replies[request_id] = reply
 
     async def _reach(self) -> None:
         await asyncio.sleep(0)

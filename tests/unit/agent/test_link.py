@@ -11,6 +11,7 @@ from millpond.protocol.messages import (
     Coordinated,
     Ended,
     FileRequest,
+    LaunchRequest,
     Proceed,
     RemoveDirectory,
     Report,
@@ -335,3 +336,25 @@ async def test_an_agent_that_dies_in_the_middle_of_a_reimage_goes_on_with_it(
     node.wipe_fails = False
     await until(lambda: len(control.hellos) == 2)
     assert (control.hellos[1].boot_time, control.hellos[1].inventory) == (300.0, ())
+
+
+async def test_a_command_for_an_instance_is_answered(node: Node) -> None:
+    control = node.control
+    await until(lambda: control.parked == 1)
+    control.launch_requests += [
+        LaunchRequest("r1", 1, 1, "c", "four", 0, 0, 1.0),
+        LaunchRequest("r2", 1, 1, "c", "broken", 0, 0, 1.0),
+    ]
+    control.poke()
+    await until(lambda: len(control.launch_replies) == 2)
+    assert control.launch_replies["r1"].error == "TaskNotFound"
+    control.tell(start(1, 1))
+    await until(lambda: (1, 1) in node.runner.running)
+    control.launch_requests += [
+        LaunchRequest("r3", 1, 1, "c", "four", 0, 0, 1.0),
+        LaunchRequest("r4", 1, 1, "c", "broken", 0, 0, 1.0),
+    ]
+    control.poke()
+    await until(lambda: len(control.launch_replies) == 4)
+    assert control.launch_replies["r3"].exit_code == 4
+    assert control.launch_replies["r4"].error == "InternalError"

@@ -15,8 +15,7 @@ WD = "/mnt/root/workitems/job/job-1/task/wd"
 def environment(*settings: tuple[str, str]) -> dict[str, str]:
     return task_environment(
         node_environment(FACTS),
-        job_id="job",
-        task_id="task",
+        special={"AZ_BATCH_JOB_ID": "job", "AZ_BATCH_TASK_ID": "task"},
         task_directory=WD[:-3],
         working_directory=WD,
         user="me",

@@ -210,6 +210,13 @@ def test_a_reimage_needs_a_new_disk_not_only_a_new_boot() -> None:
     assert state_of(world, node_id) is NodeState.IDLE
 
 
+def test_a_reimage_is_told_by_another_disk_whatever_the_nodes_clock_says() -> None:
+    world, node_id = one_node()
+    operate(world, node_id, NodeOperation.REIMAGE)
+    world.connect(node_id, boot_time=world.now + 0.001, disk_time=world.now - 3600)
+    assert state_of(world, node_id) is NodeState.IDLE
+
+
 @pytest.mark.parametrize("operation", [NodeOperation.REBOOT, NodeOperation.REIMAGE])
 def test_a_crash_during_a_restart_repeats_it(operation: NodeOperation) -> None:
     world, node_id = one_node()

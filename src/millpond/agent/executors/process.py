@@ -332,8 +332,10 @@ class ProcessExecutor:
         """No spawner: nothing that was asked will be answered."""
         for launch in self._launches.values():
             _settle(launch.answer, error)
-        for waiter in (*self._waiters.values(), *self._ends.values()):
+        for waiter in self._waiters.values():
             _settle(waiter, error)
+        for end in self._ends.values():
+            _settle(end, error)
         self._ends.clear()
         self._launches.clear()
         self._waiters.clear()

@@ -6,13 +6,13 @@ import errno
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from millpond.agent.base import NodeFacts, ProcessExit
-from millpond.agent.node_dirs import NodeDirectories
+from millpond.agent.base import NodeFacts, ProcessExit, ProcessSpec
+from millpond.agent.node_dirs import START_DIRECTORY, NodeDirectories
 from millpond.agent.runner.spec import TaskSpec
 from millpond.domain import ids
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailure, TaskFailureCode
-from millpond.domain.states import ErrorCategory
+from millpond.domain.states import ErrorCategory, TaskKind
 from millpond.domain.task import FailureInfo, NameValue
 from millpond.protocol.messages import Start
 
@@ -45,7 +45,7 @@ class Attempt:
         self.resumed = resumed
         """Its process was started by an earlier life of the agent: hooks only find out what they once set up."""
         self.process_id = process_id(facts.node_id, start.key, start.attempt)
-        self.relative_directory = ids.task_directory(start.job_id, start.task_id)
+        self.relative_directory = relative_directory(start)
         self.task_directory = f"{directories.root}/{self.relative_directory}"
         self.working_directory = f"{self.task_directory}/wd"
         self.stdout_path = f"{self.task_directory}/stdout.txt"
@@ -62,8 +62,36 @@ class Attempt:
         """It was its wall clock that told it to."""
         self.kill: Callable[[], None] | None = None
         """Kills the process, while there may be one."""
+        self.coordinated: Callable[[], None] = lambda: None
+        """Tells that the instance has coordinated. May be called again by a resumed attempt."""
+        self.proceeds = asyncio.Event()
+        """All instances have coordinated."""
+        self.takes_commands = False
+        """Commands that other instances launch here may run now."""
+        self.command_line_runs = False
+        """An earlier life of the agent has started the primary's command line."""
         self.deadline_timer: asyncio.TimerHandle | None = None
         self._interruptible: asyncio.Task[object] | None = None
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether the command line runs here: not in the subtasks of a multi-instance task."""
+        return self.start.instance is None or self.start.instance.index == 0
+
+    def process(
+        self, argv: tuple[str, ...], *, name: str = "", keeps: bool = False, appends: bool = False
+    ) -> ProcessSpec:
+        """A process of the attempt; the one without a name is its command line."""
+        return ProcessSpec(
+            id=f"{self.process_id}/{name}" if name else self.process_id,
+            argv=argv,
+            directory=self.working_directory,
+            environment=self.environment,
+            stdout_path=self.stdout_path,
+            stderr_path=self.stderr_path,
+            keeps=keeps,
+            appends=appends,
+        )
 
     def interrupt(self, why: FailureInfo) -> None:
         """Make it end soon: what it awaits is cancelled, its process is killed. The first reason counts."""
@@ -124,6 +152,13 @@ class TaskHook:
 
     async def stop(self, attempt: Attempt) -> None:
         """The attempt is over, however it went; also when its process was never started."""
+
+
+def relative_directory(start: Start) -> str:
+    """An attempt's directory, below the node's root (semantics 4.1)."""
+    if start.kind is TaskKind.START_TASK:
+        return START_DIRECTORY
+    return ids.task_directory(start.job_id, start.task_id)
 
 
 def process_id(node_id: str, key: int, attempt: int) -> str:

@@ -46,15 +46,15 @@ def node_environment(facts: NodeFacts) -> dict[str, str]:
 def task_environment(
     node: Mapping[str, str],
     *,
-    job_id: str,
-    task_id: str,
+    special: Mapping[str, str],
     task_directory: str,
     working_directory: str,
     user: str,
     user_identity: str,
     settings: Sequence[tuple[str, str]],
 ) -> dict[str, str]:
-    """The whole environment of a task. `settings` are the user's, the job's before the task's: the last of a name wins.
+    """The whole environment of a task. `special` are variables that not all tasks have; `settings` are the user's, the
+    job's before the task's: the last of a name wins.
 
     AZ_BATCH_ names are the service's: a user's setting of one is ignored. Raises TaskFailure CommandLaunchFailed for a
     name or value that no process can be given.
@@ -66,8 +66,7 @@ def task_environment(
         "PWD": working_directory,
         "USER": user,
         "LOGNAME": user,
-        "AZ_BATCH_JOB_ID": job_id,
-        "AZ_BATCH_TASK_ID": task_id,
+        **special,
         "AZ_BATCH_TASK_DIR": task_directory,
         "AZ_BATCH_TASK_WORKING_DIR": working_directory,
         "AZ_BATCH_CERTIFICATES_DIR": f"{task_directory}/certs",

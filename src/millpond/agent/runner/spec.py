@@ -71,6 +71,11 @@ class UserIdentity(_Wire, frozen=True, rename="camel"):
     auto_user: AutoUser | None = None
 
 
+class MultiInstanceSettings(_Wire, frozen=True, rename="camel"):
+    coordination_command_line: str | None = None
+    common_resource_files: tuple[ResourceFile, ...] | None = None
+
+
 class TaskSpec(_Wire, frozen=True, rename="camel"):
     """What the node needs of a task. Everything else in the wire form is ignored here."""
 
@@ -80,6 +85,7 @@ class TaskSpec(_Wire, frozen=True, rename="camel"):
     environment_settings: tuple[EnvironmentSetting, ...] | None = None
     constraints: Constraints | None = None
     user_identity: UserIdentity | None = None
+    multi_instance_settings: MultiInstanceSettings | None = None
 
     @property
     def max_wall_clock_s(self) -> float | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
-from millpond.agent.base import Executor, NodeFacts, Outcome, ProcessSpec
+from millpond.agent.base import Executor, NodeFacts, Outcome
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.runner.attempt import Attempt, Interrupted, TaskHook, failure_info, process_id
 from millpond.agent.runner.attempt_log import AttemptLog
@@ -22,11 +22,12 @@ from millpond.agent.runner.hooks.output_files import OutputFiles
 from millpond.agent.runner.hooks.resource_files import ResourceFiles
 from millpond.agent.runner.hooks.retention import Retention
 from millpond.agent.runner.hooks.wall_clock import WallClock
+from millpond.agent.runner.instance import Instances, lost_process
 from millpond.agent.runner.spec import TaskSpec, decode_spec
 from millpond.domain import ids
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailure, TaskFailureCode
-from millpond.protocol.messages import Start
+from millpond.protocol.messages import LaunchReply, LaunchRequest, Start
 from millpond.staging.base import Staging
 
 _FORGET_AFTER_S: Final = 5.0
@@ -71,6 +72,7 @@ class TaskRunner:
         self._started = [hook.started for hook in self._hooks if type(hook).started is not TaskHook.started]
         self._exited = [hook.exited for hook in self._hooks if type(hook).exited is not TaskHook.exited]
         self._stop = [hook.stop for hook in self._hooks if type(hook).stop is not TaskHook.stop]
+        self._instances = Instances(executor, self.directories.root)
         self._log = AttemptLog(f"{self.directories.root}/volatile/attempts")
         self._running: dict[tuple[int, int], Attempt] = {}
         self._ended: collections.deque[tuple[float, str]] = collections.deque()
@@ -80,7 +82,14 @@ class TaskRunner:
 
     # --- Runner -------------------------------------------------------------------------------------------------
 
-    async def run(self, start: Start, started: Callable[[Timestamp], None], *, resumed: bool) -> Outcome:
+    async def run(
+        self,
+        start: Start,
+        started: Callable[[Timestamp], None],
+        *,
+        resumed: bool,
+        coordinated: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         """See `Runner.run`."""
         self.open()
         number = (start.key, start.attempt)
@@ -93,6 +102,7 @@ class TaskRunner:
         try:
             spec = decode_spec(start.spec)
             attempt = self._attempt(start, spec, start_time, resumed=resumed)
+            attempt.coordinated = coordinated
             await self._run(attempt)
         except TaskFailure as failure:
             # It never became an attempt.
@@ -118,6 +128,16 @@ class TaskRunner:
             running.interrupt(
                 failure_info(TaskFailure(TaskFailureCode.TASK_ENDED, "The task was ended by request", user_error=True))
             )
+
+    def proceed(self, key: int, attempt: int) -> None:
+        """See `Runner.proceed`."""
+        running = self._running.get((key, attempt))
+        if running is not None:
+            running.proceeds.set()
+
+    async def launch(self, request: LaunchRequest) -> LaunchReply:
+        """See `Runner.launch`."""
+        return await self._instances.launch(self._running.get((request.key, request.attempt)), request)
 
     async def remove_directory(self, job_id: str, task_id: str) -> None:
         """See `Runner.remove_directory`."""
@@ -151,9 +171,9 @@ class TaskRunner:
         """
         expected = {process_id(self._facts.node_id, key, attempt) for key, attempt in held}
         for known in await self._executor.known():
-            if known not in expected:
-                await self._executor.kill(known)
-                await self._executor.wait(known)
+            attempt_id = "/".join(known.split("/")[:3])
+            if attempt_id not in expected:
+                await self._executor.end(attempt_id)
                 await self._executor.forget(known)
 
     # --- one attempt --------------------------------------------------------------------------------------------
@@ -171,7 +191,10 @@ class TaskRunner:
             with attempt.interruptible():
                 for prestart in self._prestart:
                     await prestart(attempt)
-            await self._run_process(attempt)
+            if attempt.start.instance is None:
+                await self._run_process(attempt)
+            else:
+                await self._run_instance(attempt)
         except Interrupted:
             pass
         except TaskFailure as failure:
@@ -201,23 +224,40 @@ class TaskRunner:
 
     async def _find_process(self, attempt: Attempt) -> None:
         attempt.directories.use(attempt.relative_directory)
-        if attempt.process_id not in await self._executor.known():
-            raise _lost()
+        known = await self._executor.known()
+        attempt.command_line_runs = attempt.process_id in known
+        if not attempt.command_line_runs and not self._instances.is_known(attempt, known):
+            raise lost_process()
+
+    async def _run_instance(self, attempt: Attempt) -> None:
+        """An instance of a multi-instance task: coordination, its turn, and (of the primary) the command line."""
+        attempt.kill = lambda: self._in_background(self._executor.end(attempt.process_id))
+        try:
+            coordinated = await self._instances.coordinate(attempt)
+            attempt.kill = None
+            if coordinated:
+                await self._instances.wait_for_turn(attempt)
+                await self._run_process(attempt)
+        except Exception:
+            await self._end_instance(attempt)
+            raise
+        # Cancelled, the attempt is left to the agent's next life.
+        await self._end_instance(attempt)
+        if attempt.timed_out:
+            attempt.interruption = None
+
+    async def _end_instance(self, attempt: Attempt) -> None:
+        attempt.kill = None
+        for known in await self._instances.end(attempt):
+            self._forget_later(known)
 
     async def _run_process(self, attempt: Attempt) -> None:
         attempt.kill = lambda: self._in_background(self._executor.kill(attempt.process_id))
         try:
-            if not attempt.resumed:
-                await self._executor.start(
-                    ProcessSpec(
-                        id=attempt.process_id,
-                        argv=split_command_line(attempt.spec.command_line),
-                        directory=attempt.working_directory,
-                        environment=attempt.environment,
-                        stdout_path=attempt.stdout_path,
-                        stderr_path=attempt.stderr_path,
-                    )
-                )
+            if not attempt.command_line_runs:
+                argv = split_command_line(attempt.spec.command_line)
+                # What the coordination command said stays.
+                await self._executor.start(attempt.process(argv, appends=attempt.start.instance is not None))
             if attempt.interruption is not None:
                 # It came while the process was being started: the kill may have been too early.
                 await self._executor.kill(attempt.process_id)
@@ -227,7 +267,7 @@ class TaskRunner:
         finally:
             attempt.kill = None
         if attempt.exit is None:
-            raise _lost()
+            raise lost_process()
         self._forget_later(attempt.process_id)
         if attempt.timed_out:
             # It did end. What its wall clock makes of that is the hook's to say; a stop may still interrupt the rest.
@@ -278,12 +318,6 @@ class TaskRunner:
     async def _forget(self, due: list[str]) -> None:
         for known in due:
             await self._executor.forget(known)
-
-
-def _lost() -> TaskFailure:
-    return TaskFailure(
-        TaskFailureCode.UNKNOWN, "The task's process was lost: the node or its agent was restarted", user_error=False
-    )
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

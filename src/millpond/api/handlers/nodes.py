@@ -22,6 +22,7 @@ from millpond.domain.events import (
     NodeSchedulingEnableRequested,
     NodeStartRequested,
 )
+from millpond.domain.ids import id_key
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
 from millpond.domain.states import NodeDeallocationOption, NodeOperation
@@ -97,7 +98,7 @@ async def _operate(
     event = NodeOperationRequested(
         at=context.control.now(),
         cause=request.request_id,
-        node_id=request.params["nodeId"],
+        node_id=id_key(request.params["nodeId"]),
         operation=operation,
         option=deallocation_option(option),
     )
@@ -106,7 +107,9 @@ async def _operate(
 
 async def start_node(context: Context, request: Request) -> Response:
     await drain(request)
-    event = NodeStartRequested(at=context.control.now(), cause=request.request_id, node_id=request.params["nodeId"])
+    event = NodeStartRequested(
+        at=context.control.now(), cause=request.request_id, node_id=id_key(request.params["nodeId"])
+    )
     return await _change(context, request, event)
 
 
@@ -116,7 +119,7 @@ async def disable_node_scheduling(context: Context, request: Request) -> Respons
     event = NodeSchedulingDisableRequested(
         at=context.control.now(),
         cause=request.request_id,
-        node_id=request.params["nodeId"],
+        node_id=id_key(request.params["nodeId"]),
         option=NodeDeallocationOption.REQUEUE if option is None else NodeDeallocationOption(option.value),
     )
     return await _change(context, request, event)
@@ -125,7 +128,7 @@ async def disable_node_scheduling(context: Context, request: Request) -> Respons
 async def enable_node_scheduling(context: Context, request: Request) -> Response:
     await drain(request)
     event = NodeSchedulingEnableRequested(
-        at=context.control.now(), cause=request.request_id, node_id=request.params["nodeId"]
+        at=context.control.now(), cause=request.request_id, node_id=id_key(request.params["nodeId"])
     )
     return await _change(context, request, event)
 
@@ -133,7 +136,7 @@ async def enable_node_scheduling(context: Context, request: Request) -> Response
 async def preempt_node(context: Context, request: Request) -> Response:
     """Millpond's own: take the machine of a spot node away, as a cloud does when it wants its capacity back."""
     await drain(request)
-    await context.control.preempt_node(request.params["poolId"], request.params["nodeId"])
+    await context.control.preempt_node(request.params["poolId"], id_key(request.params["nodeId"]))
     return await _written(context, request)
 
 

@@ -17,6 +17,7 @@ from millpond.api.support import refuse_if_used
 from millpond.domain.durations import Timestamp, format_duration
 from millpond.domain.errors import BatchError, ErrorCode, invalid_property
 from millpond.domain.events import NodesRemoveRequested, PoolResizeRequested
+from millpond.domain.ids import id_key
 from millpond.domain.pool import DEFAULT_RESIZE_TIMEOUT_S, MIN_RESIZE_TIMEOUT_S, Pool
 from millpond.domain.preconditions import Precondition
 from millpond.domain.states import AllocationState, JobDefaultOrder, NodeDeallocationOption, NodeFillType, PoolState
@@ -115,7 +116,7 @@ def removal_of(body: NodeRemove, at: Timestamp, cause: str, condition: Precondit
     return NodesRemoveRequested(
         at=at,
         cause=cause,
-        node_ids=tuple(body.node_list),
+        node_ids=tuple(map(id_key, body.node_list)),
         resize_timeout_s=_resize_timeout(body.resize_timeout),
         node_deallocation_option=deallocation_option(body.node_deallocation_option),
         condition=condition,

@@ -2,6 +2,7 @@
 
 from millpond.agent.runner.attempt import Attempt, TaskHook, node_failure
 from millpond.domain.errors import TaskFailureCode
+from millpond.domain.states import TaskKind
 
 
 class Directories(TaskHook):
@@ -10,6 +11,9 @@ class Directories(TaskHook):
             return
         try:
             # In the loop's own thread: two calls of the system, less than handing them over would cost.
+            if attempt.start.kind is TaskKind.START_TASK:
+                attempt.directories.make_start_directory()
+                return
             attempt.directories.make_task_directory(attempt.relative_directory)
         except OSError as error:
             raise node_failure(

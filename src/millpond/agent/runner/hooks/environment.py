@@ -3,6 +3,9 @@
 from millpond.agent.base import NodeFacts
 from millpond.agent.runner.attempt import Attempt, TaskHook
 from millpond.agent.runner.environment import node_environment, task_environment
+from millpond.agent.runner.instance import instance_environment
+from millpond.domain import ids
+from millpond.domain.states import TaskKind
 
 
 class Environment(TaskHook):
@@ -17,11 +20,28 @@ class Environment(TaskHook):
             settings = (*settings, *own)
         attempt.environment = task_environment(
             self._node,
-            job_id=start.job_id,
-            task_id=start.task_id,
+            special=_special(attempt),
             task_directory=attempt.task_directory,
             working_directory=attempt.working_directory,
             user=attempt.user,
             user_identity=attempt.user_identity,
             settings=settings,
         )
+
+
+def _special(attempt: Attempt) -> dict[str, str]:
+    """The variables that not all tasks have."""
+    start = attempt.start
+    if start.kind is TaskKind.START_TASK:
+        return {}
+    variables = {"AZ_BATCH_JOB_ID": start.job_id, "AZ_BATCH_TASK_ID": start.task_id}
+    if start.preparation_id and start.kind is not TaskKind.JOB_PREPARATION:
+        # Also when its retention time has passed and nothing is there any more.
+        preparation = f"{attempt.directories.root}/{ids.task_directory(start.job_id, start.preparation_id)}"
+        variables["AZ_BATCH_JOB_PREP_DIR"] = preparation
+        variables["AZ_BATCH_JOB_PREP_WORKING_DIR"] = f"{preparation}/wd"
+    if start.token:
+        variables["AZ_BATCH_AUTHENTICATION_TOKEN"] = start.token
+    if start.instance is not None:
+        variables |= instance_environment(start.instance, attempt)
+    return variables

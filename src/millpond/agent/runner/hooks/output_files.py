@@ -29,7 +29,8 @@ class _Upload(msgspec.Struct, frozen=True):
 
 
 class OutputFiles(TaskHook):
-    """Uploads what matches, if the exit code meets the condition; not when the attempt was told to stop.
+    """Uploads what matches, if the exit code meets the condition; not when the attempt was told to stop, and of a
+    multi-instance task only where its command line runs.
 
     What was done stands in `fileuploadout.txt` and `fileuploaderr.txt` beside `stdout.txt`.
     """
@@ -41,7 +42,7 @@ class OutputFiles(TaskHook):
 
     async def exited(self, attempt: Attempt) -> None:
         assert attempt.exit is not None
-        if not attempt.spec.output_files:
+        if not attempt.spec.output_files or not attempt.is_primary:
             return
         succeeded = attempt.exit.exit_code == 0
         wanted = [file for file in attempt.spec.output_files if _applies(file, succeeded)]

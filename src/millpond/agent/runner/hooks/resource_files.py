@@ -1,4 +1,8 @@
-"""Resource files: fetched into `wd` before the command line runs (semantics 5.1)."""
+"""Resource files: fetched into `wd` before the command line runs (semantics 5.1).
+
+Those common to the instances of a multi-instance task go into the task's directory, above `wd`, on each node; its own
+only where its command line runs (semantics 3.5).
+"""
 
 import asyncio
 import os
@@ -21,9 +25,16 @@ class ResourceFiles(TaskHook):
         self._slots = asyncio.Semaphore(_PARALLEL)
 
     async def prestart(self, attempt: Attempt) -> None:
-        if not attempt.spec.resource_files or attempt.resumed:
+        if attempt.resumed:
             return
-        await all_or_none(self._resource(attempt.working_directory, file) for file in attempt.spec.resource_files)
+        spec = attempt.spec
+        common = (
+            spec.multi_instance_settings.common_resource_files if spec.multi_instance_settings is not None else None
+        )
+        if common and attempt.start.instance is not None:
+            await all_or_none(self._resource(attempt.task_directory, file) for file in common)
+        if spec.resource_files and attempt.is_primary:
+            await all_or_none(self._resource(attempt.working_directory, file) for file in spec.resource_files)
 
     async def _resource(self, directory: str, file: ResourceFile) -> None:
         mode = file_mode(file.file_mode)

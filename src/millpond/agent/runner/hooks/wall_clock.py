@@ -7,7 +7,10 @@ from typing import Final
 from millpond.agent.runner.attempt import Attempt, TaskHook, failure_info
 from millpond.domain.durations import Timestamp, format_duration
 from millpond.domain.errors import TaskFailure, TaskFailureCode
+from millpond.domain.states import TaskKind
 
+MAX_RELEASE_S: Final = 900.0
+"""A job release task has no more time than that, whatever it asked for (semantics 3.3)."""
 _MARGIN_S: Final = 0.001
 """Timers may fire a little early; an end by the wall clock is never before its deadline."""
 
@@ -19,7 +22,7 @@ class WallClock(TaskHook):
         self._clock = clock
 
     async def prestart(self, attempt: Attempt) -> None:
-        limit_s = attempt.spec.max_wall_clock_s
+        limit_s = _limit_s(attempt)
         if limit_s is not None:
             delay = attempt.start_time + limit_s - self._clock() + _MARGIN_S
             attempt.deadline_timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._expire, attempt)
@@ -32,7 +35,7 @@ class WallClock(TaskHook):
     async def exited(self, attempt: Attempt) -> None:
         """Output files have no limit: the timer is off before they are uploaded."""
         attempt.disarm()
-        limit_s = attempt.spec.max_wall_clock_s
+        limit_s = _limit_s(attempt)
         timed_out = attempt.timed_out
         if attempt.resumed and limit_s is not None and attempt.exit is not None:
             # It may have ended, or been killed, while no agent was there.
@@ -41,8 +44,15 @@ class WallClock(TaskHook):
             raise _expired(attempt)
 
 
+def _limit_s(attempt: Attempt) -> float | None:
+    limit_s = attempt.spec.max_wall_clock_s
+    if attempt.start.kind is TaskKind.JOB_RELEASE:
+        return MAX_RELEASE_S if limit_s is None else min(limit_s, MAX_RELEASE_S)
+    return limit_s
+
+
 def _expired(attempt: Attempt) -> TaskFailure:
-    limit = format_duration(attempt.spec.max_wall_clock_s)
+    limit = format_duration(_limit_s(attempt))
     return TaskFailure(
         TaskFailureCode.TASK_ENDED,
         f"The task was ended because it exceeded its maximum wall clock time of {limit}",

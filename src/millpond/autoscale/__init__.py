@@ -1,0 +1,1 @@
+"""Autoscale formulas, pure: parse, print, evaluate, lint; the history of samples they look at."""
