@@ -15,7 +15,7 @@ from millpond.domain.errors import ErrorCode, TaskFailureCode
 from millpond.domain.ids import is_special_key, job_no_of
 from millpond.domain.states import ErrorCategory, TaskKind
 from millpond.domain.task import FailureInfo
-from millpond.protocol.messages import FileReply, FileRequest, Start
+from millpond.protocol.messages import FileReply, FileRequest, LaunchReply, LaunchRequest, Start
 from millpond.sim.audit import Audit, MachineFacts
 from millpond.sim.loop import Process, VirtualLoop
 from millpond.sim.making import ENDLESS_S
@@ -351,6 +351,9 @@ class SimRunner:
         proceed = self._proceeds.get((key, attempt))
         if proceed is not None:
             proceed.set()
+
+    async def launch(self, request: LaunchRequest) -> LaunchReply:
+        return LaunchReply(error=ErrorCode.TASK_NOT_FOUND, message="Simulated tasks launch nothing.")
 
     async def stop(self, key: int, attempt: int) -> None:
         ref = (key, attempt)
