@@ -453,7 +453,8 @@ class Audit:
         if task is None or task.attempt != start.attempt:
             return
         self._check_coordinated(task)
-        if task.node_id != node_id:
+        # One that was told to proceed and has been requeued since is on no node by the rows: its stop is on the way.
+        if task.node_id not in (None, node_id):
             self.fail(
                 f"the primary of {named(start.key)}#{start.attempt} proceeds on node {short(node_id)}: not its own"
             )

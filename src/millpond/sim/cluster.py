@@ -37,7 +37,7 @@ from millpond.sim.story import Story, Violation
 from millpond.sim.workload import Users
 
 EPOCH = 1_700_000_000.0
-CALM_S = 1500.0
+CALM_S = 4000.0
 """How long nothing may come to its end once the last fault is over: more than any resize or task takes."""
 
 _SIZES = {"small": VmSize("small", 4, 8192, 0.1)}
@@ -267,7 +267,7 @@ class Cluster:
         while True:
             await asyncio.sleep(5.0)
             left = self.unfinished()
-            if not calm.done():
+            if not self.users.pools_have_nodes:
                 left.append("users wait for their pools")
             if not left:
                 break
@@ -276,6 +276,7 @@ class Cluster:
                 best, deadline = progress, self.loop.time() + CALM_S
             if self.loop.time() > deadline:
                 raise Violation("all is calm, and not finished: " + "; ".join(left[:8]))
+        calm.cancel()
         await self._final_checks()
 
     def _end_endless(self) -> None:

@@ -58,6 +58,7 @@ class Faults:
         kinds: list[tuple[str, Callable[[], None]]] = [
             ("control crash", self._crash_control),
             ("control crash", self._crash_control),
+            ("control crash", self._crash_control),
             ("control restart", self._restart_control),
             ("commits fail", self._fail_commits),
             ("reads fail", self._fail_reads),
@@ -65,11 +66,13 @@ class Faults:
             ("lease taken", self._take_lease),
             ("agent crash", self._crash_agent),
             ("agent crash", self._crash_agent),
+            ("agent crash", self._crash_agent),
             ("agent stop", self._stop_agent),
             ("machine reboot", self._reboot),
             ("machine loss", self._lose_machine),
             ("machine failure", self._fail_machine),
             ("partition", self._part),
+            ("bad network", self._bad_network),
             ("bad network", self._bad_network),
             ("bad network", self._bad_network),
             ("provider outage", self._outage),
@@ -82,7 +85,7 @@ class Faults:
             ("users hang up", self._hang_up),
         ]
         self._kinds = [kind for kind in kinds if random.random() < random.choice((0.15, 0.5, 0.9))]
-        self._pause_s = random.choice((4.0, 10.0, 25.0))
+        self._pause_s = random.choice((2.0, 5.0, 10.0, 25.0))
 
     async def run(self, until: float) -> None:
         loop = self._cluster.loop

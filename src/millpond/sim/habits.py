@@ -64,7 +64,7 @@ class Habits(msgspec.Struct, frozen=True):
             moves=random.random() < 0.4,
             retention=random.random() < 0.2,
             preemption=often(0.35, 0.5),
-            endless=often(0.3, 0.01, 0.05),
+            endless=often(0.4, 0.02, 0.1),
             job_actions=often(0.5, 0.1, 0.6),
             weights=(
                 6.0,

@@ -45,6 +45,7 @@ class Users:
         self._maker = Maker(desk.random, desk.habits)
         self._tasks = TaskUsers(desk, self._maker)
         self._schedules: list[str] = []
+        self.pools_have_nodes = False
 
     @property
     def known(self) -> list[Known]:
@@ -364,8 +365,8 @@ class Users:
     # --- the calm ---
 
     async def calm(self, end_endless: Callable[[], None]) -> None:
-        """Give every pool nodes again, as far as there is work for it, and bring all nodes back to work. Repeats itself
-        until all was taken in."""
+        """Give every pool nodes again, as far as there is work for it (`pools_have_nodes` says when), and from then on
+        bring nodes back to work that do not come back by themselves. Goes on until it is cancelled."""
         for schedule_id in self._schedules:
             while self._goes_on(schedule_id):
                 await self._end_schedule(schedule_id, delete=False)
@@ -384,9 +385,9 @@ class Users:
                     break
                 await asyncio.sleep(2.0)
         end_endless()
+        self.pools_have_nodes = True
         while True:
-            if not await self._bring_back():
-                return
+            await self._bring_back()
             await asyncio.sleep(5.0)
 
     def _goes_on(self, schedule_id: str) -> bool:
@@ -395,8 +396,8 @@ class Users:
             row.id == schedule_id and row.state in (JobScheduleState.ACTIVE, JobScheduleState.DISABLED) for row in rows
         )
 
-    async def _bring_back(self) -> int:
-        """Ask for what brings nodes back that do not work by themselves any more; how many there were."""
+    async def _bring_back(self) -> None:
+        """Ask for what brings nodes back that do not work by themselves any more."""
         ledger = self._desk.ledger
         failed = {
             node_id
@@ -408,12 +409,10 @@ class Users:
             and (node := ledger.nodes.get(node_id)) is not None
             and node.disk_time == known.disk_time
         }
-        count = 0
         for pool in sorted(ledger.pools.values(), key=lambda pool: pool.no):
             if pool.state is PoolState.DELETING:
                 continue
             for node in sorted(ledger.nodes_of(pool), key=lambda node: node.id):
-                wanted = True
                 if node.scheduling_state is SchedulingState.DISABLED:
                     await self.enable(pool.id, node.id)
                 elif node.state is NodeState.DEALLOCATED:
@@ -424,7 +423,3 @@ class Users:
                     await self.operate(pool.id, node.id, NodeOperation.REBOOT)
                 elif node.id in failed:
                     await self.operate(pool.id, node.id, NodeOperation.REIMAGE)
-                elif node.state in (NodeState.IDLE, NodeState.RUNNING):
-                    wanted = False
-                count += wanted
-        return count
