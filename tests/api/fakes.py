@@ -7,9 +7,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from millpond.autoscale.samples import History
+from millpond.control import formulas
 from millpond.control.base import FileContent, NewJob
 from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
+from millpond.domain.autoscale import AutoScale, AutoScaleRun
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.explanation import Cause, Explanation, Reference
@@ -24,11 +27,21 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import NewTask, Task, TaskAddOutcome
 from millpond.odata.evaluate import matches
 from millpond.odata.filters import Filter, Literal
-from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
+from millpond.protocol.messages import (
+    FileEntry,
+    FileReply,
+    Hello,
+    LaunchAnswer,
+    LaunchCall,
+    LaunchReply,
+    Sync,
+    SyncReply,
+    Welcome,
+)
 from millpond.providers.base import VmSize
 from millpond.scheduler.job_schedules import JobSchedulesState
 from millpond.scheduler.job_schedules import apply as apply_to_schedules
-from millpond.store.base import NodeCounts, Page, TaskRow
+from millpond.store.base import NodeCounts, Page, StoredRun, TaskRow
 
 _T = TypeVar("_T")
 _Values = Callable[[_T], dict[str, Literal | None]]
@@ -43,6 +56,7 @@ class FakeStore:
         self.tasks: dict[int, TaskRow] = {}
         self.job_nodes: list[JobNode] = []
         self.subtasks: list[Subtask] = []
+        self.runs: list[StoredRun] = []
 
     def task_of(self, job_id: str, task_id: str) -> TaskRow | None:
         job = self.jobs.get(id_key(job_id))
@@ -71,6 +85,9 @@ class FakeStore:
             limit,
             after,
         )
+
+    async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
+        return [run for run in self.runs if run.pool_no == pool_no][:limit]
 
     async def get_node(self, pool_id: str, node_id: str) -> Node | None:
         found = self.nodes.get(node_id)
@@ -229,6 +246,15 @@ class FakeAgents:
         if self.take_body:
             self.bodies[request_id] = b"".join([chunk async for chunk in body])
 
+    async def launch(self, token: str, call: LaunchCall) -> LaunchAnswer:
+        if token != "launch-token":
+            raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
+        self.calls.append(call)
+        return LaunchAnswer(3, b"out", b"")
+
+    def launch_reply(self, node_id: str, request_id: str, reply: LaunchReply) -> None:
+        self.calls.append((node_id, request_id, reply))
+
 
 class FakeControl:
     """`control.base.ControlPlane`, with a scheduler that does the least that will do."""
@@ -320,6 +346,10 @@ class FakeControl:
                 pool.allocation_state = AllocationState.RESIZING
                 if event.target_dedicated_nodes is not None:
                     pool.target_dedicated_nodes = event.target_dedicated_nodes
+            case e.PoolAutoScaleEnableRequested(formula=str() as formula):
+                pool.auto_scale = AutoScale(formula, event.interval_s or 900.0, event.at, event.at)
+            case e.PoolAutoScaleDisableRequested():
+                pool.auto_scale = None
             case e.PoolResizeStopRequested():
                 pool.allocation_state = AllocationState.STOPPING
 
@@ -328,6 +358,20 @@ class FakeControl:
         if id_key(pool_id) not in self.store.pools:
             raise BatchError(ErrorCode.POOL_NOT_FOUND)
         self.preempted.append(node_id)
+
+    def check_auto_scale(self, formula: str | None, interval_s: float | None) -> None:
+        if formula is not None:
+            formulas.read_formula(formula)
+        if interval_s is not None:
+            formulas.check_interval(interval_s, 300.0)
+
+    async def evaluate_auto_scale(self, pool_id: str, formula: str) -> AutoScaleRun:
+        self._fail()
+        pool = self.store.pools.get(id_key(pool_id))
+        if pool is None:
+            raise BatchError(ErrorCode.POOL_NOT_FOUND)
+        read = formulas.read_formula(formula)
+        return formulas.run_of(formulas.evaluate_for(pool, read, self.now(), History(), {}))
 
     async def explain_task(self, job_id: str, task_id: str) -> Explanation:
         self._fail()

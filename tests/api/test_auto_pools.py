@@ -99,7 +99,12 @@ async def test_the_secrets_of_an_auto_pool_are_kept_with_the_pool_alone(world: W
         (auto(pool={**POOL, "id": "mine"}), 400, "UnsupportedProperty", f"{PATH}.pool.id"),
         (auto(pool={**POOL, "vmSize": "huge"}), 400, "InvalidPropertyValue", f"{PATH}.pool.vmSize"),
         (auto(pool={**POOL, "taskSlotsPerNode": 9}), 400, "InvalidPropertyValue", f"{PATH}.pool.taskSlotsPerNode"),
-        (auto(pool={**POOL, "enableAutoScale": True}), 501, "NotImplemented", f"{PATH}.pool.enableAutoScale"),
+        (
+            auto(pool={**POOL, "enableAutoScale": True}),
+            400,
+            "InvalidAutoScalingSettings",
+            f"{PATH}.pool.targetDedicatedNodes",
+        ),
         (
             auto(pool={**POOL, "startTask": {"commandLine": ""}}),
             400,

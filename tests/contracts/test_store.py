@@ -8,6 +8,7 @@ import asyncio
 import pytest
 
 from millpond.domain import ids
+from millpond.domain.autoscale import AutoScale
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.domain.node import NodeError
 from millpond.domain.pool import ResizeError
@@ -642,11 +643,19 @@ async def test_filtered_jobs(store, fence):
 
 
 async def test_filtered_pools_nodes_and_counts(store, fence):
-    scaled = {"enableAutoScale": True, "enableInterNodeCommunication": False}
+    scale = AutoScale("$TargetDedicatedNodes=1", 300.0, T0, T0)
+    apart = {"enableInterNodeCommunication": False}
     changes = ChangeSet(
         pools={
             1: a_pool(1, "a"),
-            2: a_pool(2, "B", state=PoolState.DELETING, allocation_state=AllocationState.RESIZING, spec=scaled),
+            2: a_pool(
+                2,
+                "B",
+                state=PoolState.DELETING,
+                allocation_state=AllocationState.RESIZING,
+                spec=apart,
+                auto_scale=scale,
+            ),
         },
         nodes={
             node.id: node

@@ -34,7 +34,8 @@ def test_every_setting_is_described_with_its_default() -> None:
         assert variable == f"`{SETTINGS[key].variable}`"
         section, _, name = key.rpartition(".")
         value = getattr(getattr(defaults, section) if section else defaults, name)
-        assert default == (f"`{value:g}`" if isinstance(value, float) else f"`{value}`")
+        shown = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else value
+        assert default == f"`{shown}`"
 
 
 def test_commands_named_in_the_readme_are_there() -> None:

@@ -33,17 +33,23 @@ from millpond.agent.desired import (
     read_node,
     write_file,
 )
+from millpond.agent.isolation.node import Isolation
+from millpond.agent.isolation.users import HOMES
 from millpond.agent.link import Files, NodeLink, Transport
 from millpond.agent.local_state import FileJournal
 from millpond.agent.node import NodeAgent
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.trash import Trash
 from millpond.domain.durations import Timestamp
+from millpond.domain.task import NameValue
+from millpond.protocol.messages import NodeMetrics
 
 _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 15.0
 """How often the host looks at its directory unasked."""
+_MEASURE_S: Final = 10.0
+"""How often the machine is measured."""
 _IDLE_S: Final = 3600.0
 _KILL_S: Final = 1.5
 """How long killed tasks may take to end when the host stops; the executor's own end kills what is left."""
@@ -84,11 +90,14 @@ class Host:
         clock: Callable[[], Timestamp],
         chance: Callable[[], float],
         executor: Executor | None = None,
+        isolation: Isolation | None = None,
         moved: Callable[[], None] | None = None,
+        measure: Callable[[], NodeMetrics] | None = None,
         idle_s: float = _IDLE_S,
     ) -> None:
         """`files_factory` is given the root directory of a node. Processes of the
-        `executor` that no attempt of a node's journal accounts for are killed at the start. `moved` is called when the endpoint may have changed. After `idle_s` without work and without a word from any
+        `executor` that no attempt of a node's journal accounts for are killed at the start. `moved` is called when the endpoint may have changed.
+        `measure` says how busy the machine is, on behalf of every node. After `idle_s` without work and without a word from any
         service the host ends."""
         self._directory = os.path.abspath(directory)
         self._nodes_directory = os.path.join(self._directory, NODES_DIRECTORY)
@@ -98,7 +107,10 @@ class Host:
         self._clock = clock
         self._chance = chance
         self._executor = executor
+        self._isolation = isolation
         self._moved = moved
+        self._measure = measure
+        self._measuring: asyncio.Task[None] | None = None
         self._idle_s = idle_s
         self._nodes: dict[str, _Node] = {}
         self._trash = Trash(os.path.join(self._directory, TRASH_DIRECTORY))
@@ -111,6 +123,10 @@ class Host:
         """Be the host until told to stop. Raises HostRunning when there is one; OSError when the directory cannot be
         used."""
         os.makedirs(self._nodes_directory, mode=0o700, exist_ok=True)
+        if self._isolation is not None and self._isolation.is_on:
+            # Passed by the nodes' users on the way to their own; what lies here is the agent's (0600).
+            for directory in (self._directory, self._nodes_directory):
+                os.chmod(directory, 0o711)  # noqa: S103  to be passed, not looked into
         with _locked(os.path.join(self._directory, LOCK_FILE)) as lock:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -144,6 +160,8 @@ class Host:
             self._trash.empty()
             if self._executor is not None:
                 self._sweep = asyncio.create_task(self._kill_strays(self._executor))
+            if self._measure is not None:
+                self._measuring = asyncio.create_task(self._tell_metrics(self._measure))
             while not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
@@ -163,6 +181,14 @@ class Host:
                     break
         finally:
             await self._close()
+
+    async def _tell_metrics(self, measure: Callable[[], NodeMetrics]) -> None:
+        """Each node tells it with its next sync."""
+        while True:
+            await asyncio.sleep(_MEASURE_S)
+            metrics = measure()
+            for node in self._nodes.values():
+                node.agent.metrics = metrics
 
     def _nudge(self) -> None:
         if self._moved is not None:
@@ -192,12 +218,16 @@ class Host:
         tasks = [*ends, *(task for node in nodes for task in (node.linking, node.removal) if task is not None)]
         if self._sweep is not None:
             tasks.append(self._sweep)
+        if self._measuring is not None:
+            tasks.append(self._measuring)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         for node in nodes:
             await node.agent.close()
+            if self._isolation is not None:
+                self._isolation.close_node(os.path.join(self._nodes_directory, node.desired.node_id, ROOT_DIRECTORY))
         await self._trash.close()
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self._directory, HOST_FILE))
@@ -238,6 +268,11 @@ class Host:
     def _begin(self, desired: DesiredNode, directory: str) -> NodeAgent:
         root = os.path.join(directory, ROOT_DIRECTORY)
         _make_root(root)
+        capabilities: tuple[NameValue, ...] = ()
+        if self._isolation is not None:
+            capabilities = self._isolation.open_node(
+                directory, root, memory_mib=desired.memory_mib, task_slots=desired.task_slots
+            )
         journal = os.path.join(directory, JOURNAL_FILE)
         make = partial(
             NodeAgent,
@@ -246,6 +281,7 @@ class Host:
             task_slots=desired.task_slots,
             runner_factory=self._runner_factory,
             clock=self._clock,
+            capabilities=capabilities,
             ip_address=desired.ip_address,
             wipe=partial(self._wipe, root),
         )
@@ -265,6 +301,10 @@ class Host:
         # It is not there when an earlier life of the host came as far as that.
         with contextlib.suppress(FileNotFoundError):
             self._trash.put(root)
+        if self._isolation is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._trash.put(os.path.join(os.path.dirname(root), HOMES))
+            self._isolation.wiped(root)
         _make_root(root)
 
     def _link(self, node: _Node) -> None:
@@ -299,6 +339,8 @@ class Host:
             pass
         except OSError as error:
             _log.warning("node %s: its directory cannot be moved away: %s", node_id, error)
+        if self._isolation is not None:
+            self._isolation.remove_node(directory, os.path.join(directory, ROOT_DIRECTORY))
         # If it is still there the next look tries again.
         del self._nodes[node_id]
         _log.info("node %s: removed", node_id)

@@ -14,12 +14,13 @@ from millpond.agent.state import AgentState, AttemptRef
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, ErrorCode, TaskFailureCode
 from millpond.domain.states import ErrorCategory
-from millpond.domain.task import FailureInfo
+from millpond.domain.task import FailureInfo, NameValue
 from millpond.protocol.messages import (
     PROTOCOL_VERSION,
     Hello,
     LaunchReply,
     LaunchRequest,
+    NodeMetrics,
     Start,
     Sync,
     SyncReply,
@@ -51,21 +52,26 @@ class NodeAgent:
         runner_factory: Callable[[NodeFacts], Runner],
         clock: Callable[[], Timestamp],
         ip_address: str = "127.0.0.1",
+        capabilities: tuple[NameValue, ...] = (),
         wipe: Callable[[], None] = lambda: None,
     ) -> None:
-        """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise. `wipe` empties
-        the root when nothing uses it (the node is reimaged); what raises OSError in it is tried again.
+        """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise. `capabilities`
+        are what the node says of itself. `wipe` empties the root when nothing uses it (the node is reimaged); what
+        raises OSError in it is tried again.
 
         Raises OSError when the journal cannot be read, KeyError or ValueError when it makes no sense.
         """
         self.node_id = node_id
         self.on_reports: Callable[[], None] = lambda: None
         self.on_restarted: Callable[[], None] = lambda: None
+        self.metrics: NodeMetrics | None = None
+        """What is to be told of the machine; told once."""
         self._root = root
         self._journal = journal
         self._runner_factory = runner_factory
         self._clock = clock
         self._ip_address = ip_address
+        self._capabilities = capabilities
         self._wipe = wipe
         self._facts: NodeFacts | None = None
         self._runner: Runner | None = None
@@ -120,6 +126,7 @@ class NodeAgent:
             boot_time=self.state.boot_time,
             ip_address=self._ip_address,
             inventory=self.state.inventory(),
+            capabilities=self._capabilities,
             disk_time=self.state.disk_time,
         )
 
@@ -131,7 +138,8 @@ class NodeAgent:
     def poll(self) -> Sync:
         """The sync to be parked."""
         self._flush()
-        return Sync(node_id=self.node_id, session=self.state.session, seen=self.state.seen)
+        metrics, self.metrics = self.metrics, None
+        return Sync(node_id=self.node_id, session=self.state.session, seen=self.state.seen, metrics=metrics)
 
     def report(self) -> Sync:
         """A sync with what is to be reported, to be answered at once."""
@@ -350,6 +358,7 @@ def _facts(node_id: str, root: str, joined: Joined) -> NodeFacts:
         account_url=joined.account_url,
         is_dedicated=joined.is_dedicated,
         root=root,
+        pool_spec=joined.pool_spec,
     )
 
 

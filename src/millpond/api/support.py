@@ -36,7 +36,6 @@ class Support(msgspec.Struct, frozen=True):
 def _rows() -> Iterator[Support]:
     refused, accepted, dropped = Level.REFUSED, Level.ACCEPTED, Level.DROPPED
     # pools
-    yield Support("pool", "enableAutoScale", refused, "Autoscale is not built yet; false is fine.")
     yield Support("pool", "applicationPackageReferences", refused, "Application packages are not built yet.")
     yield Support("pool", "mountConfiguration", refused, "Mounts are not built yet.")
     yield Support("pool", "userAccounts.windowsUserConfiguration", accepted, "Nodes run Linux.")

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from millpond.control.tokens import TaskClaim
+from millpond.domain.autoscale import AutoScaleRun
 from millpond.domain.durations import Timestamp
 from millpond.domain.events import Event, JobScheduleEvent
 from millpond.domain.explanation import Explanation
@@ -13,7 +14,17 @@ from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
 from millpond.domain.task import NewTask
-from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
+from millpond.protocol.messages import (
+    FileEntry,
+    FileReply,
+    Hello,
+    LaunchAnswer,
+    LaunchCall,
+    LaunchReply,
+    Sync,
+    SyncReply,
+    Welcome,
+)
 from millpond.providers.base import VmSize
 from millpond.store.base import Store
 
@@ -75,6 +86,12 @@ class AgentGateway(Protocol):
     async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:
         """Returns when the asker has taken the whole body, or is gone."""
         ...
+
+    async def launch(self, token: str, call: LaunchCall) -> LaunchAnswer:
+        """Of the launch agent in an instance of a multi-instance task: see `launches.Launches.launch`."""
+        ...
+
+    def launch_reply(self, node_id: str, request_id: str, reply: LaunchReply) -> None: ...
 
 
 class ControlPlane(Protocol):
@@ -155,6 +172,20 @@ class ControlPlane(Protocol):
     async def to_job(self, job_id: str, event: Event) -> Any:
         """The same for the engine of the job's pool. A job that is being moved to another pool is waited for. Raises
         BatchError JobNotFound."""
+        ...
+
+    def check_auto_scale(self, formula: str | None, interval_s: float | None) -> None:
+        """Check settings of automatic scaling; None is not looked at.
+
+        Raises BatchError: AutoScalingFormulaSyntaxError, AutoScaleFormulaTooLong (with line and column),
+        InvalidPropertyValue for an interval that is not allowed."""
+        ...
+
+    async def evaluate_auto_scale(self, pool_id: str, formula: str) -> AutoScaleRun:
+        """What a formula says of the pool now; nothing comes of it. What fails when it runs is in the answer.
+
+        Raises BatchError: as `check_auto_scale`, PoolNotFound, PoolBeingDeleted, OperationInvalidForCurrentState (the
+        pool does not scale itself), ServerBusy."""
         ...
 
     async def explain_task(self, job_id: str, task_id: str) -> Explanation:

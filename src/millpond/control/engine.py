@@ -71,6 +71,10 @@ class Surroundings(Protocol):
         """Effects whose batch is on disk: directives to outboxes, wishes to the provider, timers, purges."""
         ...
 
+    def queue_changed(self, engine: "Engine") -> None:
+        """Jobs or tasks changed, and that is on disk. Called after every such batch: to return at once."""
+        ...
+
     def engine_rebuilt(self, engine: "Engine") -> None:
         """The engine's memory was built anew: its nodes must say hello again before they count as connected."""
         ...
@@ -137,6 +141,9 @@ class BaseEngine(ABC, Generic[_State, _Event]):
     @abstractmethod
     async def _carry_out(self, effects: Sequence[Effect], changes: ChangeSet) -> None:
         """Effects whose batch is on disk."""
+
+    def _committed(self, changes: ChangeSet) -> None:
+        """The rows of a batch are on disk."""
 
     @abstractmethod
     def _rebuilt(self) -> None:
@@ -264,6 +271,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
                 future.exception()  # seen: whoever asked may be gone
             else:
                 future.set_result(answer)
+        self._committed(batch.changes)
         if batch.after or batch.changes.specs:
             try:
                 await self._carry_out(batch.after, batch.changes)
@@ -392,6 +400,10 @@ class Engine(BaseEngine[SchedulerState, Event]):
 
     async def _carry_out(self, effects: Sequence[Effect], changes: ChangeSet) -> None:
         await self._surroundings.carry_out(self, effects, changes)
+
+    def _committed(self, changes: ChangeSet) -> None:
+        if changes.jobs:
+            self._surroundings.queue_changed(self)
 
     def _rebuilt(self) -> None:
         self._surroundings.engine_rebuilt(self)

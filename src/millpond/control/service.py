@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from millpond.control.autoscaling import AutoScaling
 from millpond.control.base import JobMaker, NewJob
 from millpond.control.engine import Engine
 from millpond.control.files import FileRequests, NodeFilesService
@@ -19,9 +20,10 @@ from millpond.control.retention import Purger
 from millpond.control.settings import ControlSettings
 from millpond.control.specs import SpecCache, release_spec
 from millpond.control.timers import Timers
-from millpond.control.tokens import TaskClaim, read_task_token, task_token
+from millpond.control.tokens import LaunchClaim, TaskClaim, launch_token, read_task_token, task_token
 from millpond.domain import effects as f
 from millpond.domain import events as e
+from millpond.domain.autoscale import AutoScaleRun
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.errors import BatchError, Bug, ErrorCode, LeaseLost, StoreUnavailable
@@ -32,7 +34,7 @@ from millpond.domain.job import Job, SchedulingError
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
 from millpond.domain.states import IN_SERVICE_NODE_STATES, ErrorCategory, JobState, NodeState, TaskKind, TaskState
-from millpond.domain.task import NewTask
+from millpond.domain.task import NameValue, NewTask
 from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
 from millpond.scheduler import explain, explain_nodes
@@ -65,6 +67,10 @@ def _no_job_maker(schedule: JobSchedule, job_id: str) -> NewJob:
 def _common_environment(job: Job) -> tuple[tuple[str, str], ...]:
     settings = job.spec.get("commonEnvironmentSettings")
     return tuple((entry["name"], entry.get("value") or "") for entry in settings) if settings else ()
+
+
+def _details_of(error: BatchError) -> tuple[NameValue, ...]:
+    return tuple(NameValue(name, value) for name, value in error.values.items())
 
 
 def _pool_not_found(pool_id: str) -> BatchError:
@@ -110,9 +116,10 @@ class ControlService:
         self._provisioning = Provisioning(provider, vm_sizes, self._links, clock, self._settings)
         self._purger = Purger(store, clock, self._settings)
         self._timers = Timers(clock)
+        self._engines: dict[str, Engine] = {}
+        self._autoscaling = AutoScaling(store, clock, self._settings, self._timers, self._links, self._engines.values)
         self._schedules = JobScheduleKeeper(store, clock, self._settings, self._timers, self, make_job)
         self._specs = SpecCache(self._settings.spec_cache_bytes)
-        self._engines: dict[str, Engine] = {}
         self._starting: dict[str, asyncio.Task[Engine]] = {}
         self._jobs: dict[str, _JobEntry] = {}
         self._moves: set[asyncio.Task[None]] = set()
@@ -134,6 +141,7 @@ class ControlService:
         self._schedules.know(facts.job_schedules, facts.next_job_schedule_no)
         self._links.start()
         self._provisioning.start()
+        self._autoscaling.start()
         pool_ids = {id_key(pool_id): pool_id for _, _, pool_id in facts.jobs}
         pool_ids.update({id_key(pool_id): pool_id for pool_id, _ in facts.pools})
         for pool_id in pool_ids.values():
@@ -147,6 +155,7 @@ class ControlService:
         await self._links.close()
         await self._provisioning.close()
         await self._schedules.stop()
+        await self._autoscaling.stop()
         await self._purger.close()
         for move in self._moves:
             move.cancel()
@@ -217,6 +226,18 @@ class ControlService:
         if pool.vm_size.lower() not in self._vm_sizes:
             text = f"The VM size '{pool.vm_size}' of the auto pool is not in this service's catalogue"
             return SchedulingError(ErrorCategory.USER_ERROR, "InvalidAutoPoolSettings", text)
+        if pool.auto_scale is not None:
+            try:
+                self.check_auto_scale(pool.auto_scale.formula, None)
+            except BatchError as error:
+                code = "InvalidAutoScaleFormulaInAutoPool"
+                return SchedulingError(ErrorCategory.USER_ERROR, code, error.message, _details_of(error))
+            try:
+                self.check_auto_scale(None, pool.auto_scale.interval_s)
+            except BatchError as error:
+                return SchedulingError(
+                    ErrorCategory.USER_ERROR, "InvalidAutoPoolSettings", error.message, _details_of(error)
+                )
         if self._quota_is_reached(pool.id):
             text = f"The auto pool would be one more than the {self._settings.pool_quota} pools the account may have"
             return SchedulingError(ErrorCategory.USER_ERROR, "AutoPoolCreationFailedWithQuotaReached", text)
@@ -413,6 +434,17 @@ class ControlService:
         current = task is not None and task.attempt == claim.attempt and task.state is not TaskState.COMPLETED
         return claim if current else None
 
+    # --- automatic scaling ---
+
+    def check_auto_scale(self, formula: str | None, interval_s: float | None) -> None:
+        self._autoscaling.check(formula, interval_s)
+
+    async def evaluate_auto_scale(self, pool_id: str, formula: str) -> AutoScaleRun:
+        engine = self._engines.get(id_key(pool_id))
+        if engine is None:
+            raise _pool_not_found(pool_id)
+        return await self._autoscaling.evaluate(engine, formula)
+
     # --- why something waits: a look at an engine's memory, which changes nothing ---
 
     async def explain_task(self, job_id: str, task_id: str) -> Explanation:
@@ -481,6 +513,9 @@ class ControlService:
         if state.pool is not None:
             self._next_pool_no = max(self._next_pool_no, state.pool.no + 1)
 
+    def queue_changed(self, engine: Engine) -> None:
+        self._autoscaling.queue_changed(engine)
+
     def engine_rebuilt(self, engine: Engine) -> None:
         self._links.expect_hello(engine)
         if engine.state is not None:
@@ -545,6 +580,8 @@ class ControlService:
                     self._schedules.job_completed(job)
                 case f.SetResizeTimer(deadline):
                     self._set_timer(engine, f"resize {engine.pool_key}", deadline, self._resize_timed_out)
+                case f.SetAutoScaleTimer(deadline):
+                    self._autoscaling.set_timer(engine, deadline)
                 case f.SetJobTimer(job_id, deadline):
                     self._set_timer(engine, f"job {id_key(job_id)}", deadline, self._job_timed_out(job_id))
                 case f.SetGangTimer(deadline):
@@ -595,9 +632,14 @@ class ControlService:
                 token=task_token(self._secret, TaskClaim(job.id, task.id, start.attempt))
                 if task.rules is not None and task.rules.job_access
                 else "",
-                instance=m.Instance(start.index, tuple(member.ip_address for member in members)) if members else None,
+                instance=self._instance_of(start) if members else None,
             )
         )
+
+    def _instance_of(self, start: f.StartTask) -> m.Instance:
+        claim = LaunchClaim(start.node_id, start.task.key, start.attempt)
+        addresses = tuple(member.ip_address for member in start.members)
+        return m.Instance(start.index, addresses, launch_token=launch_token(self._secret, claim))
 
     def _send_special(self, link: NodeLink, start: f.StartSpecialTask) -> None:
         job = start.job

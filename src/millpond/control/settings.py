@@ -2,6 +2,8 @@
 
 import msgspec
 
+from millpond.domain.autoscale import MIN_INTERVAL_S
+
 
 class ControlSettings(msgspec.Struct, frozen=True):
     """Times are in seconds."""
@@ -32,3 +34,13 @@ class ControlSettings(msgspec.Struct, frozen=True):
     """Pools there may be at a time; None is no limit."""
     purge_chunk: int = 5_000
     """Task rows of a deleted job removed per transaction."""
+    auto_scale_min_interval_s: float = MIN_INTERVAL_S
+    """The shortest interval a user may ask for between evaluations of a formula."""
+    auto_scale_on_queue_change: bool = False
+    """Formulas are evaluated also soon after the tasks of their pool have changed."""
+    auto_scale_max_nodes: int = 100_000
+    """Nodes a formula may ask for; more are cut off."""
+    sample_s: float = 30.0
+    """How often pools are sampled for formulas."""
+    sample_history_s: float = 2 * 86400.0
+    """How long samples are kept."""

@@ -231,6 +231,13 @@ class SetResizeTimer(_Effect, frozen=True, gc=False):
     deadline: Timestamp | None
 
 
+class SetAutoScaleTimer(_Effect, frozen=True, gc=False):
+    """Evaluate the pool's formula at the deadline and answer with `PoolAutoScaled`. Setting it again replaces it; a
+    deadline of None cancels it."""
+
+    deadline: Timestamp | None
+
+
 class SetJobTimer(_Effect, frozen=True, gc=False):
     """`JobTimedOut` at the deadline. Setting it again replaces it; a deadline of None cancels it."""
 
@@ -334,7 +341,9 @@ DirectiveEffect: TypeAlias = (
     | RemoveJobDirectories
     | RestartNode
 )
-TimerEffect: TypeAlias = SetResizeTimer | SetJobTimer | SetGangTimer | SetNodeRetentionTimer | SetJobScheduleTimer
+TimerEffect: TypeAlias = (
+    SetResizeTimer | SetAutoScaleTimer | SetJobTimer | SetGangTimer | SetNodeRetentionTimer | SetJobScheduleTimer
+)
 JobScheduleEffect: TypeAlias = CreateScheduledJob | TerminateScheduledJob | DeleteScheduledJobs | DeleteScheduleAutoPool
 Effect: TypeAlias = (
     RowEffect

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from millpond.domain.autoscale import AutoScaleRun
 from millpond.domain.durations import Timestamp
 from millpond.domain.job import Job, JobChanges
 from millpond.domain.job_schedule import JobSchedule, Recurrence
@@ -16,7 +17,7 @@ from millpond.domain.pool import Pool, PoolChanges
 from millpond.domain.preconditions import Precondition
 from millpond.domain.special_task import JobNode
 from millpond.domain.states import DisableJobOption, NodeDeallocationOption, NodeOperation
-from millpond.domain.task import FailureInfo, JsonObject, NewTask, Task
+from millpond.domain.task import FailureInfo, JsonObject, NameValue, NewTask, Task
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -71,6 +72,32 @@ class PoolResizeTimedOut(_Event, frozen=True, kw_only=True):
     deadline: Timestamp
 
 
+class PoolAutoScaleEnableRequested(_Event, frozen=True, kw_only=True):
+    """A formula or interval that is None stays as it is. The formula can be read, the interval is allowed."""
+
+    formula: str | None = None
+    interval_s: float | None = None
+    condition: Precondition | None = None
+
+
+class PoolAutoScaleDisableRequested(_Event, frozen=True, kw_only=True):
+    condition: Precondition | None = None
+
+
+class PoolAutoScaled(_Event, frozen=True, kw_only=True):
+    """The pool's formula was evaluated. `pool_no` and `since` (see `AutoScale`) tell an outcome that counts from one of
+    a formula, or a pool, that has gone. With an error in `run` the targets mean nothing."""
+
+    pool_no: int
+    since: Timestamp
+    run: AutoScaleRun
+    target_dedicated_nodes: int = 0
+    target_low_priority_nodes: int = 0
+    node_deallocation_option: NodeDeallocationOption = NodeDeallocationOption.REQUEUE
+    max_nodes: int | None = None
+    """Nodes the pool may have, of both kinds together; None is no limit."""
+
+
 # --- nodes ----------------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +136,8 @@ class NodeConnected(_Event, frozen=True, kw_only=True):
     """Of the hello; comes back in `effects.BeginSession`."""
     disk_time: Timestamp | None = None
     """When the node's disk was made; None is as if at `boot_time`."""
+    capabilities: tuple[NameValue, ...] = ()
+    """See `protocol.messages.Hello`."""
 
 
 class NodeSilent(_Event, frozen=True, kw_only=True):
@@ -409,6 +438,9 @@ PoolEvent: TypeAlias = (
     | PoolResizeStopRequested
     | PoolResizeTimedOut
     | NodesRemoveRequested
+    | PoolAutoScaleEnableRequested
+    | PoolAutoScaleDisableRequested
+    | PoolAutoScaled
 )
 NodeEvent: TypeAlias = (
     NodeProvisioned

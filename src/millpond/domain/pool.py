@@ -2,6 +2,7 @@
 
 import msgspec
 
+from millpond.domain.autoscale import AutoScale
 from millpond.domain.durations import Timestamp
 from millpond.domain.special_task import StartTaskRules
 from millpond.domain.states import AllocationState, JobDefaultOrder, NodeDeallocationOption, NodeFillType, PoolState
@@ -50,6 +51,10 @@ class Pool(msgspec.Struct):
     job_default_order: JobDefaultOrder = JobDefaultOrder.NONE
     auto_pool: bool = False
     """Made by the service for a job or a job schedule."""
+    auto_scale: AutoScale | None = None
+    """None while its size is the user's to say."""
+    auto_scale_enabled: Timestamp | None = None
+    """When a request last enabled automatic scaling; it may have been disabled since."""
 
 
 class PoolChanges(msgspec.Struct, frozen=True):

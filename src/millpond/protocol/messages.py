@@ -20,7 +20,7 @@ import msgspec
 from millpond.domain.durations import Timestamp
 from millpond.domain.events import HeldAttempt
 from millpond.domain.states import TaskKind
-from millpond.domain.task import FailureInfo
+from millpond.domain.task import FailureInfo, NameValue
 
 PROTOCOL_VERSION: Final = 2
 CONTENT_TYPE: Final = "application/msgpack"
@@ -293,6 +293,8 @@ class Hello(_Message, frozen=True, gc=False, omit_defaults=True):
     inventory: tuple[HeldAttempt, ...] = ()
     disk_time: Timestamp = 0.0
     """When the node's disk was made; 0 is as if at `boot_time`."""
+    capabilities: tuple[NameValue, ...] = ()
+    """What the node can and cannot do, in words of ours: whose users tasks run as and why, what is limited."""
 
 
 class Welcome(_Message, frozen=True, gc=False, omit_defaults=True):
@@ -311,6 +313,23 @@ class Welcome(_Message, frozen=True, gc=False, omit_defaults=True):
     enableInterNodeCommunication, networkConfiguration … Secrets of the pool's users are in it."""
 
 
+class NodeMetrics(_Message, frozen=True, gc=False, omit_defaults=True):
+    """How busy the node's machine is; what it cannot tell is None. Rates are means since the last measurement."""
+
+    cpu: float | None = None
+    """Of all processors, 0 to 1."""
+    memory_bytes: float | None = None
+    """In use."""
+    disk_bytes: float | None = None
+    """In use on the disk that holds the node's files."""
+    disk_read_bytes_s: float | None = None
+    disk_write_bytes_s: float | None = None
+    disk_reads_s: float | None = None
+    disk_writes_s: float | None = None
+    network_in_bytes_s: float | None = None
+    network_out_bytes_s: float | None = None
+
+
 class Sync(_Message, frozen=True, gc=False, omit_defaults=True):
     node_id: str
     session: str
@@ -319,6 +338,8 @@ class Sync(_Message, frozen=True, gc=False, omit_defaults=True):
     reports: tuple[Report, ...] = ()
     park: bool = True
     """Hold the answer back until there is something to say. A sync with reports is answered once they are on disk."""
+    metrics: NodeMetrics | None = None
+    """New since the last sync, if anything is."""
 
 
 class SyncReply(_Message, frozen=True, gc=False, omit_defaults=True):

@@ -12,8 +12,8 @@ from millpond.domain.states import (
     TaskState,
 )
 from millpond.domain.task import TaskCounts
-from millpond.scheduler import apart, gangs
-from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
+from millpond.scheduler import apart, gangs, load
+from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, TaskLoad, is_ready
 
 _HOLD_TASKS = IN_SERVICE_NODE_STATES | {
     NodeState.UNKNOWN,
@@ -42,6 +42,7 @@ def violations(state: SchedulerState) -> list[str]:
         *_gang_violations(state),
         *_job_violations(state),
         *_filing_violations(state),
+        *_load_violations(state),
     ]
 
 
@@ -205,6 +206,27 @@ def _filing_violations(state: SchedulerState) -> Iterator[str]:
         filed = any(node.row.id in bucket for bucket in state.free_nodes)
         if node.takes_tasks and node.free > 0 and not node.ahead and not node.reserved and not filed:
             yield f"node {node.row.id[-8:]}: has free slots and is not filed"
+
+
+def _load_violations(state: SchedulerState) -> Iterator[str]:
+    """The sums are what counting task by task gives."""
+    total = TaskLoad()
+    for job in state.jobs.values():
+        row = job.row
+        total.succeeded += row.counts.succeeded
+        total.failed += row.counts.failed
+        waiting = job.dependencies.waiting if job.dependencies is not None else {}
+        for task in job.tasks.values():
+            instances = 1 + load.extra_instances(task)
+            slots = instances * task.required_slots
+            if task.state is TaskState.ACTIVE and row.state is JobState.ACTIVE and task.key not in waiting:
+                total.active += instances
+                total.active_slots += slots
+            elif task.state in (TaskState.PREPARING, TaskState.RUNNING):
+                total.running += instances
+                total.running_slots += slots
+    if total != state.load:
+        yield f"load is {state.load}, should be {total}"
 
 
 def digest(state: SchedulerState) -> dict[str, object]:

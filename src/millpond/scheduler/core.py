@@ -12,8 +12,10 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.events import Event
 from millpond.scheduler import (
+    autoscaled_pools,
     gangs,
     jobs,
+    load,
     node_operations,
     nodes,
     placement,
@@ -33,6 +35,9 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.PoolResizeStopRequested: pools.on_pool_resize_stop_requested,
     e.PoolResizeTimedOut: pools.on_pool_resize_timed_out,
     e.NodesRemoveRequested: pools.on_nodes_remove_requested,
+    e.PoolAutoScaleEnableRequested: autoscaled_pools.on_pool_auto_scale_enable_requested,
+    e.PoolAutoScaleDisableRequested: autoscaled_pools.on_pool_auto_scale_disable_requested,
+    e.PoolAutoScaled: autoscaled_pools.on_pool_auto_scaled,
     e.NodeProvisioned: nodes.on_node_provisioned,
     e.NodeProvisionFailed: nodes.on_node_provision_failed,
     e.NodeConnected: nodes.on_node_connected,
@@ -87,5 +92,6 @@ def place(state: SchedulerState, at: Timestamp) -> list[Effect]:
     jobs.settle(state, at, effects)
     pools.settle(state, at, effects)
     placement.place(state, at, effects)
+    load.settle(state)
     effects.extend(state.flush_rows())
     return effects

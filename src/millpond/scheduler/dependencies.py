@@ -50,12 +50,19 @@ def add_dependent(index: DependencyIndex, task: Task) -> bool:
     if remaining == 0:
         return True
     index.waiting[key] = Waiting(task, remaining)
+    _count(index, task, 1)
     for parent in missing_ids:
         index.by_id.setdefault(parent, []).append(key)
     for number in short:
         index.by_number.setdefault(number, []).append(key)
     index.wide.extend(wide)
     return False
+
+
+def _count(index: DependencyIndex, task: Task, sign: int) -> None:
+    instances = sign * (task.rules.instances or 1) if task.rules is not None else sign
+    index.waiting_instances += instances
+    index.waiting_slots += instances * task.required_slots
 
 
 def mark_satisfied(index: DependencyIndex, id_key: str) -> list[Task]:
@@ -71,6 +78,7 @@ def mark_satisfied(index: DependencyIndex, id_key: str) -> list[Task]:
             wait.remaining -= 1
             if wait.remaining == 0:
                 del waiting[key]
+                _count(index, wait.task, -1)
                 released.append(wait.task)
 
     if id_key not in index.satisfied_ids:
@@ -93,6 +101,7 @@ def remove_dependent(index: DependencyIndex, task: Task) -> None:
     """
     if index.waiting.pop(task.key, None) is None or task.rules is None:
         return
+    _count(index, task, -1)
     for parent in set(task.rules.depends_on_ids):
         _discard(index.by_id, parent, task.key)
     for first, last in task.rules.depends_on_ranges:

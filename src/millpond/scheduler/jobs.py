@@ -28,7 +28,7 @@ from millpond.domain.events import (
 from millpond.domain.ids import id_key
 from millpond.domain.states import DisableJobOption, JobAction, JobState, OnAllTasksComplete, SpecialTaskState
 from millpond.domain.task import Task, TaskCounts
-from millpond.scheduler import pools, retries, special, tasks
+from millpond.scheduler import load, pools, retries, special, tasks
 from millpond.scheduler.state import JobMemory, SchedulerState, set_job_state
 from millpond.scheduler.tasks import find_job, require_open
 
@@ -145,6 +145,7 @@ def _forget(state: SchedulerState, job: JobMemory) -> None:
     row = job.row
     del state.jobs[id_key(row.id)]
     del state.jobs_by_no[row.no]
+    load.forget(state, job)
     for register in (state.unsettled_jobs, state.dirty_jobs, state.ready_jobs):
         register.pop(row.no, None)
 

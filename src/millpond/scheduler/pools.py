@@ -2,8 +2,10 @@
 
 from typing import Final
 
+import msgspec
+
 from millpond.domain.durations import Timestamp, later_than
-from millpond.domain.effects import DeletePool, Effect, SavePool, SetResizeTimer
+from millpond.domain.effects import DeletePool, Effect, SavePool, SetAutoScaleTimer, SetResizeTimer
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.events import (
     NodesRemoveRequested,
@@ -32,7 +34,7 @@ from millpond.scheduler.nodes import create_node
 from millpond.scheduler.state import NodeMemory, SchedulerState
 
 
-def _find_pool(state: SchedulerState) -> Pool:
+def find_pool(state: SchedulerState) -> Pool:
     if state.pool is None:
         raise BatchError(ErrorCode.POOL_NOT_FOUND, f"The pool '{state.pool_id}' does not exist.", PoolId=state.pool_id)
     return state.pool
@@ -56,7 +58,11 @@ def on_pool_added(state: SchedulerState, event: PoolAdded, effects: list[Effect]
     state.pool = pool
     state.pool_id = pool.id
     if pool.target_dedicated_nodes or pool.target_low_priority_nodes:
-        _begin_resize(state, pool, pool.resize_timeout_s, NodeDeallocationOption.REQUEUE, at, effects)
+        begin_resize(state, pool, pool.resize_timeout_s, NodeDeallocationOption.REQUEUE, at, effects)
+    if pool.auto_scale is not None:
+        # The first evaluation makes the first nodes.
+        pool.auto_scale = msgspec.structs.replace(pool.auto_scale, since=at, next_run=at)
+        effects.append(SetAutoScaleTimer(at))
     effects.append(SavePool(pool))
 
 
@@ -82,15 +88,15 @@ def delete_auto_pool(state: SchedulerState, job: Job, at: Timestamp, effects: li
         on_pool_delete_requested(state, PoolDeleteRequested(at=at), effects)
 
 
-def _begin_resize(
+def begin_resize(
     state: SchedulerState,
     pool: Pool,
-    timeout_s: float,
+    timeout_s: float | None,
     option: NodeDeallocationOption,
     at: Timestamp,
     effects: list[Effect],
 ) -> None:
-    """Move towards the targets."""
+    """Move towards the targets; without a timeout for as long as it takes."""
     _enter_resizing(state, pool, timeout_s, option, at, effects)
     _approach_targets(state, pool, option, at, effects)
 
@@ -98,7 +104,7 @@ def _begin_resize(
 def _enter_resizing(
     state: SchedulerState,
     pool: Pool,
-    timeout_s: float,
+    timeout_s: float | None,
     option: NodeDeallocationOption,
     at: Timestamp,
     effects: list[Effect],
@@ -106,7 +112,7 @@ def _enter_resizing(
     """The last resize's errors are forgotten."""
     pool.resize_errors = ()
     pool.node_deallocation_option = option
-    pool.resize_deadline = at + timeout_s
+    pool.resize_deadline = None if timeout_s is None else at + timeout_s
     _set_allocation_state(pool, AllocationState.RESIZING, at)
     effects.append(SetResizeTimer(pool.resize_deadline))
     state.pool_unsettled = True
@@ -154,7 +160,7 @@ def _removal_rank(node: NodeMemory) -> tuple[int, int, int, float]:
 
 def _find_steady_pool(state: SchedulerState, condition: Precondition | None) -> Pool:
     """The pool, to be resized. Raises PoolNotFound, ConditionNotMet, PoolBeingDeleted, PoolBeingResized."""
-    pool = _find_pool(state)
+    pool = find_pool(state)
     if condition is not None:
         condition.require(pool.last_modified)
     if pool.state is PoolState.DELETING:
@@ -166,7 +172,7 @@ def _find_steady_pool(state: SchedulerState, condition: Precondition | None) -> 
 
 def on_pool_updated(state: SchedulerState, event: PoolUpdated, effects: list[Effect]) -> None:
     """What the definition says from now on. Nodes there already take a new start task up when they boot next."""
-    pool = _find_pool(state)
+    pool = find_pool(state)
     if pool.state is PoolState.DELETING:
         raise BatchError(ErrorCode.POOL_BEING_DELETED)
     if event.condition is not None:
@@ -226,19 +232,29 @@ def on_nodes_remove_requested(state: SchedulerState, event: NodesRemoveRequested
     effects.append(SavePool(pool))
 
 
+def _refuse_if_auto_scaled(pool: Pool) -> None:
+    """Raises OperationInvalidForCurrentState for a pool whose size is its formula's business."""
+    if pool.auto_scale is not None:
+        raise BatchError(
+            ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,
+            f"Pool '{pool.id}' scales itself by its formula: disable automatic scaling to resize it by hand.",
+        )
+
+
 def on_pool_resize_requested(state: SchedulerState, event: PoolResizeRequested, effects: list[Effect]) -> None:
     pool = _find_steady_pool(state, event.condition)
+    _refuse_if_auto_scaled(pool)
     if event.target_dedicated_nodes is not None:
         pool.target_dedicated_nodes = event.target_dedicated_nodes
     if event.target_low_priority_nodes is not None:
         pool.target_low_priority_nodes = event.target_low_priority_nodes
     pool.last_modified = later_than(pool.last_modified, event.at)
-    _begin_resize(state, pool, event.resize_timeout_s, event.node_deallocation_option, event.at, effects)
+    begin_resize(state, pool, event.resize_timeout_s, event.node_deallocation_option, event.at, effects)
     effects.append(SavePool(pool))
 
 
 def on_pool_resize_stop_requested(state: SchedulerState, event: PoolResizeStopRequested, effects: list[Effect]) -> None:
-    pool = _find_pool(state)
+    pool = find_pool(state)
     if event.condition is not None:
         event.condition.require(pool.last_modified)
     if pool.state is PoolState.DELETING:
@@ -310,7 +326,7 @@ def _end_resize(pool: Pool, at: Timestamp, effects: list[Effect]) -> None:
 
 
 def on_pool_delete_requested(state: SchedulerState, event: PoolDeleteRequested, effects: list[Effect]) -> None:
-    pool = _find_pool(state)
+    pool = find_pool(state)
     if pool.state is PoolState.DELETING:
         raise BatchError(ErrorCode.POOL_BEING_DELETED)
     if event.condition is not None:
@@ -324,6 +340,8 @@ def on_pool_delete_requested(state: SchedulerState, event: PoolDeleteRequested, 
     _set_allocation_state(pool, AllocationState.RESIZING, at)
     pool.resize_deadline = None
     effects.append(SetResizeTimer(None))
+    if pool.auto_scale is not None:
+        effects.append(SetAutoScaleTimer(None))
     for node in list(state.nodes.values()):
         remove_node(state, node, NodeDeallocationOption.REQUEUE, at, effects)
     state.pool_unsettled = True

@@ -3,7 +3,15 @@
 from collections.abc import Iterable, Sequence
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import CreateNode, Effect, ReleaseNode, SaveTask, SetResizeTimer, TellJobCompleted
+from millpond.domain.effects import (
+    CreateNode,
+    Effect,
+    ReleaseNode,
+    SaveTask,
+    SetAutoScaleTimer,
+    SetResizeTimer,
+    TellJobCompleted,
+)
 from millpond.domain.events import JobArrived
 from millpond.domain.ids import id_key, job_no_of
 from millpond.domain.job import Job
@@ -14,13 +22,14 @@ from millpond.domain.states import (
     IN_SERVICE_NODE_STATES,
     JobState,
     NodeState,
+    PoolState,
     SchedulingState,
     SubtaskState,
     TaskState,
 )
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
-from millpond.scheduler import apart, dependencies, gangs, jobs, node_operations, special
+from millpond.scheduler import apart, dependencies, gangs, jobs, load, node_operations, special
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
 from millpond.scheduler.tasks import make_ready
 
@@ -82,6 +91,8 @@ def rebuild(
         ):
             enabled = node.row.scheduling_state is SchedulingState.ENABLED
             set_node_state(state, node, NodeState.IDLE if enabled else NodeState.OFFLINE, at)
+    for job in state.jobs.values():
+        load.recount(state, job)
     _resume(state, effects)
     return state, effects
 
@@ -105,6 +116,7 @@ def on_job_arrived(state: SchedulerState, event: JobArrived, effects: list[Effec
     # It may have been here before, and nodes not have confirmed yet what they were told to stop.
     job.stopping = sum(1 for node in state.nodes.values() for key, _ in node.stopping if job_no_of(key) == row.no)
     _file_tasks(state, event.tasks, {}, effects)
+    load.recount(state, job)
     state.touch_unsettled(job)
     if jobs.deadline_of(job) is not None:
         jobs.set_timer(job, effects)
@@ -135,6 +147,8 @@ def _load_tasks(
                 continue
         lower = id_key(task.id)
         job.tasks[task.id if lower == task.id else lower] = task
+        if gangs.is_gang(task):
+            load.add_extra(job.extra, task, 1)
         if task.state is TaskState.COMPLETED:
             if task.satisfies and job.dependencies is not None:
                 dependencies.mark_satisfied(job.dependencies, lower)
@@ -197,6 +211,8 @@ def _resume(state: SchedulerState, effects: list[Effect]) -> None:
     if pool is not None:
         state.pool_unsettled = True
         effects.append(SetResizeTimer(pool.resize_deadline))
+        if pool.auto_scale is not None and pool.state is PoolState.ACTIVE:
+            effects.append(SetAutoScaleTimer(pool.auto_scale.next_run))
         for node in state.nodes.values():
             row = node.row
             if row.state in (NodeState.LEAVING_POOL, NodeState.DEALLOCATING):

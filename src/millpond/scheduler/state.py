@@ -29,7 +29,7 @@ from millpond.domain.states import (
     TaskState,
 )
 from millpond.domain.subtask import Subtask
-from millpond.domain.task import Task
+from millpond.domain.task import Task, TaskCounts
 
 
 class Assignment(msgspec.Struct):
@@ -152,14 +152,38 @@ class Waiting(msgspec.Struct):
     """Parents (ids, and members of ranges) not yet satisfied."""
 
 
+class TaskLoad(msgspec.Struct, gc=False):
+    """The tasks a pool has to do, does, and has done; see `load`."""
+
+    active: int = 0
+    active_slots: int = 0
+    running: int = 0
+    running_slots: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
 class DependencyIndex:
     """Who waits for whom in one job. Parents are named by id or by integer; both may name tasks that do not exist."""
 
-    __slots__ = ("by_id", "by_number", "satisfied_ids", "satisfied_numbers", "waiting", "wide")
+    __slots__ = (
+        "by_id",
+        "by_number",
+        "satisfied_ids",
+        "satisfied_numbers",
+        "waiting",
+        "waiting_instances",
+        "waiting_slots",
+        "wide",
+    )
 
     def __init__(self) -> None:
         self.waiting: dict[int, Waiting] = {}
         """By key of the dependent."""
+        self.waiting_instances = 0
+        """Of all tasks that wait: 1 each, or the instances of a multi-instance task."""
+        self.waiting_slots = 0
+        """What all these instances need."""
         self.by_id: dict[str, list[int]] = {}
         self.by_number: dict[int, list[int]] = {}
         """For the members of short ranges."""
@@ -179,8 +203,10 @@ class JobMemory:
         "barred",
         "deleted",
         "dependencies",
+        "extra",
         "first",
         "gangs",
+        "load",
         "on_nodes",
         "purging",
         "ready",
@@ -215,6 +241,10 @@ class JobMemory:
         """Ids of nodes where the preparation task failed: nothing of the job runs there."""
         self.specials = 0
         """Preparation and release tasks that run."""
+        self.extra = TaskCounts()
+        """The instances beside the primary of the multi-instance tasks, those active and those on nodes."""
+        self.load = TaskLoad()
+        """What `SchedulerState.load` has of it."""
 
 
 class SchedulerState:
@@ -262,6 +292,8 @@ class SchedulerState:
         """The pool is resizing, stopping or deleting, and nodes changed."""
         self.turn = 0
         """Rotates the start among jobs of equal priority."""
+        self.load = TaskLoad()
+        """Of all jobs, as of the last batch."""
         self.run_time_s: float | None = None
         """Smoothed run time of recent tasks: how far ahead nodes are fed. A hint only: not part of the truth."""
 

@@ -37,8 +37,8 @@ from millpond.domain.states import (
     OnTaskFailure,
     TaskState,
 )
-from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskCounts, TaskRules
-from millpond.scheduler import dependencies, gangs, retries
+from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskRules
+from millpond.scheduler import dependencies, gangs, load, retries
 from millpond.scheduler.state import (
     Assignment,
     JobMemory,
@@ -91,8 +91,11 @@ def _find_task(job: JobMemory, task_id: str) -> Task:
 # --- counts and states ----------------------------------------------------------------------------------------------
 
 
-def _add_to_counts(counts: TaskCounts, task: Task, sign: int) -> None:
+def _add_to_counts(job: JobMemory, task: Task, sign: int) -> None:
+    counts = job.row.counts
     slots = sign * task.required_slots
+    if task.rules is not None and task.rules.instances:
+        load.add_extra(job.extra, task, sign)
     match task.state:
         case TaskState.ACTIVE:
             counts.active += sign
@@ -112,12 +115,12 @@ def set_task_state(state: SchedulerState, job: JobMemory, task: Task, to: TaskSt
     """Move a task that is not completed to another state. Raises Bug for a move that does not exist."""
     if to not in TASK_MOVES[task.state]:
         raise Bug(f"task {task.id} of job {job.row.id} cannot go from {task.state} to {to}")
-    _add_to_counts(job.row.counts, task, -1)
+    _add_to_counts(job, task, -1)
     task.previous_state = task.state
     task.previous_state_time = task.state_time
     task.state = to
     task.state_time = at
-    _add_to_counts(job.row.counts, task, 1)
+    _add_to_counts(job, task, 1)
     state.touch_job(job)
 
 
@@ -288,7 +291,7 @@ def complete(
     failure: FailureInfo | None,
 ) -> None:
     """End a detached task for good; release its dependents, and note what its job should do about it."""
-    _add_to_counts(job.row.counts, task, -1)
+    _add_to_counts(job, task, -1)
     task.previous_state = task.state
     task.previous_state_time = task.state_time
     task.state = TaskState.COMPLETED
@@ -299,7 +302,7 @@ def complete(
     node = state.nodes.get(task.node_id) if task.node_id is not None else None
     if node is not None and task.start_time is not None:
         _retain_files(state, node, task, end_time)
-    _add_to_counts(job.row.counts, task, 1)
+    _add_to_counts(job, task, 1)
     state.touch_job(job)
     index = job.dependencies
     if index is not None:
@@ -410,6 +413,8 @@ def add(state: SchedulerState, job: JobMemory, new: NewTask, at: Timestamp, effe
     job.tasks[new.id if lower == new.id else lower] = task
     row.counts.active += 1
     row.counts.active_slots += task.required_slots
+    if task.rules is not None and task.rules.instances:
+        load.add_extra(job.extra, task, 1)
     state.touch_job(job)
     effects.append(AddTask(task, new.spec))
     if job.dependencies is None or dependencies.add_dependent(job.dependencies, task):
@@ -442,7 +447,7 @@ def on_task_delete_requested(state: SchedulerState, event: TaskDeleteRequested, 
         _require(event, task)
         detach(state, job, task, event.at, stop=True, effects=effects)
         del job.tasks[id_key(task.id)]
-    _add_to_counts(job.row.counts, task, -1)
+    _add_to_counts(job, task, -1)
     state.touch_job(job)
     state.touch_unsettled(job)
     if task.rules is not None and task.rules.instances:

@@ -70,6 +70,7 @@ _QUIET = {
     "inventory",
     "agent_version",
     "ip_address",
+    "capabilities",
     "boot_time",
     "handle",
 }

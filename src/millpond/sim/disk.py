@@ -5,7 +5,7 @@ server: fencing must see to it that it does no harm.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -26,7 +26,17 @@ from millpond.sim.loop import VirtualLoop
 from millpond.sim.names import named, short
 from millpond.sim.story import Story, Violation
 from millpond.store import copies
-from millpond.store.base import Fence, JobContents, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
+from millpond.store.base import (
+    Fence,
+    JobContents,
+    NodeCounts,
+    Page,
+    PoolContents,
+    SampleBlock,
+    StoredRun,
+    StoreFacts,
+    TaskRow,
+)
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
 
@@ -201,6 +211,24 @@ class SimDisk:
     async def list_subtasks(self, task_key: int) -> list[Subtask]:
         await self._read()
         return await self._inner.list_subtasks(task_key)
+
+    # Observations take their time but no chance: with them or without, a seed tells the same story.
+
+    async def save_samples(self, blocks: Sequence[SampleBlock], forget_before: Mapping[int, Timestamp]) -> None:
+        await asyncio.sleep(self.latency_s)
+        await self._inner.save_samples(blocks, forget_before)
+
+    async def load_samples(self, pool_no: int, since: Timestamp) -> list[SampleBlock]:
+        await asyncio.sleep(self.latency_s)
+        return await self._inner.load_samples(pool_no, since)
+
+    async def save_auto_scale_runs(self, runs: Sequence[StoredRun], keep: int) -> None:
+        await asyncio.sleep(self.latency_s)
+        await self._inner.save_auto_scale_runs(runs, keep)
+
+    async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
+        await asyncio.sleep(self.latency_s)
+        return await self._inner.list_auto_scale_runs(pool_no, limit)
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         await self._read()

@@ -4,7 +4,7 @@ One `ChangeSet` is one transaction. Implementations: `memory` (tests, simulation
 `tests/contracts/test_store.py` is the contract suite that every one passes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -84,6 +84,24 @@ class NodeCounts(msgspec.Struct, frozen=True):
     count: int
 
 
+class SampleBlock(msgspec.Struct, frozen=True):
+    """Some samples of one pool, taken one after the other; the store knows nothing of what is in it."""
+
+    pool_no: int
+    start: Timestamp
+    """When the first was taken."""
+    data: bytes
+
+
+class StoredRun(msgspec.Struct, frozen=True):
+    """One evaluation of a pool's formula, with all that it looked at."""
+
+    pool_no: int
+    at: Timestamp
+    record: bytes
+    """JSON"""
+
+
 class StoreFacts(msgspec.Struct, frozen=True):
     """What the control plane reads at start."""
 
@@ -143,6 +161,26 @@ class Store(Protocol):
     async def purge_tasks(self, job_no: int, limit: int, fence: Fence) -> int:
         """Delete up to `limit` task rows (with specifications, rows of instances and remembered ids) of a job; how many
         were deleted. When no more are left, the job's rows of nodes go too."""
+        ...
+
+    # --- automatic scaling: observations beside the truth, hence not fenced; they go with their pool ---
+
+    async def save_samples(self, blocks: Sequence[SampleBlock], forget_before: Mapping[int, Timestamp]) -> None:
+        """Insert blocks, or replace those of the same pool and start, but for pools there are not. `forget_before`: by
+        pool number, blocks that start before that time go. Raises StoreUnavailable."""
+        ...
+
+    async def load_samples(self, pool_no: int, since: Timestamp) -> list[SampleBlock]:
+        """The pool's blocks that start at `since` or later, in order."""
+        ...
+
+    async def save_auto_scale_runs(self, runs: Sequence[StoredRun], keep: int) -> None:
+        """Add runs, but for pools there are not; of each of their pools the latest `keep` stay. Raises
+        StoreUnavailable."""
+        ...
+
+    async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
+        """The latest first."""
         ...
 
     # --- reads for the API ---

@@ -44,7 +44,7 @@ POOL: Final[Getters[Pool]] = {
     "allocationStateTransitionTime": lambda pool: pool.allocation_state_time,
     "creationTime": lambda pool: pool.creation_time,
     "lastModified": lambda pool: pool.last_modified,
-    "enableAutoScale": lambda pool: pool.spec.get("enableAutoScale") is True,
+    "enableAutoScale": lambda pool: pool.auto_scale is not None,
     "enableInterNodeCommunication": lambda pool: pool.spec.get("enableInterNodeCommunication") is True,
     "vmSize": lambda pool: pool.vm_size,
 }

@@ -24,7 +24,17 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 from millpond.odata.filters import Filter
 from millpond.store import copies, filterable, paging
-from millpond.store.base import Fence, JobContents, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
+from millpond.store.base import (
+    Fence,
+    JobContents,
+    NodeCounts,
+    Page,
+    PoolContents,
+    SampleBlock,
+    StoredRun,
+    StoreFacts,
+    TaskRow,
+)
 from millpond.store.changes import ChangeSet
 
 _T = TypeVar("_T")
@@ -74,6 +84,9 @@ class MemoryStore:
         """Job number → id key of the node → row."""
         self._subtasks: dict[int, dict[int, Subtask]] = {}
         """Task key → index → row."""
+        self._samples: dict[int, dict[Timestamp, bytes]] = {}
+        """Pool number → start of the block → data."""
+        self._runs: dict[int, dict[Timestamp, bytes]] = {}
         self._job_schedules: dict[int, JobSchedule] = {}
         self._job_schedule_nos: dict[str, int] = {}
 
@@ -191,6 +204,8 @@ class MemoryStore:
         for no in changes.deleted_pools:
             if (pool := self._pools.pop(no, None)) is not None:
                 del self._pool_nos[ids.id_key(pool.id)]
+            self._samples.pop(no, None)
+            self._runs.pop(no, None)
         for no, pool in changes.pools.items():
             self._pools[no] = pool
             self._pool_nos[ids.id_key(pool.id)] = no
@@ -279,6 +294,37 @@ class MemoryStore:
     async def task_specs(self, keys: Sequence[int]) -> dict[int, bytes]:
         self._check_open()
         return {key: self._specs[key] for key in keys if key in self._specs}
+
+    # --- automatic scaling ---
+
+    async def save_samples(self, blocks: Sequence[SampleBlock], forget_before: Mapping[int, Timestamp]) -> None:
+        self._check_open()
+        for block in blocks:
+            if block.pool_no in self._pools:
+                self._samples.setdefault(block.pool_no, {})[block.start] = block.data
+        for pool_no, oldest in forget_before.items():
+            known = self._samples.get(pool_no, {})
+            for start in [start for start in known if start < oldest]:
+                del known[start]
+
+    async def load_samples(self, pool_no: int, since: Timestamp) -> list[SampleBlock]:
+        self._check_open()
+        known = sorted(self._samples.get(pool_no, {}).items())
+        return [SampleBlock(pool_no, start, data) for start, data in known if start >= since]
+
+    async def save_auto_scale_runs(self, runs: Sequence[StoredRun], keep: int) -> None:
+        self._check_open()
+        for run in runs:
+            if run.pool_no in self._pools:
+                known = self._runs.setdefault(run.pool_no, {})
+                known[run.at] = run.record
+                for at in sorted(known)[: max(0, len(known) - keep)]:
+                    del known[at]
+
+    async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
+        self._check_open()
+        known = sorted(self._runs.get(pool_no, {}).items(), reverse=True)
+        return [StoredRun(pool_no, at, record) for at, record in known[:limit]]
 
     # --- what the API reads ---
 

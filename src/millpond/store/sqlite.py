@@ -11,7 +11,7 @@ import gc
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -30,8 +30,18 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 from millpond.odata.filters import Filter
 from millpond.odata.sql import Columns, Parameter, to_sql
-from millpond.store import paging, sqlite_rows
-from millpond.store.base import Fence, JobContents, NodeCounts, Page, PoolContents, StoreFacts, TaskRow
+from millpond.store import paging, sqlite_autoscale, sqlite_rows
+from millpond.store.base import (
+    Fence,
+    JobContents,
+    NodeCounts,
+    Page,
+    PoolContents,
+    SampleBlock,
+    StoredRun,
+    StoreFacts,
+    TaskRow,
+)
 from millpond.store.changes import ChangeSet
 from millpond.store.sql_files import load_migrations, load_queries
 from millpond.store.sqlite_writer import Writer, failure_of
@@ -214,6 +224,20 @@ class SqliteStore:
     async def task_specs(self, keys: Sequence[int]) -> dict[int, bytes]:
         encoded = _json(keys)
         return dict(await self._read(lambda connection: self._all(connection, "task_specs", encoded)))
+
+    # --- automatic scaling ---
+
+    async def save_samples(self, blocks: Sequence[SampleBlock], forget_before: Mapping[int, Timestamp]) -> None:
+        await self._write(lambda it: sqlite_autoscale.save_samples(it, self._queries, blocks, forget_before))
+
+    async def load_samples(self, pool_no: int, since: Timestamp) -> list[SampleBlock]:
+        return await self._read(lambda it: sqlite_autoscale.load_samples(it, self._queries, pool_no, since))
+
+    async def save_auto_scale_runs(self, runs: Sequence[StoredRun], keep: int) -> None:
+        await self._write(lambda it: sqlite_autoscale.save_runs(it, self._queries, runs, keep))
+
+    async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
+        return await self._read(lambda it: sqlite_autoscale.list_runs(it, self._queries, pool_no, limit))
 
     # --- what the API reads ---
 

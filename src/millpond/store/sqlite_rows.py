@@ -274,7 +274,7 @@ def _pool_row(pool: Pool) -> Row:
         pool.allocation_state_time,
         pool.creation_time,
         pool.last_modified,
-        1 if pool.spec.get("enableAutoScale") is True else 0,
+        0 if pool.auto_scale is None else 1,
         1 if pool.spec.get("enableInterNodeCommunication") is True else 0,
         pool.vm_size,
         _encode(pool),

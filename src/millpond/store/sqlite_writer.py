@@ -242,7 +242,7 @@ class Writer:
         if rows.deleted_job_schedules:
             self._delete(("delete_job_schedules",), rows.deleted_job_schedules)
         if rows.deleted_pools:
-            self._delete(("delete_pools",), rows.deleted_pools)
+            self._delete(("delete_pools", "delete_sample_blocks", "delete_autoscale_runs"), rows.deleted_pools)
         if rows.pools:
             self._save_pools.run(connection, rows.pools)
             self._raise_counter("pool", max(row[0] for row in rows.pools) + 1)

@@ -45,8 +45,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def invoke(tmp_path: Path, *arguments: str) -> Result:
-    known_service(tmp_path / "data")
+    if not (tmp_path / "data").exists():
+        known_service(tmp_path / "data")
     return CliRunner().invoke(main, ["node", *arguments, "--data-dir", str(tmp_path / "data")])
+
+
+def test_show(calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"id": "n", "properties": [{"name": "isolation", "value": "none"}, {"name": "why", "value": "no root"}]}
+    monkeypatch.setattr(Client, "_call", lambda _, method, path: calls.append((method, path)) or answer)
+    assert invoke(tmp_path, "show", "p", "n").output == "isolation: none\nwhy: no root\n"
+    assert json.loads(invoke(tmp_path, "show", "p", "n", "--json").output) == answer
+    assert calls == [("GET", "/pools/p/nodes/n/properties")] * 2
 
 
 def test_list(calls: list[Any], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from millpond.domain import events as e
+from millpond.domain.autoscale import AutoScaleRun, AutoScaleRunError
 from millpond.domain.errors import BatchError
 from millpond.domain.ids import is_special_key
 from millpond.domain.job import JobChanges
@@ -91,6 +92,7 @@ class Monkey:
             (2, self.job_change),
             (2, self.task_change),
             (1, self.resize),
+            (1, self.scale),
             (1, self.remove_nodes),
             (2, self.operate),
             (2, self.restart),
@@ -389,6 +391,34 @@ class Monkey:
             )
         )
 
+    def scale(self) -> None:
+        """Automatic scaling is enabled or disabled, or a formula has been evaluated: the pool's own, or one it had."""
+        now, pool = self.world.now, self.world.state.pool
+        pick = self.random.random()
+        if pick < 0.25:
+            self.do(
+                e.PoolAutoScaleEnableRequested(
+                    at=now,
+                    formula=self.random.choice(("a", "b", None)),
+                    interval_s=self.random.choice((None, 5.0, 300.0)),
+                )
+            )
+        elif pick < 0.35:
+            self.do(e.PoolAutoScaleDisableRequested(at=now))
+        elif pool is not None:
+            self.do(
+                e.PoolAutoScaled(
+                    at=now,
+                    pool_no=pool.no,
+                    since=pool.auto_scale.since if pool.auto_scale is not None else 7.0,
+                    run=AutoScaleRun(now, "", AutoScaleRunError("x", "y") if pick < 0.4 else None),
+                    target_dedicated_nodes=self.random.randint(0, 4),
+                    target_low_priority_nodes=self.random.randint(0, 1),
+                    node_deallocation_option=self.an_option(),
+                    max_nodes=self.random.choice((None, 2)),
+                )
+            )
+
     def an_option(self) -> NodeDeallocationOption:
         return self.random.choice(list(NodeDeallocationOption))
 
@@ -472,6 +502,8 @@ class Monkey:
                 world.timers[key] = None
                 if key == "gang":
                     self.do(e.GangReservationTimedOut(at=world.now, deadline=deadline))
+                elif key == "autoscale":
+                    self.scale()
                 elif key == "resize":
                     self.do(e.PoolResizeTimedOut(at=world.now, deadline=deadline))
                 elif key.startswith("retention "):
@@ -486,6 +518,7 @@ class Monkey:
         self.is_calm = True
         if world.state.pool is None:
             self.do(e.PoolAdded(at=world.now, pool=new_pool(2, 3)))
+        self.do(e.PoolAutoScaleDisableRequested(at=world.now))
         for node_id, node in list(world.state.nodes.items()):
             if node.row.handle:
                 self.connect(node_id)  # what was lost before comes out now

@@ -227,6 +227,8 @@ class World:
                     self.timers[job_id] = deadline
                 case f.SetResizeTimer(deadline):
                     self.timers["resize"] = deadline
+                case f.SetAutoScaleTimer(deadline):
+                    self.timers["autoscale"] = deadline
                 case f.SetNodeRetentionTimer(node_id, deadline):
                     self.timers[f"retention {node_id}"] = deadline
                 case f.Reply(value):
@@ -269,8 +271,16 @@ class World:
 
     def rebuilt(self) -> SchedulerState:
         """A memory built from copies of the rows."""
+        return self._rebuild()[0]
+
+    def rebuilt_timers(self) -> list[tuple[str, float | None]]:
+        """The timers for the pool that a rebuilt memory sets."""
+        names: dict[type, str] = {f.SetResizeTimer: "resize", f.SetAutoScaleTimer: "autoscale"}
+        return [(names[type(effect)], effect.deadline) for effect in self._rebuild()[1] if type(effect) in names]  # type: ignore[union-attr]
+
+    def _rebuild(self) -> tuple[SchedulerState, list[Effect]]:
         live = {no for no, job in self.jobs.items() if job.state not in (JobState.COMPLETED, JobState.DELETING)}
-        state, _ = rebuild(
+        return rebuild(
             "account",
             self.pool_id,
             self.now,
@@ -290,7 +300,6 @@ class World:
                 if key >> 32 in live and self.tasks[key].state is not TaskState.COMPLETED
             ],
         )
-        return state
 
     # --- shorthands ---
 

@@ -95,6 +95,7 @@ class Instances:
             attempt.process(("/bin/sh", "-c", request.command), name=name, keeps=True),
             stdout_path=f"{path}.out",
             stderr_path=f"{path}.err",
+            private_logs=True,
         )
         try:
             # Not for the tasks to see: the agent reads what is there.

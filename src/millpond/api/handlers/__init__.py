@@ -3,7 +3,7 @@
 from typing import Final
 
 from millpond.api.context import Handler
-from millpond.api.handlers import account, explain, files, job_schedules, jobs, nodes, pools, tasks
+from millpond.api.handlers import account, autoscale, explain, files, job_schedules, jobs, nodes, pools, tasks
 
 _HANDLERS: Final[tuple[Handler, ...]] = (
     account.list_supported_images,
@@ -19,6 +19,7 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     pools.stop_pool_resize,
     pools.remove_nodes,
     nodes.get_node,
+    nodes.get_node_properties,
     nodes.list_nodes,
     nodes.reboot_node,
     nodes.reimage_node,
@@ -66,6 +67,10 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     files.get_task_file_properties,
     files.download_task_file,
     files.delete_task_file,
+    autoscale.enable_pool_auto_scale,
+    autoscale.disable_pool_auto_scale,
+    autoscale.evaluate_pool_auto_scale,
+    autoscale.list_auto_scale_runs,
     explain.explain_job,
     explain.explain_task,
     explain.explain_pool,

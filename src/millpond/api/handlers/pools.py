@@ -48,6 +48,8 @@ async def require_pool(context: Context, pool_id: str) -> Pool:
 async def create_pool(context: Context, request: Request) -> Response:
     body = await read_json(request, _create_decoder)
     pool = new_pool(body, context.control.vm_sizes, context.control.now())
+    if pool.auto_scale is not None:
+        context.control.check_auto_scale(pool.auto_scale.formula, pool.auto_scale.interval_s)
     pool = await context.control.add_pool(pool, request.request_id)
     return written_reply(request, pool_url(request.base_url, pool.id), pool.last_modified, location=True)
 
@@ -110,7 +112,7 @@ async def _update(context: Context, request: Request, changes: PoolChanges) -> R
         at=context.control.now(), cause=request.request_id, changes=changes, condition=precondition_of(request)
     )
     await context.control.to_pool(request.params["poolId"], event)
-    return await _written(context, request)
+    return await written(context, request)
 
 
 async def delete_pool(context: Context, request: Request) -> Response:
@@ -124,7 +126,7 @@ async def resize_pool(context: Context, request: Request) -> Response:
     body = await read_json(request, _resize_decoder)
     event = resize_of(body, context.control.now(), request.request_id, precondition_of(request))
     await context.control.to_pool(request.params["poolId"], event)
-    return await _written(context, request)
+    return await written(context, request)
 
 
 async def stop_pool_resize(context: Context, request: Request) -> Response:
@@ -133,17 +135,17 @@ async def stop_pool_resize(context: Context, request: Request) -> Response:
         at=context.control.now(), cause=request.request_id, condition=precondition_of(request)
     )
     await context.control.to_pool(request.params["poolId"], event)
-    return await _written(context, request)
+    return await written(context, request)
 
 
 async def remove_nodes(context: Context, request: Request) -> Response:
     body = await read_json(request, _remove_decoder)
     event = removal_of(body, context.control.now(), request.request_id, precondition_of(request))
     await context.control.to_pool(request.params["poolId"], event)
-    return await _written(context, request)
+    return await written(context, request)
 
 
-async def _written(context: Context, request: Request) -> Response:
+async def written(context: Context, request: Request) -> Response:
     """The answer to a change, with the pool's tag as it is now on disk."""
     pool = await context.control.store.get_pool(request.params["poolId"])
     last_modified: Timestamp | None = None if pool is None else pool.last_modified

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from millpond.api.decode import missing_property
+from millpond.api.intake.autoscale import SETTINGS, auto_scale_of
 from millpond.api.intake.common import check_display_name, check_id, check_metadata, duration_s, within
 from millpond.api.intake.special_tasks import start_task_rules
 from millpond.api.schema.enums import DeallocationOption
@@ -48,7 +49,7 @@ def pool_of(body: PoolSpecification, pool_id: str, vm_sizes: Mapping[str, VmSize
     `body` in the service's own form."""
     check_display_name("displayName", body.display_name)
     _refuse_unsupported(body)
-    _check_autoscale(body)
+    auto_scale = auto_scale_of(body, at)
     check_metadata(body.metadata)
     machine = body.virtual_machine_configuration
     if machine is None:
@@ -76,7 +77,9 @@ def pool_of(body: PoolSpecification, pool_id: str, vm_sizes: Mapping[str, VmSize
         last_modified=at,
         state_time=at,
         allocation_state_time=at,
-        spec={"id": pool_id, **msgspec.to_builtins(body)},
+        spec={
+            name: value for name, value in {"id": pool_id, **msgspec.to_builtins(body)}.items() if name not in SETTINGS
+        },
         vm_size=body.vm_size,
         task_slots_per_node=slots,
         fill_type=NodeFillType.SPREAD if policy is None else NodeFillType(policy.node_fill_type.value),
@@ -84,6 +87,7 @@ def pool_of(body: PoolSpecification, pool_id: str, vm_sizes: Mapping[str, VmSize
         target_low_priority_nodes=_target("targetLowPriorityNodes", body.target_low_priority_nodes) or 0,
         resize_timeout_s=timeout,
         start_task=start_task,
+        auto_scale=auto_scale,
         inter_node_communication=bool(body.enable_inter_node_communication),
         job_default_order=JobDefaultOrder.NONE if order is None else JobDefaultOrder(order.value),
     )
@@ -152,20 +156,10 @@ def check_user_accounts(accounts: Sequence[UserAccount]) -> None:
 
 
 def _refuse_unsupported(body: PoolSpecification) -> None:
-    refuse_if_used("pool", "enableAutoScale", body.enable_auto_scale)
     refuse_if_used("pool", "applicationPackageReferences", body.application_package_references)
     refuse_if_used("pool", "mountConfiguration", body.mount_configuration)
     refuse_if_used("pool", "certificateReferences", body.certificate_references)
     refuse_if_used("pool", "cloudServiceConfiguration", body.cloud_service_configuration)
-
-
-def _check_autoscale(body: PoolSpecification) -> None:
-    if body.auto_scale_formula is not None:
-        raise invalid_property("autoScaleFormula", body.auto_scale_formula, "it needs enableAutoScale to be true")
-    if body.auto_scale_evaluation_interval is not None:
-        raise invalid_property(
-            "autoScaleEvaluationInterval", body.auto_scale_evaluation_interval, "it needs enableAutoScale to be true"
-        )
 
 
 def check_machine(machine: VirtualMachineConfiguration) -> None:

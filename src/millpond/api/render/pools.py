@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+from millpond.api.render.autoscale import run_object
 from millpond.api.render.common import etag_text, name_values, pool_url, timestamp_text, words
 from millpond.api.schema.secrets import pool_without_secrets
 from millpond.domain.durations import format_duration
@@ -59,11 +60,17 @@ def pool_object(pool: Pool, base_url: str, nodes: tuple[int, int]) -> dict[str, 
         "currentLowPriorityNodes": nodes[1],
         "targetDedicatedNodes": pool.target_dedicated_nodes,
         "targetLowPriorityNodes": pool.target_low_priority_nodes,
-        "enableAutoScale": False,
+        "enableAutoScale": pool.auto_scale is not None,
         "enableInterNodeCommunication": pool.inter_node_communication,
         "taskSlotsPerNode": pool.task_slots_per_node,
         "taskSchedulingPolicy": {**spec.get("taskSchedulingPolicy", {}), "nodeFillType": pool.fill_type.value},
     }
+    scale = pool.auto_scale
+    if scale is not None:
+        body["autoScaleFormula"] = scale.formula
+        body["autoScaleEvaluationInterval"] = format_duration(scale.interval_s)
+        if scale.run is not None:
+            body["autoScaleRun"] = run_object(scale.run)
     # Clients take any list, even an empty one, for a failed resize.
     if pool.resize_errors and pool.allocation_state is AllocationState.STEADY:
         body["resizeErrors"] = [

@@ -165,6 +165,19 @@ class PoolCreate(PoolSpecification, kw_only=True):
     identity: PoolIdentity | None = None
 
 
+class PoolEnableAutoScale(Wire):
+    """POST /pools/{poolId}/enableautoscale (BatchPoolEnableAutoScaleOptions)."""
+
+    auto_scale_formula: str | None = None
+    auto_scale_evaluation_interval: str | None = None
+
+
+class PoolEvaluateAutoScale(Wire):
+    """POST /pools/{poolId}/evaluateautoscale (BatchPoolEvaluateAutoScaleOptions)."""
+
+    auto_scale_formula: str
+
+
 class PoolResize(Wire):
     """POST /pools/{poolId}/resize (BatchPoolResizeOptions)."""
 

@@ -1,0 +1,48 @@
+"""Operations on the automatic scaling of pools."""
+
+from millpond.api.context import Context
+from millpond.api.decode import body_decoder, drain, read_json
+from millpond.api.handlers.pools import require_pool, written
+from millpond.api.http import Request, Response
+from millpond.api.intake.autoscale import enable_of
+from millpond.api.preconditions import precondition_of
+from millpond.api.render.autoscale import run_object, stored_run_object
+from millpond.api.replies import encode_json, json_reply
+from millpond.api.schema.pool import PoolEnableAutoScale, PoolEvaluateAutoScale
+from millpond.domain.events import PoolAutoScaleDisableRequested
+
+_enable_decoder = body_decoder(PoolEnableAutoScale)
+_evaluate_decoder = body_decoder(PoolEvaluateAutoScale)
+
+_LISTED_RUNS = 100
+
+
+async def enable_pool_auto_scale(context: Context, request: Request) -> Response:
+    body = await read_json(request, _enable_decoder)
+    event = enable_of(body, context.control.now(), request.request_id, precondition_of(request))
+    context.control.check_auto_scale(event.formula, event.interval_s)
+    await context.control.to_pool(request.params["poolId"], event)
+    return await written(context, request)
+
+
+async def disable_pool_auto_scale(context: Context, request: Request) -> Response:
+    await drain(request)
+    event = PoolAutoScaleDisableRequested(
+        at=context.control.now(), cause=request.request_id, condition=precondition_of(request)
+    )
+    await context.control.to_pool(request.params["poolId"], event)
+    return await written(context, request)
+
+
+async def evaluate_pool_auto_scale(context: Context, request: Request) -> Response:
+    body = await read_json(request, _evaluate_decoder)
+    run = await context.control.evaluate_auto_scale(request.params["poolId"], body.auto_scale_formula)
+    metadata = f"{request.base_url}/$metadata#Microsoft.Azure.Batch.Protocol.Entities.AutoScaleRun"
+    return json_reply(request, encode_json({"odata.metadata": metadata, **run_object(run)}))
+
+
+async def list_auto_scale_runs(context: Context, request: Request) -> Response:
+    """Millpond's own: the last evaluations of the pool's formula and all they looked at, the latest first."""
+    pool = await require_pool(context, request.params["poolId"])
+    runs = await context.control.store.list_auto_scale_runs(pool.no, _LISTED_RUNS)
+    return json_reply(request, encode_json({"value": [stored_run_object(run) for run in runs]}))
