@@ -405,6 +405,7 @@ class Cluster:
             violation = str(error) or repr(error)
         finally:
             logger.removeHandler(handler)
+            steps = self.loop.steps
             quiet = logging.NullHandler()
             logger.addHandler(quiet)
             self.loop.bury()
@@ -413,7 +414,7 @@ class Cluster:
             logger.propagate = propagate
         return Result(
             seed=self.seed,
-            steps=self.loop.steps,
+            steps=steps,
             events=self.story.count,
             checks=self.audit.checks,
             virtual_s=self.loop.time(),

@@ -85,7 +85,7 @@ class Faults:
             ("users hang up", self._hang_up),
         ]
         self._kinds = [kind for kind in kinds if random.random() < random.choice((0.15, 0.5, 0.9))]
-        self._pause_s = random.choice((2.0, 5.0, 10.0, 25.0))
+        self._pause_s = random.choice((3.0, 6.0, 12.0, 25.0))
 
     async def run(self, until: float) -> None:
         loop = self._cluster.loop
