@@ -22,7 +22,7 @@ def _regressions() -> list[int]:
 def test_no_invariant_breaks(seed: int) -> None:
     result = Cluster(seed).run()
     assert not result.violation, f"seed {seed}: {result.violation}\n{result.story}"
-    assert result.checks > 100
+    assert result.checks > 10
 
 
 def test_seeds_that_once_failed() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from millpond.agent.actions import Remove
+from millpond.domain.states import TaskKind
 from millpond.protocol.messages import Start
 
 Directory: TypeAlias = tuple[str, str]
@@ -29,6 +30,8 @@ class DirectoryUse:
 
     def is_free(self, start: Start) -> bool:
         """Whether the attempt may be launched, as far as its directory goes."""
+        if start.kind is TaskKind.JOB_RELEASE and self._in_use((start.job_id, "")):
+            return False  # what was left of the job here is still being stopped
         directory = (start.job_id, start.task_id)
         return directory not in self.busy and not (
             self.removals and (directory in self.removals or (start.job_id, "") in self.removals)

@@ -80,6 +80,10 @@ class Surroundings(Protocol):
         ...
 
 
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class _Entry:
     """Events submitted together, and who waits for them."""
 
@@ -113,7 +117,8 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         self._fence: Fence | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._renew_task: asyncio.Task[None] | None = None
-        self._failed_until: Timestamp = 0.0
+        self._failed_until = 0.0
+        """By the loop's clock, which nobody sets."""
         self._recent: deque[_Event] = deque(maxlen=_STORY_LENGTH)
         """The last events applied, with their causes: told when the machine fails."""
 
@@ -224,7 +229,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         """Without memory the engine does not wait to be asked: timers, wishes and purges that were lost with it must
         come back also where nobody calls and no node is left to say hello."""
         try:
-            async with asyncio.timeout(max(0.0, self._failed_until - self._clock())):
+            async with asyncio.timeout(max(0.0, self._failed_until - _monotonic())):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -293,7 +298,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
     def _drop(self, entries: list[_Entry], error: BatchError, *, retry_s: float) -> None:
         """A batch came to nothing: forget the memory, answer everyone so, and rebuild before the next batch."""
         self._state = None
-        self._failed_until = self._clock() + retry_s
+        self._failed_until = _monotonic() + retry_s
         for entry in entries:
             if not entry.future.done():
                 entry.future.set_exception(error)
@@ -311,13 +316,13 @@ class BaseEngine(ABC, Generic[_State, _Event]):
 
     async def _recover(self) -> bool:
         """Rebuild after a failure, not more often than the settings say."""
-        if self._clock() < self._failed_until:
+        if _monotonic() < self._failed_until:
             return False
         try:
             await self._take_over()
         except (LeaseLost, StoreUnavailable) as error:
             log.warning("%s cannot be rebuilt yet: %s", self._name, error)
-            self._failed_until = self._clock() + self._settings.store_retry_s
+            self._failed_until = _monotonic() + self._settings.store_retry_s
             return False
         return True
 

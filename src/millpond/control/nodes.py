@@ -38,12 +38,28 @@ def _pool_spec(pool: Pool | None) -> bytes:
     return msgspec.json.encode({name: spec[name] for name in _TOLD_TO_NODES if name in spec})
 
 
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class NodeLink:
     """One node as the control plane reaches it."""
 
-    __slots__ = ("engine", "given_up", "last_heard", "measured", "metrics", "node_id", "outbox", "session", "watched")
+    __slots__ = (
+        "engine",
+        "given_up",
+        "last_heard",
+        "measured",
+        "metrics",
+        "node_id",
+        "outbox",
+        "session",
+        "unheard",
+        "watched",
+    )
 
-    def __init__(self, node_id: str, engine: Engine, now: Timestamp) -> None:
+    def __init__(self, node_id: str, engine: Engine, now: float) -> None:
+        """`now` is by the loop's clock, which nobody sets, as all times of silence are."""
         self.node_id = node_id
         self.engine = engine
         self.outbox = Outbox()
@@ -53,6 +69,8 @@ class NodeLink:
         self.watched = False
         """Its silence means something: it has been in service."""
         self.given_up = False
+        self.unheard = False
+        """Its provider says that it is of no use: what its agent says does not count."""
         self.metrics: m.NodeMetrics | None = None
         """The last the agent told."""
         self.measured: Timestamp = 0.0
@@ -101,7 +119,7 @@ class NodeLinks:
         """Know a node; knowing it already is fine."""
         link = self._links.get(node_id)
         if link is None or link.engine is not engine:
-            link = self._links[node_id] = NodeLink(node_id, engine, self._clock())
+            link = self._links[node_id] = NodeLink(node_id, engine, _monotonic())
         return link
 
     def get(self, node_id: str) -> NodeLink | None:
@@ -120,7 +138,22 @@ class NodeLinks:
             link.session = ""
             link.watched = False
             link.given_up = False
+            link.unheard = False
             link.outbox.wake()
+
+    def give_up(self, node_id: str) -> None:
+        """The node is of no use, whatever its agent says: it is not listened to."""
+        link = self._links.get(node_id)
+        if link is not None:
+            link.unheard = True
+            link.session = ""
+            link.outbox.wake()
+
+    def expect_word(self, node_id: str) -> None:
+        """The node was given up, and is well after all: its agent is to say hello again."""
+        link = self._links.get(node_id)
+        if link is not None:
+            link.unheard = False
 
     def release(self, node_id: str) -> None:
         """The node is to leave: tell its agent to shut down, should it listen."""
@@ -137,7 +170,7 @@ class NodeLinks:
 
     def expect_hello(self, engine: Engine) -> None:
         """The engine's memory is new: every node of it must say hello before it counts as connected."""
-        now = self._clock()
+        now = _monotonic()
         for link in self._links.values():
             if link.engine is engine:
                 link.session = ""
@@ -166,6 +199,11 @@ class NodeLinks:
                 f"The node's agent speaks protocol {hello.protocol_version}, this service {m.PROTOCOL_VERSION}: "
                 "run the same version of Millpond on both.",
             )
+        if link.unheard:
+            raise BatchError(
+                ErrorCode.NODE_STATE_UNUSABLE,
+                f"The provider says that the node '{hello.node_id}' is of no use; it is given no work.",
+            )
         # What the scheduler decides after it has seen the inventory must reach the new session (`begin_session`), and
         # what it decided before is in that comparison: it must not, also when it is carried out only now.
         session = link.session = secrets.token_urlsafe(12)
@@ -188,7 +226,7 @@ class NodeLinks:
         node = state.nodes.get(hello.node_id) if state is not None else None
         if state is None or node is None:
             raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{hello.node_id}' has left its pool.")
-        link.last_heard = self._clock()
+        link.last_heard = _monotonic()
         link.watched = True
         link.given_up = False
         return m.Welcome(
@@ -208,9 +246,9 @@ class NodeLinks:
             raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{sync.node_id}' is in no pool of this service.")
         if not link.session or sync.session != link.session:
             return m.SyncReply(session=sync.session, session_unknown=True)
-        link.last_heard = self._clock()
+        link.last_heard = _monotonic()
         if sync.metrics is not None:
-            link.metrics, link.measured = sync.metrics, link.last_heard
+            link.metrics, link.measured = sync.metrics, self._clock()
         outbox = link.outbox
         outbox.seen(sync.seen)
         acknowledged = 0
@@ -226,7 +264,7 @@ class NodeLinks:
             await outbox.wait(self._settings.park_s, self._settings.resend_s)
         if sync.session != link.session:
             return m.SyncReply(session=sync.session, session_unknown=True, acknowledged=acknowledged)
-        link.last_heard = self._clock()
+        link.last_heard = _monotonic()
         directives, file_requests = outbox.take()
         return m.SyncReply(
             session=sync.session,
@@ -312,7 +350,7 @@ class NodeLinks:
         interval_s = max(0.05, min(1.0, self._settings.silent_after_s / 5))
         while True:
             await asyncio.sleep(interval_s)
-            now = self._clock()
+            now, at = _monotonic(), self._clock()
             for link in list(self._links.values()):
                 if not link.watched or link.given_up or not link.engine.available:
                     continue
@@ -320,10 +358,10 @@ class NodeLinks:
                 if quiet_s >= self._settings.lost_after_s:
                     link.given_up = True
                     link.session = ""
-                    self._tell(link, e.NodeLost(at=now, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
+                    self._tell(link, e.NodeLost(at=at, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
                 elif quiet_s >= self._settings.silent_after_s and link.session:
                     link.session = ""
-                    self._tell(link, e.NodeSilent(at=now, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
+                    self._tell(link, e.NodeSilent(at=at, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
 
     def _tell(self, link: NodeLink, event: Event) -> None:
         try:
@@ -331,4 +369,4 @@ class NodeLinks:
         except BatchError:
             # The engine is busy: as if it had not been noticed yet.
             link.given_up = False
-            link.last_heard = min(link.last_heard, self._clock() - self._settings.silent_after_s)
+            link.last_heard = min(link.last_heard, _monotonic() - self._settings.silent_after_s)

@@ -47,10 +47,22 @@ class _Known(msgspec.Struct):
     delete_sent: bool = False
     changing: bool = False
     """Something was asked for that shows soon."""
+    failed: bool = False
+    """It was said to be of no use, and its engine told so."""
 
 
-class Tokens(Protocol):
+class Nodes(Protocol):
+    """What is asked of the nodes' side of the control plane."""
+
     def token(self, node_id: str) -> str: ...
+
+    def give_up(self, node_id: str) -> None:
+        """The node is of no use, whatever its agent says: it is not listened to."""
+        ...
+
+    def expect_word(self, node_id: str) -> None:
+        """The node was given up, and is well after all: its agent may say hello again."""
+        ...
 
 
 class Provisioning:
@@ -61,13 +73,13 @@ class Provisioning:
         self,
         provider: NodeProvider,
         vm_sizes: dict[str, VmSize],
-        tokens: Tokens,
+        nodes: Nodes,
         clock: Callable[[], Timestamp],
         settings: ControlSettings,
     ) -> None:
         self._provider = provider
         self._vm_sizes = vm_sizes
-        self._tokens = tokens
+        self._nodes = nodes
         self._clock = clock
         self._settings = settings
         self._wishes: dict[str, _Wish] = {}
@@ -75,7 +87,8 @@ class Provisioning:
         self._known: dict[str, _Known] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._next_observe: Timestamp = 0.0
+        self._next_observe = 0.0
+        """By the loop's clock, which nobody sets."""
         self._release_poll_s = _MIN_POLL_S
 
     def start(self) -> None:
@@ -108,7 +121,7 @@ class Provisioning:
             vm_size=size,
             task_slots=pool.task_slots_per_node,
             is_dedicated=node.is_dedicated,
-            token=self._tokens.token(node.id),
+            token=self._nodes.token(node.id),
             handle=node.handle,
         )
         self._wishes[node.id] = _Wish(engine, request)
@@ -184,7 +197,7 @@ class Provisioning:
         if any(known.leaving or known.changing for known in self._known.values()):
             self._release_poll_s = min(_MAX_RELEASE_POLL_S, self._release_poll_s * 1.5)
             return self._release_poll_s
-        return max(_MIN_POLL_S, self._next_observe - self._clock())
+        return max(_MIN_POLL_S, self._next_observe - asyncio.get_running_loop().time())
 
     async def _create_wished(self) -> None:
         wishes = dict(self._wishes)
@@ -220,7 +233,7 @@ class Provisioning:
                 known.delete_sent = True
 
     async def _observe(self) -> None:
-        now = self._clock()
+        now = asyncio.get_running_loop().time()
         everything = now >= self._next_observe
         asked = [
             (node_id, known) for node_id, known in self._known.items() if everything or known.leaving or known.changing
@@ -243,7 +256,14 @@ class Provisioning:
                 if self._tell(known.engine, e.NodePreempted(at=self._clock(), cause="provider", node_id=node_id)):
                     del self._known[node_id]
             elif status is NodeStatus.FAILED and not known.leaving:
-                self._tell(known.engine, e.NodeLost(at=self._clock(), cause="provider", node_id=node_id))
+                lost = e.NodeLost(at=self._clock(), cause="provider", node_id=node_id)
+                if self._tell(known.engine, lost):
+                    known.failed = True
+                    self._nodes.give_up(node_id)
+            elif status is NodeStatus.UP and known.failed:
+                # It recovered, or was never so bad.
+                known.failed = False
+                self._nodes.expect_word(node_id)
 
     def _tell(self, engine: Engine, event: Event) -> bool:
         """Whether the engine took the event in. What it loses after that (a failed commit) it asks for again when it is

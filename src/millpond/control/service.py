@@ -504,12 +504,22 @@ class ControlService:
         self._engines[engine.pool_key] = engine
         return engine
 
+    def _learn_from(self, state: SchedulerState) -> None:
+        """Jobs and numbers that were not on disk yet when this service looked: a commit of the service before it may
+        have been on its way then. From now on the lease keeps such commits out."""
+        for key, job in state.jobs.items():
+            self._jobs.setdefault(key, _JobEntry(job.row.no, job.row.pool_id))
+            self._next_job_no = max(self._next_job_no, job.row.no + 1)
+        if state.pool is not None:
+            self._next_pool_no = max(self._next_pool_no, state.pool.no + 1)
+
     def queue_changed(self, engine: Engine) -> None:
         self._autoscaling.queue_changed(engine)
 
     def engine_rebuilt(self, engine: Engine) -> None:
         self._links.expect_hello(engine)
         if engine.state is not None:
+            self._learn_from(engine.state)
             for node in engine.state.nodes.values():
                 self._links.add(engine, node.row.id)
                 self._provisioning.watch(engine, node.row)

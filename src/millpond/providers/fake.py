@@ -123,6 +123,10 @@ class FakeProvider:
         """The node is gone, just like that."""
         self._vanish(self._nodes[node_id])
 
+    def take_back(self, node_id: str) -> None:
+        """The machine of a spot node is taken back, with no word to anybody: it is PREEMPTED."""
+        self._preempt(self._nodes[node_id])
+
     def fail(self, node_id: str) -> None:
         """The node is there, and of no use."""
         self._nodes[node_id].status = NodeStatus.FAILED

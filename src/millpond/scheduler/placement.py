@@ -251,6 +251,8 @@ def _hungry_node(state: SchedulerState, job: JobMemory, slots: int) -> NodeMemor
         node = state.hungry[node_id]
         if node.ahead >= ahead_limit(state, node.slots):
             del state.hungry[node_id]
+        elif node.specials and any(not assignment.sent for assignment in node.assigned.values()):
+            continue  # the node does not know that slots are held for what waits for a preparation task
         elif slots in (1, node.slots) and (
             job.row.preparation is None or special.preparation_on(job, node) is special.Preparation.DONE
         ):

@@ -7,27 +7,37 @@ from random import Random
 
 import msgspec
 
+from millpond.control.base import NewJob
 from millpond.control.settings import ControlSettings
 from millpond.domain.durations import Timestamp
+from millpond.domain.ids import id_key
+from millpond.domain.job import Job
+from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
-from millpond.domain.states import AllocationState, JobState, NodeState, PoolState, TaskState
+from millpond.domain.pool import Pool
+from millpond.domain.states import AllocationState, JobScheduleState, JobState, NodeState, PoolState, TaskState
+from millpond.domain.task import Task
 from millpond.providers.base import NodeRequest, VmSize
 from millpond.providers.fake import FakeProvider, Fate
 from millpond.sim.api import Api
 from millpond.sim.audit import Audit
 from millpond.sim.control import ControlServer
-from millpond.sim.disk import SimDisk, named, short
+from millpond.sim.desk import Desk
+from millpond.sim.disk import SimDisk
 from millpond.sim.faults import Faults
+from millpond.sim.habits import Habits
 from millpond.sim.ledger import Ledger
 from millpond.sim.loop import VirtualLoop
+from millpond.sim.making import make_scheduled_job
+from millpond.sim.names import named, short
 from millpond.sim.network import Network
 from millpond.sim.nodes import Launches, Machine
 from millpond.sim.provider import SlowProvider
 from millpond.sim.story import Story, Violation
-from millpond.sim.workload import Habits, Users
+from millpond.sim.workload import Users
 
 EPOCH = 1_700_000_000.0
-CALM_S = 1500.0
+CALM_S = 4000.0
 """How long nothing may come to its end once the last fault is over: more than any resize or task takes."""
 
 _SIZES = {"small": VmSize("small", 4, 8192, 0.1)}
@@ -63,9 +73,7 @@ class Cluster:
         self.story = Story(self.loop.time, keep)
         self.ledger = Ledger()
         self.audit = Audit(self.loop, self.story, self.ledger, self.clock, rebuild_every=rebuild_every)
-        self.disk = SimDisk(
-            self.loop, self.random("disk"), self.story, self.ledger, self.audit.on_write, self.audit.on_purge
-        )
+        self.disk = SimDisk(self.loop, self.random("disk"), self.story, self.ledger, self.audit)
         self.network = Network(self.loop, self.random("network"), self.story)
         self._provider_random = self.random("provider")
         self._fake = FakeProvider(
@@ -73,8 +81,9 @@ class Cluster:
         )
         self.provider = SlowProvider(self._fake, self._provider_random)
         self.api = Api(self.loop, self.random("api"), self.network)
+        self.habits = Habits.of(self.random("habits"))
         self.users = Users(
-            self.api, self.random("users"), Habits.of(self.random("habits")), self.audit, self.ledger, self.story
+            Desk(self.api, self.random("users"), self.habits, self.audit, self.ledger, self.story), self.clock
         )
         self.launches = Launches()
         self._machines: dict[str, Machine] = {}
@@ -85,6 +94,7 @@ class Cluster:
         self.faults = Faults(self, self.random("faults"))
         self._server: ControlServer | None = None
         self._lives = 0
+        self._skew_s = 0.0
         self._outages = 0
         self._calm = False
 
@@ -92,6 +102,11 @@ class Cluster:
         return Random(f"{self.seed}/{name}")  # noqa: S311 (reproducible by design)
 
     def clock(self) -> Timestamp:
+        """The wall clock of the control plane."""
+        return EPOCH + self.loop.time() + self._skew_s
+
+    def _true_clock(self) -> Timestamp:
+        """That of the machines, which somebody keeps right."""
         return EPOCH + self.loop.time()
 
     @property
@@ -105,7 +120,15 @@ class Cluster:
         process = self.loop.process(f"control {self._lives}")
         self.story.add("control", "starts")
         server = ControlServer(
-            process, self.disk, self.provider, _SIZES, self._settings, self.clock, self.audit, self.story
+            process,
+            self.disk,
+            self.provider,
+            _SIZES,
+            self._settings,
+            self.clock,
+            self._make_job,
+            self.audit,
+            self.story,
         )
         self._server = server
         self.network.server = server
@@ -123,6 +146,9 @@ class Cluster:
             server.process.kill()
             self.network.control_died()
             self._start_control()
+
+    def _make_job(self, schedule: JobSchedule, job_id: str) -> NewJob:
+        return make_scheduled_job(schedule, job_id, self.habits)
 
     def crash_control(self, down_s: float, *, after_steps: int) -> None:
         """kill -9 of the control plane after that many of its callbacks."""
@@ -179,7 +205,7 @@ class Cluster:
             self.audit,
             self.story,
             self.launches,
-            self.clock,
+            self._true_clock,
         )
         machine.boot()
 
@@ -197,6 +223,18 @@ class Cluster:
         if node_id in self._fake.node_ids:
             self.story.add("FAULT", f"machine {short(node_id)} is of no use")
             self._fake.fail(node_id)
+
+    def preempt_machine(self, node_id: str) -> None:
+        if node_id in self._fake.node_ids:
+            self.story.add("FAULT", f"machine {short(node_id)} is preempted")
+            self._fake.take_back(node_id)
+
+    def spot_capacity(self, *, there: bool) -> None:
+        self._fake.has_spot_capacity = there
+
+    def set_clock(self, seconds: float) -> None:
+        self._skew_s += seconds
+        self.story.add("FAULT", f"the clock is set by {seconds:.3f} s")
 
     def outage(self, seconds: float) -> None:
         self._outages += 1
@@ -223,21 +261,29 @@ class Cluster:
         self.faults.stop()
         self._fake.outage = False
         self.story.add("world", "calm")
-        calm = self.loop.world_task(self.users.calm(), name="calm users")
-        fewest = 1 << 30
+        calm = self.loop.world_task(self.users.calm(self._end_endless), name="calm users")
+        best: tuple[int, int] | None = None
         deadline = 0.0
         while True:
             await asyncio.sleep(5.0)
             left = self.unfinished()
-            if not calm.done():
+            if not self.users.pools_have_nodes:
                 left.append("users wait for their pools")
             if not left:
                 break
-            if len(left) < fewest:
-                fewest, deadline = len(left), self.loop.time() + CALM_S
+            progress = (self._runs_taken_in(), -len(left))
+            if best is None or progress > best:
+                best, deadline = progress, self.loop.time() + CALM_S
             if self.loop.time() > deadline:
                 raise Violation("all is calm, and not finished: " + "; ".join(left[:8]))
+        calm.cancel()
         await self._final_checks()
+
+    def _end_endless(self) -> None:
+        self.story.add("world", "what runs without end comes to one")
+        self.launches.endless_runs = False
+        for machine in self.machines:
+            machine.end_endless()
 
     def unfinished(self) -> list[str]:
         """What still has to happen now that nothing goes wrong any more."""
@@ -265,18 +311,51 @@ class Cluster:
             if job.state is not JobState.ACTIVE:
                 continue
             named_pool = ledger.pool_named(job.pool_id)
-            slots = named_pool.task_slots_per_node if named_pool is not None else 0
             for task in ledger.tasks.get(job.no, {}).values():
                 if task.state is TaskState.COMPLETED:
                     continue
-                if task.node_id is not None or (task.required_slots <= slots and not ledger.unmet(task)):
+                if task.node_id is not None or (self._fits(task, named_pool) and not ledger.unmet(task)):
                     left.append(f"task {task.id} ({named(task.key)}#{task.attempt}) of {job.id} is {task.state}")
+        for schedule in ledger.job_schedules.values():
+            if schedule.state not in (JobScheduleState.COMPLETED, JobScheduleState.DISABLED):
+                left.append(f"job schedule {schedule.id} is {schedule.state}")
+        left += [f"auto pool {pool.id} is {pool.state}, and nobody needs it" for pool in self._leaked_pools()]
         left += [
             f"{machine.name} is busy: {machine.running}"
             for machine in self.machines
             if not machine.idle and machine.node_id in ledger.nodes
         ]
         return left
+
+    def _runs_taken_in(self) -> int:
+        """Tasks completed, and retries counted: what can only grow, and not for ever."""
+        tasks = [task for rows in self.ledger.tasks.values() for task in rows.values()]
+        return sum((task.state is TaskState.COMPLETED) + task.retry_count for task in tasks)
+
+    def _fits(self, task: Task, pool: Pool | None) -> bool:
+        """Whether the pool has nodes that could run the task."""
+        if pool is None:
+            return False
+        nodes = self.ledger.nodes_of(pool)
+        rules = task.rules
+        if rules is not None and rules.instances:
+            fits = pool.inter_node_communication and pool.task_slots_per_node == 1 and task.required_slots == 1
+            return fits and rules.instances <= len(nodes)
+        if rules is not None and rules.job_manager is not None and not rules.job_manager.allow_low_priority_node:
+            nodes = [node for node in nodes if node.is_dedicated]
+        return bool(nodes) and task.required_slots <= pool.task_slots_per_node
+
+    def _leaked_pools(self) -> list[Pool]:
+        """Auto pools that are not to be kept, and whose job or job schedule is over."""
+        ledger = self.ledger
+        needed = set(ledger.kept_pools)
+        needed |= {id_key(job.pool_id) for job in ledger.jobs.values() if job.auto_pool is not None and _lasts(job)}
+        needed |= {
+            id_key(schedule.pool_id)
+            for schedule in ledger.job_schedules.values()
+            if schedule.pool_id is not None and schedule.state is not JobScheduleState.COMPLETED
+        }
+        return [pool for pool in ledger.pools.values() if pool.auto_pool and id_key(pool.id) not in needed]
 
     async def _final_checks(self) -> None:
         """All is at rest: everybody must agree."""
@@ -326,6 +405,7 @@ class Cluster:
             violation = str(error) or repr(error)
         finally:
             logger.removeHandler(handler)
+            steps = self.loop.steps
             quiet = logging.NullHandler()
             logger.addHandler(quiet)
             self.loop.bury()
@@ -334,7 +414,7 @@ class Cluster:
             logger.propagate = propagate
         return Result(
             seed=self.seed,
-            steps=self.loop.steps,
+            steps=steps,
             events=self.story.count,
             checks=self.audit.checks,
             virtual_s=self.loop.time(),
@@ -345,6 +425,10 @@ class Cluster:
             violation=violation,
             story=self.story.text(),
         )
+
+
+def _lasts(job: Job) -> bool:
+    return job.state is not JobState.COMPLETED
 
 
 class _LogWatch(logging.Handler):

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from millpond.control.base import JobMaker
 from millpond.control.engine import Engine, _Entry
+from millpond.control.job_schedules import JobScheduleKeeper
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.domain.durations import Timestamp
@@ -47,6 +49,7 @@ class SimEngine(Engine):
         await super()._process(entries)
 
     async def _commit(self, changes: ChangeSet, entries: list[_Entry]) -> bool:
+        self._audit.announce(changes, [event for entry in entries for event in entry.events])
         written = await super()._commit(changes, entries)
         if written:
             self._audit.after_batch(self)
@@ -117,6 +120,10 @@ class SimControl(ControlService):
     def engines(self) -> list[Engine]:
         return list(self._engines.values())
 
+    @property
+    def job_schedules(self) -> JobScheduleKeeper:
+        return self._schedules
+
 
 class ControlServer:
     """One life of the control plane, as a process."""
@@ -129,6 +136,7 @@ class ControlServer:
         vm_sizes: dict[str, VmSize],
         settings: ControlSettings,
         clock: Callable[[], Timestamp],
+        make_job: JobMaker,
         audit: Audit,
         story: Story,
     ) -> None:
@@ -144,6 +152,7 @@ class ControlServer:
             secret=b"secret",
             account_url=lambda: "http://sim",
             settings=settings,
+            make_job=make_job,
             clock=clock,
         )
         self.service.watch(audit, story)

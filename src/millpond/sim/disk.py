@@ -5,12 +5,13 @@ server: fencing must see to it that it does no harm.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
+from millpond.domain.events import Event
 from millpond.domain.ids import id_key
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
@@ -19,8 +20,10 @@ from millpond.domain.pool import Pool
 from millpond.domain.special_task import JobNode
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
+from millpond.sim.audit import Audit
 from millpond.sim.ledger import Ledger
 from millpond.sim.loop import VirtualLoop
+from millpond.sim.names import named, short
 from millpond.sim.story import Story, Violation
 from millpond.store import copies
 from millpond.store.base import (
@@ -39,7 +42,7 @@ from millpond.store.memory import MemoryStore
 
 
 class SimDisk:
-    """A `Store`. `on_write` is called with the changes just before they are written: what it raises is a violation."""
+    """A `Store`. The audit sees changes just before they are written, and just after."""
 
     def __init__(
         self,
@@ -47,15 +50,13 @@ class SimDisk:
         random: Random,
         story: Story,
         ledger: Ledger,
-        on_write: Callable[[ChangeSet], None],
-        on_purge: Callable[[int, list[int]], None],
+        audit: Audit,
     ) -> None:
         self._loop = loop
         self._random = random
         self._story = story
         self._ledger = ledger
-        self._on_write = on_write
-        self._on_purge = on_purge
+        self._audit = audit
         self._inner = MemoryStore()
         self.latency_s = 0.002
         self.hiccups = random.choice((0.0, 0.0, 0.03))
@@ -102,11 +103,12 @@ class SimDisk:
 
     async def commit(self, changes: ChangeSet, fence: Fence) -> None:
         snapshot = copies.copy_changes(changes)
+        events = self._audit.events_of(changes)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._loop.world_task(self._write(snapshot, fence, done), name="commit")
+        self._loop.world_task(self._write(snapshot, events, fence, done), name="commit")
         await done
 
-    async def _write(self, changes: ChangeSet, fence: Fence, done: "asyncio.Future[None]") -> None:
+    async def _write(self, changes: ChangeSet, events: list[Event], fence: Fence, done: "asyncio.Future[None]") -> None:
         await asyncio.sleep(self._delay())
         if self.hiccups and self._random.random() < self.hiccups:
             await asyncio.sleep(self._random.uniform(0.0, 4.0))
@@ -122,8 +124,9 @@ class SimDisk:
                 self._loop.failure = Violation(str(bug))
                 return
         if error is None:
-            self._on_write(changes)
+            self._audit.on_write(changes, events)
             self._ledger.write(changes)
+            self._audit.after_write(changes)
             self._story.add("store", f"commit {self._ledger.commits} of {fence.pool_key}: {_summary(changes)}")
         else:
             self._story.add("store", f"commit of {fence.pool_key} fails: {error}: {_summary(changes)}")
@@ -139,7 +142,7 @@ class SimDisk:
         await self._read()
         keys = sorted(self._ledger.tasks.get(job_no, {}))[:limit]
         deleted = await self._inner.purge_tasks(job_no, limit, fence)
-        self._on_purge(job_no, keys)
+        self._audit.on_purge(job_no, keys)
         self._ledger.purge(job_no, keys, last=deleted < limit)
         self._story.add("store", f"purged {deleted} tasks of job {job_no}")
         await asyncio.sleep(self._delay())
@@ -272,13 +275,3 @@ def _summary(changes: ChangeSet) -> str:
     parts.extend(f"-job {no}" for no in sorted(changes.deleted_jobs))
     parts.extend(f"-task {named(key)}" for key in sorted(changes.deleted_tasks))
     return ", ".join(parts)
-
-
-def short(node_id: str) -> str:
-    """The first letters of a node's number."""
-    return node_id.removeprefix("tvmps_")[:6]
-
-
-def named(key: int) -> str:
-    """Job number and task number of a task key."""
-    return f"{key >> 32}.{key & 0xFFFFFFFF}"

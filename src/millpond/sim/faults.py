@@ -6,8 +6,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol
 
-from millpond.sim.disk import SimDisk, short
+from millpond.sim.disk import SimDisk
 from millpond.sim.loop import VirtualLoop
+from millpond.sim.names import short
 from millpond.sim.network import Network
 from millpond.sim.nodes import Machine
 from millpond.sim.provider import SlowProvider
@@ -38,6 +39,12 @@ class Cluster(Protocol):
 
     def outage(self, seconds: float) -> None: ...
 
+    def preempt_machine(self, node_id: str) -> None: ...
+
+    def spot_capacity(self, *, there: bool) -> None: ...
+
+    def set_clock(self, seconds: float) -> None: ...
+
     def hang_up(self, chance: float) -> None: ...
 
 
@@ -51,11 +58,13 @@ class Faults:
         kinds: list[tuple[str, Callable[[], None]]] = [
             ("control crash", self._crash_control),
             ("control crash", self._crash_control),
+            ("control crash", self._crash_control),
             ("control restart", self._restart_control),
             ("commits fail", self._fail_commits),
             ("reads fail", self._fail_reads),
             ("slow disk", self._slow_disk),
             ("lease taken", self._take_lease),
+            ("agent crash", self._crash_agent),
             ("agent crash", self._crash_agent),
             ("agent crash", self._crash_agent),
             ("agent stop", self._stop_agent),
@@ -65,12 +74,18 @@ class Faults:
             ("partition", self._part),
             ("bad network", self._bad_network),
             ("bad network", self._bad_network),
+            ("bad network", self._bad_network),
             ("provider outage", self._outage),
             ("provider unsure", self._unsure),
+            ("provider lies", self._lie),
+            ("spot preemption", self._preempt),
+            ("spot preemption", self._preempt),
+            ("no spot capacity", self._no_spot),
+            ("clock jump", self._jump),
             ("users hang up", self._hang_up),
         ]
         self._kinds = [kind for kind in kinds if random.random() < random.choice((0.15, 0.5, 0.9))]
-        self._pause_s = random.choice((4.0, 10.0, 25.0))
+        self._pause_s = random.choice((3.0, 6.0, 12.0, 25.0))
 
     async def run(self, until: float) -> None:
         loop = self._cluster.loop
@@ -224,6 +239,35 @@ class Faults:
 
         self._for_a_while(f"provider slow ({provider.latency_s} s) and unsure", 30.0, end)
 
+    def _lie(self) -> None:
+        provider = self._cluster.provider
+        provider.lies = self._random.choice((0.1, 0.4))
+
+        def end() -> None:
+            provider.lies = 0.0
+
+        self._for_a_while(f"provider lies ({provider.lies})", self._random.choice((10.0, 40.0)), end)
+
+    def _preempt(self) -> None:
+        spot = [machine for machine in self._cluster.machines if machine.is_spot]
+        if spot:
+            self._cluster.preempt_machine(self._random.choice(spot).node_id)
+
+    def _no_spot(self) -> None:
+        self._cluster.spot_capacity(there=False)
+        self._for_a_while(
+            "no spot capacity",
+            self._random.choice((10.0, 60.0)),
+            lambda: self._cluster.spot_capacity(there=True),
+        )
+
+    # --- time ---
+
+    def _jump(self) -> None:
+        """Somebody sets the clock of the control plane."""
+        seconds = self._random.choice((-3600.0, -40.0, -1.0, 0.5, 20.0, 200.0, 4000.0)) * self._random.random()
+        self._cluster.set_clock(seconds)
+
     def stop(self) -> None:
         """All is well from now on."""
         cluster = self._cluster
@@ -234,4 +278,6 @@ class Faults:
         cluster.network.heal()
         cluster.provider.no_answer = 0.0
         cluster.provider.latency_s = 0.05
+        cluster.provider.lies = 0.0
+        cluster.spot_capacity(there=True)
         cluster.hang_up(0.0)

@@ -2,7 +2,7 @@
 
 import copy
 
-from millpond.domain.ids import id_key, job_no_of
+from millpond.domain.ids import START_TASK_KEY, id_key, job_no_of, preparation_key, release_key
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
@@ -34,10 +34,12 @@ class Ledger:
         self.job_schedules: dict[int, JobSchedule] = {}
         self.written_at: dict[tuple[str, object], int] = {}
         """("pool", id key) | ("job", number) | ("task", key) → number of the commit that wrote or deleted it last."""
-        self.handed: dict[tuple[int, int], str] = {}
-        """(task key, attempt) → the node it was handed to, of all attempts ever on disk."""
+        self.handed: dict[tuple[int, int], set[str]] = {}
+        """(task key, attempt) → the nodes it was handed to, of all attempts ever on disk, special tasks among them."""
         self.released: dict[int, tuple[set[str], set[int]]] = {}
         """Job number → id keys and integers of parents that ever satisfied their dependents."""
+        self.kept_pools: set[str] = set()
+        """Id keys of auto pools that were to be kept."""
         self.deleted_tasks: set[tuple[int, str]] = set()
         """(job number, id key)"""
 
@@ -71,12 +73,17 @@ class Ledger:
         for node_id in changes.deleted_nodes:
             self.nodes.pop(node_id, None)
         self.nodes.update(changes.nodes)
+        for node_id, node in changes.nodes.items():
+            if node.start_task is not None:
+                self._hand(START_TASK_KEY, node.start_task.attempt, node_id)
         for no in changes.deleted_jobs:
             self.jobs.pop(no, None)
             self._forget_job(no)
             self.written_at["job", no] = n
         for no, job in changes.jobs.items():
             self.jobs[no] = job
+            if job.auto_pool is not None and job.auto_pool.keep_alive:
+                self.kept_pools.add(id_key(job.pool_id))
             self.written_at["job", no] = n
         for key in changes.deleted_tasks:
             task = self.tasks.get(job_no_of(key), {}).pop(key, None)
@@ -89,7 +96,7 @@ class Ledger:
             self.tasks.setdefault(job_no, {})[key] = task
             self.written_at["task", key] = n
             if task.node_id is not None and task.state is not TaskState.COMPLETED:
-                self.handed.setdefault((key, task.attempt), task.node_id)
+                self._hand(key, task.attempt, task.node_id)
             if task.state is TaskState.COMPLETED and task.satisfies:
                 ids, numbers = self.released.setdefault(job_no, (set(), set()))
                 ids.add(id_key(task.id))
@@ -98,15 +105,24 @@ class Ledger:
                     numbers.add(number)
         self.satisfied |= changes.satisfied
         self.job_nodes.update(changes.job_nodes)
+        for (job_no, node_id), known in changes.job_nodes.items():
+            if known.preparation is not None:
+                self._hand(preparation_key(job_no), known.preparation.attempt, node_id)
+            if known.release is not None:
+                self._hand(release_key(job_no), known.release.attempt, node_id)
         for key in changes.deleted_subtasks:
             self._forget_subtasks(key)
         self.subtasks.update(changes.subtasks)
+        for (key, _), subtask in changes.subtasks.items():
+            self._hand(key, subtask.attempt, subtask.node_id)
         for no in changes.deleted_job_schedules:
             schedule = self.job_schedules.pop(no, None)
             if schedule is not None:
                 self.written_at["schedule", id_key(schedule.id)] = n
         for no, schedule in changes.job_schedules.items():
             self.job_schedules[no] = schedule
+            if schedule.pool_id is not None and schedule.keeps_pool:
+                self.kept_pools.add(id_key(schedule.pool_id))
             self.written_at["schedule", id_key(schedule.id)] = n
 
     def purge(self, job_no: int, keys: list[int], *, last: bool) -> None:
@@ -118,6 +134,9 @@ class Ledger:
         if last:
             self._forget_job(job_no)
 
+    def _hand(self, key: int, attempt: int, node_id: str) -> None:
+        self.handed.setdefault((key, attempt), set()).add(node_id)
+
     def _forget_job(self, job_no: int) -> None:
         self.satisfied = {entry for entry in self.satisfied if entry[0] != job_no}
         for name in [name for name in self.job_nodes if name[0] == job_no]:
@@ -128,6 +147,14 @@ class Ledger:
             del self.subtasks[name]
 
     # --- questions ---
+
+    def instances(self, task: Task) -> list[Subtask]:
+        """The rows of the task's instances, in order of index."""
+        wanted = task.rules.instances if task.rules is not None else 0
+        return [self.subtasks[task.key, index] for index in range(wanted) if (task.key, index) in self.subtasks]
+
+    def nodes_of(self, pool: Pool) -> list[Node]:
+        return [node for node in self.nodes.values() if node.pool_no == pool.no]
 
     def recount(self, job_no: int) -> TaskCounts:
         counts = TaskCounts()
@@ -168,6 +195,7 @@ class Ledger:
         pool = next((pool for pool in self.pools.values() if id_key(pool.id) == wanted), None)
         jobs = [self.jobs[no] for no in sorted(self.jobs) if id_key(self.jobs[no].pool_id) == wanted]
         live = [job.no for job in jobs if job.state not in (JobState.COMPLETED, JobState.DELETING)]
+        lasting = {job.no for job in jobs if job.state is not JobState.COMPLETED}
         numbers = {job.no for job in jobs}
         state, _ = rebuild(
             account,
@@ -180,7 +208,7 @@ class Ledger:
             job_rows=[copies.copy_job(job) for job in jobs],
             task_rows=[copy.copy(rows[key]) for no in live if (rows := self.tasks.get(no)) for key in sorted(rows)],
             satisfied=sorted(entry for entry in self.satisfied if entry[0] in numbers),
-            job_nodes=[copies.copy_job_node(row) for name, row in sorted(self.job_nodes.items()) if name[0] in live],
+            job_nodes=[copies.copy_job_node(row) for name, row in sorted(self.job_nodes.items()) if name[0] in lasting],
             subtasks=[
                 copy.copy(row)
                 for name, row in sorted(self.subtasks.items())

@@ -12,29 +12,25 @@ from millpond.agent.local_state import MemoryJournal
 from millpond.agent.node import NodeAgent
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import ErrorCode, TaskFailureCode
+from millpond.domain.ids import is_special_key, job_no_of
 from millpond.domain.states import ErrorCategory, TaskKind
 from millpond.domain.task import FailureInfo
 from millpond.protocol.messages import FileReply, FileRequest, LaunchReply, LaunchRequest, Start
-from millpond.sim.audit import Audit
-from millpond.sim.disk import named
+from millpond.sim.audit import Audit, MachineFacts
 from millpond.sim.loop import Process, VirtualLoop
+from millpond.sim.making import ENDLESS_S
+from millpond.sim.names import named
 from millpond.sim.network import Network, SimTransport
+from millpond.sim.plans import TaskPlan
 from millpond.sim.story import Story
 
 AttemptRef = tuple[int, int]
 
 
-class TaskPlan(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a task does: its specification, as the simulated runner reads it."""
-
-    run_s: float
-    prepare_s: float = 0.0
-    exit_codes: tuple[int, ...] = (0,)
-    """By attempt; the last one stands for all further ones."""
-    upload_fails: bool = False
-
-
 _plan_decoder = msgspec.json.Decoder(TaskPlan)
+_COORDINATION_FAILS = 7
+"""Exit code of a coordination command that fails."""
+_ENDLESS_ENDS_S = 1.0
 
 
 class _Running:
@@ -46,6 +42,10 @@ class _Running:
         self.exit_code: int | None = None
         self.ended: Timestamp = 0.0
         self.over = asyncio.Event()
+        self.coordinated = asyncio.Event()
+        """Of an instance: its coordination command has ended, well or not (then it is over)."""
+        self.command_runs = False
+        """Of an instance: the primary's command line has begun."""
 
     @property
     def runs(self) -> bool:
@@ -56,7 +56,10 @@ class Launches:
     """All attempts ever started as a process, of the whole cluster."""
 
     def __init__(self) -> None:
-        self.refs: set[AttemptRef] = set()
+        self.refs: set[tuple[str, int, int]] = set()
+        """(node id, where several nodes run the same attempt; task key; attempt)"""
+        self.endless_runs = True
+        """Endless tasks do run on. Else they soon end."""
 
 
 class Machine:
@@ -75,6 +78,8 @@ class Machine:
         clock: Callable[[], Timestamp],
     ) -> None:
         self.node_id = node_id
+        self.ip_address = f"10.0.{random.randint(0, 255)}.{random.randint(1, 254)}"
+        self.facts = MachineFacts()
         self.name = f"node {node_id.removeprefix('tvmps_')[:6]}"
         self.task_slots = task_slots
         self.alive = True
@@ -92,6 +97,10 @@ class Machine:
         skew_s = random.choice((0.0, 0.0, random.uniform(-5.0, 5.0)))
         self.clock: Callable[[], Timestamp] = lambda: clock() + skew_s
         self.stopping = False
+
+    @property
+    def is_spot(self) -> bool:
+        return self.node_id.endswith("_p")
 
     # --- its life ---
 
@@ -112,6 +121,8 @@ class Machine:
             journal=self._journal,
             runner_factory=lambda _: SimRunner(self, self._random),
             clock=self.clock,
+            ip_address=self.ip_address,
+            wipe=self._wipe,
         )
         self.agent.begin()
         link = NodeLink(self.agent, SimTransport(self._network, self.node_id), _NoFiles(), chance=self._random.random)
@@ -164,6 +175,16 @@ class Machine:
         self.alive = False
         self._processes.clear()
 
+    def _wipe(self) -> None:
+        """The agent wants an empty disk; the machine may not be able to just now."""
+        if self._random.random() < 0.1:
+            raise OSError("simulated: the disk is busy")
+        self._story.add(self.name, "the disk is wiped")
+        if self.running:
+            self._audit.fail(f"{self.name}: the disk is wiped under {self.running}")
+        self._processes.clear()
+        self.facts.prepared.clear()
+
     # --- processes ---
 
     @property
@@ -179,27 +200,74 @@ class Machine:
         return self._processes.get(ref)
 
     def start(self, start: Start, plan: TaskPlan) -> _Running:
-        """Start the process of an attempt."""
+        """Start the process of an attempt; of an instance, its coordination command."""
         ref = (start.key, start.attempt)
-        name = f"{named(start.key)}#{start.attempt}"
+        what = "" if start.kind is TaskKind.TASK else f" {start.kind}"
+        name = f"{named(start.key)}#{start.attempt}{what}"
         self._story.add(self.name, f"{name} starts ({start.slots} slots, {plan.run_s:.3f} s)")
-        self._audit.on_launch(self.node_id, start)
-        if ref in self._launches.refs:
+        if self.agent is not None:
+            self.facts.boot_time = self.agent.state.boot_time
+            self.facts.disk_time = self.agent.state.disk_time
+        others = [process.start for process in self._processes.values() if process.runs]
+        self._audit.on_launch(self.node_id, start, self.facts, others)
+        mark = ("" if start.kind is TaskKind.TASK else self.node_id, *ref)
+        if mark in self._launches.refs:
             self._audit.fail(f"{name} starts on {self.name}: it has been started before")
-        self._launches.refs.add(ref)
-        used = sum(process.start.slots for process in self._processes.values() if process.runs)
+        self._launches.refs.add(mark)
+        used = sum(other.slots for other in others)
         if used + start.slots > self.task_slots:
             self._audit.fail(f"{self.name} runs {used} slots and starts {start.slots} more of {self.task_slots}")
         directory = (start.job_id, start.task_id)
         if directory in self.removing or (start.job_id, "") in self.removing:
             self._audit.fail(f"{name} starts on {self.name} while its directory is being removed")
-        for other in self._processes.values():
-            if other.runs and (other.start.job_id, other.start.task_id) == directory:
-                self._audit.fail(f"{name} starts on {self.name} in a directory in use by #{other.start.attempt}")
+        for other in others:
+            if (other.job_id, other.task_id) == directory:
+                self._audit.fail(f"{name} starts on {self.name} in a directory in use by #{other.attempt}")
         process = self._processes[ref] = _Running(start, self.clock())
-        exit_code = plan.exit_codes[min(start.attempt, len(plan.exit_codes)) - 1]
-        self._loop.in_world(plan.run_s, self._exit, ref, process, exit_code)
+        if start.instance is not None:
+            last = start.instance.index == len(start.instance.addresses) - 1
+            fails = last and start.attempt <= plan.coordination_fails
+            self._loop.in_world(plan.coordination_s, self._coordinate, ref, process, fails)
+        else:
+            self._schedule_exit(ref, process, plan)
         return process
+
+    def _schedule_exit(self, ref: AttemptRef, process: _Running, plan: TaskPlan) -> None:
+        if plan.run_s >= ENDLESS_S and self._launches.endless_runs:
+            return
+        codes = plan.exit_codes
+        number = process.start.attempt - 1
+        code = codes[number % len(codes)] if is_special_key(ref[0]) else codes[min(number, len(codes) - 1)]
+        run_s = plan.run_s if plan.run_s < ENDLESS_S else _ENDLESS_ENDS_S
+        self._loop.in_world(run_s, self._exit, ref, process, code)
+
+    def _coordinate(self, ref: AttemptRef, process: _Running, fails: bool) -> None:
+        if self._processes.get(ref) is not process or not process.runs:
+            return
+        if fails:
+            self._exit(ref, process, _COORDINATION_FAILS)
+            return
+        self._story.add(self.name, f"{named(ref[0])}#{ref[1]} has coordinated")
+        self._audit.coordinated.add((*ref, self.node_id))
+        process.coordinated.set()
+
+    def start_command(self, process: _Running, plan: TaskPlan) -> None:
+        """The primary of a multi-instance task begins its command line."""
+        if process.command_runs or not process.runs:
+            return
+        process.command_runs = True
+        start = process.start
+        self._story.add(self.name, f"{named(start.key)}#{start.attempt} proceeds")
+        self._audit.on_proceed(self.node_id, start)
+        self._schedule_exit((start.key, start.attempt), process, plan)
+
+    def end_endless(self) -> None:
+        """What runs without end comes to one."""
+        for ref, process in list(self._processes.items()):
+            if process.runs and process.start.instance is None:
+                plan = _plan_decoder.decode(process.start.spec)
+                if plan.run_s >= ENDLESS_S:
+                    self._schedule_exit(ref, process, plan)
 
     def kill(self, ref: AttemptRef) -> None:
         process = self._processes.get(ref)
@@ -209,10 +277,17 @@ class Machine:
     def _exit(self, ref: AttemptRef, process: _Running, exit_code: int) -> None:
         if self._processes.get(ref) is not process or not process.runs:
             return
-        process.exit_code = self._audit.exits[ref] = exit_code
+        process.exit_code = exit_code
         process.ended = self.clock()
         process.over.set()
+        process.coordinated.set()
+        self._audit.exits.setdefault(ref, set()).add(exit_code)
         self._story.add(self.name, f"{named(ref[0])}#{ref[1]} exits with {exit_code}")
+        start = process.start
+        if start.kind is TaskKind.START_TASK and exit_code == 0:
+            self.facts.started_at = self.facts.boot_time
+        elif start.kind is TaskKind.JOB_PREPARATION:
+            self.facts.prepared[job_no_of(start.key)] = (self.facts.disk_time, self.facts.boot_time, exit_code)
 
     def forget(self, ref: AttemptRef) -> None:
         self._processes.pop(ref, None)
@@ -238,7 +313,7 @@ class SimRunner:
         ref = (start.key, start.attempt)
         machine = self._machine
         stop = self._stops[ref] = asyncio.Event()
-        proceed = self._proceeds[ref] = asyncio.Event()
+        self._proceeds[ref] = asyncio.Event()
         try:
             plan = _plan_decoder.decode(start.spec)
             process = machine.find(ref)
@@ -249,17 +324,17 @@ class SimRunner:
                 started(begun)
                 if plan.prepare_s and await _set_within(stop, plan.prepare_s):
                     return Outcome(begun, machine.clock(), None, _LOST, retryable=True)
-                if start.kind is TaskKind.INSTANCE:
-                    # What it coordinates with leaves nothing behind: an agent that dies here has lost the attempt.
-                    coordinated()
-                    await _first_of(stop, proceed)
-                    if stop.is_set():
-                        return Outcome(begun, machine.clock(), -9)
                 process = machine.start(start, plan)
             else:
                 started(begun)
             if stop.is_set():
                 machine.kill(ref)
+            if start.instance is not None:
+                await process.coordinated.wait()
+                if process.runs:
+                    coordinated()
+                    if start.instance.index == 0 and await _first_of(self._proceeds[ref], process.over):
+                        machine.start_command(process, plan)
             await process.over.wait()
             failure: FailureInfo | None = None
             if plan.upload_fails and process.exit_code == 0:
@@ -269,7 +344,8 @@ class SimRunner:
             machine.forget(ref)
             return Outcome(begun, process.ended, process.exit_code, failure)
         finally:
-            del self._stops[ref], self._proceeds[ref]
+            del self._stops[ref]
+            del self._proceeds[ref]
 
     def proceed(self, key: int, attempt: int) -> None:
         proceed = self._proceeds.get((key, attempt))
@@ -300,6 +376,17 @@ _LOST = FailureInfo(ErrorCategory.SERVER_ERROR, TaskFailureCode.UNKNOWN.value, "
 _NO_UPLOAD = FailureInfo(ErrorCategory.USER_ERROR, TaskFailureCode.FILE_UPLOAD_MISC_ERROR.value, "no upload")
 
 
+async def _first_of(wanted: asyncio.Event, other: asyncio.Event) -> bool:
+    """Wait for either; whether it was the one that is wanted."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (wanted, other)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    return wanted.is_set()
+
+
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     try:
         async with asyncio.timeout(seconds):
@@ -307,16 +394,6 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
 
 
 class _NoFiles:
