@@ -31,7 +31,7 @@ from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncRe
 from millpond.providers.base import VmSize
 from millpond.scheduler.job_schedules import JobSchedulesState
 from millpond.scheduler.job_schedules import apply as apply_to_schedules
-from millpond.store.base import NodeCounts, Page, StoredRun, TaskRow
+from millpond.store.base import NodeCounts, Page, SampleBlock, StoredRun, TaskRow
 
 _T = TypeVar("_T")
 _Values = Callable[[_T], dict[str, Literal | None]]
@@ -47,6 +47,7 @@ class FakeStore:
         self.job_nodes: list[JobNode] = []
         self.subtasks: list[Subtask] = []
         self.runs: list[StoredRun] = []
+        self.samples: list[SampleBlock] = []
 
     def task_of(self, job_id: str, task_id: str) -> TaskRow | None:
         job = self.jobs.get(id_key(job_id))
@@ -78,6 +79,9 @@ class FakeStore:
 
     async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
         return [run for run in self.runs if run.pool_no == pool_no][:limit]
+
+    async def load_samples(self, pool_no: int, since: float) -> list[SampleBlock]:
+        return [block for block in self.samples if block.pool_no == pool_no and block.start >= since]
 
     async def get_node(self, pool_id: str, node_id: str) -> Node | None:
         found = self.nodes.get(node_id)
