@@ -22,6 +22,8 @@ class ServiceError(Exception):
 def own_service(directory: Path) -> Iterator[dict[str, str]]:
     """Run `millpond up` below the directory; the variables that point clients at it. Raises ServiceError."""
     directory.mkdir(parents=True, exist_ok=True)
+    # A temporary directory is its user's only; when that is root, tasks run as other users, who pass through here.
+    directory.chmod(0o711)
     data_dir, log_path = directory / "data", directory / "service.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLPOND_")}
     with log_path.open("w") as log:

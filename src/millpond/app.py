@@ -18,12 +18,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 import uvloop
 
+from millpond.agent.isolation.node import IsolationSettings, why_not
 from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
 from millpond.api.intake.job_schedules import job_maker
-from millpond.config import Config
+from millpond.config import Config, uid_range_of
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.control.specs import sign_auto_storage
@@ -101,7 +103,12 @@ async def _service(
     account_url = url_of(listener)
     keys = AccountKeys.from_base64(config.account.name, *data_dir.account_keys(create=True))
     storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
-    provider = LocalProvider(str(data_dir.nodes_path), endpoint=account_url, command=host_command)
+    provider = LocalProvider(
+        str(data_dir.nodes_path),
+        endpoint=account_url,
+        command=host_command,
+        settings=msgspec.structs.asdict(_isolation_of(config, data_dir)),
+    )
 
     def sign(container: str) -> str:
         return storage.sign(account_url, container, None, "rl", time.time() + _STAGING_URL_S)
@@ -144,6 +151,21 @@ async def _service(
         await provider.prepare()
         yield stop
         _log.info("stopping")
+
+
+def _isolation_of(config: Config, data_dir: DataDir) -> IsolationSettings:
+    """What the nodes are told of isolation. Raises StartError when it is asked for and cannot be had."""
+    nodes = config.nodes
+    first, last = uid_range_of(nodes)
+    settings = IsolationSettings(isolation=nodes.isolation, first_uid=first, last_uid=last, limits=nodes.limits)
+    if nodes.isolation != "none":
+        # Whether others get as far as the data directory; it is opened to them only if that helps.
+        reason = why_not(str(data_dir.path), settings.uid_range)
+        if not reason:
+            data_dir.let_pass()
+        elif nodes.isolation == "users":
+            raise StartError(f"nodes.isolation is users, but {reason}; or set it to auto or none")
+    return settings
 
 
 def vm_sizes_of(config: Config) -> dict[str, VmSize]:

@@ -21,6 +21,9 @@ from msgspec import Meta
 ENVIRONMENT_PREFIX: Final = "MILLPOND_"
 DEFAULT_PORT: Final = 10010
 
+_ROOTS_DATA_DIR: Final = Path("/var/lib/millpond")
+_MIN_UIDS: Final = 1024
+_NO_UID: Final = 0xFFFFFFFE
 _POSITIVE_S: Final = "a number of seconds above 0"
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="a whole number from 0 to 65535 (0 takes a free port)")]
@@ -37,6 +40,17 @@ Directory = Annotated[str, Meta(min_length=1, description="a directory's path")]
 LogLevel = Annotated[
     str,
     Meta(pattern=r"^(debug|info|warning|error)\Z", description="one of debug, info, warning, error"),
+]
+
+
+Isolation = Annotated[str, Meta(pattern=r"^(auto|users|none)\Z", description="one of auto, users, none")]
+Limits = Annotated[str, Meta(pattern=r"^(node|task|none)\Z", description="one of node, task, none")]
+UidRange = Annotated[
+    str,
+    Meta(
+        pattern=r"^[1-9][0-9]{3,9}-[1-9][0-9]{3,9}\Z",
+        description="two whole numbers from 1000 with a hyphen between, such as 1900000000-1999999999",
+    ),
 ]
 
 
@@ -64,6 +78,12 @@ class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Not heard of for so long, a node is `unknown` and gets no new tasks."""
     lost_s: Seconds = 60.0
     """Not heard of for so long, a node is given up and its tasks run elsewhere."""
+    isolation: Isolation = "auto"
+    """Whether tasks run as users of their own (`users`) or as the service's (`none`)."""
+    uid_range: UidRange = "1900000000-1999999999"
+    """The user ids, and group ids, those users have."""
+    limits: Limits = "node"
+    """What of memory and processors is shared out: the node's among all its tasks, or each task its part."""
 
 
 class AutoscaleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,13 +185,24 @@ SETTINGS: Final[dict[str, Setting]] = {
 """Every setting that a file, a variable or a flag can give, by dotted key."""
 
 
+def uid_range_of(nodes: NodesConfig) -> tuple[int, int]:
+    """The first and the last user id of nodes' users."""
+    first, _, last = nodes.uid_range.partition("-")
+    return int(first), int(last)
+
+
 def default_config_path() -> Path:
     """The file that is read when no other is named, if it exists."""
     return Path(platformdirs.user_config_dir("millpond")) / "millpond.toml"
 
 
 def default_data_dir() -> Path:
-    return Path(platformdirs.user_data_dir("millpond"))
+    """Root's is where the users tasks run as can reach their files, which below root's home they could not: unless there
+    is one at home already."""
+    at_home = Path(platformdirs.user_data_dir("millpond"))
+    if os.geteuid() != 0 or os.environ.get("XDG_DATA_HOME") or at_home.exists():
+        return at_home
+    return _ROOTS_DATA_DIR
 
 
 def load(
@@ -314,6 +345,12 @@ def _suggestion(given: str, known: list[str]) -> str:
 
 def _check_together(config: Config, sources: Mapping[str, str]) -> None:
     nodes = config.nodes
+    first, last = uid_range_of(nodes)
+    if last - first < _MIN_UIDS or last >= _NO_UID:
+        raise ConfigError(
+            f"{sources.get('nodes.uid_range', 'the defaults')}: nodes.uid_range must hold at least {_MIN_UIDS} numbers "
+            f"below {_NO_UID}, the smaller first, not {nodes.uid_range!r}; correct it"
+        )
     ordered = (
         ("nodes.heartbeat_s", nodes.heartbeat_s),
         ("nodes.silence_s", nodes.silence_s),

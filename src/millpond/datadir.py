@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -89,6 +90,25 @@ class DataDir:
             self.close()
             raise
         return self
+
+    def let_pass(self) -> None:
+        """Let other users through to the nodes, where their own files are, and to nothing else. For root's directory.
+
+        Raises DataDirError.
+        """
+        # What the service makes from now on is its own.
+        os.umask(0o077)
+        try:
+            mode = stat.S_IMODE(self.path.stat().st_mode)
+            self.storage_path.mkdir(mode=0o700, exist_ok=True)
+            for entry in os.scandir(self.path):
+                facts = entry.stat(follow_symlinks=False)
+                if entry.name != self.nodes_path.name and not entry.is_symlink() and facts.st_mode & 0o077:
+                    os.chmod(entry.path, stat.S_IMODE(facts.st_mode) & 0o700)
+            if not mode & 0o001:
+                self.path.chmod(mode | 0o011)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def close(self) -> None:
         if self._lock_fd >= 0:

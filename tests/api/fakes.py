@@ -2,7 +2,7 @@
 
 import asyncio
 import fnmatch
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,7 +27,17 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import NewTask, Task, TaskAddOutcome
 from millpond.odata.evaluate import matches
 from millpond.odata.filters import Filter, Literal
-from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
+from millpond.protocol.messages import (
+    FileEntry,
+    FileReply,
+    Hello,
+    LaunchAnswer,
+    LaunchCall,
+    LaunchReply,
+    Sync,
+    SyncReply,
+    Welcome,
+)
 from millpond.providers.base import VmSize
 from millpond.scheduler.job_schedules import JobSchedulesState
 from millpond.scheduler.job_schedules import apply as apply_to_schedules
@@ -48,6 +58,10 @@ class FakeStore:
         self.subtasks: list[Subtask] = []
         self.runs: list[StoredRun] = []
         self.samples: list[SampleBlock] = []
+        self.unmade_jobs: set[str] = set()
+
+    async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
+        return {id_key(job_id): "p1" for job_id in job_ids if id_key(job_id) not in self.unmade_jobs}
 
     def task_of(self, job_id: str, task_id: str) -> TaskRow | None:
         job = self.jobs.get(id_key(job_id))
@@ -239,6 +253,15 @@ class FakeAgents:
         self.calls.append((node_id, request_id, reply))
         if self.take_body:
             self.bodies[request_id] = b"".join([chunk async for chunk in body])
+
+    async def launch(self, token: str, call: LaunchCall) -> LaunchAnswer:
+        if token != "launch-token":
+            raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
+        self.calls.append(call)
+        return LaunchAnswer(3, b"out", b"")
+
+    def launch_reply(self, node_id: str, request_id: str, reply: LaunchReply) -> None:
+        self.calls.append((node_id, request_id, reply))
 
 
 class FakeControl:

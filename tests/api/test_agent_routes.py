@@ -46,7 +46,9 @@ async def test_hello_and_sync(world: World) -> None:
 @pytest.mark.parametrize(
     ("node", "token"), [(None, "token-of-n1"), ("n1", None), ("n1", "wrong"), ("n2", "token-of-n1"), ("n1", "")]
 )
-@pytest.mark.parametrize("path", [m.HELLO_PATH, m.SYNC_PATH, m.FILE_REPLY_PATH + "r1", "/agent/v1/none"])
+@pytest.mark.parametrize(
+    "path", [m.HELLO_PATH, m.SYNC_PATH, m.FILE_REPLY_PATH + "r1", m.LAUNCH_REPLY_PATH + "r1", "/agent/v1/none"]
+)
 async def test_a_bad_token_opens_nothing(world: World, path: str, node: str | None, token: str | None) -> None:
     answer = await call(world, path, SYNC, node=node, token=token)
     assert (answer.status, answer.code) == (403, "AuthenticationFailed")
@@ -133,3 +135,32 @@ async def test_a_node_that_hangs_up_breaks_the_askers_stream(world: World) -> No
     answer = await send(world.app, "POST", m.FILE_REPLY_PATH + "r1", headers, b"half", hang_up=True)
     assert answer.status == 500
     assert world.control.agents.bodies == {}
+
+
+async def test_a_launch_agent_speaks_json_with_a_token_of_its_own(world: World) -> None:
+    body = b'{"id":"c1","host":"10.0.0.5","command":"orted -x","stdoutFrom":3}'
+    answer = await call(world, m.LAUNCH_PATH, body, node=None, token="launch-token")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert msgspec.json.decode(answer.body) == {"exitCode": 3, "stdout": "b3V0", "stderr": ""}
+    assert world.control.agents.calls == [m.LaunchCall("c1", "10.0.0.5", "orted -x", stdout_from=3)]
+
+
+@pytest.mark.parametrize("token", [None, "", "another", "token-of-n1"])
+async def test_a_launch_without_its_token(world: World, token: str | None) -> None:
+    body = b'{"id":"c1","host":"10.0.0.5","command":"orted"}'
+    answer = await call(world, m.LAUNCH_PATH, body, token=token)
+    assert (answer.status, answer.code) == (403, "AuthenticationFailed")
+    assert world.control.agents.calls == []
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"id":1,"host":"a","command":"b"}', b"\xff"])
+async def test_a_launch_that_makes_no_sense(world: World, body: bytes) -> None:
+    answer = await call(world, m.LAUNCH_PATH, body, token="launch-token")
+    assert (answer.status, answer.code) == (400, "InvalidRequestBody")
+
+
+async def test_a_nodes_answer_to_a_launch(world: World) -> None:
+    reply = m.LaunchReply(exit_code=0, stdout=b"\xff")
+    assert (await call(world, m.LAUNCH_REPLY_PATH + "r1", reply)).status == 200
+    assert world.control.agents.calls == [("n1", "r1", reply)]
+    assert (await call(world, m.LAUNCH_REPLY_PATH + "r1", b"\xc1")).status == 400

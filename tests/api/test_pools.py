@@ -358,6 +358,19 @@ async def test_conditions(busy: World) -> None:
         assert (answer.status, answer.code) == (400, "InvalidHeaderValue")
 
 
+async def test_what_a_node_says_of_itself_is_an_operation_of_its_own(busy: World) -> None:
+    node = busy.control.store.nodes[NODE][1]
+    plain = (await busy.call("GET", f"/pools/p1/nodes/{NODE}")).json()
+    node.capabilities = (NameValue("isolation", "users"), NameValue("memoryLimitMiB", "8192"))
+    assert (await busy.call("GET", f"/pools/p1/nodes/{NODE}")).json() == plain
+    answer = await busy.call("GET", f"/pools/p1/nodes/{NODE}/properties")
+    assert answer.json() == {
+        "id": NODE,
+        "properties": [{"name": "isolation", "value": "users"}, {"name": "memoryLimitMiB", "value": "8192"}],
+    }
+    assert (await busy.call("GET", "/pools/p1/nodes/other/properties")).code == "NodeNotFound"
+
+
 async def test_nodes(busy: World) -> None:
     node = busy.control.store.nodes[NODE][1]
     node.last_boot_time = node.allocation_time + 1

@@ -174,7 +174,7 @@ def test_an_auto_pool_with_a_formula(batch: Any) -> None:
     job_id = batch.create_job(pool_info=info(BY_QUEUE))
     batch.sh(job_id, "t", "true")
     assert batch.completed(job_id, "t").execution_info.exit_code == 0
-    batch.client.begin_terminate_job(job_id, m.BatchJobTerminateOptions(termination_reason="done"))
+    batch.client.begin_terminate_job(job_id, options={"terminateReason": "done"})
     job_id = batch.create_job(pool_info=info("$TargetDedicatedNodes = "))
     job = batch.until_job(job_id, m.BatchJobState.COMPLETED)
     assert job.execution_info is not None

@@ -1,6 +1,8 @@
 """What every executor does, with real processes and with pretended ones."""
 
 import asyncio
+import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -9,10 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from millpond.agent.base import Executor, ProcessSpec
+from millpond.agent.base import Executor, ProcessSpec, RunAs
 from millpond.agent.executors.fake import FakeExecutor, FakeRun
 from millpond.agent.executors.process import ProcessExecutor
+from millpond.agent.switch import install
 from millpond.domain.errors import TaskFailure, TaskFailureCode
+from tests.process.isolated import open_directory, why_not_here
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
@@ -33,10 +37,11 @@ def pretend(process: ProcessSpec) -> FakeRun:
 class Case:
     """One executor, and how to make the next life's executor over the same processes."""
 
-    def __init__(self, executor: Any, again: Callable[[], Any], directory: Path) -> None:
+    def __init__(self, executor: Any, again: Callable[[], Any], directory: Path, run_as: RunAs | None = None) -> None:
         self.executor: Executor = executor
         self.again = again
         self._directory = directory
+        self._run_as = run_as
 
     def spec(self, name: str, *argv: str) -> ProcessSpec:
         return ProcessSpec(
@@ -46,25 +51,40 @@ class Case:
             environment=ENVIRONMENT,
             stdout_path=str(self._directory / f"{name}.out"),
             stderr_path=str(self._directory / f"{name}.err"),
+            run_as=self._run_as,
         )
 
 
-@pytest.fixture(params=["process", "fake"])
-async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Case]:
+@pytest.fixture(params=["process", "switch", "setpriv", "fake"])
+async def case(request: pytest.FixtureRequest, tmp_path: Path, leave_out: Callable[[str], None]) -> AsyncIterator[Case]:
     if request.param == "fake":
         fake = FakeExecutor(pretend, time.time)
         yield Case(fake, lambda: fake, tmp_path)
         return
     made: list[ProcessExecutor] = []
+    directory, switch, run_as = tmp_path, "", None
+    if request.param != "process":
+        # As another user: whose own directory it is, in a place that every user can reach.
+        why_not = why_not_here()
+        if why_not:
+            leave_out(why_not)
+        run_as = RunAs(2_000_000_040, 2_000_000_040, (2_000_000_000,))
+        directory = open_directory()
+        os.chown(directory, run_as.uid, run_as.gid)
+        switch = install(str(tmp_path)) if request.param == "switch" else shutil.which("setpriv") or ""
+        if os.path.basename(switch) != request.param:
+            leave_out(f"no {request.param}")
 
     def make() -> ProcessExecutor:
-        made.append(ProcessExecutor(str(tmp_path / "host")))
+        made.append(ProcessExecutor(str(tmp_path / "host"), switch=switch))
         return made[-1]
 
-    yield Case(make(), make, tmp_path)
+    yield Case(make(), make, directory, run_as)
     for executor in made[:-1]:
         await executor.close()
     await made[-1].shutdown()
+    if directory is not tmp_path:
+        shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 255])

@@ -20,6 +20,17 @@ class NodeFacts(msgspec.Struct, frozen=True):
     is_dedicated: bool
     root: str
     """The node's root directory (AZ_BATCH_NODE_ROOT_DIR): absolute; its layout is semantics 4.1."""
+    pool_spec: bytes = b"{}"
+    """See `protocol.messages.Welcome`."""
+
+
+class RunAs(msgspec.Struct, frozen=True):
+    """Another user than the agent's own, for a process of a task."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    """Supplementary; the first is the group of all users of the node."""
 
 
 class ProcessSpec(msgspec.Struct, frozen=True):
@@ -34,10 +45,16 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     """The whole environment; the executor adds a marker of its own to find stragglers by."""
     stdout_path: str
     stderr_path: str
+    run_as: RunAs | None = None
+    """None is the agent's own user."""
+    cgroups: tuple[str, ...] = ()
+    """Directories of the control groups to join; only together with `run_as`."""
     keeps: bool = False
     """What it leaves behind at its end lives on, until its attempt is ended (`Executor.end`)."""
     appends: bool = False
     """Its output is added to what the files hold already."""
+    private_logs: bool = False
+    """The files for its output are where only the agent gets: it opens them itself, whoever the process is."""
 
 
 class ProcessExit(msgspec.Struct, frozen=True):

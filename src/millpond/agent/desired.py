@@ -1,12 +1,15 @@
 """The files by which a host is told what to be: one directory, written by the provider, read by the host.
 
     DIR/endpoint                  URL of the service
+    DIR/settings.json             how tasks are kept apart (`agent.isolation.node.IsolationSettings`); may be missing
     DIR/nodes/<node id>/node.json what node to be (`DesiredNode`)
     DIR/nodes/<node id>/journal   the node's journal (the host's own)
     DIR/nodes/<node id>/root/     the node's root directory
+    DIR/nodes/<node id>/users.json, home/   with isolation: the node's users, and their home directories
     DIR/host.json                 the host's process (`HostProcess`), written by the host
     DIR/host.lock                 held by the host
     DIR/host.log                  standard output and error of the host
+    DIR/switch/                   with isolation: the program through which processes become other users'
     DIR/trash/                    directories of removed nodes on their way out
 
 `providers/local` writes the same files; the two meet in `tests/process/test_host.py`.
@@ -18,6 +21,7 @@ from typing import Final
 import msgspec
 
 ENDPOINT_FILE: Final = "endpoint"
+SETTINGS_FILE: Final = "settings.json"
 NODES_DIRECTORY: Final = "nodes"
 NODE_FILE: Final = "node.json"
 JOURNAL_FILE: Final = "journal"
@@ -40,6 +44,8 @@ class DesiredNode(msgspec.Struct, frozen=True):
     task_slots: int
     state: str
     """`present` or `removed`"""
+    memory_mib: int = 0
+    """Of the VM size: what its tasks may use together, where the machine can see to it; 0 is no limit."""
     ip_address: str = "127.0.0.1"
     """A loopback address of the node's own: where other nodes find what its tasks listen on."""
 

@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, TypeAlias
 
 from millpond.domain.errors import CATALOGUE, ErrorCode
@@ -40,8 +40,11 @@ class _Refused(Exception):
 class NodeFiles:
     """Answers file requests about what lies below `root`."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, owns: Callable[[int], bool] | None = None) -> None:
+        """With isolation `owns` says of a user id whether it is one of the node's: the agent may read what its tasks may
+        not, and a hard link to such a file is not served."""
         self._root = os.path.realpath(root)
+        self._owns = owns
 
     async def handle(self, request: FileRequest) -> Answer:
         """The reply, and for `read` the content, to be iterated or closed. Errors are in the reply."""
@@ -90,6 +93,8 @@ class NodeFiles:
             if not stat.S_ISREG(facts.st_mode):
                 # Opening a pipe would wait for its other end, and opening a device may do anything.
                 raise _Refused(ErrorCode.FILE_NOT_FOUND, "The specified path is not a regular file.")
+            if self._owns is not None and facts.st_nlink > 1 and not self._owns(facts.st_uid):
+                raise _Refused(ErrorCode.FILE_NOT_FOUND, "The file is somebody else's, linked from here.")
             size = facts.st_size
             if request.offset < 0 or (request.length is not None and request.length < 0):
                 raise _Refused(ErrorCode.INVALID_RANGE)

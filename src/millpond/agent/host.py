@@ -33,12 +33,15 @@ from millpond.agent.desired import (
     read_node,
     write_file,
 )
+from millpond.agent.isolation.node import Isolation
+from millpond.agent.isolation.users import HOMES
 from millpond.agent.link import Files, NodeLink, Transport
 from millpond.agent.local_state import FileJournal
 from millpond.agent.node import NodeAgent
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.trash import Trash
 from millpond.domain.durations import Timestamp
+from millpond.domain.task import NameValue
 from millpond.protocol.messages import NodeMetrics
 
 _log = logging.getLogger(__name__)
@@ -87,6 +90,7 @@ class Host:
         clock: Callable[[], Timestamp],
         chance: Callable[[], float],
         executor: Executor | None = None,
+        isolation: Isolation | None = None,
         moved: Callable[[], None] | None = None,
         measure: Callable[[], NodeMetrics] | None = None,
         idle_s: float = _IDLE_S,
@@ -103,6 +107,7 @@ class Host:
         self._clock = clock
         self._chance = chance
         self._executor = executor
+        self._isolation = isolation
         self._moved = moved
         self._measure = measure
         self._measuring: asyncio.Task[None] | None = None
@@ -118,6 +123,10 @@ class Host:
         """Be the host until told to stop. Raises HostRunning when there is one; OSError when the directory cannot be
         used."""
         os.makedirs(self._nodes_directory, mode=0o700, exist_ok=True)
+        if self._isolation is not None and self._isolation.is_on:
+            # Passed by the nodes' users on the way to their own; what lies here is the agent's (0600).
+            for directory in (self._directory, self._nodes_directory):
+                os.chmod(directory, 0o711)  # noqa: S103  to be passed, not looked into
         with _locked(os.path.join(self._directory, LOCK_FILE)) as lock:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -217,6 +226,8 @@ class Host:
             await asyncio.wait(tasks)
         for node in nodes:
             await node.agent.close()
+            if self._isolation is not None:
+                self._isolation.close_node(os.path.join(self._nodes_directory, node.desired.node_id, ROOT_DIRECTORY))
         await self._trash.close()
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self._directory, HOST_FILE))
@@ -257,6 +268,11 @@ class Host:
     def _begin(self, desired: DesiredNode, directory: str) -> NodeAgent:
         root = os.path.join(directory, ROOT_DIRECTORY)
         _make_root(root)
+        capabilities: tuple[NameValue, ...] = ()
+        if self._isolation is not None:
+            capabilities = self._isolation.open_node(
+                directory, root, memory_mib=desired.memory_mib, task_slots=desired.task_slots
+            )
         journal = os.path.join(directory, JOURNAL_FILE)
         make = partial(
             NodeAgent,
@@ -265,6 +281,7 @@ class Host:
             task_slots=desired.task_slots,
             runner_factory=self._runner_factory,
             clock=self._clock,
+            capabilities=capabilities,
             ip_address=desired.ip_address,
             wipe=partial(self._wipe, root),
         )
@@ -284,6 +301,10 @@ class Host:
         # It is not there when an earlier life of the host came as far as that.
         with contextlib.suppress(FileNotFoundError):
             self._trash.put(root)
+        if self._isolation is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._trash.put(os.path.join(os.path.dirname(root), HOMES))
+            self._isolation.wiped(root)
         _make_root(root)
 
     def _link(self, node: _Node) -> None:
@@ -318,6 +339,8 @@ class Host:
             pass
         except OSError as error:
             _log.warning("node %s: its directory cannot be moved away: %s", node_id, error)
+        if self._isolation is not None:
+            self._isolation.remove_node(directory, os.path.join(directory, ROOT_DIRECTORY))
         # If it is still there the next look tries again.
         del self._nodes[node_id]
         _log.info("node %s: removed", node_id)

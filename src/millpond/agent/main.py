@@ -8,14 +8,17 @@ import random
 import sys
 import time
 
+import msgspec
 import uvloop
 
 from millpond.agent.base import NodeFacts, Runner
-from millpond.agent.desired import ENDPOINT_FILE
+from millpond.agent.desired import ENDPOINT_FILE, SETTINGS_FILE
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.files import NodeFiles
 from millpond.agent.host import Host, HostRunning
 from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
+from millpond.agent.isolation.as_user import forget_groups
+from millpond.agent.isolation.node import Isolation, IsolationSettings
 from millpond.agent.metrics import MachineMeter
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.staging.http import HttpStaging
@@ -36,13 +39,21 @@ def main() -> int:
 
 
 async def _run(directory: str) -> None:
-    executor = ProcessExecutor(directory)
+    isolation = _isolation(directory)
+    executor = ProcessExecutor(directory, switch=isolation.switch)
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
     staging = HttpStaging()
 
     def make_runner(facts: NodeFacts) -> Runner:
-        return TaskRunner(facts, executor, staging)
+        node = isolation.of(facts.root)
+        if node is not None:
+            node.set_up(facts.pool_spec)
+        return TaskRunner(facts, executor, staging, isolation=node)
+
+    def make_files(root: str) -> NodeFiles:
+        node = isolation.of(root)
+        return NodeFiles(root, None if node is None else node.users.owns)
 
     def make_transport(*, node_id: str, token: str) -> HttpTransport:
         return HttpTransport(session, endpoint, node_id=node_id, token=token)
@@ -50,11 +61,12 @@ async def _run(directory: str) -> None:
     host = Host(
         directory,
         runner_factory=make_runner,
-        files_factory=NodeFiles,
+        files_factory=make_files,
         transport_factory=make_transport,
         clock=time.time,
         chance=random.random,
         executor=executor,
+        isolation=isolation,
         moved=endpoint.forget,
         measure=MachineMeter(directory, time.monotonic).measure,
     )
@@ -66,6 +78,23 @@ async def _run(directory: str) -> None:
         await executor.close()
         await staging.close()
         await session.close()
+
+
+def _isolation(directory: str) -> Isolation:
+    """How tasks are kept apart; before there are threads."""
+    try:
+        with open(os.path.join(directory, SETTINGS_FILE), "rb") as file:
+            settings = msgspec.json.decode(file.read(), type=IsolationSettings)
+    except FileNotFoundError:
+        settings = IsolationSettings()
+    isolation = Isolation(directory, settings)
+    # The service may keep all it makes to itself; what others may see of a node is given on purpose.
+    os.umask(0o022)
+    if isolation.is_on:
+        forget_groups()
+    elif os.geteuid() == 0:
+        logging.getLogger(__name__).warning("tasks run as root: %s", isolation.reason)
+    return isolation
 
 
 if __name__ == "__main__":

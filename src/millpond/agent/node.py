@@ -14,7 +14,7 @@ from millpond.agent.state import AgentState, AttemptRef
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, ErrorCode, TaskFailureCode
 from millpond.domain.states import ErrorCategory
-from millpond.domain.task import FailureInfo
+from millpond.domain.task import FailureInfo, NameValue
 from millpond.protocol.messages import (
     PROTOCOL_VERSION,
     Hello,
@@ -52,10 +52,12 @@ class NodeAgent:
         runner_factory: Callable[[NodeFacts], Runner],
         clock: Callable[[], Timestamp],
         ip_address: str = "127.0.0.1",
+        capabilities: tuple[NameValue, ...] = (),
         wipe: Callable[[], None] = lambda: None,
     ) -> None:
-        """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise. `wipe` empties
-        the root when nothing uses it (the node is reimaged); what raises OSError in it is tried again.
+        """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise. `capabilities`
+        are what the node says of itself. `wipe` empties the root when nothing uses it (the node is reimaged); what
+        raises OSError in it is tried again.
 
         Raises OSError when the journal cannot be read, KeyError or ValueError when it makes no sense.
         """
@@ -69,6 +71,7 @@ class NodeAgent:
         self._runner_factory = runner_factory
         self._clock = clock
         self._ip_address = ip_address
+        self._capabilities = capabilities
         self._wipe = wipe
         self._facts: NodeFacts | None = None
         self._runner: Runner | None = None
@@ -123,6 +126,7 @@ class NodeAgent:
             boot_time=self.state.boot_time,
             ip_address=self._ip_address,
             inventory=self.state.inventory(),
+            capabilities=self._capabilities,
             disk_time=self.state.disk_time,
         )
 
@@ -354,6 +358,7 @@ def _facts(node_id: str, root: str, joined: Joined) -> NodeFacts:
         account_url=joined.account_url,
         is_dedicated=joined.is_dedicated,
         root=root,
+        pool_spec=joined.pool_spec,
     )
 
 

@@ -33,6 +33,19 @@ START_DIRECTORY: Final = "startup"
 """That of the start task, one level below the root."""
 DIRECTORY_MODE: Final = 0o770
 
+_PASSAGE_MODE: Final = 0o710
+"""Of directories that lead to those of tasks, with isolation: to be passed by who knows the name."""
+_OPEN_MODES: Final = {
+    "applications": 0o750,
+    "fsmounts": 0o770,
+    "shared": 0o2770,
+    "startup": 0o750,
+    "startup/wd": 0o750,
+    "workitems": _PASSAGE_MODE,
+}
+_USERS_OWN: Final = frozenset({"startup", "startup/wd"})
+"""They are the start task's user's once it has run."""
+
 _QUIET_S: Final = 2.0
 """So long after the last task started its directory, the node counts as quiet."""
 _PATIENCE_S: Final = 600.0
@@ -72,6 +85,8 @@ class NodeDirectories:
         self._tending: asyncio.Task[None] | None = None
         self._stuck: set[str] = set()
         self._made = False
+        self._group: int | None = None
+        """Whom the directories are open to, with isolation; the agent is root then."""
 
     @classmethod
     def of(cls, root: str, clock: Callable[[], Timestamp] = time.time) -> "NodeDirectories":
@@ -97,6 +112,43 @@ class NodeDirectories:
                     os.mkdir(f"{self.root}/{name}", DIRECTORY_MODE)
             self._made = True
 
+    def open_to(self, group: int, *, again: bool) -> None:
+        """Open the layout to the group of the node's users, and to nobody else (semantics 4.2). `again`: what is there
+        may have been made for another group, or for none. Raises OSError."""
+        self.create()
+        self._group = group
+        if not again and os.stat(self.root).st_gid == group:
+            return
+        for name, mode in _OPEN_MODES.items():
+            path = f"{self.root}/{name}"
+            owner = os.stat(path).st_uid if name in _USERS_OWN else 0
+            os.chown(path, owner, group, follow_symlinks=False)
+            os.chmod(path, mode)
+        os.chmod(f"{self.root}/volatile", 0o700)
+        for job in _directories_in(f"{self.root}/workitems"):
+            self._open(job)
+            for run in _directories_in(job):
+                self._open(run)
+        # Last, so that what was cut short is begun again.
+        os.chmod(self.root, 0o750)  # noqa: S103  for the node's group only
+        os.chown(self.root, 0, group)
+
+    def _open(self, path: str) -> None:
+        assert self._group is not None
+        os.chown(path, 0, self._group)
+        os.chmod(path, _PASSAGE_MODE)
+
+    def _make_parents(self, parent: str) -> None:
+        if self._group is None:
+            os.makedirs(f"{self.root}/{parent}", mode=DIRECTORY_MODE, exist_ok=True)
+            return
+        path = self.root
+        for name in parent.split("/"):
+            path += f"/{name}"
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+                self._open(path)
+
     # --- task directories ---------------------------------------------------------------------------------------
 
     def make_task_directory(self, relative: str) -> None:
@@ -112,7 +164,7 @@ class NodeDirectories:
             self.discard(relative)
             os.mkdir(path, DIRECTORY_MODE)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), mode=DIRECTORY_MODE, exist_ok=True)
+            self._make_parents(os.path.dirname(relative))
             os.mkdir(path, DIRECTORY_MODE)
         os.mkdir(f"{path}/wd", DIRECTORY_MODE)
 
@@ -120,6 +172,10 @@ class NodeDirectories:
         """Make the start task's `wd` anew; what else is in its directory stays (semantics 3.1)."""
         self.create()
         self._last_created = time.monotonic()
+        if self._group is not None:
+            # It is some earlier user's: nobody puts anything there until it is the next one's.
+            os.chmod(f"{self.root}/{START_DIRECTORY}", 0o700)
+            os.chown(f"{self.root}/{START_DIRECTORY}", 0, 0)
         self.discard(f"{START_DIRECTORY}/wd")
         os.makedirs(f"{self.root}/{START_DIRECTORY}/wd", mode=DIRECTORY_MODE, exist_ok=True)
 
@@ -259,8 +315,10 @@ class NodeDirectories:
             except OSError as error:
                 _log.warning("tidying up below %s: %s", self.root, error)
             self._wake.clear()
+            # Not wait_for: a cancellation that meets the event being set is lost in it (Python 3.11).
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._bucket_s / 2)
+                async with asyncio.timeout(self._bucket_s / 2):
+                    await self._wake.wait()
 
     async def _empty_trash(self) -> None:
         while self._trash_waits:
@@ -334,6 +392,11 @@ class NodeDirectories:
             # A directory that may not be written to cannot be moved: its `..` changes.
             os.chmod(name, 0o700, dir_fd=directory)
             os.rename(name, target, src_dir_fd=directory)
+
+
+def _directories_in(path: str) -> list[str]:
+    with os.scandir(path) as entries:
+        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 _shared: weakref.WeakValueDictionary[str, NodeDirectories] = weakref.WeakValueDictionary()

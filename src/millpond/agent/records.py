@@ -30,6 +30,8 @@ class Joined(_Record, frozen=True, gc=False, omit_defaults=True, tag="joined"):
     account_url: str
     is_dedicated: bool
     task_slots: int
+    pool_spec: bytes = b"{}"
+    """See `protocol.messages.Welcome`. Secrets of the pool's users are in it."""
 
 
 class Accepted(_Record, frozen=True, gc=False, omit_defaults=True, tag="accepted"):

@@ -27,6 +27,8 @@ import time
 
 VERSION = 2
 HEADER = struct.Struct("<IB")
+_ANSWER = struct.Struct("=II")
+"""What a switch says that failed: errno, and whether it was the user already."""
 MAX_FRAME = 16 * 1024 * 1024
 SOCKET_NAME = "spawner.sock"
 LOCK_NAME = "spawner.lock"
@@ -39,6 +41,8 @@ LAUNCH = 1
 """id, directory, stdout path, stderr path, flags, number of arguments, arguments …, NAME=value …"""
 KEEPS = b"k"
 """Flag: what the process leaves behind lives on, until END."""
+PRIVATE_LOGS = b"p"
+"""In the flags of LAUNCH_AS: the files for its output are opened as the spawner, not as the user."""
 APPENDS = b"a"
 """Flag: its output is added to what the files hold."""
 KILL = 2
@@ -49,6 +53,9 @@ SHUTDOWN = 4
 """Kill everything and end. Its number never changes: it is also said to a spawner of another version."""
 END = 5
 """id of an attempt: kill all processes of that id, or that begins with it and a slash, and all they left behind."""
+LAUNCH_AS = 6
+"""path of the switch (`agent/switch.py`) or of setpriv; uid, gid and groups with commas between; control groups'
+directories with newlines between; then as LAUNCH"""
 
 # spawner to client
 HELLO = 16
@@ -59,11 +66,16 @@ EXITED = 18
 """id, exit code, end time, user CPU seconds, kernel CPU seconds"""
 READY = 19
 REFUSED = 20
-"""id, errno, step that failed (`directory`, `log`, `program`, `exec`, `shutdown`). The answer to LAUNCH."""
+"""id, errno, step that failed (`directory`, `log`, `program`, `exec`, `cgroup`, `shutdown`). The answer to LAUNCH."""
 ENDED = 21
 """id of an attempt: of it nothing runs any more. The answer to END."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+_NO_UID = ctypes.c_uint(0xFFFFFFFF)
+"""No valid one: asks only which it is."""
+_MAX_CGROUPS = 512
+_SWITCH_S = 2.0
+"""How long a process may take to become another user's when that cannot be waited for in the loop."""
 _PF_KTHREAD = 0x00200000
 _SWEEP_INTERVAL_S = 0.05
 _SWEEP_PATIENCE_S = 10.0
@@ -75,6 +87,7 @@ _ORPHAN_CHECK_S = 2.0
 _FIRST_CLIENT_S = 30.0
 """However short it is to linger, whoever started the spawner has that long to connect."""
 _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
+_libc = ctypes.CDLL(None, use_errno=True)
 _DEFAULT_SIGNALS = [
     number
     for number in signal.valid_signals()
@@ -97,7 +110,7 @@ def directory_token(directory: str) -> str:
 class _Process:
     """A process that was launched, until it is forgotten."""
 
-    __slots__ = ("exit", "forgotten", "id", "keeps", "kill_at", "patience_until", "pid")
+    __slots__ = ("exit", "forgotten", "id", "keeps", "kill_at", "patience_until", "pid", "switching")
 
     def __init__(self, process_id: bytes, pid: int, keeps: bool) -> None:
         self.id = process_id
@@ -110,6 +123,8 @@ class _Process:
         self.forgotten = False
         self.keeps = keeps
         """What it leaves behind lives on after its end."""
+        self.switching = -1
+        """Descriptor on which it says how it became another user's; -1 once it has."""
 
 
 class _Stray:
@@ -122,6 +137,61 @@ class _Stray:
         """Processes it may stem from: one if it carries the marker or is in the session, otherwise all that lived when
         it was first seen. It is killed when the last of them has ended, so never while its task may still run."""
         self.leads_group = leads_group
+
+
+class _CgroupError(OSError):
+    """A process could not be put into its control groups, or told who to be: the node's trouble."""
+
+
+class _Switch:
+    """How a process becomes another user's."""
+
+    __slots__ = ("_gid", "_groups", "_inside", "_uid", "cgroups", "path")
+
+    def __init__(self, path: bytes, numbers: bytes, cgroups: bytes) -> None:
+        self._uid, self._gid, *self._groups = (int(number) for number in numbers.split(b","))
+        self._inside = False
+        self.path = path
+        self.cgroups = cgroups.split(b"\n") if cgroups else []
+
+    @property
+    def is_ours(self) -> bool:
+        return not self.path.endswith(b"/setpriv")
+
+    @property
+    def message(self) -> bytes:
+        """What the switch reads."""
+        count = len(self._groups)
+        return struct.pack(f"={4 + count}I", self._uid, self._gid, len(self.cgroups), count, *self._groups)
+
+    def options(self) -> list[bytes]:
+        """For setpriv."""
+        groups = b",".join(b"%d" % group for group in self._groups)
+        return [
+            b"--reuid=%d" % self._uid,
+            b"--regid=%d" % self._gid,
+            b"--groups=" + groups if groups else b"--clear-groups",
+        ]
+
+    def enter(self) -> None:
+        """Open files as the user from here on. Only the ids that count for files: nobody can signal the spawner or
+        attach to it meanwhile. Raises OSError."""
+        if self._inside:
+            return
+        self._inside = True
+        os.setgroups(self._groups)
+        _libc.setfsgid(self._gid)
+        _libc.setfsuid(self._uid)
+        if _libc.setfsuid(_NO_UID) != self._uid:
+            raise PermissionError(errno.EPERM, "setfsuid")
+
+    def leave(self) -> None:
+        """Be root again."""
+        if self._inside:
+            self._inside = False
+            _libc.setfsuid(0)
+            _libc.setfsgid(0)
+            os.setgroups([])
 
 
 class Spawner:
@@ -144,6 +214,10 @@ class Spawner:
         self._strays: dict[int, _Stray] = {}
         self._killing: dict[bytes, _Process] = {}
         """Between SIGTERM and SIGKILL."""
+        self._switching: dict[int, tuple[socket.socket, _Process]] = {}
+        """By descriptor: processes that are about to become another user's, and what they say of it."""
+        self._cgroups: dict[bytes, int] = {}
+        """Open `cgroup.procs` files by directory, a few."""
         self._client: socket.socket | None = None
         self._received = bytearray()
         self._unsent = bytearray()
@@ -183,6 +257,8 @@ class Spawner:
                         self._receive()
                     if events & select.EPOLLOUT:
                         self._flush()
+                elif descriptor in self._switching:
+                    self._switched(descriptor)
             self._reap()
             if self._killing:
                 self._kill_overdue()
@@ -229,6 +305,10 @@ class Spawner:
         while self._client is not None and self._receive():
             pass
         self._drop_client()
+        for descriptor, (answer, _) in list(self._switching.items()):
+            # The new one is told what became of them.
+            answer.settimeout(_SWITCH_S)
+            self._switched(descriptor)
         client.setblocking(False)
         self._client = client
         self._epoll.register(client.fileno(), select.EPOLLIN)
@@ -296,6 +376,8 @@ class Spawner:
     def _handle(self, operation: int, fields: list[bytes]) -> None:
         if operation == LAUNCH:
             self._launch(fields)
+        elif operation == LAUNCH_AS:
+            self._launch(fields[3:], _Switch(fields[0], fields[1], fields[2]))
         elif operation == KILL:
             self._kill(fields[0], int(fields[1]))
         elif operation == FORGET:
@@ -335,7 +417,7 @@ class Spawner:
 
     # --- starting -----------------------------------------------------------------------------------------------
 
-    def _launch(self, fields: list[bytes]) -> None:
+    def _launch(self, fields: list[bytes], switch: "_Switch | None" = None) -> None:
         process_id, directory, stdout_path, stderr_path, flags = fields[:5]
         arguments_end = 6 + int(fields[5])
         known = self._processes.get(process_id)
@@ -354,38 +436,156 @@ class Spawner:
         # The step that failed is told with the error.
         step = b"directory"
         try:
+            if switch is not None:
+                # As far as files go the spawner is that user now: what it opens, the user may open.
+                switch.enter()
             # The spawner has one thread, so its own working directory can stand in for the child's: posix_spawn
             # cannot be given one, and the way that can (subprocess) is private or slower.
             os.chdir(directory)
             step = b"log"
+            if switch is not None and PRIVATE_LOGS in flags:
+                switch.leave()
             logs.append(os.open(stdout_path, log_flags, 0o644))
             logs.append(logs[0] if stderr_path == stdout_path else os.open(stderr_path, log_flags, 0o644))
             step = b"program"
+            if switch is not None:
+                switch.enter()
             program = find_program(fields[6], environment.get(b"PATH", b""))
             step = b"exec"
-            pid = os.posix_spawn(
-                program,
-                fields[6:arguments_end],
-                environment,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, self._null, 0),
-                    (os.POSIX_SPAWN_DUP2, logs[0], 1),
-                    (os.POSIX_SPAWN_DUP2, logs[1], 2),
-                ],
-                setsid=True,
-                setsigmask=[],
-                setsigdef=_DEFAULT_SIGNALS,
-            )
+            files = [
+                (os.POSIX_SPAWN_DUP2, self._null, 0),
+                (os.POSIX_SPAWN_DUP2, logs[0], 1),
+                (os.POSIX_SPAWN_DUP2, logs[1], 2),
+            ]
+            answer: socket.socket | None = None
+            if switch is None:
+                pid = os.posix_spawn(
+                    program,
+                    fields[6:arguments_end],
+                    environment,
+                    file_actions=files,
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=_DEFAULT_SIGNALS,
+                )
+            else:
+                switch.leave()
+                pid, answer = self._switch(switch, program, fields[6:arguments_end], environment, files)
+        except _CgroupError as error:
+            self._send(frame(REFUSED, process_id, str(error.errno or errno.EINVAL).encode(), b"cgroup"))
+            return
         except OSError as error:
             self._send(frame(REFUSED, process_id, str(error.errno or errno.EINVAL).encode(), step))
             return
         finally:
+            if switch is not None:
+                switch.leave()
             for log in set(logs):
                 os.close(log)
             os.fchdir(self._root)
         process = _Process(process_id, pid, KEEPS in flags)
         self._processes[process_id] = self._running[pid] = process
-        self._send(frame(RUNNING, process_id))
+        if answer is None:
+            self._send(frame(RUNNING, process_id))
+        else:
+            process.switching = answer.fileno()
+            self._switching[process.switching] = (answer, process)
+            self._epoll.register(process.switching, select.EPOLLIN)
+
+    def _switch(
+        self,
+        switch: "_Switch",
+        program: bytes,
+        arguments: list[bytes],
+        environment: dict[bytes, bytes],
+        files: list[tuple[int, int, int]],
+    ) -> tuple[int, socket.socket | None]:
+        """Start a process that becomes another user's: its pid, and where it says how that went (8 bytes, or just the
+        end when it is the task's program). Raises OSError as posix_spawn does, and _CgroupError."""
+        if not switch.is_ours:
+            # It says nothing of what goes wrong but in the task's own output, and is gone before it is in its groups.
+            pid = os.posix_spawn(
+                switch.path,
+                [b"setpriv", *switch.options(), b"--", program, *arguments[1:]],
+                environment,
+                file_actions=files,
+                setsid=True,
+                setsigmask=[],
+                setsigdef=_DEFAULT_SIGNALS,
+            )
+            for directory in switch.cgroups:
+                with contextlib.suppress(OSError):
+                    os.write(self._cgroup(directory), b"%d" % pid)
+            return pid, None
+        # Descriptors of the spawner's that live long have the low numbers, so none of these sources is a target too.
+        for number, directory in enumerate(switch.cgroups, 4):
+            files.append((os.POSIX_SPAWN_DUP2, self._cgroup(directory), number))
+        ours, theirs = socket.socketpair()
+        try:
+            files.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), 3))
+            ours.send(switch.message)
+            ours.setblocking(False)
+            pid = os.posix_spawn(
+                switch.path,
+                [b"switch", program, *arguments],
+                environment,
+                file_actions=files,
+                setsid=True,
+                setsigmask=[],
+                setsigdef=_DEFAULT_SIGNALS,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return pid, ours
+
+    def _switched(self, descriptor: int) -> None:
+        """Take in what a process says of becoming another user's."""
+        answer, process = self._switching[descriptor]
+        try:
+            said = answer.recv(_ANSWER.size)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        del self._switching[descriptor]
+        self._epoll.unregister(descriptor)
+        answer.close()
+        process.switching = -1
+        if len(said) < _ANSWER.size:
+            # It is the task's program now; or was killed.
+            self._send(frame(RUNNING, process.id))
+            return
+        number, was_user = _ANSWER.unpack(said)
+        # It is about to end, and is no process of the task's.
+        del self._processes[process.id]
+        del self._running[process.pid]
+        self._killing.pop(process.id, None)
+        os.waitpid(process.pid, 0)
+        if not was_user:
+            self._close_cgroups()
+        self._send(frame(REFUSED, process.id, str(number).encode(), b"exec" if was_user else b"cgroup"))
+
+    def _cgroup(self, directory: bytes) -> int:
+        """The open `cgroup.procs` of a control group. Raises _CgroupError."""
+        file = self._cgroups.get(directory)
+        if file is None:
+            if len(self._cgroups) >= _MAX_CGROUPS:
+                self._close_cgroups()
+            try:
+                file = os.open(directory + b"/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise _CgroupError(error.errno, "cgroup") from error
+            self._cgroups[directory] = file
+        return file
+
+    def _close_cgroups(self) -> None:
+        """Let go of all: some may be gone by now, or new ones of the same names."""
+        for file in self._cgroups.values():
+            os.close(file)
+        self._cgroups.clear()
 
     # --- ending -------------------------------------------------------------------------------------------------
 
@@ -462,6 +662,11 @@ class Spawner:
             if ended is None:
                 break
             pid = ended.si_pid
+            process = self._running.get(pid)
+            if process is not None and process.switching >= 0:
+                self._switched(process.switching)
+                if pid not in self._running:
+                    continue
             process = self._running.pop(pid, None)
             if process is not None and not process.keeps:
                 # Before it is reaped: until then its number, which is its group's, belongs to nobody else.
@@ -584,7 +789,7 @@ def find_program(name: bytes, path: bytes) -> bytes:
             mode = os.stat(candidate).st_mode
         except OSError:
             continue
-        if stat.S_ISREG(mode) and os.access(candidate, os.X_OK):
+        if stat.S_ISREG(mode) and os.access(candidate, os.X_OK, effective_ids=True):
             return candidate
         number = errno.EACCES
     raise OSError(number, os.strerror(number))
@@ -672,8 +877,7 @@ def main(arguments: list[str]) -> int:
         # Not through the interpreter's exit: the child shares all that it would tidy up.
         os._exit(0)
     os.setsid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)

@@ -256,6 +256,7 @@ class AgentState:
             account_url=welcome.account_url,
             is_dedicated=welcome.is_dedicated,
             task_slots=welcome.task_slots,
+            pool_spec=welcome.pool_spec,
         )
         actions: list[Action] = []
         if joined != self.joined:

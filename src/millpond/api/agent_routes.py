@@ -1,4 +1,5 @@
-"""The node side: the calls of node agents, in MessagePack, with the node's own token."""
+"""The node side: the calls of node agents, in MessagePack, with the node's own token; and those of launch agents in
+multi-instance tasks, in JSON, with the attempt's."""
 
 import base64
 import binascii
@@ -28,10 +29,14 @@ from millpond.protocol.messages import (
     FILE_REPLY_HEADER,
     FILE_REPLY_PATH,
     HELLO_PATH,
+    LAUNCH_PATH,
+    LAUNCH_REPLY_PATH,
     NODE_HEADER,
     SYNC_PATH,
     FileReply,
     Hello,
+    LaunchCall,
+    LaunchReply,
     Sync,
 )
 
@@ -40,15 +45,18 @@ _log: Final = logging.getLogger(__name__)
 _decode_hello: Final = msgspec.msgpack.Decoder(Hello).decode
 _decode_sync: Final = msgspec.msgpack.Decoder(Sync).decode
 _decode_reply: Final = msgspec.msgpack.Decoder(FileReply).decode
+_decode_launch_reply: Final = msgspec.msgpack.Decoder(LaunchReply).decode
+_decode_launch: Final = msgspec.json.Decoder(LaunchCall).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class AgentRoutes:
-    """hello, sync, files/<request id>. An error is a small JSON object with `code` and `message`."""
+    """hello, sync, files/<request id>, launch, launches/<request id>. An error is a small JSON object with `code` and `message`."""
 
     def __init__(self, control: ControlPlane) -> None:
         self._agents = control.agents
         self._prefix = FILE_REPLY_PATH.encode()
+        self._launch_prefix = LAUNCH_REPLY_PATH.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, "")
@@ -75,6 +83,10 @@ class AgentRoutes:
     async def _perform(self, request: Request, path: bytes, receive: Receive) -> Response:
         if request.method != "POST":
             raise BatchError(ErrorCode.UNSUPPORTED_HTTP_VERB)
+        if path == LAUNCH_PATH.encode():
+            call = _decoded(_decode_launch, await request.body(MAX_MESSAGE_BYTES))
+            answer = await self._agents.launch(_bearer(request), call)
+            return Response(200, [(b"content-type", b"application/json")], msgspec.json.encode(answer))
         node_id = self._authenticated(request)
         if path == SYNC_PATH.encode():
             sync = _decoded(_decode_sync, await request.body(MAX_MESSAGE_BYTES))
@@ -86,6 +98,10 @@ class AgentRoutes:
             return _reply(await self._agents.hello(hello))
         if path.startswith(self._prefix) and b"/" not in path[len(self._prefix) :]:
             return await self._file_reply(request, node_id, path[len(self._prefix) :].decode("latin-1"), receive)
+        if path.startswith(self._launch_prefix):
+            reply = _decoded(_decode_launch_reply, await request.body(MAX_MESSAGE_BYTES))
+            self._agents.launch_reply(node_id, path[len(self._launch_prefix) :].decode("latin-1"), reply)
+            return Response(200, [])
         raise BatchError(ErrorCode.RESOURCE_NOT_FOUND)
 
     async def _file_reply(self, request: Request, node_id: str, request_id: str, receive: Receive) -> Response:
@@ -107,11 +123,18 @@ class AgentRoutes:
     def _authenticated(self, request: Request) -> str:
         """The node that calls. Raises BatchError AuthenticationFailed."""
         node_id = request.header(NODE_HEADER.encode())
-        scheme, _, token = (request.header(b"authorization") or "").partition(" ")
-        token = token.strip()
-        if not node_id or scheme.lower() != "bearer" or not token or not self._agents.authenticate(node_id, token):
+        if not node_id or not self._agents.authenticate(node_id, _bearer(request)):
             raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
         return node_id
+
+
+def _bearer(request: Request) -> str:
+    """The token of the call. Raises BatchError AuthenticationFailed when there is none."""
+    scheme, _, token = (request.header(b"authorization") or "").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
+    return token
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -83,6 +83,8 @@ _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
     ("delete_node_file", "DELETE", "/pools/{poolId}/nodes/{nodeId}/files/{filePath}", 200, "recursive"),
     ("download_node_file", "GET", "/pools/{poolId}/nodes/{nodeId}/files/{filePath}", 200),
     ("get_node_file_properties", "HEAD", "/pools/{poolId}/nodes/{nodeId}/files/{filePath}", 200),
+    # an extension of ours: what the node's agent says of itself
+    ("get_node_properties", "GET", "/pools/{poolId}/nodes/{nodeId}/properties", 200),
     # jobs
     ("create_job", "POST", "/jobs", 201),
     ("list_jobs", "GET", "/jobs", 200, _LIST),

@@ -16,7 +16,7 @@ _HEADINGS: Final = ("NODE", "STATE", "SCHEDULING", "TASKS", "KIND")
 
 @click.group()
 def node() -> None:
-    """List the nodes of a pool; reboot, reimage, deallocate, start, disable, enable or preempt one."""
+    """List or show the nodes of a pool; reboot, reimage, deallocate, start, disable, enable or preempt one."""
 
 
 @node.command("list")
@@ -33,6 +33,21 @@ def list_nodes(config_path: Path | None, data_dir: str | None, as_json: bool, po
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+@node.command("show")
+@service_options
+@click.option("--json", "as_json", is_flag=True, help="Print the service's own answer as JSON.")
+@click.argument("pool", metavar="POOL")
+@click.argument("node_id", metavar="NODE")
+def show_node(config_path: Path | None, data_dir: str | None, as_json: bool, pool: str, node_id: str) -> None:
+    """Show what NODE of POOL says it can and cannot do: whose users tasks run as, what is limited."""
+    answer = Client(config_path, data_dir).get("pools", pool, "nodes", node_id, "properties")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    for one in answer["properties"]:
+        click.echo(f"{one['name']}: {one['value']}")
 
 
 def _row_of(found: dict[str, Any]) -> tuple[str, ...]:

@@ -14,7 +14,17 @@ from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
 from millpond.domain.task import NewTask
-from millpond.protocol.messages import FileEntry, FileReply, Hello, Sync, SyncReply, Welcome
+from millpond.protocol.messages import (
+    FileEntry,
+    FileReply,
+    Hello,
+    LaunchAnswer,
+    LaunchCall,
+    LaunchReply,
+    Sync,
+    SyncReply,
+    Welcome,
+)
 from millpond.providers.base import VmSize
 from millpond.store.base import Store
 
@@ -76,6 +86,12 @@ class AgentGateway(Protocol):
     async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:
         """Returns when the asker has taken the whole body, or is gone."""
         ...
+
+    async def launch(self, token: str, call: LaunchCall) -> LaunchAnswer:
+        """Of the launch agent in an instance of a multi-instance task: see `launches.Launches.launch`."""
+        ...
+
+    def launch_reply(self, node_id: str, request_id: str, reply: LaunchReply) -> None: ...
 
 
 class ControlPlane(Protocol):

@@ -11,6 +11,7 @@ import msgspec
 
 from millpond.control.engine import Engine
 from millpond.control.files import FileRequests
+from millpond.control.launches import Launches
 from millpond.control.outbox import Outbox
 from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
@@ -19,6 +20,7 @@ from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.events import Event
 from millpond.domain.pool import Pool
 from millpond.protocol import messages as m
+from millpond.scheduler.state import SchedulerState
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class NodeLinks:
         self._clock = clock
         self._settings = settings
         self._files = files
+        self._launches = Launches(secret, lambda: self)
         self._links: dict[str, NodeLink] = {}
         self._monitor: asyncio.Task[None] | None = None
         self._closing = False
@@ -85,6 +88,7 @@ class NodeLinks:
     async def close(self) -> None:
         """Let parked syncs answer and end the monitor."""
         self._closing = True
+        self._launches.close()
         for link in self._links.values():
             link.outbox.wake()
         if self._monitor is not None:
@@ -177,6 +181,7 @@ class NodeLinks:
                 inventory=hello.inventory,
                 session=session,
                 disk_time=hello.disk_time or None,
+                capabilities=hello.capabilities,
             )
         )
         state = link.engine.state
@@ -224,7 +229,11 @@ class NodeLinks:
         link.last_heard = self._clock()
         directives, file_requests = outbox.take()
         return m.SyncReply(
-            session=sync.session, directives=directives, acknowledged=acknowledged, file_requests=file_requests
+            session=sync.session,
+            directives=directives,
+            acknowledged=acknowledged,
+            file_requests=file_requests,
+            launch_requests=outbox.take_launches(),
         )
 
     def _events_of(self, sync: m.Sync) -> list[Event]:
@@ -277,6 +286,24 @@ class NodeLinks:
 
     async def file_reply(self, node_id: str, request_id: str, reply: m.FileReply, body: AsyncIterator[bytes]) -> None:
         await self._files.answer(node_id, request_id, reply, body)
+
+    async def launch(self, token: str, call: m.LaunchCall) -> m.LaunchAnswer:
+        return await self._launches.launch(token, call)
+
+    def launch_reply(self, node_id: str, request_id: str, reply: m.LaunchReply) -> None:
+        self._launches.answer(node_id, request_id, reply)
+
+    def state_of(self, node_id: str) -> SchedulerState | None:
+        link = self._links.get(node_id)
+        if link is None:
+            return None
+        if link.engine.state is None:
+            raise BatchError(ErrorCode.SERVER_BUSY)
+        return link.engine.state
+
+    def connected(self, node_id: str) -> Outbox | None:
+        link = self._links.get(node_id)
+        return link.outbox if link is not None and link.session and not self._closing else None
 
     # --- silence ---
 

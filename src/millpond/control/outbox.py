@@ -2,11 +2,11 @@
 
 import asyncio
 
-from millpond.protocol.messages import Directive, FileRequest
+from millpond.protocol.messages import Directive, FileRequest, LaunchRequest
 
 
 class Outbox:
-    """The directives and file requests for one node, and the parked sync that waits for them."""
+    """The directives and requests for one node, and the parked sync that waits for them."""
 
     def __init__(self) -> None:
         self.revision = 0
@@ -16,6 +16,7 @@ class Outbox:
         self._is_open = True
         self._pending: list[Directive] = []
         self._file_requests: list[FileRequest] = []
+        self._launch_requests: list[LaunchRequest] = []
         self._news = asyncio.Event()
 
     def reset(self) -> None:
@@ -44,6 +45,11 @@ class Outbox:
         self._file_requests.append(request)
         self._news.set()
 
+    def launch(self, request: LaunchRequest) -> None:
+        """The same for a launch request."""
+        self._launch_requests.append(request)
+        self._news.set()
+
     def seen(self, revision: int) -> None:
         """The node has taken in all directives up to that revision."""
         pending = self._pending
@@ -53,7 +59,7 @@ class Outbox:
     async def wait(self, park_s: float, resend_s: float) -> None:
         """Return when there is something new to send, when something sent has gone unseen for `resend_s`, or after
         `park_s`."""
-        if self._file_requests or self.revision > self.sent:
+        if self._file_requests or self._launch_requests or self.revision > self.sent:
             return
         self._news.clear()
         try:
@@ -71,6 +77,12 @@ class Outbox:
         self._file_requests.clear()
         self.sent = self.revision
         return tuple(self._pending), requests
+
+    def take_launches(self) -> tuple[LaunchRequest, ...]:
+        """The launch requests not sent yet."""
+        requests = tuple(self._launch_requests)
+        self._launch_requests.clear()
+        return requests
 
     def wake(self) -> None:
         """Let the parked sync answer now (the service stops)."""

@@ -20,7 +20,7 @@ from millpond.control.retention import Purger
 from millpond.control.settings import ControlSettings
 from millpond.control.specs import SpecCache, release_spec
 from millpond.control.timers import Timers
-from millpond.control.tokens import TaskClaim, read_task_token, task_token
+from millpond.control.tokens import LaunchClaim, TaskClaim, launch_token, read_task_token, task_token
 from millpond.domain import effects as f
 from millpond.domain import events as e
 from millpond.domain.autoscale import AutoScaleRun
@@ -622,9 +622,14 @@ class ControlService:
                 token=task_token(self._secret, TaskClaim(job.id, task.id, start.attempt))
                 if task.rules is not None and task.rules.job_access
                 else "",
-                instance=m.Instance(start.index, tuple(member.ip_address for member in members)) if members else None,
+                instance=self._instance_of(start) if members else None,
             )
         )
+
+    def _instance_of(self, start: f.StartTask) -> m.Instance:
+        claim = LaunchClaim(start.node_id, start.task.key, start.attempt)
+        addresses = tuple(member.ip_address for member in start.members)
+        return m.Instance(start.index, addresses, launch_token=launch_token(self._secret, claim))
 
     def _send_special(self, link: NodeLink, start: f.StartSpecialTask) -> None:
         job = start.job

@@ -17,7 +17,7 @@ from millpond.domain.pool import Pool, PoolChanges
 from millpond.domain.preconditions import Precondition
 from millpond.domain.special_task import JobNode
 from millpond.domain.states import DisableJobOption, NodeDeallocationOption, NodeOperation
-from millpond.domain.task import FailureInfo, JsonObject, NewTask, Task
+from millpond.domain.task import FailureInfo, JsonObject, NameValue, NewTask, Task
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -136,6 +136,8 @@ class NodeConnected(_Event, frozen=True, kw_only=True):
     """Of the hello; comes back in `effects.BeginSession`."""
     disk_time: Timestamp | None = None
     """When the node's disk was made; None is as if at `boot_time`."""
+    capabilities: tuple[NameValue, ...] = ()
+    """See `protocol.messages.Hello`."""
 
 
 class NodeSilent(_Event, frozen=True, kw_only=True):

@@ -53,6 +53,8 @@ class Node(msgspec.Struct):
     total_tasks_run: int = 0
     total_tasks_succeeded: int = 0
     errors: tuple[NodeError, ...] = ()
+    capabilities: tuple[NameValue, ...] = ()
+    """What its agent says it can and cannot do (`protocol.messages.Hello`); shown by an operation of ours."""
 
     @property
     def removal(self) -> NodeDeallocationOption | None:

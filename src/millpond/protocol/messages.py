@@ -20,7 +20,7 @@ import msgspec
 from millpond.domain.durations import Timestamp
 from millpond.domain.events import HeldAttempt
 from millpond.domain.states import TaskKind
-from millpond.domain.task import FailureInfo
+from millpond.domain.task import FailureInfo, NameValue
 
 PROTOCOL_VERSION: Final = 2
 CONTENT_TYPE: Final = "application/msgpack"
@@ -293,6 +293,8 @@ class Hello(_Message, frozen=True, gc=False, omit_defaults=True):
     inventory: tuple[HeldAttempt, ...] = ()
     disk_time: Timestamp = 0.0
     """When the node's disk was made; 0 is as if at `boot_time`."""
+    capabilities: tuple[NameValue, ...] = ()
+    """What the node can and cannot do, in words of ours: whose users tasks run as and why, what is limited."""
 
 
 class Welcome(_Message, frozen=True, gc=False, omit_defaults=True):

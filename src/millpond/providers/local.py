@@ -20,7 +20,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from millpond.domain.errors import ProviderError
@@ -56,14 +56,17 @@ class LocalProvider:
         endpoint: str = "",
         python: str = sys.executable,
         command: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`directory` holds the nodes and all their files. `endpoint` is the service's URL as nodes see it (see
-        `set_endpoint`). `command` replaces the host's own command line; `--directory DIR` is added to it."""
+        `set_endpoint`). `command` replaces the host's own command line; `--directory DIR` is added to it. `settings`
+        are the host's (its `settings.json`): they count from when it is started next."""
         self._directory = os.path.abspath(directory)
         self._nodes = os.path.join(self._directory, "nodes")
         self._preempted = os.path.join(self._directory, "preempted")
         self._endpoint = endpoint
+        self._settings = settings
         self._endpoint_is_written = False
         self._command = [*(command or (python, "-P", "-m", "millpond.agent.main")), "--directory", self._directory]
         self._monotonic = monotonic
@@ -143,6 +146,7 @@ class LocalProvider:
                 "token": request.token,
                 "is_dedicated": request.is_dedicated,
                 "task_slots": request.task_slots,
+                "memory_mib": request.vm_size.memory_mib,
                 "state": "present",
                 "ip_address": (before or {}).get("ip_address") or self._address(node_id),
             }
@@ -273,6 +277,8 @@ class LocalProvider:
             short = lived_s - self._restart_pause_s < _SHORT_LIFE_S
             self._restart_pause_s = min(_MAX_RESTART_PAUSE_S, 2 * self._restart_pause_s or 1.0) if short else 0.0
         os.makedirs(self._nodes, mode=0o700, exist_ok=True)
+        if self._settings is not None:
+            _write_file(os.path.join(self._directory, "settings.json"), json.dumps(dict(self._settings)).encode())
         self._spawn_host()
         self._child_since = now
 

@@ -121,6 +121,7 @@ def on_node_connected(state: SchedulerState, event: NodeConnected, effects: list
     row.last_boot_time = event.boot_time
     row.ip_address = event.ip_address
     row.agent_version = event.agent_version
+    row.capabilities = event.capabilities
     state.touch_node(node)
     if row.state in _RESTARTING and not (rebooted and (fresh or row.state is NodeState.REBOOTING)):
         # It has not heard of it, or came up anew before it had.

@@ -92,13 +92,13 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
             tasks.requeue(state, job, task, at, effects, by_user=False)
             return
         failure = retries.TOO_MANY_INTERNAL_RETRIES
-    elif failure is None and event.exit_code != 0:
+    elif retries.failed_by_exit_code(event):
         if retries.may_retry(task, job.row):
             task.retry_count += 1
             task.last_retry_time = at
             tasks.requeue(state, job, task, at, effects, by_user=False)
             return
-        failure = retries.EXIT_CODE_FAILURE
+        failure = failure or retries.EXIT_CODE_FAILURE
     if failure is None:
         node.row.total_tasks_succeeded += 1
         state.touch_node(node)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from millpond.domain.errors import TaskFailureCode
+from millpond.domain.events import TaskEnded
 from millpond.domain.job import Job
 from millpond.domain.states import DependencyAction, ErrorCategory, JobAction
 from millpond.domain.task import ExitOptions, FailureInfo, Task
@@ -66,6 +67,14 @@ TOO_MANY_INTERNAL_RETRIES: Final = FailureInfo(
     code=TaskFailureCode.MAX_INTERNAL_RETRY_COUNT_REACHED.value,
     message="The task was given up: its nodes failed to run it too many times",
 )
+
+
+def failed_by_exit_code(event: TaskEnded) -> bool:
+    """Whether the command line ran and its exit code is what failed. The node may know more of it (a process was killed
+    for want of memory), and then says so in a failure of that code."""
+    if event.failure is None:
+        return event.exit_code != 0
+    return event.failure.code == TaskFailureCode.FAILURE_EXIT_CODE
 
 
 def may_retry(task: Task, job: Job) -> bool:

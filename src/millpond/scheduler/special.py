@@ -336,7 +336,7 @@ def on_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]) -> 
 def _tries_again(state: SchedulerState, run: SpecialRun, info: SpecialTaskInfo, event: TaskEnded) -> bool:
     if event.retryable:
         return info.attempt - info.retry_count <= retries.MAX_INTERNAL_RETRIES
-    if event.failure is not None or run.kind is TaskKind.JOB_RELEASE:
+    if not retries.failed_by_exit_code(event) or run.kind is TaskKind.JOB_RELEASE:
         return False
     if run.job is not None:
         limit = run.job.row.preparation.max_retry_count if run.job.row.preparation is not None else 0

@@ -67,6 +67,7 @@ _QUIET = {
     "inventory",
     "agent_version",
     "ip_address",
+    "capabilities",
     "boot_time",
     "handle",
 }

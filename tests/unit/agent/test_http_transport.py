@@ -16,11 +16,13 @@ from millpond.protocol.messages import (
     FILE_REPLY_HEADER,
     FILE_REPLY_PATH,
     HELLO_PATH,
+    LAUNCH_REPLY_PATH,
     NODE_HEADER,
     SYNC_PATH,
     FileEntry,
     FileReply,
     Hello,
+    LaunchReply,
     Sync,
     SyncReply,
     Welcome,
@@ -46,6 +48,7 @@ class Service:
         app.router.add_post(HELLO_PATH, self.hello)
         app.router.add_post(SYNC_PATH, self.sync)
         app.router.add_post(FILE_REPLY_PATH + "{id}", self.file_reply)
+        app.router.add_post(LAUNCH_REPLY_PATH + "{id}", self.launch_reply)
         self.runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
@@ -85,6 +88,10 @@ class Service:
             await self.take(request)
         return web.Response(status=self.status)
 
+    async def launch_reply(self, request: web.Request) -> web.Response:
+        await self.take(request)
+        return web.Response(status=self.status)
+
 
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
@@ -115,6 +122,8 @@ async def test_calls_and_answers(service: Service, session: aiohttp.ClientSessio
     assert service.heads == [FileReply(entries=(entry,)), FileReply(error="FileNotFound")]
     whole = msgspec.msgpack.encode(FileReply(error="FileNotFound"))
     assert service.seen[-2:] == [(f"{FILE_REPLY_PATH}r1", b"abc"), (f"{FILE_REPLY_PATH}r2", whole)]
+    await transport.send_launch_reply("r3", LaunchReply(exit_code=1))
+    assert service.seen[-1] == (f"{LAUNCH_REPLY_PATH}r3", msgspec.msgpack.encode(LaunchReply(exit_code=1)))
 
 
 @pytest.mark.parametrize("status", [401, 404, 500, 503])
@@ -128,6 +137,8 @@ async def test_anything_but_success_is_no_answer(
         await transport.hello(HELLO)
     with pytest.raises(TransportError, match=str(status)):
         await transport.send_file_reply("r1", FileReply(), None)
+    with pytest.raises(TransportError, match=str(status)):
+        await transport.send_launch_reply("r1", LaunchReply())
 
 
 async def test_junk_is_no_answer(service: Service, session: aiohttp.ClientSession, tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ def test_data_dir_is_absolute_and_knows_home(tmp_path: Path, monkeypatch: pytest
         ("[nodes]\nlost_s = nan\n", "nodes.lost_s: must be a number of seconds above 0"),
         ("[nodes]\nlost_s = inf\n", "nodes.lost_s: must be a number of seconds above 0"),
         ("[nodes]\nsilence_s = 400\n", "nodes.lost_s (60) must be above nodes.silence_s (400)"),
+        ("[nodes]\nisolation = 'yes'\n", "nodes.isolation: must be one of auto, users, none"),
+        ("[nodes]\nlimits = 'job'\n", "nodes.limits: must be one of node, task, none"),
+        ("[nodes]\nuid_range = '5'\n", "nodes.uid_range: must be two whole numbers"),
+        ("[nodes]\nuid_range = '2000-1000'\n", "nodes.uid_range must hold at least 1024 numbers"),
+        ("[nodes]\nuid_range = '1000-1500'\n", "nodes.uid_range must hold at least 1024 numbers"),
+        ("[nodes]\nuid_range = '1000-9999999999'\n", "below 4294967294"),
         ("[log]\nlevel = 'loud'\n", "log.level: must be one of debug, info, warning, error"),
         ("[vm_sizes.x]\ncores = 1\n", "vm_sizes.x: memory_mib is missing"),
         ("[vm_sizes.x]\ncores = 0\nmemory_mib = 1\n", "vm_sizes.x.cores: must be a whole number of cores"),
@@ -134,6 +140,9 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "nodes.heartbeat_s": "1",
         "nodes.silence_s": "2.5",
         "nodes.lost_s": "9",
+        "nodes.isolation": "none",
+        "nodes.uid_range": "5000-9000",
+        "nodes.limits": "task",
         "autoscale.on_queue_change": "true",
     }
     environ = {s.variable: texts.get(key, "77") for key, s in config.SETTINGS.items()}

@@ -45,8 +45,24 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def invoke(tmp_path: Path, *arguments: str) -> Result:
-    known_service(tmp_path / "data")
+    if not (tmp_path / "data").exists():
+        known_service(tmp_path / "data")
     return CliRunner().invoke(main, ["node", *arguments, "--data-dir", str(tmp_path / "data")])
+
+
+def test_show(calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"id": "n", "properties": [{"name": "isolation", "value": "none"}, {"name": "why", "value": "no root"}]}
+
+    def call(_: Client, method: str, path: str) -> dict[str, Any]:
+        calls.append((method, path))
+        return answer
+
+    monkeypatch.setattr(Client, "_call", call)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert invoke(tmp_path / "a", "show", "p", "n").output == "isolation: none\nwhy: no root\n"
+    assert json.loads(invoke(tmp_path / "b", "show", "p", "n", "--json").output) == answer
+    assert calls == [("GET", "/pools/p/nodes/n/properties")] * 2
 
 
 def test_list(calls: list[Any], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from millpond.domain.states import (
     OnAllTasksComplete,
     TaskState,
 )
-from millpond.domain.task import FailureInfo, TaskAddOutcome
+from millpond.domain.task import FailureInfo, NameValue, TaskAddOutcome
 from tests.unit.scheduler.world import World
 
 DOWNLOAD_FAILED = FailureInfo(ErrorCategory.USER_ERROR, "BlobNotFound", "no such blob")
@@ -76,6 +76,23 @@ def test_a_task_is_retried_up_to_its_limit(world: World, limit: int, runs: int) 
     assert task.failure is not None
     assert (task.failure.code, task.failure.category) == ("FailureExitCode", ErrorCategory.USER_ERROR)
     assert world.job().counts.failed == 1
+
+
+def test_what_the_node_knows_of_a_failed_exit_code_changes_only_what_is_told(world: World) -> None:
+    killed = FailureInfo(
+        category=ErrorCategory.USER_ERROR,
+        code="FailureExitCode",
+        message="a process of it was killed",
+        details=(NameValue("Reason", "OutOfMemory"),),
+    )
+    world.add_tasks("t", retries=1)
+    for run in (1, 2):
+        assert (world.task("t").attempt, world.task("t").retry_count) == (run, run - 1)
+        world.start("t")
+        world.end("t", -9, failure=killed)
+    task = world.task("t")
+    assert (task.state, task.retry_count, task.exit_code) == (TaskState.COMPLETED, 1, -9)
+    assert task.failure == killed
 
 
 def test_minus_one_retries_for_ever(world: World) -> None:

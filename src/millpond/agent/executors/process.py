@@ -4,20 +4,24 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Final, cast
 
 from millpond.agent import spawner
-from millpond.agent.base import ProcessExit, ProcessSpec
+from millpond.agent.base import ProcessExit, ProcessSpec, RunAs
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 
 DEFAULT_LINGER_S: Final = 24 * 3600.0
 _PROGRAM: Final = os.path.abspath(spawner.__file__)
 _CONNECT_PATIENCE_S: Final = 15.0
 _CONNECT_PAUSE_S: Final = 0.02
+_MAX_INTERPRETERS: Final = 4
+_MAX_LINKS: Final = 40
 
 _NODE_FAULTS: Final = frozenset(
     {
@@ -128,15 +132,19 @@ class _Launch:
 
 
 class ProcessExecutor:
-    """Runs processes on this machine, as the agent's own user.
+    """Runs processes on this machine, as the agent's own user or as others (`ProcessSpec.run_as`).
 
     `directory` belongs to one agent host: the spawner's socket, lock and log are in it, and the spawner is started
     when none serves it. `grace_s` is the time between SIGTERM and SIGKILL of a kill; by default there is none, as
     on the service (semantics 2.10). `linger_s` is how long a spawner that runs nothing waits for a host to come back.
+    `switch` is the program that makes a process another user's (`agent.switch`): without it there is no `run_as`.
     """
 
-    def __init__(self, directory: str, *, grace_s: float = 0.0, linger_s: float = DEFAULT_LINGER_S) -> None:
+    def __init__(
+        self, directory: str, *, grace_s: float = 0.0, linger_s: float = DEFAULT_LINGER_S, switch: str = ""
+    ) -> None:
         self._directory = directory
+        self._switch = switch
         self._grace_ms = max(0, round(grace_s * 1000))
         self._linger_s = linger_s
         self._known: dict[str, ProcessExit | None] = {}
@@ -162,7 +170,7 @@ class ProcessExecutor:
             return
         launch = self._launches.get(process.id)
         if launch is None:
-            launch = _Launch(process, _launch_frame(process), asyncio.get_running_loop().create_future())
+            launch = _Launch(process, _launch_frame(process, self._switch), asyncio.get_running_loop().create_future())
             self._launches[process.id] = launch
             connection.write(launch.frame)
         await asyncio.shield(launch.answer)
@@ -385,7 +393,7 @@ def _settle(future: asyncio.Future[None] | asyncio.Future[ProcessExit | None], e
         future.exception()
 
 
-def _launch_frame(process: ProcessSpec) -> bytes:
+def _launch_frame(process: ProcessSpec, switch: str) -> bytes:
     """Raises TaskFailure CommandLaunchFailed for what no process can be given."""
     if not process.argv or not process.argv[0]:
         raise TaskFailure(TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line is empty")
@@ -394,18 +402,24 @@ def _launch_frame(process: ProcessSpec) -> bytes:
         process.directory,
         process.stdout_path,
         process.stderr_path,
-        (spawner.KEEPS if process.keeps else b"").decode() + (spawner.APPENDS if process.appends else b"").decode(),
+        (spawner.KEEPS if process.keeps else b"").decode()
+        + (spawner.APPENDS if process.appends else b"").decode()
+        + (spawner.PRIVATE_LOGS if process.private_logs else b"").decode(),
         str(len(process.argv)),
         *process.argv,
         *[f"{name}={value}" for name, value in process.environment.items()],
     ]
+    operation = spawner.LAUNCH
+    if process.run_as is not None:
+        operation = spawner.LAUNCH_AS
+        fields[:0] = _switch_fields(process.run_as, process.cgroups, switch)
     text = "\0".join(fields)
     if text.count("\0") != len(fields) - 1:
         raise TaskFailure(
             TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line or an environment variable holds a NUL character"
         )
     try:
-        frame = spawner.frame(spawner.LAUNCH, os.fsencode(text))
+        frame = spawner.frame(operation, os.fsencode(text))
     except UnicodeEncodeError:
         raise TaskFailure(
             TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line or an environment variable is not valid text"
@@ -413,6 +427,15 @@ def _launch_frame(process: ProcessSpec) -> bytes:
     if len(frame) > spawner.MAX_FRAME:
         raise _refusal(process, errno.E2BIG, "exec")
     return frame
+
+
+def _switch_fields(run_as: RunAs, cgroups: Sequence[str], switch: str) -> list[str]:
+    if not switch:
+        raise TaskFailure(
+            TaskFailureCode.COMMAND_LAUNCH_FAILED, "The node cannot run a task as another user", user_error=False
+        )
+    numbers = (run_as.uid, run_as.gid, *run_as.groups)
+    return [switch, ",".join(str(number) for number in numbers), "\n".join(cgroups)]
 
 
 def _refusal(process: ProcessSpec, number: int, step: str) -> TaskFailure:
@@ -427,12 +450,18 @@ def _refusal(process: ProcessSpec, number: int, step: str) -> TaskFailure:
             message = f"The program {program!r} of the command line was not found"
         else:
             message = f"The program {program!r} of the command line cannot be executed: {reason}"
+            message += _barred(process)
     elif step == "exec":
         if number == errno.ENOENT:
             reason = "the interpreter it names was not found"
         elif number == errno.ENOEXEC:
             reason = "it is neither a program of this machine nor a script that begins with '#!'"
         message = f"The program {program!r} of the command line could not be started: {reason}"
+        if number == errno.EACCES:
+            message += _barred(process)
+    elif step == "cgroup":
+        user_error = False
+        message = f"The process could not be put into the node's control groups: {reason}"
     elif step == "shutdown":
         message = "The node is shutting down"
     else:
@@ -442,3 +471,71 @@ def _refusal(process: ProcessSpec, number: int, step: str) -> TaskFailure:
         )
         message = f"The {what} could not be used: {reason}"
     return TaskFailure(code, message, user_error=user_error, Program=program, Reason=reason)
+
+
+def _barred(process: ProcessSpec) -> str:
+    """Where another user than the agent's own is stopped on the way to its program, or to that program's interpreter:
+    typically at an interpreter below somebody's home directory."""
+    run_as = process.run_as
+    if run_as is None or run_as.uid == 0:
+        return ""
+    path = os.path.join(process.directory, process.argv[0])
+    if "/" not in process.argv[0]:
+        path = shutil.which(process.argv[0], path=process.environment.get("PATH", "")) or path
+    for _ in range(_MAX_INTERPRETERS):
+        place = _closed_place(os.path.abspath(path), run_as)
+        if place:
+            return (
+                f"; the task's user (uid {run_as.uid}) may not enter or execute {place!r}: use a program that every "
+                "user can reach, or open that path to others"
+            )
+        path = _interpreter_of(path)
+        if not path:
+            break
+    return ""
+
+
+def _closed_place(path: str, run_as: RunAs) -> str:
+    """The first directory on the way to a file, through all links, that the user may not search; or the file, if that
+    may not be executed."""
+    place, names, links = "/", path.split("/")[::-1], 0
+    while names:
+        name = names.pop()
+        if name in ("", "."):
+            continue
+        step = os.path.normpath(os.path.join(place, name))
+        try:
+            facts = os.lstat(step)
+            if stat.S_ISLNK(facts.st_mode):
+                target = os.readlink(step)
+                place = "/" if target.startswith("/") else place
+                names += target.split("/")[::-1]
+                links += 1
+                if links > _MAX_LINKS:
+                    return ""
+                continue
+        except OSError:
+            return ""
+        if facts.st_uid == run_as.uid:
+            bit = 0o100
+        elif facts.st_gid == run_as.gid or facts.st_gid in run_as.groups:
+            bit = 0o010
+        else:
+            bit = 0o001
+        if not facts.st_mode & bit:
+            return step
+        place = step
+    return ""
+
+
+def _interpreter_of(path: str) -> str:
+    """What the first line of a script names."""
+    try:
+        # The path is the task's: it may lead to a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    with open(descriptor, "rb") as file:
+        line = file.readline(256) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    words = line[2:].split() if line.startswith(b"#!") else []
+    return os.fsdecode(words[0]) if words else ""

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from millpond.agent.base import NodeFacts, ProcessExit, ProcessSpec
+from millpond.agent.base import NodeFacts, ProcessExit, ProcessSpec, RunAs
 from millpond.agent.node_dirs import START_DIRECTORY, NodeDirectories
 from millpond.agent.runner.spec import TaskSpec
 from millpond.domain import ids
@@ -52,6 +52,13 @@ class Attempt:
         self.stderr_path = f"{self.task_directory}/stderr.txt"
         self.user = ""
         self.user_identity = ""
+        self.run_as: RunAs | None = None
+        """Another user than the agent's own; with isolation always."""
+        self.has_own_user = False
+        """`run_as` is a user of this task alone."""
+        self.cgroups: tuple[str, ...] = ()
+        self.memory_kills = 0
+        """What the kernel had killed in its groups before it began."""
         self.environment: dict[str, str] = {}
         self.exit: ProcessExit | None = None
         self.failure: FailureInfo | None = None
@@ -91,6 +98,8 @@ class Attempt:
             stderr_path=self.stderr_path,
             keeps=keeps,
             appends=appends,
+            run_as=self.run_as,
+            cgroups=self.cgroups,
         )
 
     def interrupt(self, why: FailureInfo) -> None:

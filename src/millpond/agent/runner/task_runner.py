@@ -9,17 +9,20 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
 from millpond.agent.base import Executor, NodeFacts, Outcome
+from millpond.agent.isolation.node import NodeIsolation
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.runner.attempt import Attempt, Interrupted, TaskHook, failure_info, process_id
 from millpond.agent.runner.attempt_log import AttemptLog
 from millpond.agent.runner.command_line import split_command_line
 from millpond.agent.runner.hooks.directories import Directories
 from millpond.agent.runner.hooks.environment import Environment
-from millpond.agent.runner.hooks.identity import Identity
+from millpond.agent.runner.hooks.hand_over import HandOver
+from millpond.agent.runner.hooks.identity import Identity, IsolatedIdentity
 from millpond.agent.runner.hooks.limits import Limits
 from millpond.agent.runner.hooks.log_files import LogFiles
 from millpond.agent.runner.hooks.output_files import OutputFiles
 from millpond.agent.runner.hooks.resource_files import ResourceFiles
+from millpond.agent.runner.hooks.resource_limits import ResourceLimits
 from millpond.agent.runner.hooks.retention import Retention
 from millpond.agent.runner.hooks.wall_clock import WallClock
 from millpond.agent.runner.instance import Instances, lost_process
@@ -50,7 +53,9 @@ class TaskRunner:
         clock: Callable[[], Timestamp] = time.time,
         *,
         directories: NodeDirectories | None = None,
+        isolation: NodeIsolation | None = None,
     ) -> None:
+        """With `isolation` tasks run as users of the node."""
         self._facts = facts
         self._executor = executor
         self._clock = clock
@@ -59,10 +64,13 @@ class TaskRunner:
             # First, as downloads are within its time.
             WallClock(clock),
             Directories(),
-            Identity(),
+            Identity() if isolation is None else IsolatedIdentity(isolation),
             Environment(facts),
             ResourceFiles(staging),
             Limits(),
+            *(() if isolation is None or isolation.cgroup is None else (ResourceLimits(isolation.cgroup),)),
+            # After all that puts something into the task's directory.
+            *(() if isolation is None else (HandOver(isolation),)),
             LogFiles(),
             # The command line runs here.
             OutputFiles(staging, clock),

@@ -19,6 +19,7 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     pools.stop_pool_resize,
     pools.remove_nodes,
     nodes.get_node,
+    nodes.get_node_properties,
     nodes.list_nodes,
     nodes.reboot_node,
     nodes.reimage_node,

@@ -9,7 +9,7 @@ from millpond.api.http import Request, Response
 from millpond.api.intake.pools import deallocation_option
 from millpond.api.options import filter_of, select_of, shown
 from millpond.api.paging import bad_skiptoken, page_of, page_size, page_start
-from millpond.api.render.common import node_url
+from millpond.api.render.common import name_values, node_url
 from millpond.api.render.nodes import PROPERTIES, node_object
 from millpond.api.replies import encode_json, json_reply, not_found, written_reply
 from millpond.api.schema.enums import DeallocationOption
@@ -44,6 +44,15 @@ async def get_node(context: Context, request: Request) -> Response:
     body = await _shown(context, request, pool, node, select)
     metadata = f"{request.base_url}/$metadata#nodes/@Element"
     return json_reply(request, encode_json({"odata.metadata": metadata, **body}), node.state_time)
+
+
+async def get_node_properties(context: Context, request: Request) -> Response:
+    """An extension: what the node's agent says it can and cannot do (isolation, limits). Azure's Node has no place for
+    it, and stays as it is."""
+    pool = await require_pool(context, request.params["poolId"])
+    node = await require_node(context, pool.id, request.params["nodeId"])
+    body = {"id": node.id, "properties": name_values(node.capabilities)}
+    return json_reply(request, encode_json(body), node.state_time)
 
 
 async def require_node(context: Context, pool_id: str, node_id: str) -> Node:

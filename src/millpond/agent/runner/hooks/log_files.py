@@ -13,7 +13,12 @@ class LogFiles(TaskHook):
             return
         for path in (attempt.stdout_path, attempt.stderr_path):
             try:
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+                try:
+                    if attempt.run_as is not None and os.fstat(descriptor).st_nlink == 1:
+                        os.fchown(descriptor, attempt.run_as.uid, attempt.run_as.gid)
+                finally:
+                    os.close(descriptor)
             except OSError:
                 # No directory, no disk: that is the attempt's failure already.
                 return

@@ -1,0 +1,58 @@
+"""What the task may use up: its control groups, and what the kernel did when it used more."""
+
+from millpond.agent.isolation.cgroups import NodeCgroup
+from millpond.agent.runner.attempt import Attempt, TaskHook, node_failure
+from millpond.domain.errors import TaskFailure, TaskFailureCode
+
+
+class ResourceLimits(TaskHook):
+    """A task that fails, and of whose group the kernel has killed a process for want of memory meanwhile, says so.
+
+    The group is the node's where tasks have none of their own: then of several that fail at once each kill is laid to
+    one.
+    """
+
+    def __init__(self, cgroup: NodeCgroup) -> None:
+        self._cgroup = cgroup
+        self._kills_told = 0
+
+    async def prestart(self, attempt: Attempt) -> None:
+        name = _name(attempt)
+        try:
+            attempt.cgroups = self._cgroup.enter(name, attempt.start.slots)
+        except OSError as error:
+            raise node_failure(
+                TaskFailureCode.COMMAND_LAUNCH_FAILED, "The task's control groups could not be made", error
+            ) from error
+        if not (attempt.resumed and self._cgroup.is_per_task):
+            attempt.memory_kills = self._cgroup.out_of_memory_kills(name)
+
+    async def exited(self, attempt: Attempt) -> None:
+        assert attempt.exit is not None
+        if attempt.exit.exit_code == 0 or attempt.interruption is not None or attempt.timed_out:
+            return
+        kills = self._cgroup.out_of_memory_kills(_name(attempt))
+        if kills <= attempt.memory_kills:
+            return
+        if not self._cgroup.is_per_task:
+            told = max(self._kills_told, attempt.memory_kills)
+            if kills <= told:
+                return
+            self._kills_told = told + 1
+        limit_mib = str(self._cgroup.share(attempt.start.slots) >> 20)
+        of_whom = "the task" if self._cgroup.is_per_task else "the tasks of the node together"
+        raise TaskFailure(
+            TaskFailureCode.FAILURE_EXIT_CODE,
+            "The task exited with an exit code representing a failure: a process of it was killed, as "
+            f"{of_whom} used more memory than there is ({limit_mib} MiB)",
+            Reason="OutOfMemory",
+            MemoryLimitMiB=limit_mib,
+        )
+
+    async def stop(self, attempt: Attempt) -> None:
+        if attempt.start.slots > 1 or self._cgroup.is_per_task:
+            self._cgroup.leave(_name(attempt))
+
+
+def _name(attempt: Attempt) -> str:
+    return f"{attempt.start.key:x}.{attempt.start.attempt}"
