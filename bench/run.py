@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import autoscale
+from bench import autoscale, lab
 from bench.client import Connection, task_bodies
 from bench.spawn import spawn_rate
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PARTS = ("adds", "lives", "real", "size", "autoscale")
+PARTS = ("adds", "lives", "real", "size", "autoscale", "lab")
 
 
 class Row(NamedTuple):
@@ -323,6 +323,8 @@ async def main() -> int:
         rows += await measure_size(directory, 1_000_000 // scale)
     if "autoscale" in chosen:
         rows += [Row(*figure) for figure in autoscale.figures(300 // scale)]
+    if "lab" in chosen:
+        rows += [Row(*figure) for figure in lab.figures(30.0 / scale)]
     show(rows)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine(), "rows": [row._asdict() for row in rows]}

@@ -158,11 +158,12 @@ def _isolation_of(config: Config, data_dir: DataDir) -> IsolationSettings:
     nodes = config.nodes
     first, last = uid_range_of(nodes)
     settings = IsolationSettings(isolation=nodes.isolation, first_uid=first, last_uid=last, limits=nodes.limits)
-    if nodes.isolation != "none" and os.geteuid() == 0:
-        data_dir.let_pass()
-    if nodes.isolation == "users":
-        reason = why_not(str(data_dir.nodes_path), settings.uid_range)
-        if reason:
+    if nodes.isolation != "none":
+        # Whether others get as far as the data directory; it is opened to them only if that helps.
+        reason = why_not(str(data_dir.path), settings.uid_range)
+        if not reason:
+            data_dir.let_pass()
+        elif nodes.isolation == "users":
             raise StartError(f"nodes.isolation is users, but {reason}; or set it to auto or none")
     return settings
 

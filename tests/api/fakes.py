@@ -2,7 +2,7 @@
 
 import asyncio
 import fnmatch
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -57,6 +57,10 @@ class FakeStore:
         self.job_nodes: list[JobNode] = []
         self.subtasks: list[Subtask] = []
         self.runs: list[StoredRun] = []
+        self.unmade_jobs: set[str] = set()
+
+    async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
+        return {id_key(job_id): "p1" for job_id in job_ids if id_key(job_id) not in self.unmade_jobs}
 
     def task_of(self, job_id: str, task_id: str) -> TaskRow | None:
         job = self.jobs.get(id_key(job_id))

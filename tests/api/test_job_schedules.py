@@ -329,3 +329,13 @@ async def test_what_cannot_be_made_any_more_says_so(world: World) -> None:
     schedule.spec = {**schedule.spec, "jobSpecification": {"poolInfo": {}}}
     with pytest.raises(BatchError):
         job_maker(world.control.vm_sizes, lambda: NOW)(schedule, "s1:job-1")
+
+
+async def test_a_job_that_is_not_made_yet_is_not_told_of(world: World) -> None:
+    await world.add_job_schedule()
+    world.control.store.unmade_jobs.add("s1:job-1")
+    for path in ("/jobschedules/s1", "/jobschedules"):
+        answer = await world.call("GET", path)
+        body = answer.json()
+        (schedule,) = body.get("value", [body])
+        assert "recentJob" not in schedule["executionInfo"]

@@ -370,7 +370,7 @@ async def test_log_files_cannot_be_turned_elsewhere(node: Node) -> None:
         os.link(victim, attempt_directory / "stdout.txt")
         await real(process)  # type: ignore[arg-type]
 
-    node.machine.executor.start = plant  # type: ignore[assignment, method-assign]
+    node.machine.executor.start = plant  # type: ignore[method-assign]
     try:
         outcome = await node.run(start)
     finally:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from millpond.agent.isolation import cgroups
 from millpond.agent.isolation.account_files import AccountEntry, AccountFiles
 from millpond.agent.isolation.cgroups import CgroupTree, NodeCgroup, find_tree
 from millpond.agent.isolation.claims import Block, NoUidsLeft, UidClaims, UidRange
@@ -30,35 +29,36 @@ def owners(tmp_path: Path) -> list[str]:
 
 def test_every_node_has_numbers_of_its_own_and_keeps_them(tmp_path: Path, owners: list[str]) -> None:
     claims = UidClaims(RANGE, str(tmp_path / "claims"))
-    blocks = [claims.claim(owner)[0] for owner in owners[:3]]
+    blocks = [claims.claim(owner) for owner in owners[:3]]
     assert [block.first for block in blocks] == [10_000, 10_512, 11_024]
     assert all(block.size == 512 and block.last in RANGE for block in blocks)
     again = UidClaims(RANGE, str(tmp_path / "claims"))
-    assert [again.claim(owner)[0] for owner in owners[:3]] == blocks
+    assert [again.claim(owner) for owner in owners[:3]] == blocks
     with pytest.raises(NoUidsLeft, match="all 3 blocks of user ids from 10000 to 11535 are in use"):
         again.claim(owners[3])
 
 
 def test_what_is_given_back_comes_last(tmp_path: Path, owners: list[str]) -> None:
     claims = UidClaims(RANGE, str(tmp_path / "claims"))
-    first = claims.claim(owners[0])[0]
+    first = claims.claim(owners[0])
     claims.release(owners[0])
-    others = [claims.claim(owner)[0] for owner in owners[1:3]]
+    others = [claims.claim(owner) for owner in owners[1:3]]
     assert first not in others
-    assert claims.claim(owners[3])[0] == first
+    assert claims.claim(owners[3]) == first
 
 
 def test_a_claim_ends_with_its_directory(tmp_path: Path, owners: list[str]) -> None:
     claims = UidClaims(RANGE, str(tmp_path / "claims"))
-    gone = claims.claim(owners[0])[0]
+    gone = claims.claim(owners[0])
     os.rmdir(owners[0])
-    block, abandoned = claims.claim(owners[1])
-    assert abandoned == [gone]
+    cleared: list[Block] = []
+    block = claims.claim(owners[1], clear_up=cleared.append)
+    assert cleared == [gone]
     assert block != gone
     # Another directory of the name is another node.
     Path(owners[4], "keeps-the-inode").touch()
     os.rename(owners[4], owners[0])
-    assert claims.claim(owners[0])[0] not in (gone, block)
+    assert claims.claim(owners[0]) not in (gone, block)
 
 
 def test_numbers_in_the_nodes_own_files_are_taken_again_unless_somebody_has_them(
@@ -66,15 +66,15 @@ def test_numbers_in_the_nodes_own_files_are_taken_again_unless_somebody_has_them
 ) -> None:
     claims = UidClaims(RANGE, str(tmp_path / "claims"))
     earlier = Block(7, 10_600, 512)
-    assert claims.claim(owners[0], earlier)[0] == earlier
-    assert claims.claim(owners[1], earlier)[0].first == 10_000
+    assert claims.claim(owners[0], earlier) == earlier
+    assert claims.claim(owners[1], earlier).first == 10_000
 
 
 def test_a_claims_file_that_is_damaged_is_begun_anew(tmp_path: Path, owners: list[str]) -> None:
     directory = tmp_path / "claims"
     directory.mkdir()
     (directory / "claims.json").write_text("{")
-    assert UidClaims(RANGE, str(directory)).claim(owners[0])[0].first == 10_000
+    assert UidClaims(RANGE, str(directory)).claim(owners[0]).first == 10_000
 
 
 # --- account files --------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree, reason = find_tree(fake.proc)
     assert (reason, tree) == ("", CgroupTree(2, dict.fromkeys(("memory", "pids", "cpu"), str(fake.root))))
     assert fake.text("cgroup.subtree_control") == "+memory +pids +cpu"
-    monkeypatch.setattr(cgroups.os, "mkdir", fake.on_mkdir)
+    monkeypatch.setattr(os, "mkdir", fake.on_mkdir)
     assert tree is not None
     node = NodeCgroup(tree, "n", memory_bytes=1 << 30, task_slots=4, per_task=True)
     assert (fake.text("n/memory.max"), fake.text("n/pids.max")) == (str(1 << 30), "8192")

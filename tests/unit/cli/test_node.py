@@ -52,9 +52,16 @@ def invoke(tmp_path: Path, *arguments: str) -> Result:
 
 def test_show(calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = {"id": "n", "properties": [{"name": "isolation", "value": "none"}, {"name": "why", "value": "no root"}]}
-    monkeypatch.setattr(Client, "_call", lambda _, method, path: calls.append((method, path)) or answer)
-    assert invoke(tmp_path, "show", "p", "n").output == "isolation: none\nwhy: no root\n"
-    assert json.loads(invoke(tmp_path, "show", "p", "n", "--json").output) == answer
+
+    def call(_: Client, method: str, path: str) -> dict[str, Any]:
+        calls.append((method, path))
+        return answer
+
+    monkeypatch.setattr(Client, "_call", call)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert invoke(tmp_path / "a", "show", "p", "n").output == "isolation: none\nwhy: no root\n"
+    assert json.loads(invoke(tmp_path / "b", "show", "p", "n", "--json").output) == answer
     assert calls == [("GET", "/pools/p/nodes/n/properties")] * 2
 
 

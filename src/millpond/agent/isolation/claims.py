@@ -8,7 +8,7 @@ that one that was given back comes last: what its users left in `/tmp` belongs t
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -77,22 +77,27 @@ class UidClaims:
         self._range = uid_range
         self._directory = directory
 
-    def claim(self, owner: str, earlier: Block | None = None) -> tuple[Block, list[Block]]:
-        """The block of that directory: the one it has, or a new one; and the blocks that were found abandoned.
+    def claim(
+        self, owner: str, earlier: Block | None = None, clear_up: Callable[[Block], None] = lambda _: None
+    ) -> Block:
+        """The block of that directory: the one it has, or a new one.
 
-        `earlier` is the block its files say it had, should the claims not know (a new container over old data): it is
+        `clear_up` is called for each block that is found abandoned, while nobody can claim it: a node that had it next
+        would lose what is cleared up after it. `earlier` is the block its files say it had, should the claims not know (a new container over old data): it is
         taken again if nobody else has it. Raises OSError, NoUidsLeft.
         """
         inode = os.stat(owner).st_ino
         with self._locked() as file:
-            abandoned = [claim.block for claim in file.claims if not _exists(claim)]
-            file.claims = [claim for claim in file.claims if _exists(claim)]
+            for claim in [claim for claim in file.claims if not _exists(claim)]:
+                if claim.owner != owner or claim.block != earlier:
+                    clear_up(claim.block)
+                file.claims.remove(claim)
             for claim in file.claims:
                 if claim.owner == owner and claim.inode == inode:
-                    return claim.block, abandoned
+                    return claim.block
             block = earlier if earlier is not None and self._is_free(earlier, file) else self._next(file)
             file.claims.append(Claim(block, owner, inode))
-            return block, [other for other in abandoned if other != block]
+            return block
 
     def release(self, owner: str) -> None:
         """That directory's node is gone. Raises OSError."""

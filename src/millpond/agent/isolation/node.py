@@ -189,14 +189,9 @@ class Isolation:
     def _open(self, directory: str, root: str, memory_mib: int, task_slots: int) -> NodeIsolation:
         earlier = read_state(directory)
         try:
-            block, abandoned = self._claims.claim(directory, None if earlier is None else earlier.block)
+            block = self._claims.claim(directory, None if earlier is None else earlier.block, self._clear_up)
         except NoUidsLeft as error:
             raise OSError(errno.EAGAIN, str(error)) from error
-        for gone in abandoned:
-            with contextlib.suppress(OSError):
-                self._account_files.remove(gone.first, gone.last)
-            if self._tree is not None:
-                remove_group(self._tree, _group_name(gone))
         # The node's users pass through to its root; what else is here is the agent's (0600).
         os.chown(directory, 0, block.first)
         os.chmod(directory, 0o710)  # noqa: S103  to be passed, by the node's group only
@@ -206,6 +201,13 @@ class Isolation:
         node.set_up(b"{}")
         node.capabilities = self._capabilities(node)
         return node
+
+    def _clear_up(self, gone: Block) -> None:
+        """What a node left that went without a word."""
+        with contextlib.suppress(OSError):
+            self._account_files.remove(gone.first, gone.last)
+        if self._tree is not None:
+            remove_group(self._tree, _group_name(gone))
 
     def _make_cgroup(self, name: str, memory_mib: int, task_slots: int) -> NodeCgroup | None:
         if self._tree is None:

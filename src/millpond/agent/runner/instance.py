@@ -6,9 +6,12 @@ attempt ends. As the spawner knows them, each phase is found again by an agent t
 """
 
 import asyncio
+import hashlib
 import ipaddress
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Collection
 from typing import Final
 
@@ -23,9 +26,13 @@ from millpond.protocol.messages import Instance, LaunchReply, LaunchRequest
 
 MASTER_PORT: Final = 6000
 """AZ_BATCH_MASTER_NODE names it; Azure Batch keeps it for itself."""
+_MAX_DAEMONS: Final = "512"
+"""More daemons than Open MPI is to launch at a time. (Azure Batch has up to 150 instances.)"""
 _COORDINATION: Final = "coordination"
 _NOTHING: Final = ("/bin/true",)
 """Stands for a coordination command that is not given: how far the attempt is shows in its processes."""
+_MAKE_TMPDIR: Final = 'mkdir -m 700 "$TMPDIR" 2>/dev/null || [ -O "$TMPDIR" ] || unset TMPDIR'
+"""Daemons of Open MPI that have host name and user in common get into each other's way below /tmp."""
 _LAUNCHES: Final = "volatile/launches"
 _CHUNK: Final = 256 * 1024
 _LOOK_S: Final = 0.2
@@ -77,6 +84,7 @@ class Instances:
         attempt.takes_commands = False
         await self._executor.end(attempt.process_id)
         attempt.directories.discard(_launches(attempt))
+        await asyncio.to_thread(shutil.rmtree, _temporary(attempt), ignore_errors=True)
         return [known for known in await self._executor.known() if _is_of(known, attempt)]
 
     # --- what other instances launch here -------------------------------------------------------------------------
@@ -91,8 +99,13 @@ class Instances:
             return LaunchReply(error=ErrorCode.INVALID_REQUEST_BODY, message="The id of the command is not valid.")
         name = f"command-{request.command_id}"
         path = f"{self._root}/{_launches(attempt)}/{request.command_id}"
+        command, environment = request.command, attempt.environment
+        if _is_on_one_machine(attempt.start.instance) and "TMPDIR" not in environment:
+            command = f"{_MAKE_TMPDIR}\n{command}"
+            environment = {**environment, "TMPDIR": _temporary(attempt)}
         process = msgspec.structs.replace(
-            attempt.process(("/bin/sh", "-c", request.command), name=name, keeps=True),
+            attempt.process(("/bin/sh", "-c", command), name=name, keeps=True),
+            environment=environment,
             stdout_path=f"{path}.out",
             stderr_path=f"{path}.err",
             private_logs=True,
@@ -161,12 +174,16 @@ def instance_environment(instance: Instance, attempt: Attempt) -> dict[str, str]
         "AZ_BATCH_TASK_SHARED_DIR": attempt.task_directory,
         "CCP_NODES": " ".join([str(len(addresses)), *(f"{address} {cores}" for address in addresses)]),
         "MILLPOND_LAUNCH_TOKEN": instance.launch_token,
-        # Open MPI up to 4; from 5 on (PRRTE); MPICH and what descends from it; Intel MPI. Daemons launch no others: all
-        # are the primary's.
+        # Open MPI up to 4, and from 5 on (PRRTE). Daemons launch no others, as each node's launch agent is below its own
+        # root; and they stay attached where they can, so that one that cannot start is noticed, with what it says.
         "OMPI_MCA_plm_rsh_agent": launcher,
         "OMPI_MCA_plm_rsh_no_tree_spawn": "1",
+        "OMPI_MCA_plm_rsh_num_concurrent": _MAX_DAEMONS,
+        "OMPI_MCA_orte_leave_session_attached": "1",
         "PRTE_MCA_plm_ssh_agent": launcher,
         "PRTE_MCA_plm_ssh_no_tree_spawn": "1",
+        "PRTE_MCA_plm_ssh_num_concurrent": _MAX_DAEMONS,
+        # MPICH and what descends from it; Intel MPI.
         "HYDRA_LAUNCHER": "ssh",
         "HYDRA_LAUNCHER_EXEC": launcher,
         "I_MPI_HYDRA_BOOTSTRAP": "ssh",
@@ -177,7 +194,7 @@ def instance_environment(instance: Instance, attempt: Attempt) -> dict[str, str]
         "PRTE_ALLOW_RUN_AS_ROOT": "1",
         "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
-    if all(_is_loopback(address) for address in addresses):
+    if _is_on_one_machine(instance):
         # The nodes are all on one machine, under one host name: what takes two of them for one, and shares memory or
         # files between them, is left out.
         variables |= {
@@ -190,11 +207,17 @@ def instance_environment(instance: Instance, attempt: Attempt) -> dict[str, str]
     return variables
 
 
-def _is_loopback(address: str) -> bool:
+def _is_on_one_machine(instance: Instance) -> bool:
     try:
-        return ipaddress.ip_address(address).is_loopback
+        return all(ipaddress.ip_address(address).is_loopback for address in instance.addresses)
     except ValueError:
         return False
+
+
+def _temporary(attempt: Attempt) -> str:
+    """A directory for temporary files of its own. Short: the path of a socket may have no more than 107 bytes."""
+    digest = hashlib.sha256(attempt.process_id.encode()).hexdigest()
+    return f"{tempfile.gettempdir()}/millpond-{digest[:16]}"
 
 
 def _coordination_id(attempt: Attempt) -> str:

@@ -1,5 +1,7 @@
 """Operations on job schedules."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from millpond.api.context import Context
@@ -31,6 +33,7 @@ from millpond.domain.events import (
     JobScheduleTerminateRequested,
     JobScheduleUpdated,
 )
+from millpond.domain.ids import id_key
 from millpond.domain.job_schedule import JobSchedule
 from millpond.odata import properties
 
@@ -45,6 +48,15 @@ async def _require_job_schedule(context: Context, schedule_id: str) -> JobSchedu
     if schedule is None:
         raise not_found(ErrorCode.JOB_SCHEDULE_NOT_FOUND, "job schedule", schedule_id)
     return schedule
+
+
+async def _unmade(context: Context, schedules: Sequence[JobSchedule]) -> set[str]:
+    """Ids of recent jobs that are written down and not made yet: nobody is to be told of a job that is not there."""
+    wanted = [s.recent_job_id for s in schedules if s.recent_job_active and s.recent_job_id is not None]
+    if not wanted:
+        return set()
+    there = await context.control.store.pools_of_jobs(wanted)
+    return {job_id for job_id in wanted if id_key(job_id) not in there}
 
 
 async def create_job_schedule(context: Context, request: Request) -> Response:
@@ -62,7 +74,8 @@ async def get_job_schedule(context: Context, request: Request) -> Response:
     unmet = unmet_read(condition, schedule.last_modified)
     if unmet is not None:
         return unmet
-    body = shown(job_schedule_object(schedule, request.base_url), select)
+    unmade = await _unmade(context, [schedule])
+    body = shown(job_schedule_object(schedule, request.base_url, unmade), select)
     metadata = f"{request.base_url}/$metadata#jobschedules/@Element"
     return json_reply(request, encode_json({"odata.metadata": metadata, **body}), schedule.last_modified)
 
@@ -83,7 +96,8 @@ async def list_job_schedules(context: Context, request: Request) -> Response:
         page = await context.control.store.list_job_schedules(where, limit, after)
     except ValueError:
         raise bad_skiptoken(request.query["$skiptoken"]) from None
-    items = [shown(job_schedule_object(schedule, request.base_url), select) for schedule in page.items]
+    unmade = await _unmade(context, page.items)
+    items = [shown(job_schedule_object(schedule, request.base_url, unmade), select) for schedule in page.items]
     return json_reply(request, encode_json(page_of(request, "jobschedules", items, page.next)))
 
 
