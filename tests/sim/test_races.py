@@ -1,6 +1,7 @@
 """Races the simulation found and that few seeds meet: each brought about on purpose."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -9,13 +10,14 @@ from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.domain import effects as f
 from millpond.domain import events as e
-from millpond.domain.errors import BatchError, StoreUnavailable
-from millpond.domain.states import DisableJobOption, TaskState
+from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
+from millpond.domain.states import DisableJobOption, NodeState, TaskState
 from millpond.domain.task import NewTask
 from millpond.protocol import messages as m
 from millpond.providers.base import VmSize
 from millpond.providers.fake import FakeProvider
-from millpond.store.base import PoolContents
+from millpond.store.base import PoolContents, StoreFacts
+from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
 from tests.unit.scheduler.world import World, new_job, new_pool
 
@@ -158,3 +160,86 @@ def test_a_rebuilt_memory_learns_the_order_of_the_node() -> None:
     world.start("a")
     world.end("a")
     assert world.task("a").state is TaskState.COMPLETED
+
+
+async def test_a_node_that_its_provider_called_useless_is_heard_again_once_it_is_not() -> None:
+    store, provider = GatedStore(), FakeProvider()
+    settings = ControlSettings(store_retry_s=0.0, park_s=0.01, observe_interval_s=0.02)
+    sizes = {"local": VmSize("local", 2, 4096, 0.1)}
+    control = ControlService(
+        "account", store, provider, sizes, secret=b"s", account_url=lambda: "http://here/", settings=settings
+    )
+    await control.start()
+    try:
+        await control.add_pool(new_pool(nodes=1), "test")
+        node_id = await _node_id(store)
+        welcome = await control.agents.hello(_hello(node_id))
+
+        async def until(*states: NodeState) -> None:
+            async with asyncio.timeout(5):
+                while (row := await store.get_node("pool", node_id)) is None or row.state not in states:
+                    await asyncio.sleep(0.01)
+
+        await until(NodeState.IDLE)
+        provider.fail(node_id)
+        await until(NodeState.UNKNOWN)
+        # Its agent runs on, in the session it had; what it says does not count.
+        assert (await control.agents.sync(m.Sync(node_id, welcome.session, 0))).session_unknown
+        with pytest.raises(BatchError) as refused:
+            await control.agents.hello(_hello(node_id))
+        assert refused.value.code is ErrorCode.NODE_STATE_UNUSABLE
+        provider.recover(node_id)
+        async with asyncio.timeout(5):
+            while True:
+                with contextlib.suppress(BatchError):
+                    await control.agents.hello(_hello(node_id))
+                    break
+                await asyncio.sleep(0.01)
+        await until(NodeState.IDLE)
+    finally:
+        await control.stop()
+
+
+async def test_a_commit_of_the_service_before_lands_after_the_next_has_looked() -> None:
+    """Its job is known, and its number is not given to another."""
+    store = MemoryStore()
+    sizes = {"local": VmSize("local", 2, 4096, 0.1)}
+
+    def service() -> ControlService:
+        return ControlService(
+            "account", store, FakeProvider(), sizes, secret=b"s", account_url=lambda: "", settings=ControlSettings()
+        )
+
+    first = service()
+    await first.start()
+    await first.add_pool(new_pool(), "test")
+    late = asyncio.Event()
+
+    async def on_its_way(_: ChangeSet) -> None:
+        await late.wait()
+
+    store.before_commit = on_its_way
+    adding = asyncio.create_task(first.add_job(new_job("late"), "test"))
+    second = service()
+    looked = store.open
+
+    async def look() -> StoreFacts:
+        facts = await looked()
+        late.set()
+        await adding
+        store.before_commit = None
+        return facts
+
+    store.open = look  # type: ignore[method-assign]
+    await second.start()
+    try:
+        assert (await second.add_job(new_job("other"), "test")).no == 2
+        with pytest.raises(BatchError) as refused:
+            await second.add_job(new_job("late"), "test")
+        assert refused.value.code is ErrorCode.JOB_EXISTS
+        rows = await store.list_jobs(None, 10, None)
+        assert sorted((job.id, job.no) for job in rows.items) == [("late", 1), ("other", 2)]
+    finally:
+        await second.stop()
+        await store.open()
+        await first.stop()

@@ -131,6 +131,10 @@ class FakeProvider:
         """The node is there, and of no use."""
         self._nodes[node_id].status = NodeStatus.FAILED
 
+    def recover(self, node_id: str) -> None:
+        """A node that failed is of use again."""
+        self._nodes[node_id].status = NodeStatus.UP
+
     # ---
 
     def _enter(self, method: str, node_ids: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from millpond.agent.actions import Action, Deed, GoOn, Kill, Launch, Remove, Ren
 from millpond.agent.base import Outcome
 from millpond.agent.records import Record
 from millpond.agent.state import AgentState
+from millpond.domain.states import TaskKind
 from millpond.protocol.messages import (
     Coordinated,
     Directive,
@@ -320,6 +321,14 @@ def test_what_needs_no_slots_does_not_stand_in_line() -> None:
     # In the directory of another it waits for that one only.
     assert launched(node.end(3)) == [5]
     assert launched(node.end(1)) == [2]
+
+
+def test_a_release_task_waits_for_what_is_left_of_its_job() -> None:
+    node = Node()
+    release = Start(3, 9, 1, job_id="j", task_id="jobrelease", slots=0, spec=b"{}", kind=TaskKind.JOB_RELEASE)
+    node.tell(start(1, 1), start(2, 2, job_id="other"))
+    assert launched(node.tell(release, Stop(4, 1, 1))) == []
+    assert launched(node.end(1, outcome=KILLED)) == [9]
 
 
 def test_what_needs_no_slots_may_be_stopped_and_returned_before_its_directory_is_free() -> None:

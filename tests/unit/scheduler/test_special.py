@@ -172,6 +172,22 @@ def test_preparation_is_lazy_and_runs_once_while_its_tasks_wait_in_preparing() -
     assert started_tasks(world)[-1] == "d"
 
 
+def test_nothing_is_handed_ahead_of_a_task_that_waits_for_its_preparation_task() -> None:
+    """The node does not know that its slots are held for it, and would start what it was handed at once."""
+    world = World()
+    world.add_pool(1, slots=1)
+    world.add_job(preparation=JobPreparationRules())
+    world.add_job("other")
+    world.add_tasks("a")
+    world.add_tasks("b", job="other")
+    assert world.task("a").state is TaskState.PREPARING
+    assert world.task("b", "other").node_id is None
+    world.run_special(PREPARATION)
+    world.start("a")
+    world.end("a")
+    assert started_tasks(world) == ["a", "b"]
+
+
 def test_a_node_where_preparation_failed_is_barred_for_that_job_only() -> None:
     world = World()
     world.add_pool(1, slots=4)
