@@ -59,7 +59,7 @@ class SimDisk:
         self._audit = audit
         self._inner = MemoryStore()
         self.latency_s = 0.002
-        self.hiccups = random.choice((0.0, 0.0, 0.03))
+        self.hiccups = random.choice((0.0, 0.0, 0.03, 0.15))
         """How likely a write takes seconds."""
         self.commits_fail = 0.0
         """How likely a commit fails."""
