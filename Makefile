@@ -22,6 +22,7 @@ demo: setup ## Start a service, render a film as a batch job on two local nodes,
 	@$(BIN)/python examples/mandelbrot/demo.py $(DEMO_ARGS)
 
 test: setup ## Run every test; what was skipped is listed at the end
+	@sh tools/test_packages.sh
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup ## Style, types, import rules, purity of the pure rooms

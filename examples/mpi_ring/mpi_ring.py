@@ -14,6 +14,7 @@ import re
 import sys
 import time
 import urllib.request
+from datetime import timedelta
 from pathlib import Path
 
 from azure.batch import BatchClient
@@ -118,7 +119,7 @@ def submit(client: BatchClient, name: str, program_url: str, nodes: int, ranks: 
                 coordination_command_line=COORDINATION,
                 common_resource_files=[m.ResourceFile(http_url=program_url, file_path="ring.c")],
             ),
-            constraints=m.BatchTaskConstraints(max_wall_clock_time="PT5M"),
+            constraints=m.BatchTaskConstraints(max_wall_clock_time=timedelta(minutes=5)),
         ),
     )
 

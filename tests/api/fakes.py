@@ -41,7 +41,7 @@ from millpond.protocol.messages import (
 from millpond.providers.base import VmSize
 from millpond.scheduler.job_schedules import JobSchedulesState
 from millpond.scheduler.job_schedules import apply as apply_to_schedules
-from millpond.store.base import NodeCounts, Page, StoredRun, TaskRow
+from millpond.store.base import NodeCounts, Page, SampleBlock, StoredRun, TaskRow
 
 _T = TypeVar("_T")
 _Values = Callable[[_T], dict[str, Literal | None]]
@@ -58,6 +58,7 @@ class FakeStore:
         self.subtasks: list[Subtask] = []
         self.runs: list[StoredRun] = []
         self.unmade_jobs: set[str] = set()
+        self.samples: list[SampleBlock] = []
 
     async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
         return {id_key(job_id): "p1" for job_id in job_ids if id_key(job_id) not in self.unmade_jobs}
@@ -92,6 +93,9 @@ class FakeStore:
 
     async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
         return [run for run in self.runs if run.pool_no == pool_no][:limit]
+
+    async def load_samples(self, pool_no: int, since: float) -> list[SampleBlock]:
+        return [block for block in self.samples if block.pool_no == pool_no and block.start >= since]
 
     async def get_node(self, pool_id: str, node_id: str) -> Node | None:
         found = self.nodes.get(node_id)

@@ -5,10 +5,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from millpond.autoscale.samples import History
+from millpond.autoscale.variables import Metric
 from millpond.domain.autoscale import AutoScale, AutoScaleRun, AutoScaleRunError
 from millpond.domain.events import PoolAutoScaleDisableRequested, PoolAutoScaleEnableRequested
 from millpond.domain.task import NameValue
-from millpond.store.base import StoredRun
+from millpond.store.base import SampleBlock, StoredRun
 from tests.api.client import NOW
 from tests.api.conftest import MACHINE, World
 
@@ -191,6 +193,25 @@ async def test_what_runs_have_looked_at(world: World) -> None:
     assert [run["trigger"] for run in answer.json()["value"]] == ["interval"] * 2
     assert answer.json()["value"][0]["evaluation"] == {"results": "r"}
     assert (await world.call("GET", "/pools/none/autoscaleruns")).status == 404
+
+
+async def test_what_was_sampled_in_the_last_day(world: World) -> None:
+    await world.add_pool()
+    empty = await world.call("GET", "/pools/p1/autoscalesamples")
+    assert empty.json() == {"samplePeriod": None, "times": [], "samples": {}}
+    blocks = []
+    for start, values in ((NOW - 90_000.0, (9,)), (NOW - 60.0, (1, None)), (NOW, (3,))):
+        history = History()
+        for index, value in enumerate(values):
+            sampled = {Metric.ACTIVE_TASKS: value} if value is not None else {}
+            history.add(start + 30.0 * index, {**sampled, Metric.TASK_SLOTS_PER_NODE: 2})
+        blocks.append(SampleBlock(1, start, msgspec.msgpack.encode(history.snapshot())))
+    world.control.store.samples = blocks
+    answer = (await world.call("GET", "/pools/p1/autoscalesamples")).json()
+    assert answer["samplePeriod"] == "PT30S"
+    assert len(answer["times"]) == 3
+    assert answer["samples"] == {"$ActiveTasks": [1.0, None, 3.0], "$TaskSlotsPerNode": [2.0, 2.0, 2.0]}
+    assert (await world.call("GET", "/pools/none/autoscalesamples")).status == 404
 
 
 async def test_a_record_of_settings_is_no_part_of_the_definition(world: World) -> None:

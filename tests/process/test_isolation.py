@@ -450,6 +450,8 @@ async def test_a_resumed_task_keeps_its_user(node: Node) -> None:
     )
     first = asyncio.create_task(node.run(start))
     await until(lambda: (node.task("t") / "wd/uid").exists() and bool((node.task("t") / "wd/uid").read_text()), "runs")
+    while not await node.machine.executor.known():
+        await asyncio.sleep(0.005)
     first.cancel()
     await asyncio.wait([first])
     await node.runner.close()

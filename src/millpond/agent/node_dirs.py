@@ -130,7 +130,8 @@ class NodeDirectories:
             for run in _directories_in(job):
                 self._open(run)
         # Last, so that what was cut short is begun again.
-        os.chmod(self.root, 0o750)  # noqa: S103  for the node's group only
+        # Others pass through to `bin`: mpirun names its launch agent there to its daemons on other nodes of this machine.
+        os.chmod(self.root, 0o751)  # noqa: S103  every directory in it has a mode of its own
         os.chown(self.root, 0, group)
 
     def _open(self, path: str) -> None:

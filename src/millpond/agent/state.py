@@ -21,8 +21,9 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from millpond.agent.actions import Action, GoOn, Kill, Launch, Remove, Renew
+from millpond.agent.actions import Action, GoOn, Kill, Launch, Renew
 from millpond.agent.base import Outcome
+from millpond.agent.directory_use import DirectoryUse
 from millpond.agent.records import (
     Accepted,
     Acknowledged,
@@ -41,7 +42,7 @@ from millpond.agent.records import (
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailureCode
 from millpond.domain.events import HeldAttempt
-from millpond.domain.states import ErrorCategory, TaskKind
+from millpond.domain.states import ErrorCategory
 from millpond.domain.task import FailureInfo
 from millpond.protocol.messages import (
     Coordinated,
@@ -123,10 +124,7 @@ class AgentState:
         """Attempts that need no slots, and wait for their directory only."""
         self._latest: dict[int, int] = {}
         """Task key → its highest attempt held."""
-        self._busy: set[tuple[str, str]] = set()
-        """(job id, task id) of the launched attempts."""
-        self._removals: dict[tuple[str, str], bool] = {}
-        """Directories to remove → whether that has begun (else it waits for attempts that use them)."""
+        self._directories = DirectoryUse()
         self._reports: deque[Reported] = deque()
         """Not acknowledged, in order of number."""
 
@@ -145,7 +143,7 @@ class AgentState:
     @property
     def idle(self) -> bool:
         """Nothing is queued, runs, or is about to be removed, no report is due, and no restart under way."""
-        return not (self._held or self._reports or self._removals or self.restarting)
+        return not (self._held or self._reports or self._directories.removals or self.restarting)
 
     @property
     def launched(self) -> list[AttemptRef]:
@@ -154,7 +152,7 @@ class AgentState:
 
     @property
     def has_launched(self) -> bool:
-        return bool(self._busy)
+        return bool(self._directories.busy)
 
     @property
     def has_queued(self) -> bool:
@@ -183,7 +181,7 @@ class AgentState:
         ]
         if self.joined is not None:
             records.append(self.joined)
-        records.extend(RemovalAsked(job_id=job_id, task_id=task_id) for job_id, task_id in self._removals)
+        records.extend(RemovalAsked(job_id=job_id, task_id=task_id) for job_id, task_id in self._directories.removals)
         for (key, attempt), held in self._held.items():
             if held.phase is _Phase.LAUNCHED:
                 launched = Launched(key=key, attempt=attempt, started=held.started, coordinated=held.coordinated)
@@ -220,7 +218,7 @@ class AgentState:
             self._drop_all_but_launched()
             self._renew(actions)
             return actions
-        self._begin_removals(actions)
+        actions.extend(self._directories.begin_removals())
         self._fill(at, actions)
         return actions
 
@@ -319,7 +317,7 @@ class AgentState:
         if held is None or held.phase is not _Phase.LAUNCHED:
             return actions
         self._used -= held.start.slots
-        self._busy.discard((held.start.job_id, held.start.task_id))
+        self._directories.leave(held.start)
         if self._silent:
             self._forget(ref)
             self._renew(actions)
@@ -327,14 +325,14 @@ class AgentState:
         if self._interrupted and not held.stop_asked:
             outcome = _interrupted(outcome)
         self._end(ref, held, outcome, actions)
-        self._begin_removals(actions)
+        actions.extend(self._directories.begin_removals())
         self._fill(at, actions)
         return actions
 
     def removed(self, job_id: str, task_id: str, at: Timestamp) -> list[Action]:
         """The directory asked to be removed is out of the way."""
         actions: list[Action] = []
-        if self._removals.pop((job_id, task_id), None) is not None:
+        if self._directories.removals.pop((job_id, task_id), None) is not None:
             actions.append(RemovalDone(job_id=job_id, task_id=task_id))
             self._fill(at, actions)
         return actions
@@ -439,10 +437,10 @@ class AgentState:
 
     def _on_remove(self, directive: RemoveDirectory, actions: list[Action]) -> None:
         directory = (directive.job_id, directive.task_id)
-        if directory not in self._removals:
-            self._removals[directory] = False
+        if directory not in self._directories.removals:
+            self._directories.removals[directory] = False
             actions.append(RemovalAsked(job_id=directive.job_id, task_id=directive.task_id))
-            self._begin_removals(actions)
+            actions.extend(self._directories.begin_removals())
 
     # --- the rest ---
 
@@ -473,7 +471,7 @@ class AgentState:
         if self._slotless and not self._interrupted:
             waiting: deque[AttemptRef] = deque()
             for ref in self._slotless:
-                if self._directory_free(self._held[ref].start):
+                if self._directories.is_free(self._held[ref].start):
                     self._launch(ref, actions)
                 else:
                     waiting.append(ref)
@@ -486,7 +484,7 @@ class AgentState:
                 self._queue.popleft()
                 self._end(ref, held, _does_not_fit(start.slots, self._slots, at), actions)
                 continue
-            if start.slots > self._slots - self._used or not self._directory_free(start):
+            if start.slots > self._slots - self._used or not self._directories.is_free(start):
                 return
             self._queue.popleft()
             self._launch(ref, actions)
@@ -496,28 +494,8 @@ class AgentState:
         start = held.start
         held.phase = _Phase.LAUNCHED
         self._used += start.slots
-        self._busy.add((start.job_id, start.task_id))
+        self._directories.take(start)
         actions += (Launched(key=start.key, attempt=start.attempt), Launch(start))
-
-    def _directory_free(self, start: Start) -> bool:
-        if start.kind is TaskKind.JOB_RELEASE and self._in_use((start.job_id, "")):
-            return False  # what was left of the job here is still being stopped
-        directory = (start.job_id, start.task_id)
-        return directory not in self._busy and not (
-            self._removals and (directory in self._removals or (start.job_id, "") in self._removals)
-        )
-
-    def _begin_removals(self, actions: list[Action]) -> None:
-        for directory, begun in self._removals.items():
-            if not begun and not self._in_use(directory):
-                self._removals[directory] = True
-                actions.append(Remove(*directory))
-
-    def _in_use(self, directory: tuple[str, str]) -> bool:
-        job_id, task_id = directory
-        if task_id:
-            return directory in self._busy
-        return any(busy_job_id == job_id for busy_job_id, _ in self._busy)
 
     def _end(self, ref: AttemptRef, held: _Held, outcome: Outcome | None, actions: list[Action]) -> None:
         """Report the end of an attempt; `outcome` is None when it was stopped before it was launched."""
@@ -570,7 +548,7 @@ class AgentState:
         self._queue.clear()
         self._slotless.clear()
         self._reports.clear()
-        self._removals.clear()
+        self._directories.removals.clear()
         for ref in [ref for ref, held in self._held.items() if held.phase is not _Phase.LAUNCHED]:
             self._forget(ref)
 
@@ -598,7 +576,7 @@ class AgentState:
                 held.started = started
                 held.coordinated = coordinated
                 self._used += held.start.slots
-                self._busy.add((held.start.job_id, held.start.task_id))
+                self._directories.take(held.start)
             case StopAsked(key=key, attempt=attempt):
                 self._held[key, attempt].stop_asked = True
             case Proceeded(key=key, attempt=attempt):
@@ -608,9 +586,9 @@ class AgentState:
             case Acknowledged(seq=seq):
                 self._acknowledge(seq, [])
             case RemovalAsked(job_id=job_id, task_id=task_id):
-                self._removals[job_id, task_id] = False
+                self._directories.removals[job_id, task_id] = False
             case RemovalDone(job_id=job_id, task_id=task_id):
-                self._removals.pop((job_id, task_id), None)
+                self._directories.removals.pop((job_id, task_id), None)
             case RestartAsked():
                 self.restarting = record
                 self._drop_all_but_launched()
@@ -636,7 +614,7 @@ class AgentState:
             held = self._held[ref] = _Held(bare)
         elif held.phase is _Phase.LAUNCHED:
             self._used -= held.start.slots
-            self._busy.discard((held.start.job_id, held.start.task_id))
+            self._directories.leave(held.start)
         elif held.phase is _Phase.QUEUED:
             self._line(held.start).remove(ref)
         held.phase = _Phase.ENDED

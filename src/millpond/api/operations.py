@@ -161,6 +161,7 @@ _EXTENSIONS: Final[tuple[tuple[str | int, ...], ...]] = (
     ("explain_pool", "GET", "/pools/{poolId}/explain", 200),
     ("explain_node", "GET", "/pools/{poolId}/nodes/{nodeId}/explain", 200),
     ("list_auto_scale_runs", "GET", "/pools/{poolId}/autoscaleruns", 200),
+    ("list_auto_scale_samples", "GET", "/pools/{poolId}/autoscalesamples", 200),
     # Azure's clouds take spot nodes back when they please; here somebody, or something, asks for it.
     ("preempt_node", "POST", "/pools/{poolId}/nodes/{nodeId}/preempt", 202),
 )

@@ -102,7 +102,7 @@ def check(
 @autoscale.command("explain")
 @service_options
 @click.option("--samples", type=click.Path(path_type=Path), help="A CSV of samples: time, and a column a metric.")
-@click.option("--pool", help="A pool of the service: its present samples are looked at.")
+@click.option("--pool", help="A pool of the service that runs: its samples and its targets.")
 @click.option("--at", "at_text", help="Evaluate as of this time (2026-01-05T08:00:00Z); else the newest samples'.")
 @click.option("--dedicated", type=click.IntRange(0), default=0, help="The pool's present target, with --samples.")
 @click.option("--low-priority", type=click.IntRange(0), default=0, help="Likewise, of low-priority nodes.")
@@ -124,36 +124,29 @@ def explain(
     On --samples from a file, or on those of a --pool of a service that runs.
     """
     from millpond.lab.explain import FormulaError, explain_history  # noqa: PLC0415
-    from millpond.lab.samples_file import SamplesError, read_samples  # noqa: PLC0415
+    from millpond.lab.recording import history_of  # noqa: PLC0415
+    from millpond.lab.samples_file import read_samples  # noqa: PLC0415
 
     if (samples is None) == (pool is None):
         raise CliUsageError("give either --samples FILE or --pool POOL")
+    at = _time(at_text) if at_text is not None else None
     text = _read(formula)
-    if pool is not None:
-        _explain_pool(Client(config_path, data_dir), pool, text)
-        return
-    assert samples is not None
     try:
-        at = _time(at_text) if at_text is not None else None
-        history = read_samples(samples, period_s=period)
+        if samples is not None:
+            history = read_samples(samples, period_s=period)
+        else:
+            assert pool is not None
+            client = Client(config_path, data_dir)
+            known = client.get("pools", pool)
+            dedicated = known.get("targetDedicatedNodes", 0)
+            low_priority = known.get("targetLowPriorityNodes", 0)
+            history = history_of(client.get("pools", pool, "autoscalesamples"))
         lines = explain_history(
             text, history, at, target_dedicated_nodes=dedicated, target_low_priority_nodes=low_priority
         )
-    except (SamplesError, FormulaError, ValueError) as error:
+    except (FormulaError, ValueError) as error:
         raise CliError(str(error)) from error
     click.echo("\n".join(lines))
-
-
-def _explain_pool(client: Client, pool: str, text: str) -> None:
-    run = client.ask("pools", pool, "evaluateautoscale", body={"autoScaleFormula": text})
-    click.echo(f"At {run['timestamp']}, on pool {pool}; nothing is changed by this:")
-    for pair in run["results"].split(";"):
-        name, _, value = pair.partition("=")
-        click.echo(f"    {name} = {value}")
-    error = run.get("error")
-    if error is not None:
-        details = "; ".join(value["value"] for value in error.get("values", []))
-        raise CliError(f"{error['code']}: {details or error['message']}")
 
 
 # --- the pool and the load ------------------------------------------------------------------------------------------

@@ -50,10 +50,6 @@ class Client:
         """POST to the path of these segments, of an operation that answers nothing. Raises CliError."""
         self._call("POST", _path_of(segments), body=b"" if body is None else json.dumps(body).encode())
 
-    def ask(self, *segments: str, body: dict[str, Any]) -> dict[str, Any]:
-        """POST to the path of these segments, of an operation that answers an object. Raises CliError."""
-        return self._call("POST", _path_of(segments), body=json.dumps(body).encode())
-
     def _call(
         self, method: str, path: str, query: dict[str, str] | None = None, body: bytes | None = None
     ) -> dict[str, Any]:

@@ -45,7 +45,8 @@ _decode: Final = msgspec.msgpack.Decoder(HistoryData).decode
 # --- what is sampled ------------------------------------------------------------------------------------------------
 
 
-def _task_values(state: SchedulerState, pool: Pool) -> dict[Metric, float]:
+def task_values(state: SchedulerState, pool: Pool) -> dict[Metric, float]:
+    """What the scheduler's own sums say of the pool's tasks."""
     load = state.load
     return {
         Metric.ACTIVE_TASKS: load.active,
@@ -60,7 +61,7 @@ def _task_values(state: SchedulerState, pool: Pool) -> dict[Metric, float]:
     }
 
 
-def _node_values(state: SchedulerState) -> dict[Metric, float]:
+def node_values(state: SchedulerState) -> dict[Metric, float]:
     """Every node there is counts, in whatever state, as in the pool's currentDedicatedNodes."""
     dedicated = spot = preempted = usable = 0
     for node in state.nodes.values():
@@ -171,7 +172,7 @@ class Sampler:
             if link is not None and link.metrics is not None and now - link.measured <= _STALE_S:
                 machines.append(link.metrics)
                 up_s += max(0.0, now - (node.row.last_boot_time or now))
-        values = _task_values(state, pool) | _node_values(state)
+        values = task_values(state, pool) | node_values(state)
         values[Metric.SAMPLE_NODE_COUNT] = len(machines)
         values[Metric.WALL_CLOCK_SECONDS] = up_s
         if machines:

@@ -35,9 +35,10 @@ def explain(
 
 
 def explain_history(formula: Formula | str, history: History, at: Timestamp | None = None, **more: int) -> list[str]:
-    """As `explain`, at the time of the newest samples unless another is given."""
+    """As `explain`, at the time of the newest samples unless another is given. Raises ValueError when there are neither."""
     now = history.newest_time if at is None else at
-    assert now is not None
+    if now is None:
+        raise ValueError("there are no samples, and no time was given")
     return explain(formula, history, now, **more)  # type: ignore[arg-type]
 
 

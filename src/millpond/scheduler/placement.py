@@ -293,7 +293,8 @@ def _assign(
 
 
 def _recall(state: SchedulerState, effects: list[Effect]) -> None:
-    """Idle nodes, and nothing to place: ask busy nodes to give back what they have not begun."""
+    """Idle nodes, and nothing to place: ask busy nodes to give back what they have not begun, where it fits elsewhere
+    (what does not would be handed to them again, and asked back again, without end)."""
     if state.run_time_s is not None and state.run_time_s < _RECALL_RUN_S:
         return
     idle = sum(free * len(bucket) for free, bucket in enumerate(state.free_nodes))
@@ -303,7 +304,10 @@ def _recall(state: SchedulerState, effects: list[Effect]) -> None:
         for assignment in reversed(list(node.assigned.values())):
             if assignment.holds or idle <= 0:
                 break
+            task = assignment.task
+            if _free_node(state, state.jobs_by_no[task.job_no], task, assignment.slots) is None:
+                continue
             if not assignment.returning:
                 assignment.returning = True
-                effects.append(ReturnTask(node.row.id, assignment.task.key, assignment.attempt))
+                effects.append(ReturnTask(node.row.id, task.key, assignment.attempt))
             idle -= assignment.slots

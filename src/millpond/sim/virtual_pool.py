@@ -88,7 +88,7 @@ class _Machine:
         self.free = slots
         self.is_up = False
         self.life = 0
-        """Counts machines made for the node: moments of an earlier one are void."""
+        """Which machine it is, of all there have been: moments of an earlier one are void."""
         self.since: Timestamp | None = None
         """Since when it costs; None while there is none."""
         self.queue: deque[f.StartTask] = deque()
@@ -121,6 +121,7 @@ class VirtualPool:
         self._alive: dict[str, _Machine] = {}
         self._heap: list[tuple[Timestamp, int, str, tuple[Any, ...]]] = []
         self._order = 0
+        self._lives = 0
         self._due: list[e.Event] = []
         """What nodes and provider have to say at once."""
         self._timers: dict[str, Timestamp | None] = {}
@@ -223,7 +224,7 @@ class VirtualPool:
         machine = self._alive.get(node_id)
         if machine is None:
             machine = self._alive[node_id] = _Machine(self.pool.task_slots_per_node, is_dedicated=is_dedicated)
-        machine.life += 1
+        self._renew(machine)
         if again and self._machines.eviction_wait_s > 0:
             self._arrange(self.now + self._machines.eviction_wait_s, "found", node_id, machine.life)
         else:
@@ -240,9 +241,13 @@ class VirtualPool:
         else:
             self._due.extend(self._gone(node_id, machine.life))
 
+    def _renew(self, machine: _Machine) -> None:
+        self._lives += 1
+        machine.life = self._lives
+
     def _lose(self, machine: _Machine) -> None:
         """Whatever it ran is lost."""
-        machine.life += 1
+        self._renew(machine)
         machine.is_up = False
         for (key, _), (since, _) in machine.running.items():
             self._count_lost(key, since)
@@ -308,8 +313,8 @@ class VirtualPool:
 
     def _found(self, node_id: str, life: int) -> Iterator[e.Event]:
         """There is a machine: from now on it costs, and boots."""
-        machine = self._alive[node_id]
-        if machine.life != life:
+        machine = self._alive.get(node_id)
+        if machine is None or machine.life != life:
             return
         model = self._machines
         machine.since = self.now

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from millpond.autoscale.variables import Metric
 from millpond.lab.loads import Arrival, LoadError, make_load, parse_synthetic
-from millpond.lab.recording import load_of_tasks
+from millpond.lab.recording import history_of, load_of_tasks
 from millpond.lab.traces import load_of, parse_csv, parse_swf, read_trace, to_csv
 
 HOUR = 3600.0
@@ -162,3 +163,16 @@ def test_the_tasks_of_a_service_are_a_load() -> None:
     load, left_out = load_of_tasks([ran, waiting, earlier], "job")
     assert load.arrivals == (Arrival(0.0, 30.5, 2), Arrival(10.0, 30.5, 2))
     assert left_out == 1
+
+
+def test_the_samples_of_a_service_are_a_history() -> None:
+    answer = {
+        "samplePeriod": "PT30S",
+        "times": ["2026-01-05T08:00:00Z", "2026-01-05T08:00:30Z"],
+        "samples": {"$PendingTasks": [4, None], "$FromTheFuture": [1, 2]},
+    }
+    history = history_of(answer)
+    assert history.period_s == 30.0
+    assert [values for _, values in history.times()] == [{Metric.PENDING_TASKS: 4.0}, {}]
+    with pytest.raises(ValueError, match="not been sampled yet"):
+        history_of({"samplePeriod": None, "times": [], "samples": {}})

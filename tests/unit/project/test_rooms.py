@@ -47,6 +47,7 @@ def lint_imports(directory: Path) -> "subprocess.CompletedProcess[str]":
         ("control", "from millpond.store.sqlite import SqliteStore"),
         ("api", "from millpond.providers.local import LocalProvider"),
         ("control", "from millpond import config"),
+        ("sim", "import millpond.lab.backtest"),
     ],
 )
 def test_an_import_up_or_across_breaks_a_contract(tmp_path: Path, room: str, line: str) -> None:

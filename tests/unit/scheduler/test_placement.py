@@ -176,3 +176,23 @@ def test_a_node_that_restarts_is_given_what_it_should_hold_and_stops_what_it_sho
     world.confirm_stops()
     assert node.free == 0
     assert world.task("kept").state is TaskState.ACTIVE
+
+
+def test_what_fits_nowhere_else_is_not_asked_back() -> None:
+    world = World()
+    world.add_pool(nodes=2, slots=2)
+    world.add_job()
+    world.add_tasks("full", slots=2)
+    world.add_tasks("small")
+    world.start("full")
+    world.start("small")
+    # It goes ahead to the busy node; the other has a slot free, and it needs two.
+    world.add_tasks("wide", slots=2)
+    assert world.task("wide").node_id == world.task("full").node_id
+    world.do()
+    assert world.returned == []
+    world.tick(0.5)
+    world.end("small")
+    (wish,) = world.returned
+    world.do(e.TaskReturned(at=world.now, node_id=wish.node_id, key=wish.key, attempt=wish.attempt))
+    assert world.task("wide").node_id not in (None, world.task("full").node_id)

@@ -192,9 +192,9 @@ class Isolation:
             block = self._claims.claim(directory, None if earlier is None else earlier.block, self._clear_up)
         except NoUidsLeft as error:
             raise OSError(errno.EAGAIN, str(error)) from error
-        # The node's users pass through to its root; what else is here is the agent's (0600).
+        # Passed on the way to the root; what else is here is the agent's (0600).
         os.chown(directory, 0, block.first)
-        os.chmod(directory, 0o710)  # noqa: S103  to be passed, by the node's group only
+        os.chmod(directory, 0o711)  # noqa: S103  to be passed, not looked into
         users = NodeUsers(directory, block, self._account_files)
         cgroup = self._make_cgroup(_group_name(block), memory_mib, task_slots)
         node = NodeIsolation(root, users, cgroup)

@@ -71,6 +71,7 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     autoscale.disable_pool_auto_scale,
     autoscale.evaluate_pool_auto_scale,
     autoscale.list_auto_scale_runs,
+    autoscale.list_auto_scale_samples,
     explain.explain_job,
     explain.explain_task,
     explain.explain_pool,
