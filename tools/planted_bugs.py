@@ -127,9 +127,9 @@ def hunt(mutation: Mutation, first: int, seeds: int, minutes: float) -> Verdict:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="See how many seeds the simulation needs to notice planted bugs.")
     parser.add_argument("names", nargs="*", help="only these mutations (default: all)")
-    parser.add_argument("--seeds", type=int, default=300, help="seeds to try at most (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=500, help="seeds to try at most (default: %(default)s)")
     parser.add_argument("--first", type=int, default=1, help="the first of them (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=5.0, help="virtual minutes of each run (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="virtual minutes of each run (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="mutations at a time (default: %(default)s)")
     options = parser.parse_args(arguments)
     known = mutations()

@@ -75,12 +75,12 @@ class Desk:
 
     def job_exists(self, job_id: str) -> bool:
         """Whether its addition was acknowledged, and nobody has ever asked to delete a job of that id."""
-        schedule_id = id_key(job_id.partition(":")[0])
-        return (
-            self.jobs.get(job_id, 0) > 0
-            and (id_key(job_id), "") not in self.audit.deletes
-            and schedule_id not in self.audit.deleted_schedules
-        )
+        return self.jobs.get(job_id, 0) > 0 and not self.job_goes(job_id)
+
+    def job_goes(self, job_id: str) -> bool:
+        """Whether anybody has ever asked to delete a job of that id, or the schedule that makes it."""
+        of_schedule = ":" in job_id and id_key(job_id.partition(":")[0]) in self.audit.deleted_schedules
+        return of_schedule or (id_key(job_id), "") in self.audit.deletes
 
     def a_job(self) -> str | None:
         """One of those that users have heard of."""

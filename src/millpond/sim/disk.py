@@ -5,7 +5,7 @@ server: fencing must see to it that it does no harm.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -59,8 +59,11 @@ class SimDisk:
         self._audit = audit
         self._inner = MemoryStore()
         self.latency_s = 0.002
-        self.hiccups = random.choice((0.0, 0.0, 0.03))
+        self.hiccups = random.choice((0.0, 0.0, 0.03, 0.15))
         """How likely a write takes seconds."""
+        self.ambush: Callable[[], None] | None = None
+        """Called once, when the next commit begins: it may kill who commits. What is on its way then is written after a
+        while, or never."""
         self.commits_fail = 0.0
         """How likely a commit fails."""
         self.reads_fail = 0.0
@@ -104,11 +107,27 @@ class SimDisk:
     async def commit(self, changes: ChangeSet, fence: Fence) -> None:
         snapshot = copies.copy_changes(changes)
         events = self._audit.events_of(changes)
+        hold_s: float | None = 0.0
+        if self.ambush is not None:
+            ambush, self.ambush = self.ambush, None
+            ambush()
+            hold_s = self._random.choice((None, 0.0, self._random.uniform(0.0, 0.1), self._random.uniform(0.0, 4.0)))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._loop.world_task(self._write(snapshot, events, fence, done), name="commit")
+        self._loop.world_task(self._write(snapshot, events, fence, done, hold_s), name="commit")
         await done
 
-    async def _write(self, changes: ChangeSet, events: list[Event], fence: Fence, done: "asyncio.Future[None]") -> None:
+    async def _write(
+        self,
+        changes: ChangeSet,
+        events: list[Event],
+        fence: Fence,
+        done: "asyncio.Future[None]",
+        hold_s: float | None,
+    ) -> None:
+        """`hold_s` of None: it never gets there, and nobody is told."""
+        if hold_s is None:
+            return
+        await asyncio.sleep(hold_s)
         await asyncio.sleep(self._delay())
         if self.hiccups and self._random.random() < self.hiccups:
             await asyncio.sleep(self._random.uniform(0.0, 4.0))

@@ -59,6 +59,8 @@ class Faults:
             ("control crash", self._crash_control),
             ("control crash", self._crash_control),
             ("control crash", self._crash_control),
+            ("crash at commit", self._crash_at_commit),
+            ("crash at commit", self._crash_at_commit),
             ("control restart", self._restart_control),
             ("commits fail", self._fail_commits),
             ("reads fail", self._fail_reads),
@@ -107,6 +109,11 @@ class Faults:
         random = self._random
         steps = random.choice((1, random.randint(1, 40), random.randint(1, 400)))
         self._cluster.crash_control(random.choice((0.01, 1.0, 20.0, 90.0)) * random.random(), after_steps=steps)
+
+    def _crash_at_commit(self) -> None:
+        """The control plane dies with a commit on its way, and is back before, or after, that has landed."""
+        down_s = self._random.choice((0.001, 0.1, 2.0)) * self._random.random()
+        self._cluster.disk.ambush = lambda: self._cluster.crash_control(down_s, after_steps=1)
 
     def _restart_control(self) -> None:
         self._cluster.restart_control(self._random.uniform(0.01, 5.0))
@@ -273,6 +280,7 @@ class Faults:
         cluster = self._cluster
         for process in cluster.loop.processes:
             process.defuse()
+        cluster.disk.ambush = None
         cluster.disk.commits_fail = cluster.disk.reads_fail = 0.0
         cluster.disk.latency_s = 0.002
         cluster.network.heal()

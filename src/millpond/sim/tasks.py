@@ -47,7 +47,7 @@ class TaskUsers:
 
         def check(answer: tuple[int, list[TaskAddOutcome]]) -> None:
             job_no, outcomes = answer
-            if not job_no or (id_key(job_id), "") in desk.audit.deletes:
+            if not job_no or desk.job_goes(job_id):
                 return
             for outcome in outcomes:
                 if outcome.error_code is not None or (id_key(job_id), id_key(outcome.id)) in desk.audit.deletes:
@@ -60,7 +60,7 @@ class TaskUsers:
         if answer is None:
             return
         job_no, outcomes = answer
-        deleted = (id_key(job_id), "") in desk.audit.deletes
+        deleted = desk.job_goes(job_id)
         for outcome in outcomes:
             if outcome.error_code is None and job_no:
                 gone = deleted or (id_key(job_id), id_key(outcome.id)) in desk.audit.deletes
