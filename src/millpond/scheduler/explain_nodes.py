@@ -8,6 +8,7 @@ from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.explanation import Cause, Explanation, Reference
 from millpond.domain.pool import Pool
 from millpond.domain.states import AllocationState, NodeOperation, NodeState, PoolState, SchedulingState
+from millpond.domain.task import Task
 from millpond.scheduler import apart
 from millpond.scheduler.state import NodeMemory, SchedulerState
 
@@ -156,17 +157,27 @@ def explain_node(state: SchedulerState, node_id: str) -> Explanation:
     return Explanation(node_reference(node), row.state.value, row.state_time, summary, causes)
 
 
+def _task_references(state: SchedulerState, tasks: list[Task]) -> tuple[Reference, ...]:
+    return tuple(Reference("task", task.id, state.jobs_by_no[task.job_no].row.id) for task in tasks[:_MOST_REFERENCES])
+
+
 def _causes_of_node(state: SchedulerState, node: NodeMemory) -> Iterator[Cause]:
     trouble = trouble_of(node)
     if trouble is not None:
         yield trouble
-    if node.assigned:
-        held = [
-            Reference("task", a.task.id, state.jobs_by_no[a.task.job_no].row.id)
-            for _, a in zip(range(_MOST_REFERENCES), node.assigned.values(), strict=False)
-        ]
-        tasks = f"{_plural(len(node.assigned), 'task')} {agree(len(node.assigned), 'is', 'are')}"
-        yield Cause("tasksRunning", f"{tasks} on it", references=tuple(held))
+    held = [a.task for a in node.assigned.values() if a.holds]
+    if held:
+        tasks = f"{_plural(len(held), 'task')} {agree(len(held), 'is', 'are')}"
+        yield Cause("tasksRunning", f"{tasks} on it", references=_task_references(state, held))
+    ahead = [a.task for a in node.assigned.values() if not a.holds]
+    if ahead:
+        tasks = f"{_plural(len(ahead), 'task')} {agree(len(ahead), 'was', 'were')}"
+        yield Cause(
+            "handedOutAhead",
+            f"{tasks} handed to it ahead of time",
+            "slots become free",
+            references=_task_references(state, ahead),
+        )
     if node.stopping:
         yield Cause(
             "tasksStopping",

@@ -77,7 +77,10 @@ def test_one_of_a_thing_is_spoken_of_as_one() -> None:
     assert explain_pool(world.state).summary.endswith(": 1 of 1 node takes tasks, and 1 task waits.")
     (node,) = world.state.nodes
     assert explain_node(world.state, node).summary == "The node takes tasks; 0 of 1 slot is free."
-    assert only(explain_node(world.state, node), "tasksRunning").message == "1 task is on it"
+    running = only(explain_node(world.state, node), "tasksRunning")
+    assert (running.message, [r.id for r in running.references]) == ("1 task is on it", ["runs"])
+    ahead = only(explain_node(world.state, node), "handedOutAhead")
+    assert (ahead.message, [r.id for r in ahead.references]) == ("1 task was handed to it ahead of time", ["waits"])
 
 
 def test_blocked_by_a_task_that_failed_through_any_number_of_others() -> None:
