@@ -522,7 +522,7 @@ def _causes_of_leaving(state: SchedulerState, job: JobMemory) -> Iterator[Cause]
     if job.assigned:
         yield Cause(
             "tasksRunning",
-            f"{plural(len(job.assigned), 'task')} still run",
+            f"{plural(len(job.assigned), 'task')} still {agree(len(job.assigned), 'runs', 'run')}",
             "they end",
             job.row.state_time,
             references=tuple(_running_references(job)),
