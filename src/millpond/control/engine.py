@@ -119,6 +119,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         self._renew_task: asyncio.Task[None] | None = None
         self._failed_until = 0.0
         """By the loop's clock, which nobody sets."""
+        self._stopped = False
         self._recent: deque[_Event] = deque(maxlen=_STORY_LENGTH)
         """The last events applied, with their causes: told when the machine fails."""
 
@@ -160,6 +161,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
 
     async def stop(self) -> None:
         """Finish the batch in hand, refuse the rest, give the lease back."""
+        self._stopped = True
         for task in (self._loop_task, self._renew_task):
             if task is not None:
                 task.cancel()
@@ -194,6 +196,9 @@ class BaseEngine(ABC, Generic[_State, _Event]):
 
     def submit_all(self, events: Sequence[_Event]) -> asyncio.Future[Any]:
         """Events that go into one batch, in order; the future carries the reply of the last one."""
+        if self._stopped:
+            # Nobody would ever answer: agents report to the last, and their requests would hold up the server's end.
+            raise BatchError(ErrorCode.SERVER_BUSY, "The service is stopping.")
         weight = sum(len(event.tasks) if isinstance(event, TasksAdded) else 1 for event in events)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._weight + weight > self._settings.inbox_limit and self._inbox:

@@ -15,7 +15,7 @@ from millpond.domain.states import JobState, OnAllTasksComplete, PoolState, Subt
 from millpond.domain.task import Task
 from millpond.scheduler import apart, gangs
 from millpond.scheduler.dependencies import number_of
-from millpond.scheduler.explain_nodes import node_reference, nodes_missing, trouble_of, troubles
+from millpond.scheduler.explain_nodes import agree, node_reference, nodes_missing, trouble_of, troubles
 from millpond.scheduler.state import JobMemory, NodeMemory, SchedulerState, is_ready
 
 _MOST_PARENTS: Final = 10
@@ -186,6 +186,7 @@ def _causes_in_job(job: JobMemory) -> Iterator[Cause]:
 
 def _misfit(pool: Pool, task: Task) -> Cause | None:
     """What about the task no node of this pool will ever offer."""
+    since = max(pool.creation_time, task.creation_time)
     here = (Reference("pool", pool.id),)
     if gangs.is_gang(task):
         if not pool.inter_node_communication:
@@ -193,7 +194,7 @@ def _misfit(pool: Pool, task: Task) -> Cause | None:
                 "noInterNodeCommunication",
                 "it is a multi-instance task, and the pool has no inter-node communication",
                 "a pool with enableInterNodeCommunication",
-                pool.creation_time,
+                since,
                 never=True,
                 references=here,
             )
@@ -202,7 +203,7 @@ def _misfit(pool: Pool, task: Task) -> Cause | None:
                 "severalSlotsPerNode",
                 f"it is a multi-instance task, and the pool's nodes have {pool.task_slots_per_node} task slots",
                 "a pool with taskSlotsPerNode 1",
-                pool.creation_time,
+                since,
                 never=True,
                 references=here,
             )
@@ -211,7 +212,7 @@ def _misfit(pool: Pool, task: Task) -> Cause | None:
             "tooManySlots",
             f"it needs {plural(task.required_slots, 'slot')}, and the pool's nodes have {pool.task_slots_per_node}",
             f"a pool with taskSlotsPerNode of at least {task.required_slots}, or a task that needs less",
-            pool.creation_time,
+            since,
             never=True,
             references=here,
         )
@@ -370,7 +371,7 @@ def _causes_in_nodes(state: SchedulerState, job: JobMemory, task: Task) -> Itera
     wanted = apart.nodes_wanted(task)
     nodes = list(state.nodes.values())
     if not nodes or len(nodes) < wanted:
-        yield nodes_missing(state, wanted)
+        yield nodes_missing(state, wanted, task.creation_time)
         if not nodes:
             return
     suited = [node for node in nodes if apart.suits(job, task, node)]
@@ -486,7 +487,9 @@ def explain_job(state: SchedulerState, job_id: str) -> Explanation:
     causes = tuple(_causes_of_job(state, job))
     counts = row.counts
     text = (
-        f"The job is {row.state}: {counts.active} tasks wait, {counts.running} run, {counts.completed} are completed."
+        f"The job is {row.state}: {plural(counts.active, 'task')} {agree(counts.active, 'waits', 'wait')}, "
+        f"{counts.running} {agree(counts.running, 'runs', 'run')}, "
+        f"{counts.completed} {agree(counts.completed, 'is', 'are')} completed."
     )
     return Explanation(_job_reference(job), row.state.value, row.state_time, text, causes)
 
@@ -519,7 +522,7 @@ def _causes_of_leaving(state: SchedulerState, job: JobMemory) -> Iterator[Cause]
     if job.assigned:
         yield Cause(
             "tasksRunning",
-            f"{plural(len(job.assigned), 'task')} still run",
+            f"{plural(len(job.assigned), 'task')} still {agree(len(job.assigned), 'runs', 'run')}",
             "they end",
             job.row.state_time,
             references=tuple(_running_references(job)),

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from millpond.domain.durations import Timestamp
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.explanation import Cause, Explanation, Reference
 from millpond.domain.pool import Pool
 from millpond.domain.states import AllocationState, NodeOperation, NodeState, PoolState, SchedulingState
+from millpond.domain.task import Task
 from millpond.scheduler import apart
 from millpond.scheduler.state import NodeMemory, SchedulerState
 
@@ -49,6 +51,11 @@ def node_reference(node: NodeMemory) -> Reference:
 
 def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def agree(number: int, one: str, many: str) -> str:
+    """The verb that goes with the number: 1 task `waits`, 3 tasks `wait`."""
+    return one if number == 1 else many
 
 
 # --- nodes ----------------------------------------------------------------------------------------------------------
@@ -145,20 +152,32 @@ def explain_node(state: SchedulerState, node_id: str) -> Explanation:
     if trouble is not None:
         summary = f"The node takes no tasks: {trouble.message}."
     else:
-        summary = f"The node takes tasks; {max(node.free, 0)} of {_plural(node.slots, 'slot')} are free."
+        slots = f"{max(node.free, 0)} of {_plural(node.slots, 'slot')} {agree(node.slots, 'is', 'are')}"
+        summary = f"The node takes tasks; {slots} free."
     return Explanation(node_reference(node), row.state.value, row.state_time, summary, causes)
+
+
+def _task_references(state: SchedulerState, tasks: list[Task]) -> tuple[Reference, ...]:
+    return tuple(Reference("task", task.id, state.jobs_by_no[task.job_no].row.id) for task in tasks[:_MOST_REFERENCES])
 
 
 def _causes_of_node(state: SchedulerState, node: NodeMemory) -> Iterator[Cause]:
     trouble = trouble_of(node)
     if trouble is not None:
         yield trouble
-    if node.assigned:
-        held = [
-            Reference("task", a.task.id, state.jobs_by_no[a.task.job_no].row.id)
-            for _, a in zip(range(_MOST_REFERENCES), node.assigned.values(), strict=False)
-        ]
-        yield Cause("tasksRunning", f"{_plural(len(node.assigned), 'task')} are on it", references=tuple(held))
+    held = [a.task for a in node.assigned.values() if a.holds]
+    if held:
+        tasks = f"{_plural(len(held), 'task')} {agree(len(held), 'is', 'are')}"
+        yield Cause("tasksRunning", f"{tasks} on it", references=_task_references(state, held))
+    ahead = [a.task for a in node.assigned.values() if not a.holds]
+    if ahead:
+        tasks = f"{_plural(len(ahead), 'task')} {agree(len(ahead), 'was', 'were')}"
+        yield Cause(
+            "handedOutAhead",
+            f"{tasks} handed to it ahead of time",
+            "slots become free",
+            references=_task_references(state, ahead),
+        )
     if node.stopping:
         yield Cause(
             "tasksStopping",
@@ -187,8 +206,8 @@ def _causes_of_node(state: SchedulerState, node: NodeMemory) -> Iterator[Cause]:
 # --- the pool -------------------------------------------------------------------------------------------------------
 
 
-def nodes_missing(state: SchedulerState, wanted: int) -> Cause:
-    """The pool has fewer nodes than something needs."""
+def nodes_missing(state: SchedulerState, wanted: int, wanted_since: Timestamp = 0) -> Cause:
+    """The pool has fewer nodes than something needs, which cannot have waited for them since before `wanted_since`."""
     pool = state.pool
     have = len(state.nodes)
     here = (Reference("pool", state.pool_id),)
@@ -202,7 +221,7 @@ def nodes_missing(state: SchedulerState, wanted: int) -> Cause:
         "tooFewNodes",
         text + (", which is resizing" if coming else ""),
         "" if coming else "resize the pool",
-        None if pool is None else pool.allocation_state_time,
+        None if pool is None else max(pool.allocation_state_time, wanted_since),
         never=not coming,
         references=here,
         causes=() if pool is None else tuple(_resize_causes(pool)),
@@ -230,8 +249,9 @@ def explain_pool(state: SchedulerState) -> Explanation:
     useful = sum(1 for node in state.nodes.values() if node.takes_tasks)
     waiting = sum(job.row.counts.active for job in state.jobs.values())
     summary = (
-        f"The pool is {pool.state}, {pool.allocation_state}: {useful} of {_plural(len(state.nodes), 'node')} take tasks, "
-        f"and {_plural(waiting, 'task')} wait."
+        f"The pool is {pool.state}, {pool.allocation_state}: {useful} of {_plural(len(state.nodes), 'node')} "
+        f"{agree(len(state.nodes), 'takes', 'take')} tasks, "
+        f"and {_plural(waiting, 'task')} {agree(waiting, 'waits', 'wait')}."
     )
     return Explanation(Reference("pool", pool.id), pool.state.value, pool.state_time, summary, causes)
 

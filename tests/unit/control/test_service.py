@@ -298,3 +298,19 @@ async def test_why_something_waits_is_told_from_memory_and_of_jobs_that_are_over
         assert missing.value.code is ErrorCode.TASK_NOT_FOUND
     finally:
         await control.stop()
+
+
+async def test_what_nodes_report_while_the_service_stops_is_refused_at_once(cluster: Cluster) -> None:
+    """An answer that never came held up the server's end, which then cut it off with a traceback in the log."""
+    node_id = await cluster.until_node()
+    welcome = await cluster.hello(node_id)
+    await cluster.add("t")
+    reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, 0))
+    (start,) = reply.directives
+    assert isinstance(start, m.Start)
+    await cluster.control.stop()
+    now = cluster.control.now()
+    reports = (m.Started(1, start.key, 1, now), m.Ended(2, start.key, 1, now, now, 0))
+    async with asyncio.timeout(5):
+        reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, start.revision, reports))
+    assert (reply.acknowledged, reply.retry_after_s) == (0, SETTINGS.store_retry_s), "the node keeps them"

@@ -56,6 +56,33 @@ def test_too_many_slots_for_the_pools_nodes() -> None:
     assert found.never
 
 
+def test_a_task_does_not_wait_since_before_it_was_added() -> None:
+    world = World()
+    world.add_pool(nodes=1, inter_node=True)
+    world.add_job()
+    world.now += 60.0
+    world.add_tasks("big", slots=4)
+    assert only(why(world, "big"), "tooManySlots").since == world.task("big").creation_time == world.now
+    assert only(explain_job(world.state, "job"), "tooManySlots").since == world.now
+
+
+def test_one_of_a_thing_is_spoken_of_as_one() -> None:
+    world = World()
+    world.add_pool(nodes=1)
+    world.add_job()
+    world.add_tasks("runs")
+    world.start("runs")
+    world.add_tasks("waits")
+    assert explain_job(world.state, "job").summary == "The job is active: 1 task waits, 1 runs, 0 are completed."
+    assert explain_pool(world.state).summary.endswith(": 1 of 1 node takes tasks, and 1 task waits.")
+    (node,) = world.state.nodes
+    assert explain_node(world.state, node).summary == "The node takes tasks; 0 of 1 slot is free."
+    running = only(explain_node(world.state, node), "tasksRunning")
+    assert (running.message, [r.id for r in running.references]) == ("1 task is on it", ["runs"])
+    ahead = only(explain_node(world.state, node), "handedOutAhead")
+    assert (ahead.message, [r.id for r in ahead.references]) == ("1 task was handed to it ahead of time", ["waits"])
+
+
 def test_blocked_by_a_task_that_failed_through_any_number_of_others() -> None:
     world = World()
     world.add_pool(nodes=1)
@@ -180,6 +207,7 @@ def test_multi_instance_tasks() -> None:
     world.add_job()
     world.add_tasks("g", rules=mpi)
     assert "it needs 3 nodes at once, and the pool has 2" in only(why(world, "g"), "tooFewNodes").message
+    assert only(why(world, "g"), "tooFewNodes").since == world.task("g").creation_time
     world.do(e.TaskDeleteRequested(at=world.now, job_id="job", task_id="g"))
     world.add_tasks("small")
     world.start("small")
@@ -215,6 +243,7 @@ def test_nodes_that_are_busy_and_who_comes_first() -> None:
     world.add_job()
     world.add_job("urgent", priority=9)
     world.add_tasks("runs")
+    world.start("runs")
     world.start("runs")
     world.add_tasks("u1", "u2", job="urgent")
     world.add_tasks("t")
