@@ -13,14 +13,14 @@ from millpond.control.base import JobMaker, NewJob
 from millpond.control.engine import Engine
 from millpond.control.files import FileRequests, NodeFilesService
 from millpond.control.job_schedules import JobScheduleKeeper
-from millpond.control.nodes import NodeLink, NodeLinks
+from millpond.control.nodes import NodeLinks
 from millpond.control.outbox import Outbox
 from millpond.control.provisioning import Provisioning
 from millpond.control.retention import Purger
 from millpond.control.settings import ControlSettings
-from millpond.control.specs import SpecCache, release_spec
+from millpond.control.start_directives import StartDirectives
 from millpond.control.timers import Timers
-from millpond.control.tokens import LaunchClaim, TaskClaim, launch_token, read_task_token, task_token
+from millpond.control.tokens import TaskClaim, read_task_token
 from millpond.domain import effects as f
 from millpond.domain import events as e
 from millpond.domain.autoscale import AutoScaleRun
@@ -33,7 +33,7 @@ from millpond.domain.ids import id_key, is_valid_id
 from millpond.domain.job import Job, SchedulingError
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
-from millpond.domain.states import IN_SERVICE_NODE_STATES, ErrorCategory, JobState, NodeState, TaskKind, TaskState
+from millpond.domain.states import IN_SERVICE_NODE_STATES, ErrorCategory, JobState, NodeState, TaskState
 from millpond.domain.task import NameValue, NewTask
 from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
@@ -62,11 +62,6 @@ class _JobEntry(msgspec.Struct):
 
 def _no_job_maker(schedule: JobSchedule, job_id: str) -> NewJob:
     raise Bug(f"job {job_id}: this control plane was not given what makes the jobs of job schedules")
-
-
-def _common_environment(job: Job) -> tuple[tuple[str, str], ...]:
-    settings = job.spec.get("commonEnvironmentSettings")
-    return tuple((entry["name"], entry.get("value") or "") for entry in settings) if settings else ()
 
 
 def _details_of(error: BatchError) -> tuple[NameValue, ...]:
@@ -109,7 +104,6 @@ class ControlService:
         self._store = store
         self._vm_sizes = vm_sizes
         self._clock = clock
-        self._prepare_spec = prepare_spec
         self._file_requests = FileRequests()
         self._files = NodeFilesService(lambda: self, self._file_requests, self._settings)
         self._links = NodeLinks(secret, account_name, account_url, clock, self._settings, self._file_requests)
@@ -119,7 +113,7 @@ class ControlService:
         self._engines: dict[str, Engine] = {}
         self._autoscaling = AutoScaling(store, clock, self._settings, self._timers, self._links, self._engines.values)
         self._schedules = JobScheduleKeeper(store, clock, self._settings, self._timers, self, make_job)
-        self._specs = SpecCache(self._settings.spec_cache_bytes)
+        self._directives = StartDirectives(store, secret, prepare_spec, self._settings)
         self._starting: dict[str, asyncio.Task[Engine]] = {}
         self._jobs: dict[str, _JobEntry] = {}
         self._moves: set[asyncio.Task[None]] = set()
@@ -530,7 +524,7 @@ class ControlService:
 
     async def carry_out(self, engine: Engine, effects: Sequence[Effect], changes: ChangeSet) -> None:
         if changes.specs:
-            self._specs.add({key: spec for key, spec in changes.specs.items() if key in changes.tasks})
+            self._directives.keep({key: spec for key, spec in changes.specs.items() if key in changes.tasks})
         starts: list[f.StartTask] = []
         for effect in effects:
             if type(effect) is f.StartTask:
@@ -538,7 +532,7 @@ class ControlService:
             elif type(effect) is f.MoveJob:
                 # Before anything is waited for: whoever this engine has told that it knows no such job looks again.
                 self._move(effect.job)
-        specs = await self._specs_of(starts) if starts else {}
+        specs = await self._directives.specs_of(starts) if starts else {}
         for effect in effects:
             match effect:
                 case f.StartTask(node_id):
@@ -546,9 +540,9 @@ class ControlService:
                     link = self._links.get(node_id)
                     # Without a specification the task has just been deleted, and a stop is on its way.
                     if link is not None and spec is not None:
-                        self._send_start(link, effect, spec)
+                        self._directives.start(link, effect, spec)
                 case f.StartSpecialTask(node_id) if link := self._links.get(node_id):
-                    self._send_special(link, effect)
+                    self._directives.start_special(link, effect)
                 case f.Proceed(node_id, key, attempt) if box := self._outbox(node_id):
                     box.put(m.Proceed(box.next_revision(), key, attempt))
                 case f.RestartNode(_, node, wipe) if box := self._outbox(node.id):
@@ -597,78 +591,6 @@ class ControlService:
         else:
             # As long as its rows are there, its schedule does not take it for one that has yet to be made.
             self._schedules.job_goes(job, lambda: self._purger.purge(engine, job))
-
-    async def _specs_of(self, starts: Sequence[f.StartTask]) -> dict[int, bytes]:
-        specs: dict[int, bytes] = {}
-        missing: list[int] = []
-        for start in starts:
-            spec = self._specs.take(start.task.key)
-            if spec is None:
-                missing.append(start.task.key)
-            else:
-                specs[start.task.key] = spec
-        while missing:
-            try:
-                specs.update(await self._store.task_specs(missing))
-                break
-            except StoreUnavailable as error:
-                # The batch is on disk, so all that follows from it has to be carried out some time.
-                log.warning("specifications of %d tasks cannot be read yet: %s", len(missing), error)
-                await asyncio.sleep(self._settings.store_retry_s)
-        return specs
-
-    def _send_start(self, link: NodeLink, start: f.StartTask, spec: bytes) -> None:
-        job, task, members = start.job, start.task, start.members
-        link.outbox.put(
-            m.Start(
-                revision=link.outbox.next_revision(),
-                key=task.key,
-                attempt=start.attempt,
-                job_id=job.id,
-                task_id=task.id,
-                slots=start.slots,
-                spec=self._prepare_spec(spec),
-                common_environment=_common_environment(job),
-                kind=TaskKind.INSTANCE if members else TaskKind.TASK,
-                preparation_id=job.preparation.id if job.preparation is not None else "",
-                token=task_token(self._secret, TaskClaim(job.id, task.id, start.attempt))
-                if task.rules is not None and task.rules.job_access
-                else "",
-                instance=self._instance_of(start) if members else None,
-            )
-        )
-
-    def _instance_of(self, start: f.StartTask) -> m.Instance:
-        claim = LaunchClaim(start.node_id, start.task.key, start.attempt)
-        addresses = tuple(member.ip_address for member in start.members)
-        return m.Instance(start.index, addresses, launch_token=launch_token(self._secret, claim))
-
-    def _send_special(self, link: NodeLink, start: f.StartSpecialTask) -> None:
-        job = start.job
-        if start.kind is TaskKind.START_TASK or job is None:
-            spec = start.pool.spec.get("startTask") if start.pool is not None else None
-            task_id = ""
-        else:
-            is_release = start.kind is TaskKind.JOB_RELEASE
-            spec = job.spec.get("jobReleaseTask" if is_release else "jobPreparationTask")
-            if is_release and spec is not None:
-                spec = release_spec(spec)
-            rules = job.release if is_release else job.preparation
-            task_id = rules.id if rules is not None else ""
-        link.outbox.put(
-            m.Start(
-                revision=link.outbox.next_revision(),
-                key=start.key,
-                attempt=start.attempt,
-                job_id=job.id if job is not None else "",
-                task_id=task_id,
-                slots=0,
-                spec=self._prepare_spec(msgspec.json.encode(spec or {})),
-                common_environment=_common_environment(job) if job is not None else (),
-                kind=start.kind,
-                preparation_id=job.preparation.id if job is not None and job.preparation is not None else "",
-            )
-        )
 
     def _outbox(self, node_id: str) -> Outbox | None:
         link = self._links.get(node_id)
