@@ -317,6 +317,15 @@ async def test_a_released_lease_is_free_at_once(store):
     await store.commit(ChangeSet(), yours)
 
 
+async def test_leases_that_were_not_given_back_are_told_at_the_start(store):
+    kept = await store.acquire_lease("kept", "a", T0, 30.0)
+    given_back = await store.acquire_lease("given back", "a", T0, 30.0)
+    assert kept is not None
+    await store.release_lease(given_back)
+    await store.close()
+    assert (await store.open()).leased == ["kept"]
+
+
 async def test_nobody_commits_without_a_lease(store):
     for pool_key, epoch in (("pool", 0), ("pool", 1), ("", 0)):
         with pytest.raises(LeaseLost):

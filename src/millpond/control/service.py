@@ -29,7 +29,7 @@ from millpond.domain.effects import Effect
 from millpond.domain.errors import BatchError, Bug, ErrorCode, LeaseLost, StoreUnavailable
 from millpond.domain.events import Event, JobScheduleEvent
 from millpond.domain.explanation import Explanation
-from millpond.domain.ids import id_key
+from millpond.domain.ids import id_key, is_valid_id
 from millpond.domain.job import Job, SchedulingError
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
@@ -136,7 +136,9 @@ class ControlService:
         self._links.start()
         self._provisioning.start()
         self._autoscaling.start()
-        pool_ids = {id_key(pool_id): pool_id for _, _, pool_id in facts.jobs}
+        # Of a pool id that nothing names any more, or yet, a last commit of the service before may be on its way.
+        pool_ids = {key: key for key in facts.leased if is_valid_id(key)}
+        pool_ids.update({id_key(pool_id): pool_id for _, _, pool_id in facts.jobs})
         pool_ids.update({id_key(pool_id): pool_id for pool_id, _ in facts.pools})
         for pool_id in pool_ids.values():
             await self._engine(pool_id)

@@ -116,6 +116,8 @@ class StoreFacts(msgspec.Struct, frozen=True):
     """Above every job schedule number ever used."""
     job_schedules: list[JobSchedule] = msgspec.field(default_factory=list)
     """Every job schedule."""
+    leased: list[str] = msgspec.field(default_factory=list)
+    """Keys of leases that were not given back: commits of whoever had them may still be on their way. In order."""
 
 
 class Store(Protocol):

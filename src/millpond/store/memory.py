@@ -99,6 +99,7 @@ class MemoryStore:
             pools=[(pool.id, no) for no, pool in sorted(self._pools.items())],
             next_job_schedule_no=self._next_job_schedule_no,
             job_schedules=[copies.copy_job_schedule(schedule) for _, schedule in sorted(self._job_schedules.items())],
+            leased=[key for key, lease in sorted(self._leases.items()) if lease.owner is not None],
         )
 
     async def close(self) -> None:

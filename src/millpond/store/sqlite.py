@@ -406,6 +406,7 @@ class SqliteStore:
             pools=[(pool.id, pool.no) for pool in pools],
             next_job_schedule_no=counters["job_schedule"],
             job_schedules=[sqlite_rows.job_schedule_of_record(record) for (record,) in schedules],
+            leased=[key for (key,) in self._all(connection, "leased")],
         )
 
     async def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:

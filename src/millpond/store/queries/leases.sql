@@ -12,6 +12,9 @@ UPDATE lease SET expires = max(expires, ?) WHERE pool_key = ? AND epoch = ? AND 
 -- The epoch moves on, so that a commit of the former owner still on its way is void.
 UPDATE lease SET epoch = epoch + 1, owner = NULL, expires = 0 WHERE pool_key = ? AND epoch = ?
 
+-- name: leased
+SELECT pool_key FROM lease WHERE owner IS NOT NULL ORDER BY pool_key
+
 -- name: epochs
 -- One row, whatever the number of pools: {pool key: epoch}.
 SELECT json_group_object(pool_key, epoch) FROM lease WHERE pool_key IN (SELECT value FROM json_each(?))
