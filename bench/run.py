@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import autoscale, lab
+from bench import autoscale, autoscaled_pools, lab
 from bench.client import Connection, task_bodies
 from bench.spawn import spawn_rate
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PARTS = ("adds", "lives", "real", "size", "autoscale", "lab")
+PARTS = ("adds", "lives", "real", "size", "autoscale", "autoscaled-pools", "lab")
 
 
 class Row(NamedTuple):
@@ -323,6 +323,11 @@ async def main() -> int:
         rows += await measure_size(directory, 1_000_000 // scale)
     if "autoscale" in chosen:
         rows += [Row(*figure) for figure in autoscale.figures(300 // scale)]
+    if "autoscaled-pools" in chosen:
+        pools, rounds = autoscaled_pools.POOLS // scale, 1 if arguments.quick else 2
+        # It runs an event loop of its own.
+        measured = await asyncio.to_thread(lambda: list(autoscaled_pools.figures(directory, pools, rounds)))
+        rows += [Row(*figure) for figure in measured]
     if "lab" in chosen:
         rows += [Row(*figure) for figure in lab.figures(30.0 / scale)]
     show(rows)

@@ -25,7 +25,8 @@ from millpond.domain.autoscale import AutoScale, AutoScaleRun
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
 from millpond.domain.pool import Pool
-from millpond.domain.states import PoolState
+from millpond.domain.states import AllocationState, PoolState
+from millpond.scheduler.autoscaled_pools import targets_of
 from millpond.scheduler.state import SchedulerState, TaskLoad
 from millpond.store.base import Store, StoredRun
 
@@ -216,7 +217,7 @@ class AutoScaling:
         try:
             formula = self._read(engine.pool_key, scale.formula)
         except FormulaError as error:
-            self._hand_over(engine, _outcome(pool, scale, formulas.unreadable(pool, error, now)), b"")
+            self._hand_over(engine, pool, _outcome(pool, scale, formulas.unreadable(pool, error, now)), b"")
             return
         evaluation = formulas.evaluate_for(pool, formula, now, history, self._sampler.values(state, pool))
         targets = (evaluation.target_dedicated_nodes, evaluation.target_low_priority_nodes)
@@ -235,7 +236,7 @@ class AutoScaling:
             node_deallocation_option=evaluation.node_deallocation_option,
             max_nodes=self._settings.auto_scale_max_nodes,
         )
-        self._hand_over(engine, event, formulas.record_of(scale.formula, trigger, evaluation))
+        self._hand_over(engine, pool, event, formulas.record_of(scale.formula, trigger, evaluation))
 
     def _read(self, key: str, text: str) -> Formula:
         known = self._parsed.get(key)
@@ -243,12 +244,19 @@ class AutoScaling:
             known = self._parsed[key] = (text, parse(text))
         return known[1]
 
-    def _hand_over(self, engine: Engine, event: e.PoolAutoScaled, record: bytes) -> None:
+    def _hand_over(self, engine: Engine, pool: Pool, event: e.PoolAutoScaled, record: bytes) -> None:
         run = StoredRun(event.pool_no, event.run.timestamp, record)
+        # Of the pool as it was evaluated: when the outcome is on disk, the next event may have changed it again.
+        before = (pool.target_dedicated_nodes, pool.target_low_priority_nodes)
+        is_taken = pool.allocation_state is not AllocationState.STOPPING
 
         def committed(future: "asyncio.Future[bool]") -> None:
             # What was refused or lost with the engine's memory is evaluated anew.
-            if not future.cancelled() and future.exception() is None and future.result() and record:
+            if future.cancelled() or future.exception() is not None or not future.result():
+                return
+            if event.run.error is not None or (is_taken and targets_of(event) != before):
+                _tell(pool.id, event, before)
+            if record:
                 self._runs.append(run)
                 self._new_runs.set()
 
@@ -276,6 +284,25 @@ class AutoScaling:
             self._runs = [*runs, *self._runs][-_MOST_UNWRITTEN:]
             return False
         return True
+
+
+def _tell(pool_id: str, event: e.PoolAutoScaled, before: tuple[int, int]) -> None:
+    """One record in the log of a run that changed its pool's targets, or failed; (dedicated, low-priority) nodes. The
+    facts are also fields of the record."""
+    error = event.run.error
+    if error is not None:
+        log.info(
+            "the formula of pool %s failed: %s; its targets stay %d dedicated and %d low-priority nodes",
+            *(pool_id, error.code, *before),
+            extra={"pool": pool_id, "targets": before, "error_code": error.code},
+        )
+        return
+    targets = targets_of(event)
+    log.info(
+        "the formula of pool %s set its targets to %d dedicated and %d low-priority nodes, from %d and %d: %s",
+        *(pool_id, *targets, *before, event.run.results),
+        extra={"pool": pool_id, "targets": targets, "result": event.run.results},
+    )
 
 
 def _look(at: Timestamp, load: TaskLoad) -> _Seen:

@@ -103,17 +103,21 @@ def on_pool_auto_scaled(state: SchedulerState, event: PoolAutoScaled, effects: l
     effects.append(Reply(value=True))
 
 
+def targets_of(event: PoolAutoScaled) -> tuple[int, int]:
+    """The dedicated and low-priority nodes the outcome comes to: what the formula says, cut to what a pool may have."""
+    dedicated, low_priority, most = event.target_dedicated_nodes, event.target_low_priority_nodes, event.max_nodes
+    if most is None or dedicated + low_priority <= most:
+        return dedicated, low_priority
+    dedicated = min(dedicated, most)
+    return dedicated, most - dedicated
+
+
 def _scale(state: SchedulerState, pool: Pool, event: PoolAutoScaled, effects: list[Effect]) -> None:
-    dedicated, low_priority = event.target_dedicated_nodes, event.target_low_priority_nodes
-    most = event.max_nodes
-    is_cut = most is not None and dedicated + low_priority > most
-    if most is not None and is_cut:
-        dedicated = min(dedicated, most)
-        low_priority = most - dedicated
-    if (dedicated, low_priority) != (pool.target_dedicated_nodes, pool.target_low_priority_nodes):
-        pool.target_dedicated_nodes = dedicated
-        pool.target_low_priority_nodes = low_priority
+    targets = targets_of(event)
+    if targets != (pool.target_dedicated_nodes, pool.target_low_priority_nodes):
+        pool.target_dedicated_nodes, pool.target_low_priority_nodes = targets
         pool.last_modified = later_than(pool.last_modified, event.at)
         begin_resize(state, pool, None, event.node_deallocation_option, event.at, effects)
+    is_cut = targets != (event.target_dedicated_nodes, event.target_low_priority_nodes)
     if is_cut and NODE_QUOTA not in pool.resize_errors:
         pool.resize_errors = (*pool.resize_errors, NODE_QUOTA)

@@ -1,6 +1,7 @@
 """Automatic scaling through the true control plane on virtual time: sampling, evaluating, restarts, queues."""
 
 import asyncio
+import logging
 from typing import Any
 
 import msgspec
@@ -142,6 +143,39 @@ def test_a_formula_that_fails_leaves_the_pool_as_it_is(lab: Lab) -> None:
         assert (await stored(lab)).target_dedicated_nodes == 0
 
     lab.run(main())
+
+
+def test_runs_that_change_targets_or_fail_leave_one_record_each_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lab = lab_with(auto_scale_max_nodes=3)
+
+    async def main() -> None:
+        with caplog.at_level(logging.INFO, logger="millpond.control.autoscaling"):
+            await add_pool(lab, "$TargetDedicatedNodes = 2; $TargetLowPriorityNodes = 9")
+            await add_pool(lab, "$TargetDedicatedNodes = 0", pool_id="idle")
+            await add_pool(lab, "$TargetDedicatedNodes = 1 / 0", pool_id="broken")
+            for pool_id in ("pool", "idle", "broken"):
+                first = await until_run(lab, pool_id)
+                await until_run(lab, pool_id, after=first.timestamp)
+
+            async def as_many_as_stored() -> bool:
+                return len(await lab.store.list_auto_scale_runs(3, 100)) == len(told_of("broken"))
+
+            await lab.until(as_many_as_stored)
+
+    def told_of(pool_id: str) -> list[dict[str, Any]]:
+        return [vars(record) for record in caplog.records if vars(record).get("pool") == pool_id]
+
+    lab.run(main())
+    scaled = told_of("pool")
+    assert [record["targets"] for record in scaled] == [(2, 1)], "later runs changed nothing"
+    assert scaled[0]["result"].startswith("$TargetDedicatedNodes=2;$TargetLowPriorityNodes=9;")
+    assert not told_of("idle")
+    broken = told_of("broken")
+    assert len(broken) >= 2
+    assert {record["targets"] for record in broken} == {(0, 0)}
+    assert {record["error_code"] for record in broken} == {"AutoScalingFormulaEvaluationError"}
 
 
 def test_the_schedule_goes_on_after_a_restart(lab: Lab) -> None:

@@ -1,0 +1,322 @@
+"""Whether a thousand pools that scale themselves disturb one that is at work: the true control plane over SQLite.
+
+python bench/autoscaled_pools.py          or as a part of `make bench`
+
+One process, one event loop. The busy pool is given a task every few milliseconds, by the clock, so that a loop that
+stands still is held against every task that waited for it; its nodes end every task at once. Meanwhile the formulas of
+the other pools are switched off and on in turn, so that with and without are measured in the same minutes: once with
+their due times spread over the interval, once all of them due at the same moment. The interval is a few seconds instead
+of Azure Batch's least of five minutes: sixty times the load.
+"""
+
+import asyncio
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from millpond.autoscale.samples import History
+from millpond.autoscale.variables import Metric
+from millpond.control.service import ControlService
+from millpond.control.settings import ControlSettings
+from millpond.domain import events as e
+from millpond.domain.autoscale import ENABLE_PAUSE_S
+from millpond.domain.task import NewTask
+from millpond.protocol import messages as m
+from millpond.providers.base import VmSize
+from millpond.providers.fake import FakeProvider
+from millpond.store.base import SampleBlock, StoredRun
+from millpond.store.sqlite import SqliteStore
+from tests.unit.scheduler.world import new_job, new_pool
+
+Figure: TypeAlias = tuple[str, float, str, str, bool | None]
+"""The fields of a row: name, value, unit, bar, whether it is met."""
+
+POOLS = 1000
+INTERVAL_S = 5.0
+FORMULA = """
+samples = $PendingTasks.GetSamplePercent(TimeInterval_Minute * 5);
+tasks = samples < 70 ? max(0, $PendingTasks.GetSample(1)) :
+    max($PendingTasks.GetSample(1), avg($PendingTasks.GetSample(TimeInterval_Minute * 5)));
+$TargetDedicatedNodes = min(20, tasks);
+$NodeDeallocationOption = taskcompletion;
+"""
+TASK_EVERY_S = 0.01
+NODES, SLOTS = 4, 4
+PHASE_S = ENABLE_PAUSE_S / 2 + INTERVAL_S
+"""With its like it is longer than the least time between two requests that enable a pool's formula."""
+PAUSE_S = 1.0
+"""After switching, before measuring."""
+BAR_MS = 100.0
+"""That of a real task on an idle node."""
+
+
+class CountingStore(SqliteStore):
+    """Takes down when formulas were evaluated."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.runs: list[float] = []
+
+    async def save_auto_scale_runs(self, runs: Sequence[StoredRun], keep: int) -> None:
+        await super().save_auto_scale_runs(runs, keep)
+        self.runs += [run.at for run in runs]
+
+
+class Phase:
+    """What was measured while the formulas were in one condition; seconds."""
+
+    def __init__(self) -> None:
+        self.replies: list[float] = []
+        self.starts: list[float] = []
+        """From when a task was due to be added until its node had it to run."""
+        self.lags: list[float] = []
+        """By how much the loop was late to a timer."""
+        self.runs: list[float] = []
+        """When formulas were evaluated."""
+        self.rounds: list[float] = []
+        """From the moment when all formulas were due until the last was evaluated."""
+        self.measured_s = 0.0
+
+
+class Agent:
+    """A node whose every task ends at once."""
+
+    def __init__(self, control: ControlService, node_id: str, begun: Callable[[str], None]) -> None:
+        self._control = control
+        self._node_id = node_id
+        self._begun = begun
+
+    async def run(self) -> None:
+        agents = self._control.agents
+        hello = m.Hello(self._node_id, m.PROTOCOL_VERSION, "1", time.time(), "127.0.0.1")
+        session = (await agents.hello(hello)).session
+        seen = seq = 0
+        reports: tuple[m.Report, ...] = ()
+        while True:
+            reply = await agents.sync(m.Sync(self._node_id, session, seen, reports, park=not reports))
+            if reply.session_unknown or reply.retry_after_s:
+                raise RuntimeError(f"node {self._node_id} is not listened to")
+            reports = tuple(report for report in reports if report.seq > reply.acknowledged)
+            for directive in reply.directives:
+                if directive.revision <= seen:
+                    continue
+                seen = directive.revision
+                if isinstance(directive, m.Start):
+                    self._begun(directive.task_id)
+                    now, key, attempt = time.time(), directive.key, directive.attempt
+                    ended = m.Ended(seq + 2, key, attempt, now, now, 0)
+                    reports += (m.Started(seq + 1, key, attempt, now), ended)
+                    seq += 2
+
+
+class Load:
+    """The busy pool, its tasks and what they met with."""
+
+    def __init__(self, control: ControlService) -> None:
+        self._control = control
+        self._due: dict[str, tuple[float, Phase]] = {}
+        self._number = 0
+
+    def begun(self, task_id: str) -> None:
+        due, phase = self._due.pop(task_id)
+        phase.starts.append(time.perf_counter() - due)
+
+    async def measure(self, phase: Phase, seconds: float) -> None:
+        """Add tasks by the clock for so long, until the last of them runs."""
+        watch = asyncio.create_task(_watch_loop(phase))
+        adding: list[asyncio.Task[None]] = []
+        begin = time.perf_counter()
+        for tick in range(int(seconds / TASK_EVERY_S)):
+            due = begin + tick * TASK_EVERY_S
+            if (wait_s := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait_s)
+            adding.append(asyncio.create_task(self._add(due, phase)))
+        await asyncio.gather(*adding)
+        while self._due:
+            await asyncio.sleep(TASK_EVERY_S)
+        phase.measured_s += time.perf_counter() - begin
+        watch.cancel()
+
+    async def _add(self, due: float, phase: Phase) -> None:
+        task_id = f"t{self._number}"
+        self._number += 1
+        self._due[task_id] = (due, phase)
+        task = NewTask(task_id, b'{"commandLine":"/bin/true"}')
+        await self._control.to_job("job", e.TasksAdded(at=self._control.now(), job_id="job", tasks=(task,)))
+        phase.replies.append(time.perf_counter() - due)
+
+
+async def _watch_loop(phase: Phase, tick_s: float = 0.002) -> None:
+    while True:
+        begun = time.perf_counter()
+        await asyncio.sleep(tick_s)
+        phase.lags.append(max(0.0, time.perf_counter() - begun - tick_s))
+
+
+class Pools:
+    """The pools that scale themselves."""
+
+    def __init__(self, control: ControlService, store: CountingStore) -> None:
+        self._control = control
+        self._store = store
+        self._ids: list[str] = []
+
+    async def add(self, count: int, period_s: float) -> None:
+        """Make pools without nodes or tasks that have been sampled for ten minutes."""
+        added = [await self._control.add_pool(new_pool(pool_id=f"scaled{number}"), "bench") for number in range(count)]
+        now = self._control.now()
+        history = History(period_s=period_s)
+        for tick in range(20, 0, -1):
+            history.add(now - tick * period_s, dict.fromkeys(Metric, 0.0))
+        data = msgspec.msgpack.encode(history.snapshot())
+        blocks = [SampleBlock(pool.no, now - 20 * period_s, data) for pool in added]
+        await self._store.save_samples(blocks, {})
+        self._ids = [pool.id for pool in added]
+
+    async def enable(self, *, spread: bool) -> float:
+        """Switch the formulas on. Returns when the first is due."""
+        now = self._control.now()
+        step_s = INTERVAL_S / len(self._ids) if spread else 0.0
+        await asyncio.gather(
+            *(
+                self._control.to_pool(
+                    pool_id,
+                    e.PoolAutoScaleEnableRequested(at=now + number * step_s, formula=FORMULA, interval_s=INTERVAL_S),
+                )
+                for number, pool_id in enumerate(self._ids)
+            )
+        )
+        return now + INTERVAL_S
+
+    async def disable(self) -> None:
+        now = self._control.now()
+        await asyncio.gather(
+            *(self._control.to_pool(pool_id, e.PoolAutoScaleDisableRequested(at=now)) for pool_id in self._ids)
+        )
+
+
+async def _measure(path: str, pools: int, rounds: int) -> dict[str, Phase]:
+    phases = {"alone": Phase(), "off": Phase(), "spread": Phase(), "at once": Phase()}
+    store, provider = CountingStore(path), FakeProvider()
+    settings = ControlSettings(auto_scale_min_interval_s=INTERVAL_S)
+    sizes = {"local": VmSize("local", SLOTS, 4096, 0.1)}
+    control = ControlService(
+        "bench", store, provider, sizes, secret=b"bench", account_url=lambda: "http://bench/", settings=settings
+    )
+    await control.start()
+    load, scaled = Load(control), Pools(control, store)
+    agents: list[asyncio.Task[None]] = []
+    try:
+        await control.add_pool(new_pool(nodes=NODES, slots=SLOTS), "bench")
+        await control.add_job(new_job(), "bench")
+        while len(node_ids := await _node_ids(store)) < NODES:
+            await asyncio.sleep(0.01)
+        agents = [asyncio.create_task(Agent(control, node_id, load.begun).run()) for node_id in node_ids]
+        await load.measure(Phase(), PAUSE_S)
+        await load.measure(phases["alone"], PHASE_S - PAUSE_S)
+        await scaled.add(pools, settings.sample_s)
+        # Samples are read from the disk at a pool's first evaluation: that is a start, not what is measured here.
+        first = await scaled.enable(spread=True)
+        await load.measure(Phase(), first + INTERVAL_S - control.now())
+        await scaled.disable()
+        await load.measure(Phase(), PHASE_S)
+        for _ in range(rounds):
+            for name in ("spread", "at once"):
+                await asyncio.sleep(PAUSE_S)
+                await load.measure(phases["off"], PHASE_S - PAUSE_S)
+                first = await scaled.enable(spread=name == "spread")
+                await asyncio.sleep(first - control.now())
+                begun = len(store.runs)
+                # Whole intervals, less the last moments: a round begun is a round measured.
+                beats = math.floor((PHASE_S - INTERVAL_S) / INTERVAL_S)
+                await load.measure(phases[name], beats * INTERVAL_S - 0.2)
+                await scaled.disable()
+                await asyncio.sleep(PAUSE_S)  # runs are written together, some time after
+                _take_runs(phases[name], store.runs[begun:], first, spread=name == "spread")
+        for agent in agents:
+            if agent.done():
+                agent.result()
+    finally:
+        for agent in agents:
+            agent.cancel()
+        await asyncio.gather(*agents, return_exceptions=True)
+        await control.stop()
+    return phases
+
+
+async def _node_ids(store: CountingStore) -> list[str]:
+    page = await store.list_nodes("pool", None, NODES, None)
+    return [node.id for node in page.items if node.handle]
+
+
+def _take_runs(phase: Phase, runs: list[float], first: float, *, spread: bool) -> None:
+    phase.runs += runs
+    if spread:
+        return
+    beats: dict[int, float] = {}
+    for at in runs:
+        beat = int((at - first) // INTERVAL_S)
+        beats[beat] = max(beats.get(beat, 0.0), at - first - beat * INTERVAL_S)
+    phase.rounds += beats.values()
+
+
+def _at(values: list[float], part: float) -> float:
+    """A quantile, in milliseconds."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))] * 1e3
+
+
+def figures(directory: Path, pools: int = POOLS, rounds: int = 2) -> Iterator[Figure]:
+    """Runs an event loop of its own."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = os.path.join(directory, "autoscaled-pools.db")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        phases = runner.run(_measure(path, pools, rounds))
+    what = f"{pools:,} formulas every {INTERVAL_S:g} s"
+    conditions = {
+        "alone": "no other pool",
+        "off": f"{pools:,} pools, no formula",
+        "spread": f"{what}, spread",
+        "at once": f"{what}, at once",
+    }
+    for name, words in conditions.items():
+        phase = phases[name]
+        p99 = _at(phase.starts, 0.99)
+        judged = name in ("spread", "at once")
+        yield f"add → reply, p50: {words}", _at(phase.replies, 0.5), "ms", "", None
+        yield f"add → reply, p99: {words}", _at(phase.replies, 0.99), "ms", "", None
+        yield f"add → running, p50: {words}", _at(phase.starts, 0.5), "ms", "", None
+        bar = f"≤ {BAR_MS:g} ms" if judged else ""
+        yield f"add → running, p99: {words}", p99, "ms", bar, p99 <= BAR_MS if judged else None
+        yield f"event loop late, p99: {words}", _at(phase.lags, 0.99), "ms", "", None
+        yield f"event loop late, worst: {words}", _at(phase.lags, 1.0), "ms", "", None
+    off = phases["off"]
+    for name in ("spread", "at once"):
+        for part, called in ((0.5, "p50"), (0.99, "p99")):
+            ratio = _at(phases[name].starts, part) / _at(off.starts, part)
+            yield f"add → running, {called}: {name} to no formula", ratio, "times", "", None
+        yield f"evaluations, {name}", len(phases[name].runs) / phases[name].measured_s, "per s", "", None
+    worst = statistics.median(phases["at once"].rounds) * 1e3
+    yield f"{pools:,} formulas due at once: the last evaluated after", worst, "ms", "", None
+
+
+def main() -> int:
+    directory = Path(__file__).resolve().parent.parent / "out" / f"autoscaled-{os.getpid()}"
+    for name, value, unit, bar, met in figures(directory):
+        verdict = "" if met is None else "met" if met else "MISSED"
+        print(f"{name:64}  {value:>8.2f}  {unit:<6} {bar:<9} {verdict}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
