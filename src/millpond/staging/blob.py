@@ -18,6 +18,7 @@ from millpond.domain.errors import TaskFailure
 from millpond.staging.base import Fetched, RemoteFile
 from millpond.staging.download import Split
 from millpond.staging.failures import FETCH, LIST, PUT, Codes, Transient, failed, local, refused_by_server
+from millpond.staging.listings import quoted
 from millpond.staging.partial import PartialFile, Writer
 from millpond.staging.retries import Retries
 from millpond.staging.upload_headers import as_attributes
@@ -122,7 +123,7 @@ class BlobStaging:
         try:
             async for page in obstore.list(store, whole or None, chunk_size=_LIST_PAGE):
                 found += [
-                    RemoteFile(one["path"][len(below) :], one["size"], one["e_tag"] or "")
+                    RemoteFile(one["path"][len(below) :], one["size"], quoted(one["e_tag"] or ""))
                     for one in page
                     if one["path"].startswith(below + prefix)
                 ]
@@ -146,11 +147,12 @@ class BlobStaging:
 
         split = self._downloads
         try:
-            whole = await obstore.get_async(store, key, options={"if_none_match": known_etag or None})
+            whole = await obstore.get_async(store, key, options={"if_none_match": known_etag} if known_etag else {})
         except NotModifiedError:
             return None
         except Exception as error:  # as above
             raise _failure(FETCH, url, error) from error
+        file.create()
         size, etag = whole.meta["size"], whole.meta["e_tag"] or ""
         if size < split.big or not etag:
             await self._pour(whole, url, file, 0, size)
