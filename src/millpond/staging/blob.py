@@ -40,7 +40,7 @@ _STREAM: Final = 1 << 20
 _LIST_PAGE: Final = 1000
 _MAX_BLOCKS: Final = 10_000
 """S3's; Azure takes more."""
-_STATUS: Final = re.compile(r"\b(?:status|error|code)\D{0,12}([45]\d\d)\b", re.IGNORECASE)
+_STATUS: Final = re.compile(r"(?:with status|status:|status code) ([45]\d\d)\b")
 _CODE: Final = re.compile(r"<Code>(\w+)</Code>")
 
 DOWNLOADS: Final = Split(big=32 << 20, part=8 << 20, connections=8)
@@ -319,14 +319,13 @@ def _failure(codes: Codes, url: str, error: Exception) -> TaskFailure:
             return refused_by_server(codes, url, status, error_code=error_code)
     if told := _STATUS.search(text):
         return refused_by_server(codes, url, int(told[1]), error_code=error_code)
-    low = text.lower()
-    if "timed out" in low or "timeout" in low or "timedout" in low:
+    if "kind: Timeout" in text:
         return failed(codes, codes.timed_out, url, "the server did not answer in time")
     for sign, reason, name in (
-        ("certificate", "the server's certificate is not trusted", "TLS"),
-        ("dns error", "the name of the host could not be resolved", "NameResolution"),
-        ("refused", "no connection to the server (Connection refused)", "Connection"),
+        ("InvalidCertificate(", "the server's certificate is not trusted", "TLS"),
+        ('"dns error"', "the name of the host could not be resolved", "NameResolution"),
+        ("kind: Connect,", "no connection to the server", "Connection"),
     ):
-        if sign in low:
+        if sign in text:
             return failed(codes, codes.other, url, reason, Reason=name)
     return failed(codes, codes.other, url, f"the storage client failed ({type(error).__name__})")
