@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import autoscale, autoscaled_pools, lab
+from bench import autoscale, autoscaled_pools, lab, staging
 from bench.client import Connection, task_bodies
 from bench.spawn import spawn_rate
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PARTS = ("adds", "lives", "real", "size", "autoscale", "autoscaled-pools", "lab")
+PARTS = ("adds", "lives", "real", "size", "autoscale", "autoscaled-pools", "lab", "staging")
 
 
 class Row(NamedTuple):
@@ -330,6 +330,9 @@ async def main() -> int:
         rows += [Row(*figure) for figure in measured]
     if "lab" in chosen:
         rows += [Row(*figure) for figure in lab.figures(30.0 / scale)]
+    if "staging" in chosen:
+        big_mib, repeats = (32, 1) if arguments.quick else (256, 5)
+        rows += [Row(*figure) async for figure in staging.figures(directory, big_mib, 1000 // scale, repeats)]
     show(rows)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine(), "rows": [row._asdict() for row in rows]}

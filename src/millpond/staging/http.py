@@ -148,6 +148,14 @@ class HttpStaging:
     async def _send(self, url: str, headers: CIMultiDict[str], descriptor: int, start: int, end: int) -> None:
         sent = CIMultiDict(headers)
         sent["Content-Length"] = str(end - start)
+        if end - start <= _CHUNK:
+            # In one piece: it goes out with the headers.
+            with local(PUT.other):
+                data = os.pread(descriptor, end - start, start)
+            if len(data) < end - start:
+                raise _shorter()
+            await self._send_bytes(url, sent, data)
+            return
         with told(PUT, url):
             async with self._client.open("PUT", url, headers=sent, data=_read(descriptor, start, end)) as response:
                 await check(response, PUT, url)
@@ -182,17 +190,16 @@ class HttpStaging:
 
 async def _read(descriptor: int, start: int, end: int) -> AsyncIterator[bytes]:
     """Bytes of a file, by position, so that a second try begins at the start again."""
-    small = end - start <= _CHUNK
     while start < end:
-        length = min(_CHUNK, end - start)
-        if small:
-            data = os.pread(descriptor, length, start)
-        else:
-            data = await finish_in_thread(os.pread, descriptor, length, start)
+        data = await finish_in_thread(os.pread, descriptor, min(_CHUNK, end - start), start)
         if not data:
-            raise TaskFailure(TaskFailureCode.FILE_UPLOAD_MISC_ERROR, "A file got shorter while it was uploaded")
+            raise _shorter()
         start += len(data)
         yield data
+
+
+def _shorter() -> TaskFailure:
+    return TaskFailure(TaskFailureCode.FILE_UPLOAD_MISC_ERROR, "A file got shorter while it was uploaded")
 
 
 def _has_sas(url: str) -> bool:
