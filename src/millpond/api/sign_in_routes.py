@@ -77,7 +77,7 @@ class SignInRoutes:
             return {"tenant_discovery_endpoint": f"{own}/v2.0/.well-known/openid-configuration", "metadata": []}
         tenant, _, below = path[1:].partition(b"/")
         if below.endswith(b"openid-configuration"):
-            return self._issuer.configuration(tenant.decode("latin-1"))
+            return self._issuer.configuration(tenant.decode("latin-1"), request.base_url)
         if below.endswith(b"keys"):
             return self._issuer.keys()
         if request.method != "POST":

@@ -58,9 +58,9 @@ class DevelopmentIssuer:
         """The claim `iss` of its tokens."""
         return f"{self._url()}/{self.tenant}/v2.0"
 
-    def configuration(self, tenant: str) -> dict[str, Any]:
-        """The discovery document (OpenID Connect Discovery 1.0)."""
-        base = f"{self._url()}/{tenant}"
+    def configuration(self, tenant: str, url: str) -> dict[str, Any]:
+        """The discovery document (OpenID Connect Discovery 1.0); `url` is the base URL it was asked for by."""
+        base = f"{url}/{tenant}"
         return {
             "issuer": self.issuer,
             "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
