@@ -1,7 +1,8 @@
 """The files by which a host is told what to be: one directory, written by the provider, read by the host.
 
     DIR/endpoint                  URL of the service
-    DIR/settings.json             how tasks are kept apart (`agent.isolation.node.IsolationSettings`); may be missing
+    DIR/settings.json             how tasks are kept apart (`agent.isolation.node.IsolationSettings`), and what is cached
+                                  (`agent.content_cache.CacheSettings`); may be missing
     DIR/nodes/<node id>/node.json what node to be (`DesiredNode`)
     DIR/nodes/<node id>/journal   the node's journal (the host's own)
     DIR/nodes/<node id>/root/     the node's root directory
@@ -9,6 +10,7 @@
     DIR/host.json                 the host's process (`HostProcess`), written by the host
     DIR/host.lock                 held by the host
     DIR/host.log                  standard output and error of the host
+    DIR/cache/                    inputs of tasks, for tasks to come (`agent.content_cache`)
     DIR/switch/                   with isolation: the program through which processes become other users'
     DIR/trash/                    directories of removed nodes on their way out
 
@@ -29,6 +31,7 @@ ROOT_DIRECTORY: Final = "root"
 HOST_FILE: Final = "host.json"
 LOCK_FILE: Final = "host.lock"
 TRASH_DIRECTORY: Final = "trash"
+CACHE_DIRECTORY: Final = "cache"
 
 PRESENT: Final = "present"
 REMOVED: Final = "removed"
