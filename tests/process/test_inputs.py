@@ -19,6 +19,7 @@ from azure.batch import models as m
 from millpond.agent.base import NodeFacts, Outcome
 from millpond.agent.content_cache import CacheSettings, ContentCache
 from millpond.agent.executors.process import ProcessExecutor
+from millpond.agent.isolation.node import IsolationSettings
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.protocol.messages import Ended, Restart, Start
 from millpond.providers.base import NodeRequest, NodeStatus, VmSize
@@ -296,7 +297,9 @@ async def test_users_do_not_get_at_the_cache(http_server: HttpServer) -> None:
     place = isolated.open_directory()
     groups = os.getgroups()
     os.setgroups([])
-    machine = isolated.Machine(place)
+    # Numbers that no other test file has at the same time.
+    settings = IsolationSettings(first_uid=2_000_600_000, last_uid=2_000_699_999, limits="none")
+    machine = isolated.Machine(place, settings)
     staging = HttpStaging()
     try:
         data = os.urandom(300_000)

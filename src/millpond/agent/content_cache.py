@@ -190,22 +190,30 @@ class ContentCache:
     # --- giving out ---------------------------------------------------------------------------------------------
 
     async def fetch(
-        self, pool_id: str, staging: Staging, url: str, path: str, *, size: int | None = None, listed: bool = False
+        self,
+        pool_id: str,
+        staging: Staging,
+        url: str,
+        path: str,
+        slots: asyncio.Semaphore,
+        *,
+        size: int | None = None,
+        listed: bool = False,
     ) -> None:
         """As `Staging.fetch`, to a path where there is nothing, from the cache when the server says it still may.
 
-        `size` is what a listing says, `listed` that there was one. Of several at once for the same content one downloads
-        and the others wait for it; the next takes over when it fails or is cancelled. Raises TaskFailure, OSError (of a
-        copy).
+        A slot is held while bytes move. `size` is what a listing says, `listed` that there was one. Of several at once for
+        the same content one downloads and the others wait for it, without a slot; the next takes over when it fails or
+        is cancelled. Raises TaskFailure, OSError (of a copy).
         """
-        if not self.limit or (size is not None and size > self._largest):
-            await staging.fetch(url, path)
-            return
-        try:
-            place = (_directory_name(pool_id), content_key(url))
-        except ValueError:
-            # Staging has words for it.
-            await staging.fetch(url, path)
+        place = None
+        if self.limit and (size is None or size <= self._largest):
+            # What is no URL staging has words for.
+            with contextlib.suppress(ValueError):
+                place = (_directory_name(pool_id), content_key(url))
+        if place is None:
+            async with slots:
+                await staging.fetch(url, path)
             return
         waited = False
         while (flight := self._flights.get(place)) is not None and not waited:
@@ -213,34 +221,38 @@ class ContentCache:
             # What came of it is asked about once more, with our own signature; others who waited do so beside us.
             waited = flight.went_well
         if waited or place in self._straight:
-            await self._fetch(place, staging, url, path, listed=listed)
+            await self._fetch(place, staging, url, path, slots, listed=listed)
             return
         flight = self._flights[place] = _Flight()
         try:
-            await self._fetch(place, staging, url, path, listed=listed)
+            await self._fetch(place, staging, url, path, slots, listed=listed)
             flight.went_well = True
         finally:
             del self._flights[place]
             flight.over.set()
 
-    async def _fetch(self, place: Place, staging: Staging, url: str, path: str, *, listed: bool) -> None:
-        entry = self._index.get(place)
-        if entry is None:
-            fetched = await staging.fetch(url, path)
-        else:
-            self._index.use(entry)
-            try:
-                fetched = await staging.fetch(url, path, known_etag=entry.etag)
-                if fetched is None:
-                    await self._copy_out(entry, path)
-                    return
-            except _Broken:
-                self._give_up(entry)
-                fetched = await staging.fetch(url, path)
-            finally:
-                self._release(entry)
-        if fetched is not None:
-            await self._keep(place, fetched, path, listed=listed)
+    async def _fetch(
+        self, place: Place, staging: Staging, url: str, path: str, slots: asyncio.Semaphore, *, listed: bool
+    ) -> None:
+        async with slots:
+            entry = self._index.get(place)
+            fetched = await (staging.fetch(url, path) if entry is None else self._ask(entry, staging, url, path))
+            if fetched is not None:
+                await self._keep(place, fetched, path, listed=listed)
+
+    async def _ask(self, entry: Entry, staging: Staging, url: str, path: str) -> Fetched | None:
+        """Whether the entry is still what the server has; then a copy of it is made (None), else it is fetched anew."""
+        self._index.use(entry)
+        try:
+            fetched = await staging.fetch(url, path, known_etag=entry.etag)
+            if fetched is None:
+                await self._copy_out(entry, path)
+        except _Broken:
+            self._give_up(entry)
+            return await staging.fetch(url, path)
+        finally:
+            self._release(entry)
+        return fetched
 
     def has(self, pool_id: str, key: str, etag: str) -> bool:
         """Whether there is that version of that content."""

@@ -85,6 +85,7 @@ class Shop:
         self.out = directory / "out"
         self.out.mkdir(exist_ok=True)
         self.origin = Origin()
+        self.slots = asyncio.Semaphore(16)
         self.count = 0
         self.cache = self.next_life(mib)
 
@@ -101,7 +102,7 @@ class Shop:
         """What a task is given, which then spoils its copy."""
         self.count += 1
         out = self.out / str(self.count)
-        await self.cache.fetch(pool, self.origin, f"https://h{path}{SIGNED}{sig}", str(out), listed=listed)
+        await self.cache.fetch(pool, self.origin, f"https://h{path}{SIGNED}{sig}", str(out), self.slots, listed=listed)
         data = out.read_bytes()
         with out.open("r+b") as file:
             file.write(b"spoiled")
@@ -177,12 +178,17 @@ async def test_pools_do_not_share(shop: Shop) -> None:
 async def test_one_downloads_and_the_others_wait(shop: Shop) -> None:
     data = shop.origin.files["/c/a"] = os.urandom(SIZE)
     shop.origin.gate.clear()
+    shop.origin.files["/c/b"] = b"b"
     tasks = [asyncio.create_task(shop.get("/c/a", str(number))) for number in range(20)]
     await until(lambda: shop.origin.waiting)
-    await asyncio.sleep(0)
-    assert shop.origin.waiting == 1
+    # Who waits for the first takes nobody's slot.
+    other = asyncio.create_task(shop.get("/c/b"))
+    await until(lambda: shop.origin.waiting > 1)
+    assert shop.origin.waiting == 2
     shop.origin.gate.set()
     assert await asyncio.gather(*tasks) == [data] * 20
+    assert await other == b"b"
+    shop.origin.downloads.remove(f"https://h/c/b{SIGNED}a")
     assert len(shop.origin.downloads) == 1
     assert len(shop.origin.asked) == 19
 

@@ -130,8 +130,7 @@ class ResourceFiles(TaskHook):
 
         async def fetch_waiting() -> None:
             for file in waiting:
-                async with self._slots:
-                    await self._fetch(tree, file, resources[file.resource])
+                await self._fetch(tree, file, resources[file.resource])
 
         await all_or_none(fetch_waiting() for _ in range(min(_PARALLEL, len(files))))
 
@@ -150,8 +149,8 @@ class ResourceFiles(TaskHook):
         known.sort(key=lambda one: one.size)
         first = files.pop(known[0].path[len(tree) + 1 :])
         resource = ResourceFile(storage_container_url=container_url)
+        await self._fetch(tree, first, resource)
         async with self._slots:
-            await self._fetch(tree, first, resource)
             missing = await self._copy_listed(known[1:])
         for one in known[1:]:
             if one.path not in missing:
@@ -191,7 +190,13 @@ class ResourceFiles(TaskHook):
     async def _get(self, url: str, path: str, file: PlannedFile) -> None:
         with _disk(_C.RESOURCE_FILE_WRITE_FAILED, f"The resource file {file.path!r} could not be written"):
             await self._cache.fetch(
-                self._pool_id, self._staging, url, path, size=file.size, listed=bool(file.blob and file.etag)
+                self._pool_id,
+                self._staging,
+                url,
+                path,
+                self._slots,
+                size=file.size,
+                listed=bool(file.blob and file.etag),
             )
 
 
