@@ -23,7 +23,7 @@ from millpond.agent.isolation.as_user import forget_groups
 from millpond.agent.isolation.node import Isolation, IsolationSettings
 from millpond.agent.metrics import MachineMeter
 from millpond.agent.runner.task_runner import TaskRunner
-from millpond.staging.http import HttpStaging
+from millpond.staging.router import StagingRouter
 
 _Settings = TypeVar("_Settings", bound=msgspec.Struct)
 
@@ -51,7 +51,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
     executor = ProcessExecutor(directory, switch=isolation.switch)
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
-    staging = HttpStaging()
+    staging = StagingRouter(ca_file=ca_bundle)
 
     def make_runner(facts: NodeFacts) -> Runner:
         node = isolation.of(facts.root)
