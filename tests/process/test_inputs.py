@@ -25,6 +25,7 @@ from millpond.protocol.messages import Ended, Restart, Start
 from millpond.providers.base import NodeRequest, NodeStatus, VmSize
 from millpond.providers.local import LocalProvider
 from millpond.staging.http import HttpStaging
+from millpond.staging.retries import Retries
 from tests.process import isolated
 from tests.process.agent_service import AgentService
 from tests.process.test_host import SOURCE, Site
@@ -216,7 +217,7 @@ class SmallNode:
     def __init__(self, disk: Path, tmp_path: Path) -> None:
         self.root = disk / "root"
         self.executor = ProcessExecutor(str(tmp_path))
-        self.staging = HttpStaging(backoff_s=0.01)
+        self.staging = HttpStaging(retries=Retries(backoff_s=0.01))
         self.cache = ContentCache(str(disk / "cache"), CacheSettings(input_cache_mib=16))
         self.cache.open(shutil.rmtree)
         facts = NodeFacts("n", "p", "a", "https://a", is_dedicated=True, root=str(self.root))

@@ -13,6 +13,7 @@ from msgspec import structs
 from millpond.agent.base import Outcome
 from millpond.agent.content_cache import CacheSettings, ContentCache
 from millpond.agent.node_dirs import NodeDirectories
+from millpond.agent.runner import input_plan
 from millpond.agent.runner.hooks.resource_files import ResourceFiles
 from millpond.agent.runner.spec import decode_spec
 from millpond.agent.runner.task_runner import TaskRunner
@@ -140,6 +141,16 @@ async def test_blobs_that_cannot_be_files(bench: Bench, blobs: dict[str, bytes],
     assert details(outcome)["FilePath"] == name
     # Before anything was fetched.
     assert fetched == []
+    assert nothing_is_left(bench)
+
+
+async def test_too_many_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_plan, "MAX_FILES", 10)
+    bench.staging.files = {f"mem://c/p/{number}": b"" for number in range(6)}
+    assert (await bench.run(resourceFiles=[CONTAINER])).failure is None
+    outcome = await bench.run(2, resourceFiles=[CONTAINER, {**CONTAINER, "blobPrefix": "p", "filePath": "d"}])
+    assert code_of(outcome) == "ResourceContainerListMiscError"
+    assert details(outcome) == {"BlobPrefix": "p"}
     assert nothing_is_left(bench)
 
 

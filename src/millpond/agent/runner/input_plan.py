@@ -8,6 +8,8 @@ from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.staging.base import RemoteFile
 
 DEFAULT_FILE_MODE: Final = 0o770
+MAX_FILES: Final = 1_000_000
+"""Of a task: the agent of all nodes of a machine has them in memory."""
 
 _C: Final = TaskFailureCode
 
@@ -49,6 +51,12 @@ class InputPlan:
 
     def add_listing(self, number: int, resource: ResourceFile, listed: Sequence[RemoteFile]) -> None:
         """A resource file with a container, and what is in it."""
+        if len(listed) + len(self.files) > MAX_FILES:
+            raise TaskFailure(
+                _C.RESOURCE_CONTAINER_LIST_MISC_ERROR,
+                f"A task is given at most {MAX_FILES:,} files: name fewer by blobPrefix, or put them into an archive",
+                BlobPrefix=resource.blob_prefix or "",
+            )
         mode = file_mode(resource.file_mode)
         top = relative_path(resource.file_path) if resource.file_path else ""
         below = f"{top}/" if top else ""

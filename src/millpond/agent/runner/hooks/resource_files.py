@@ -25,7 +25,7 @@ from millpond.agent.runner.input_plan import InputPlan, PlannedFile
 from millpond.agent.runner.spec import ResourceFile
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.staging.base import RemoteFile, Staging
-from millpond.staging.http import without_authority
+from millpond.staging.failures import without_authority
 from millpond.staging.threads import finish_in_thread
 
 _PARALLEL: Final = 16
