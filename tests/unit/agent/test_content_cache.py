@@ -310,6 +310,37 @@ async def test_a_disk_that_fails_costs_the_task_nothing(shop: Shop, monkeypatch:
     assert shop.cache.used == 0
 
 
+async def test_where_the_file_system_shares_blocks_nothing_is_copied(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shop.origin.files["/c/a"] = os.urandom(SIZE)
+
+    def clone(target: int, request: int, source: int) -> int:
+        assert request == 0x40049409
+        return os.pwrite(target, os.pread(source, SIZE, 0), 0)
+
+    def fail(*args: object) -> int:
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(content_cache.fcntl, "ioctl", clone)
+    monkeypatch.setattr(content_cache, "_copy_some", fail)
+    assert await shop.get("/c/a") == data
+    assert await shop.get("/c/a") == data
+    assert len(shop.origin.downloads) == 1
+
+
+async def test_where_the_kernel_does_not_copy_it_is_done_by_hand(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = shop.origin.files["/c/a"] = os.urandom(3 * SIZE)
+
+    def refuse(*args: object) -> int:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(content_cache.os, "copy_file_range", refuse)
+    assert await shop.get("/c/a") == data
+    assert await shop.get("/c/a") == data
+    assert len(shop.origin.downloads) == 1
+
+
 async def test_nothing_is_kept_that_would_fill_the_disk(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.origin.files["/c/a"] = os.urandom(SIZE)
     facts = os.statvfs(shop.directory)
