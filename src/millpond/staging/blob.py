@@ -18,6 +18,7 @@ from millpond.domain.errors import TaskFailure
 from millpond.staging.base import Fetched, RemoteFile
 from millpond.staging.download import Split
 from millpond.staging.failures import FETCH, LIST, PUT, Codes, Transient, failed, local, refused_by_server
+from millpond.staging.listings import quoted
 from millpond.staging.partial import PartialFile, Writer
 from millpond.staging.retries import Retries
 from millpond.staging.upload_headers import as_attributes
@@ -39,7 +40,7 @@ _STREAM: Final = 1 << 20
 _LIST_PAGE: Final = 1000
 _MAX_BLOCKS: Final = 10_000
 """S3's; Azure takes more."""
-_STATUS: Final = re.compile(r"\b(?:status|error|code)\D{0,12}([45]\d\d)\b", re.IGNORECASE)
+_STATUS: Final = re.compile(r"(?:with status|status:|status code) ([45]\d\d)\b")
 _CODE: Final = re.compile(r"<Code>(\w+)</Code>")
 
 DOWNLOADS: Final = Split(big=32 << 20, part=8 << 20, connections=8)
@@ -122,7 +123,7 @@ class BlobStaging:
         try:
             async for page in obstore.list(store, whole or None, chunk_size=_LIST_PAGE):
                 found += [
-                    RemoteFile(one["path"][len(below) :], one["size"], one["e_tag"] or "")
+                    RemoteFile(one["path"][len(below) :], one["size"], quoted(one["e_tag"] or ""))
                     for one in page
                     if one["path"].startswith(below + prefix)
                 ]
@@ -146,11 +147,12 @@ class BlobStaging:
 
         split = self._downloads
         try:
-            whole = await obstore.get_async(store, key, options={"if_none_match": known_etag or None})
+            whole = await obstore.get_async(store, key, options={"if_none_match": known_etag} if known_etag else {})
         except NotModifiedError:
             return None
         except Exception as error:  # as above
             raise _failure(FETCH, url, error) from error
+        file.create()
         size, etag = whole.meta["size"], whole.meta["e_tag"] or ""
         if size < split.big or not etag:
             await self._pour(whole, url, file, 0, size)
@@ -317,14 +319,13 @@ def _failure(codes: Codes, url: str, error: Exception) -> TaskFailure:
             return refused_by_server(codes, url, status, error_code=error_code)
     if told := _STATUS.search(text):
         return refused_by_server(codes, url, int(told[1]), error_code=error_code)
-    low = text.lower()
-    if "timed out" in low or "timeout" in low or "timedout" in low:
+    if "kind: Timeout" in text:
         return failed(codes, codes.timed_out, url, "the server did not answer in time")
     for sign, reason, name in (
-        ("certificate", "the server's certificate is not trusted", "TLS"),
-        ("dns error", "the name of the host could not be resolved", "NameResolution"),
-        ("refused", "no connection to the server (Connection refused)", "Connection"),
+        ("InvalidCertificate(", "the server's certificate is not trusted", "TLS"),
+        ('"dns error"', "the name of the host could not be resolved", "NameResolution"),
+        ("kind: Connect,", "no connection to the server", "Connection"),
     ):
-        if sign in low:
+        if sign in text:
             return failed(codes, codes.other, url, reason, Reason=name)
     return failed(codes, codes.other, url, f"the storage client failed ({type(error).__name__})")

@@ -99,10 +99,11 @@ class Download:
                 with told(FETCH, self._url):
                     return await self._read_on(file, others)
             except Transient as transient:
-                if self._position - before >= _PROGRESS:
-                    tries.progressed()
                 if not self._remote.validator:
+                    # What came is lost: the next try begins at the start.
                     self._position = self._low = self._high = 0
+                elif self._position - before >= _PROGRESS:
+                    tries.progressed()
                 await tries.pause(transient)
 
     async def _read_on(self, file: PartialFile, others: "list[asyncio.Task[None]]") -> bool:
@@ -136,6 +137,7 @@ class Download:
     def _begin(self, response: aiohttp.ClientResponse, file: PartialFile, others: "list[asyncio.Task[None]]") -> None:
         if response.status == 206:
             raise failed(FETCH, FETCH.other, self._url, "the server sent a part of it where the whole was asked for")
+        file.create()
         size, validator = response.content_length, _validator(response)
         self._remote = _File(size, response.headers.get("ETag", ""), validator)
         self._position = 0

@@ -140,7 +140,8 @@ def _retry_after_s(response: aiohttp.ClientResponse) -> float:
 
 def _tls_reason(error: Exception) -> str:
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLError):
+    # aiohttp's own errors are also of OpenSSL's kinds, without what those know.
+    while cause is not None and (isinstance(cause, aiohttp.ClientError) or not isinstance(cause, ssl.SSLError)):
         cause = getattr(cause, "os_error", None) or getattr(cause, "certificate_error", None) or cause.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"the server's certificate is not trusted ({cause.verify_message})"

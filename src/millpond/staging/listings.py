@@ -44,13 +44,13 @@ def _parse_xml(text: bytes) -> Page:
         ListedBlob(
             blob.findtext("Name") or "",
             int(blob.findtext("Properties/Content-Length") or 0),
-            _quoted(blob.findtext("Properties/Etag") or ""),
+            quoted(blob.findtext("Properties/Etag") or ""),
         )
         for blob in root.iterfind("Blobs/Blob")
     ]
     return Page(tuple(blob for blob in blobs if blob.name), root.findtext("NextMarker") or None)
 
 
-def _quoted(etag: str) -> str:
+def quoted(etag: str) -> str:
     """Listings say ETags without the quotes they have in headers."""
     return f'"{etag}"' if etag and not etag.endswith('"') else etag

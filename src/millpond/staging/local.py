@@ -63,6 +63,7 @@ class LocalStaging:
             if etag == known_etag:
                 return None
             with PartialFile(path) as file:
+                file.create()
                 position = 0
                 while data := os.pread(source, _CHUNK, position):
                     file.write(data, position)
@@ -86,6 +87,7 @@ class LocalStaging:
             if os.path.isdir(target):
                 raise failed(PUT, PUT.conflict or PUT.other, url, "there is a directory of that name")
             with PartialFile(target) as file:
+                file.create()
                 position = 0
                 while data := os.pread(source, _CHUNK, position):
                     file.write(data, position)

@@ -16,7 +16,7 @@ _SMALL: Final = 1 << 18
 
 
 class PartialFile:
-    """A context manager: what was not `place`d is gone at its end. The file is made by the first write.
+    """A context manager: what was not `place`d is gone at its end.
 
     Methods raise TaskFailure (ResourceFileCreateFailed, ResourceFileWriteFailed, DiskFull).
     """
@@ -36,9 +36,15 @@ class PartialFile:
             with contextlib.suppress(OSError):
                 os.unlink(self._partial)
 
+    def create(self) -> None:
+        """Make it, unless that is done: when it is known that there is something to write."""
+        if self._descriptor < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with local(TaskFailureCode.RESOURCE_FILE_CREATE_FAILED):
+                self._descriptor = os.open(self._partial, flags, 0o660)
+
     def place(self, size: int) -> None:
         """Give the file its size and its name, in place of an older one."""
-        self._open()
         with local(TaskFailureCode.RESOURCE_FILE_WRITE_FAILED):
             if os.fstat(self._descriptor).st_size != size:
                 os.ftruncate(self._descriptor, size)
@@ -53,18 +59,11 @@ class PartialFile:
                 raise
 
     def write(self, data: bytes, position: int) -> None:
-        """Blocks on the disk."""
-        self._open()
+        """After `create`. Blocks on the disk; from any number of threads."""
         with local(TaskFailureCode.RESOURCE_FILE_WRITE_FAILED), memoryview(data) as view:
             written = 0
             while written < len(view):
                 written += os.pwrite(self._descriptor, view[written:], position + written)
-
-    def _open(self) -> None:
-        if self._descriptor < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with local(TaskFailureCode.RESOURCE_FILE_CREATE_FAILED):
-                self._descriptor = os.open(self._partial, flags, 0o660)
 
 
 class Writer:

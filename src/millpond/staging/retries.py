@@ -3,14 +3,12 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from millpond.staging.failures import Transient
 
-_LONGEST_S: Final = 60.0
-"""No pause is longer, whatever the server asks for."""
 _Result = TypeVar("_Result")
 
 
@@ -21,6 +19,8 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True):
     """Tries that bring nothing, in a row."""
     backoff_s: float = 0.5
     """Before the second try; doubled for each further one."""
+    longest_s: float = 60.0
+    """No pause is longer, whatever the server asks for."""
 
     def begin(self) -> "Tries":
         return Tries(self)
@@ -54,4 +54,4 @@ class Tries:
         # Half of the pause is chance: many nodes that fail together shall not come back together.
         longest_s = self._retries.backoff_s * 2 ** (self._failed - 1)
         pause_s = longest_s * random.uniform(0.5, 1.0)  # noqa: S311
-        await asyncio.sleep(min(max(pause_s, transient.retry_after_s), _LONGEST_S))
+        await asyncio.sleep(min(max(pause_s, transient.retry_after_s), self._retries.longest_s))

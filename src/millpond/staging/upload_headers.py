@@ -10,6 +10,8 @@ from multidict import CIMultiDict
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 
 _CONTENT: Final = ("content-type", "content-encoding", "content-language", "content-md5", "cache-control")
+_BY_LONG_NAME: Final = ("content-encoding", "content-language", "content-disposition", "cache-control")
+"""Sent as `x-ms-blob-…`: by its short name not every server knows each of them."""
 _OF_BLOB: Final = {f"x-ms-blob-{name}": name for name in (*_CONTENT, "content-disposition")}
 _ENCRYPTION: Final = (
     "x-ms-encryption-algorithm",
@@ -67,8 +69,7 @@ def with_put_blob(headers: Mapping[str, str]) -> CIMultiDict[str]:
             if value.lower() != "blockblob":
                 raise _refused(name, "only block blobs are written")
             continue
-        # Put Blob knows this one by its long name only.
-        sent["x-ms-blob-content-disposition" if known == "content-disposition" else name] = value
+        sent[f"x-ms-blob-{known}" if known in _BY_LONG_NAME else name] = value
     return sent
 
 
