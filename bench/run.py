@@ -18,19 +18,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import autoscale, autoscaled_pools, lab, staging
+from bench import autoscale, autoscaled_pools, inputs, lab, staging
 from bench.client import Connection, task_bodies
 from bench.spawn import spawn_rate
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PARTS = ("adds", "lives", "real", "size", "autoscale", "autoscaled-pools", "lab", "staging")
+PARTS = ("adds", "lives", "real", "size", "autoscale", "autoscaled-pools", "lab", "inputs", "staging")
 
 
 class Row(NamedTuple):
@@ -46,9 +46,9 @@ class Row(NamedTuple):
 class Service:
     """A service under measurement, in its own process."""
 
-    def __init__(self, data_dir: Path, *, zero: bool) -> None:
+    def __init__(self, data_dir: Path, *, arguments: Sequence[str] = ()) -> None:
         self.data_dir = data_dir
-        self._zero = zero
+        self._arguments = arguments
         self._process: subprocess.Popen[str] | None = None
         self.endpoint = ""
         self.account = ""
@@ -60,7 +60,7 @@ class Service:
         command = [sys.executable, str(HERE / "service.py"), "--data-dir", str(self.data_dir)]
         environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
         self._process = subprocess.Popen(
-            command + (["--zero"] if self._zero else []), stdout=subprocess.PIPE, text=True, env=environment
+            [*command, *self._arguments], stdout=subprocess.PIPE, text=True, env=environment
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -115,7 +115,16 @@ class Service:
 
 @contextlib.contextmanager
 def service(directory: Path, name: str, *, zero: bool = False) -> Iterator[Service]:
-    running = Service(directory / name, zero=zero)
+    with _serving(Service(directory / name, arguments=["--zero"] if zero else [])) as running:
+        yield running
+
+
+def input_service(directory: Path, name: str, cache_mib: int) -> contextlib.AbstractContextManager[Service]:
+    return _serving(Service(directory / name, arguments=["--input-cache-mib", str(cache_mib)]))
+
+
+@contextlib.contextmanager
+def _serving(running: Service) -> Iterator[Service]:
     running.start()
     try:
         yield running
@@ -327,6 +336,10 @@ async def main() -> int:
         pools, rounds = autoscaled_pools.POOLS // scale, 1 if arguments.quick else 2
         # It runs an event loop of its own.
         measured = await asyncio.to_thread(lambda: list(autoscaled_pools.figures(directory, pools, rounds)))
+        rows += [Row(*figure) for figure in measured]
+    if "inputs" in chosen:
+        few = arguments.quick
+        measured = await inputs.figures(directory, input_service, 1 if few else 3, 4 if few else inputs.TASKS)
         rows += [Row(*figure) for figure in measured]
     if "lab" in chosen:
         rows += [Row(*figure) for figure in lab.figures(30.0 / scale)]

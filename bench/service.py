@@ -5,15 +5,17 @@ import sys
 from pathlib import Path
 
 from millpond.app import Running, run
-from millpond.config import Config, ServerConfig
+from millpond.config import Config, NodesConfig, ServerConfig
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--zero", action="store_true", help="nodes that do no work")
+    parser.add_argument("--input-cache-mib", type=int, default=-1)
     arguments = parser.parse_args()
-    config = Config(data_dir=arguments.data_dir, server=ServerConfig(port=0))
+    nodes = NodesConfig(input_cache_mib=arguments.input_cache_mib)
+    config = Config(data_dir=arguments.data_dir, server=ServerConfig(port=0), nodes=nodes)
     host = [sys.executable, str(Path(__file__).with_name("zero_nodes.py"))] if arguments.zero else []
 
     def ready(running: Running) -> None:

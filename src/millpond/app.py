@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import uvloop
 
+from millpond.agent.content_cache import CacheSettings
 from millpond.agent.isolation.node import IsolationSettings, why_not
 from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
@@ -121,7 +122,10 @@ async def _service(
         str(data_dir.nodes_path),
         endpoint=account_url,
         command=host_command,
-        settings=msgspec.structs.asdict(_isolation_of(config, data_dir)),
+        settings={
+            **msgspec.structs.asdict(_isolation_of(config, data_dir)),
+            **msgspec.structs.asdict(CacheSettings(input_cache_mib=config.nodes.input_cache_mib)),
+        },
         ca_bundle=tls.bundle if tls is not None else "",
     )
 

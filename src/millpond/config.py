@@ -35,6 +35,9 @@ Seconds = Annotated[float, Meta(gt=0, le=86400 * 3650, description=_POSITIVE_S)]
 Quota = Annotated[int, Meta(ge=0, description="a whole number, 0 for no limit")]
 Days = Annotated[float, Meta(gt=0, le=366, description="a number of days above 0, at most 366")]
 NodeLimit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")]
+CacheMib = Annotated[
+    int, Meta(ge=-1, le=1 << 30, description="a whole number of MiB, 0 for none, -1 for a tenth of the disk")
+]
 Switch = Annotated[bool, Meta(description="true or false")]
 Directory = Annotated[str, Meta(min_length=1, description="a directory's path")]
 LogLevel = Annotated[
@@ -136,6 +139,9 @@ class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The user ids, and group ids, those users have."""
     limits: Limits = "node"
     """What of memory and processors is shared out: the node's among all its tasks, or each task its part."""
+    input_cache_mib: CacheMib = -1
+    """What resource files may take of the disk, on a machine's nodes together, to be fetched once for many tasks; -1 is
+    a tenth of the disk, at most 10 GiB."""
 
 
 class AutoscaleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

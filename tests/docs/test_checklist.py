@@ -75,6 +75,7 @@ POINTS: dict[int, tuple[str, ...]] = {
     14: (
         "unit/scheduler/test_gangs.py::test_in_a_pool_of_another_kind_it_waits_for_ever_without_error",
         "unit/scheduler/test_gangs.py::test_the_primarys_exit_is_the_tasks_and_ends_the_others",
+        "unit/runner/test_resource_files.py::test_common_files_and_own_ones",
     ),
     15: (
         "unit/scheduler/test_spot_nodes.py::test_it_is_made_again_under_its_id_and_runs_its_start_task_on_a_fresh_disk",

@@ -2,7 +2,8 @@
 
     DIR/endpoint                  URL of the service
     DIR/ca-bundle.pem             certificates to trust, where the machine's own do not do; may be missing
-    DIR/settings.json             how tasks are kept apart (`agent.isolation.node.IsolationSettings`); may be missing
+    DIR/settings.json             how tasks are kept apart (`agent.isolation.node.IsolationSettings`), and what is cached
+                                  (`agent.content_cache.CacheSettings`); may be missing
     DIR/nodes/<node id>/node.json what node to be (`DesiredNode`)
     DIR/nodes/<node id>/journal   the node's journal (the host's own)
     DIR/nodes/<node id>/root/     the node's root directory
@@ -10,6 +11,7 @@
     DIR/host.json                 the host's process (`HostProcess`), written by the host
     DIR/host.lock                 held by the host
     DIR/host.log                  standard output and error of the host
+    DIR/cache/                    inputs of tasks, for tasks to come (`agent.content_cache`)
     DIR/switch/                   with isolation: the program through which processes become other users'
     DIR/trash/                    directories of removed nodes on their way out
 
@@ -31,6 +33,7 @@ ROOT_DIRECTORY: Final = "root"
 HOST_FILE: Final = "host.json"
 LOCK_FILE: Final = "host.lock"
 TRASH_DIRECTORY: Final = "trash"
+CACHE_DIRECTORY: Final = "cache"
 
 PRESENT: Final = "present"
 REMOVED: Final = "removed"

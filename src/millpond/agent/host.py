@@ -19,6 +19,7 @@ import msgspec
 
 import millpond
 from millpond.agent.base import Executor, NodeFacts, Runner
+from millpond.agent.content_cache import ContentCache
 from millpond.agent.desired import (
     HOST_FILE,
     JOURNAL_FILE,
@@ -91,12 +92,14 @@ class Host:
         chance: Callable[[], float],
         executor: Executor | None = None,
         isolation: Isolation | None = None,
+        cache: ContentCache | None = None,
         moved: Callable[[], None] | None = None,
         measure: Callable[[], NodeMetrics] | None = None,
         idle_s: float = _IDLE_S,
     ) -> None:
         """`files_factory` is given the root directory of a node. Processes of the
-        `executor` that no attempt of a node's journal accounts for are killed at the start. `moved` is called when the endpoint may have changed.
+        `executor` that no attempt of a node's journal accounts for are killed at the start. The `cache` is opened, and
+        what it has of a pool goes with its last node, or when one is made anew. `moved` is called when the endpoint may have changed.
         `measure` says how busy the machine is, on behalf of every node. After `idle_s` without work and without a word from any
         service the host ends."""
         self._directory = os.path.abspath(directory)
@@ -108,6 +111,7 @@ class Host:
         self._chance = chance
         self._executor = executor
         self._isolation = isolation
+        self._cache = cache
         self._moved = moved
         self._measure = measure
         self._measuring: asyncio.Task[None] | None = None
@@ -155,6 +159,8 @@ class Host:
         self._last_use = loop.time()
         # Nodes wished for from here on come with a poke; those before it are found by the first look.
         write_file(os.path.join(self._directory, HOST_FILE), msgspec.json.encode(own))
+        if self._cache is not None:
+            self._cache.open(self._trash.put, self._pools_wished_for())
         try:
             self._look()
             self._trash.empty()
@@ -283,7 +289,7 @@ class Host:
             clock=self._clock,
             capabilities=capabilities,
             ip_address=desired.ip_address,
-            wipe=partial(self._wipe, root),
+            wipe=partial(self._wipe, root, desired.pool_id),
         )
         try:
             agent = make(journal=FileJournal(journal))
@@ -295,9 +301,10 @@ class Host:
         agent.begin()
         return agent
 
-    def _wipe(self, root: str) -> None:
+    def _wipe(self, root: str, pool_id: str) -> None:
         """Give a node a new, empty root directory. Raises OSError; to be tried again then."""
         NodeDirectories.forget(root)
+        self._drop_cached(pool_id)
         # It is not there when an earlier life of the host came as far as that.
         with contextlib.suppress(FileNotFoundError):
             self._trash.put(root)
@@ -343,7 +350,26 @@ class Host:
             self._isolation.remove_node(directory, os.path.join(directory, ROOT_DIRECTORY))
         # If it is still there the next look tries again.
         del self._nodes[node_id]
+        pool_id = node.desired.pool_id
+        if not any(other.desired.pool_id == pool_id for other in self._nodes.values()):
+            try:
+                self._drop_cached(pool_id)
+            except OSError as error:
+                _log.warning("what is cached of pool %s cannot be moved away: %s", pool_id, error)
         _log.info("node %s: removed", node_id)
+
+    def _drop_cached(self, pool_id: str) -> None:
+        if self._cache is not None:
+            self._cache.drop(pool_id, self._trash.put)
+
+    def _pools_wished_for(self) -> set[str]:
+        pools: set[str] = set()
+        for name in os.listdir(self._nodes_directory):
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                desired = read_node(os.path.join(self._nodes_directory, name))
+                if desired is not None and desired.state != REMOVED:
+                    pools.add(desired.pool_id)
+        return pools
 
     async def _kill_strays(self, executor: Executor) -> None:
         """Kill processes of attempts that are with no node's runner (a journal was lost, a node's directory taken away),

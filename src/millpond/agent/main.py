@@ -7,12 +7,14 @@ import os
 import random
 import sys
 import time
+from typing import TypeVar
 
 import msgspec
 import uvloop
 
 from millpond.agent.base import NodeFacts, Runner
-from millpond.agent.desired import CA_BUNDLE_FILE, ENDPOINT_FILE, SETTINGS_FILE
+from millpond.agent.content_cache import CacheSettings, ContentCache
+from millpond.agent.desired import CA_BUNDLE_FILE, CACHE_DIRECTORY, ENDPOINT_FILE, SETTINGS_FILE
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.files import NodeFiles
 from millpond.agent.host import Host, HostRunning
@@ -22,6 +24,8 @@ from millpond.agent.isolation.node import Isolation, IsolationSettings
 from millpond.agent.metrics import MachineMeter
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.staging.router import StagingRouter
+
+_Settings = TypeVar("_Settings", bound=msgspec.Struct)
 
 
 def main() -> int:
@@ -43,6 +47,7 @@ def main() -> int:
 
 async def _run(directory: str, ca_bundle: str) -> None:
     isolation = _isolation(directory)
+    cache = ContentCache(os.path.join(directory, CACHE_DIRECTORY), _settings(directory, CacheSettings))
     executor = ProcessExecutor(directory, switch=isolation.switch)
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
@@ -53,7 +58,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
         if node is not None:
             node.set_up(facts.pool_spec)
         facts = msgspec.structs.replace(facts, ca_bundle=ca_bundle)
-        return TaskRunner(facts, executor, staging, isolation=node)
+        return TaskRunner(facts, executor, staging, isolation=node, cache=cache)
 
     def make_files(root: str) -> NodeFiles:
         node = isolation.of(root)
@@ -71,6 +76,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
         chance=random.random,
         executor=executor,
         isolation=isolation,
+        cache=cache,
         moved=endpoint.forget,
         measure=MachineMeter(directory, time.monotonic).measure,
     )
@@ -84,14 +90,18 @@ async def _run(directory: str, ca_bundle: str) -> None:
         await session.close()
 
 
-def _isolation(directory: str) -> Isolation:
-    """How tasks are kept apart; before there are threads."""
+def _settings(directory: str, type_: type[_Settings]) -> _Settings:
+    """One room's part of the host's settings."""
     try:
         with open(os.path.join(directory, SETTINGS_FILE), "rb") as file:
-            settings = msgspec.json.decode(file.read(), type=IsolationSettings)
+            return msgspec.json.decode(file.read(), type=type_)
     except FileNotFoundError:
-        settings = IsolationSettings()
-    isolation = Isolation(directory, settings)
+        return type_()
+
+
+def _isolation(directory: str) -> Isolation:
+    """How tasks are kept apart; before there are threads."""
+    isolation = Isolation(directory, _settings(directory, IsolationSettings))
     # The service may keep all it makes to itself; what others may see of a node is given on purpose.
     os.umask(0o022)
     if isolation.is_on:

@@ -27,6 +27,7 @@ LAYOUT: Final = (
     "volatile",
     "volatile/trash",
     "volatile/retention",
+    "volatile/inputs",
     "workitems",
 )
 START_DIRECTORY: Final = "startup"
@@ -70,6 +71,7 @@ class NodeDirectories:
         self._bucket_s = bucket_s
         self._trash = f"{self.root}/volatile/trash"
         self._retention = f"{self.root}/volatile/retention"
+        self._inputs = f"{self.root}/volatile/inputs"
         self._names = itertools.count()
         self._life = time.time_ns()
         self._in_use: set[str] = set()
@@ -111,6 +113,9 @@ class NodeDirectories:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(f"{self.root}/{name}", DIRECTORY_MODE)
             self._made = True
+            for name in os.listdir(self._inputs):
+                # An earlier life of the agent ended while it fetched them.
+                self.discard_inputs(f"{self._inputs}/{name}")
 
     def open_to(self, group: int, *, again: bool) -> None:
         """Open the layout to the group of the node's users, and to nobody else (semantics 4.2). `again`: what is there
@@ -179,6 +184,17 @@ class NodeDirectories:
             os.chown(f"{self.root}/{START_DIRECTORY}", 0, 0)
         self.discard(f"{START_DIRECTORY}/wd")
         os.makedirs(f"{self.root}/{START_DIRECTORY}/wd", mode=DIRECTORY_MODE, exist_ok=True)
+
+    def new_inputs(self) -> str:
+        """A new directory where the files of an attempt are gathered, out of the sight of tasks; its path."""
+        self.create()
+        path = f"{self._inputs}/{self._trash_name()}"
+        os.mkdir(path, DIRECTORY_MODE)
+        return path
+
+    def discard_inputs(self, path: str) -> None:
+        """Such a directory is of no use, or moved away."""
+        self.discard(os.path.relpath(path, self.root))
 
     def use(self, relative: str) -> None:
         """An attempt is in a task directory that is there already."""

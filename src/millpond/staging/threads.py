@@ -1,6 +1,7 @@
 """Blocking file operations beside the event loop."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -19,7 +20,10 @@ async def finish_in_thread(
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            # Cancelled once more, it waits all the same.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         if not task.cancelled():
             # Its error, if any, is lost with the work.
             task.exception()

@@ -102,6 +102,7 @@ class FakeControl:
     """The other end: directives until they are seen, reports acknowledged when `acknowledges`."""
 
     def __init__(self) -> None:
+        self.pool_id = "p"
         self.sessions = 0
         self.session = ""
         self.down = False
@@ -150,7 +151,7 @@ class FakeControl:
             self.directives.clear()
         return Welcome(
             session=self.session,
-            pool_id="p",
+            pool_id=self.pool_id,
             account_name="a",
             account_url=self.account_url,
             is_dedicated=True,

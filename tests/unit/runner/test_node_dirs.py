@@ -61,6 +61,7 @@ def test_layout(tmp_path: Path) -> None:
         "volatile",
         "volatile/trash",
         "volatile/retention",
+        "volatile/inputs",
         "workitems",
     }
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
 from millpond.agent.base import Executor, NodeFacts, Outcome
+from millpond.agent.content_cache import ContentCache
 from millpond.agent.isolation.node import NodeIsolation
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.runner.attempt import Attempt, Interrupted, TaskHook, failure_info, process_id
@@ -54,8 +55,9 @@ class TaskRunner:
         *,
         directories: NodeDirectories | None = None,
         isolation: NodeIsolation | None = None,
+        cache: ContentCache | None = None,
     ) -> None:
-        """With `isolation` tasks run as users of the node."""
+        """With `isolation` tasks run as users of the node. `cache` is the host's, of resource files."""
         self._facts = facts
         self._executor = executor
         self._clock = clock
@@ -66,7 +68,7 @@ class TaskRunner:
             Directories(),
             Identity() if isolation is None else IsolatedIdentity(isolation),
             Environment(facts),
-            ResourceFiles(staging),
+            ResourceFiles(staging, cache, facts.pool_id),
             Limits(),
             *(() if isolation is None or isolation.cgroup is None else (ResourceLimits(isolation.cgroup),)),
             # After all that puts something into the task's directory.
