@@ -33,7 +33,6 @@ _VERSION: Final = "2021-08-06"
 _OWN_SIGNATURE_S: Final = 3600.0
 """How long the signatures live that the calls made here carry."""
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
-_MAX_ANSWER: Final = 64 << 20
 
 _log: Final = logging.getLogger(__name__)
 
@@ -171,11 +170,11 @@ class BlobStorage:
     def sign(self, container: str, blob: str | None, permissions: str, expires_at: Timestamp) -> str:
         """See `AccountStorage.sign`."""
         try:
-            return self._account.sign(
-                _container(container), None if blob is None else _blob(blob), permissions, expires_at
-            )
+            name = None if blob is None else _blob(blob)
+            return self._account.sign(_container(container), name, permissions, expires_at)
         except StorageError as error:
-            raise ValueError(error.message) from error
+            what = "container" if error.code == "InvalidResourceName" else "blob"
+            raise ValueError(f"{container if what == 'container' else blob!r} is no {what} name: {error.message}") from error
 
     async def close(self) -> None:
         """See `AccountStorage.close`."""
