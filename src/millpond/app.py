@@ -194,9 +194,7 @@ async def _service(
 
 def _start_azurite(config: Config, data_dir: DataDir, command: Sequence[str]) -> Azurite:
     key = config.storage.account_key or data_dir.azurite_key()
-    azurite = Azurite(
-        list(command), data_dir.azurite_path, config.account.name, key, port=config.storage.azurite_port
-    )
+    azurite = Azurite(list(command), data_dir.azurite_path, config.account.name, key, port=config.storage.azurite_port)
     azurite.start()
     return azurite
 

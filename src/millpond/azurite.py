@@ -56,7 +56,9 @@ def install(say: Callable[[str], None], directory: Path | None = None) -> list[s
         return command
     npm = shutil.which("npm")
     if npm is None:
-        raise AzuriteError(f"Azurite is not installed yet, and there is no npm in PATH to do it: install npm, {_WITHOUT}")
+        raise AzuriteError(
+            f"Azurite is not installed yet, and there is no npm in PATH to do it: install npm, {_WITHOUT}"
+        )
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with open(directory.with_name(directory.name + ".lock"), "w", encoding="ascii") as lock:
@@ -88,7 +90,9 @@ def _install(npm: str, directory: Path) -> None:
             )
             told = done.stderr.strip().splitlines() or ["no reason given"]
             if done.returncode != 0 or not (Path(temporary) / _SCRIPT).exists():
-                raise AzuriteError(f"npm could not install azurite@{VERSION} ({told[0][:200]}); see to that, {_WITHOUT}")
+                raise AzuriteError(
+                    f"npm could not install azurite@{VERSION} ({told[0][:200]}); see to that, {_WITHOUT}"
+                )
         except subprocess.TimeoutExpired as error:
             raise AzuriteError(f"npm did not install azurite@{VERSION} in {_INSTALL_S:.0f} s; try again") from error
         if directory.exists():
@@ -258,7 +262,9 @@ class Azurite:
                     finally:
                         writer.close()
             if asyncio.get_running_loop().time() > deadline:
-                raise AzuriteError(f"Azurite did not answer on port {self._port} in {_READY_S:.0f} s; see {self._log_path}")
+                raise AzuriteError(
+                    f"Azurite did not answer on port {self._port} in {_READY_S:.0f} s; see {self._log_path}"
+                )
             await asyncio.sleep(0.05)
 
     def _last_words(self) -> str:
@@ -280,7 +286,7 @@ class Azurite:
                 self._spawn()
                 await self._answering()
             except (AzuriteError, OSError) as error:
-                _log.error("Azurite is not there, and is tried again in %.0f s: %s", pause_s, error)  # noqa: TRY400
+                _log.error("Azurite is not there, and is tried again in %.0f s: %s", pause_s, error)
                 await self._end()
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _MAX_PAUSE_S)

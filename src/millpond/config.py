@@ -153,9 +153,7 @@ class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     secret_access_key: Secret = ""
     session_token: Secret = ""
     region: Annotated[str, Meta(description="a region such as eu-central-1")] = ""
-    endpoint: Annotated[
-        str, Meta(pattern=r"^(https?://\S+)?\Z", description="the URL of a server that speaks S3")
-    ] = ""
+    endpoint: Annotated[str, Meta(pattern=r"^(https?://\S+)?\Z", description="the URL of a server that speaks S3")] = ""
     service_account_file: Annotated[str, Meta(description="the path of a service account's key file (JSON)")] = ""
     bucket: Annotated[str, Meta(description="a bucket's name")] = ""
     """The only S3 or GCS bucket it is for; empty: any."""
@@ -352,7 +350,9 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _read_identities(path: Path, content: Any, secrets: list[str]) -> dict[str, IdentityConfig]:
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: {_IDENTITIES}: must be tables; write [{_IDENTITIES}.my_identity] and its keys below")
+        raise ConfigError(
+            f"{path}: {_IDENTITIES}: must be tables; write [{_IDENTITIES}.my_identity] and its keys below"
+        )
     identities: dict[str, IdentityConfig] = {}
     settings = {s.key: s for s in _settings_of(IdentityConfig, "")}
     for name, row in content.items():
@@ -478,7 +478,9 @@ def _check_storage(storage: StorageConfig, sources: Mapping[str, str]) -> None:
     blob = sources.get("storage.blob", "the defaults")
     if storage.connection_string and (storage.blob != "directory" or storage.account_key):
         source = sources["storage.connection_string"]
-        raise ConfigError(f"{source}: a connection string names its account and key: leave storage.blob and the key out")
+        raise ConfigError(
+            f"{source}: a connection string names its account and key: leave storage.blob and the key out"
+        )
     if storage.account_key and storage.blob == "directory":
         source = sources["storage.account_key"]
         raise ConfigError(f"{source}: the key is of an account that storage.blob must name; give both or neither")

@@ -85,7 +85,14 @@ class Identities:
         return next(by_id, None) or next(by_name, None)
 
     def authorized(
-        self, pool: Pool | None, reference: str, url: str, *, of_container: bool, permissions: str, expires_at: Timestamp
+        self,
+        pool: Pool | None,
+        reference: str,
+        url: str,
+        *,
+        of_container: bool,
+        permissions: str,
+        expires_at: Timestamp,
     ) -> str:
         """The URL as a task of the pool can use it by that identity. Raises IdentityError."""
         listed = listed_identities(pool)
@@ -138,7 +145,6 @@ def _short(reference: str) -> str:
 def _is_below(url: str, base: str) -> bool:
     one, other = urlsplit(url), urlsplit(base)
     path = other.path.rstrip("/")
-    return (
-        (one.scheme.lower(), one.netloc.lower()) == (other.scheme.lower(), other.netloc.lower())
-        and (one.path == path or one.path.startswith(path + "/"))
+    return (one.scheme.lower(), one.netloc.lower()) == (other.scheme.lower(), other.netloc.lower()) and (
+        one.path == path or one.path.startswith(path + "/")
     )

@@ -38,9 +38,7 @@ def _pool_of(link: NodeLink) -> Pool | None:
 class StartDirectives:
     """Makes `Start` directives. Specifications are kept between their commit and their hand-over, as far as they fit."""
 
-    def __init__(
-        self, store: Store, secret: bytes, prepare_spec: PrepareSpec, settings: ControlSettings
-    ) -> None:
+    def __init__(self, store: Store, secret: bytes, prepare_spec: PrepareSpec, settings: ControlSettings) -> None:
         self._store = store
         self._secret = secret
         self._prepare_spec = prepare_spec

@@ -5,7 +5,8 @@ Every call carries a signature of its own that the account's key makes for it an
 
 import asyncio
 import contextlib
-import logging
+import io
+import ssl
 import time
 import uuid
 from base64 import b64encode
@@ -34,8 +35,6 @@ _OWN_SIGNATURE_S: Final = 3600.0
 """How long the signatures live that the calls made here carry."""
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
 
-_log: Final = logging.getLogger(__name__)
-
 
 class BlobStorage:
     """Implements `AccountStorage`. The session is made on first use, in the running loop; `close` ends it.
@@ -49,7 +48,7 @@ class BlobStorage:
         account: StorageAccount,
         *,
         clock: Callable[[], Timestamp] = time.time,
-        attempts: int = 4,
+        attempts: int = 6,
         backoff_s: float = 0.25,
         silence_s: float = 30.0,
     ) -> None:
@@ -129,7 +128,7 @@ class BlobStorage:
                         got = True
                         offset += len(chunk)
                         yield chunk
-                return
+                    break
             except StorageError as error:
                 if error.status not in _TRANSIENT:
                     raise
@@ -174,7 +173,9 @@ class BlobStorage:
             return self._account.sign(_container(container), name, permissions, expires_at)
         except StorageError as error:
             what = "container" if error.code == "InvalidResourceName" else "blob"
-            raise ValueError(f"{container if what == 'container' else blob!r} is no {what} name: {error.message}") from error
+            raise ValueError(
+                f"{container if what == 'container' else blob!r} is no {what} name: {error.message}"
+            ) from error
 
     async def close(self) -> None:
         """See `AccountStorage.close`."""
@@ -206,6 +207,8 @@ class BlobStorage:
                 if error.status not in _TRANSIENT:
                     raise
                 problem = error
+            except aiohttp.ClientSSLError as error:
+                raise self._unreachable(error) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 problem = self._unreachable(error)
             if tried < self._attempts:
@@ -217,17 +220,19 @@ class BlobStorage:
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
+            # aiohttp's own reads the certificates once, when it is imported.
+            tls = ssl.create_default_context() if self._account.endpoint.startswith("https:") else True
             self._session = aiohttp.ClientSession(
                 timeout=self._timeout,
                 auto_decompress=False,
                 headers={"Accept-Encoding": "identity", "User-Agent": "millpond", "x-ms-version": _VERSION},
-                connector=aiohttp.TCPConnector(limit=64),
+                connector=aiohttp.TCPConnector(limit=64, ssl=tls),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=True,
             )
         sent = {"Content-Type": "application/octet-stream", **(headers or {})} if body is not None else headers
         async with self._session.request(
-            method, URL(url, encoded=True), data=body, headers=sent, allow_redirects=False
+            method, URL(url, encoded=True), data=io.BytesIO(body) if body else body, headers=sent, allow_redirects=False
         ) as response:
             yield response
 
@@ -281,12 +286,11 @@ async def _check(response: aiohttp.ClientResponse) -> None:
         return
     code = response.headers.get("x-ms-error-code", "")
     message = ""
-    text = (await response.content.read(4096)).decode(errors="replace")
+    text = await response.content.read(4096)
     with contextlib.suppress(ET.ParseError, ValueError):
-        if "<!" not in text:
-            root = ET.fromstring(text.lstrip("\ufeff"))  # noqa: S314  without a document type, tested above
-            code = code or (root.findtext("Code") or "")
-            message = (root.findtext("Message") or "").partition("\n")[0]
+        root = _parse(text)
+        code = code or (root.findtext("Code") or "")
+        message = (root.findtext("Message") or "").partition("\n")[0]
     if response.status == 404 and not code:
         code = "BlobNotFound"
     if response.status == 403:
@@ -304,12 +308,17 @@ def _facts(headers: Mapping[str, str], size: int) -> BlobFacts:
     return BlobFacts(size, modified, headers.get("ETag", ""))
 
 
+def _parse(text: bytes) -> ET.Element:
+    """Raises ValueError, ParseError."""
+    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+        raise ValueError("it has a document type")
+    return ET.fromstring(text.removeprefix(b"\xef\xbb\xbf"))  # noqa: S314  entities need a document type, refused above
+
+
 def _parse_listing(text: bytes) -> "tuple[list[RemoteFile], str]":
     """The blobs of one page, and the marker of the next ("": there is none)."""
     try:
-        if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-            raise ValueError("it has a document type")
-        root = ET.fromstring(text.removeprefix(b"\xef\xbb\xbf"))  # noqa: S314  entities need a document type
+        root = _parse(text)
         files = []
         for blob in root.iterfind("Blobs/Blob"):
             name = blob.find("Name")
