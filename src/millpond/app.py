@@ -126,52 +126,53 @@ async def _service(
     account_url = url_of(listener)
     keys = AccountKeys.from_base64(config.account.name, *data_dir.account_keys(create=True))
     auto_storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
-    azurite = _start_azurite(config, data_dir, azurite_command) if azurite_command else None
-    account = _storage_account(config, data_dir, azurite)
-    storage: AccountStorage = (
-        DirectoryStorage(auto_storage, lambda: account_url) if account is None else BlobStorage(account)
-    )
     identities = Identities(stored_identities(config.identities))
-    provider = LocalProvider(
-        str(data_dir.nodes_path),
-        endpoint=account_url,
-        command=host_command,
-        settings=msgspec.structs.asdict(_isolation_of(config, data_dir)),
-    )
-
-    def sign(container: str, permissions: str, expires_at: float) -> str:
-        return storage.sign(container, None, permissions, expires_at)
-
-    control = ControlService(
-        config.account.name,
-        SqliteStore(str(data_dir.store_path)),
-        provider,
-        vm_sizes_of(config),
-        secret=data_dir.node_secret(),
-        account_url=lambda: account_url,
-        make_job=job_maker(vm_sizes_of(config), time.time),
-        storage=storage,
-        prepare_spec=SpecPreparer(sign, identities, time.time),
-        identities=identities,
-        settings=ControlSettings(
-            park_s=config.nodes.heartbeat_s,
-            silent_after_s=config.nodes.silence_s,
-            lost_after_s=config.nodes.lost_s,
-            pool_quota=config.account.pool_quota or None,
-            auto_scale_min_interval_s=config.autoscale.min_interval_s,
-            auto_scale_on_queue_change=config.autoscale.on_queue_change,
-            auto_scale_max_nodes=config.autoscale.max_nodes,
-            sample_s=config.autoscale.sample_s,
-            sample_history_s=config.autoscale.history_days * 86400.0,
-        ),
-    )
-    server = HttpServer(create_app(control, keys, auto_storage), listener)
-
     async with contextlib.AsyncExitStack() as stack:
-        stop = _stop_on_signals(provider, azurite)
+        azurite = _azurite(config, data_dir, azurite_command) if azurite_command else None
         if azurite is not None:
             # The last to go: what tasks and the service have to say in the end goes there.
             stack.push_async_callback(azurite.stop)
+            azurite.start()
+        account = _storage_account(config, data_dir, azurite)
+        storage: AccountStorage = (
+            DirectoryStorage(auto_storage, lambda: account_url) if account is None else BlobStorage(account)
+        )
+        provider = LocalProvider(
+            str(data_dir.nodes_path),
+            endpoint=account_url,
+            command=host_command,
+            settings=msgspec.structs.asdict(_isolation_of(config, data_dir)),
+        )
+
+        def sign(container: str, permissions: str, expires_at: float) -> str:
+            return storage.sign(container, None, permissions, expires_at)
+
+        control = ControlService(
+            config.account.name,
+            SqliteStore(str(data_dir.store_path)),
+            provider,
+            vm_sizes_of(config),
+            secret=data_dir.node_secret(),
+            account_url=lambda: account_url,
+            make_job=job_maker(vm_sizes_of(config), time.time),
+            storage=storage,
+            prepare_spec=SpecPreparer(sign, identities, time.time),
+            identities=identities,
+            settings=ControlSettings(
+                park_s=config.nodes.heartbeat_s,
+                silent_after_s=config.nodes.silence_s,
+                lost_after_s=config.nodes.lost_s,
+                pool_quota=config.account.pool_quota or None,
+                auto_scale_min_interval_s=config.autoscale.min_interval_s,
+                auto_scale_on_queue_change=config.autoscale.on_queue_change,
+                auto_scale_max_nodes=config.autoscale.max_nodes,
+                sample_s=config.autoscale.sample_s,
+                sample_history_s=config.autoscale.history_days * 86400.0,
+            ),
+        )
+        server = HttpServer(create_app(control, keys, auto_storage), listener)
+
+        stop = _stop_on_signals(provider, azurite)
         stack.push_async_callback(server.stop)
         stack.push_async_callback(provider.close)
         stack.push_async_callback(provider.stop_host)
@@ -192,11 +193,9 @@ async def _service(
         _log.info("stopping")
 
 
-def _start_azurite(config: Config, data_dir: DataDir, command: Sequence[str]) -> Azurite:
+def _azurite(config: Config, data_dir: DataDir, command: Sequence[str]) -> Azurite:
     key = config.storage.account_key or data_dir.azurite_key()
-    azurite = Azurite(list(command), data_dir.azurite_path, config.account.name, key, port=config.storage.azurite_port)
-    azurite.start()
-    return azurite
+    return Azurite(list(command), data_dir.azurite_path, config.account.name, key, port=config.storage.azurite_port)
 
 
 def _storage_account(config: Config, data_dir: DataDir, azurite: Azurite | None) -> StorageAccount | None:

@@ -9,28 +9,31 @@ import io
 import ssl
 import time
 import uuid
-from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
-from urllib.parse import quote, unquote, urlencode
-from xml.etree import ElementTree as ET
-from xml.sax.saxutils import escape
+from urllib.parse import quote, urlencode
 
 import aiohttp
 from yarl import URL
 
 from millpond.domain.durations import Timestamp
 from millpond.staging.account_storage import BlobFacts, StorageError
-from millpond.staging.auto_storage import is_container_name
 from millpond.staging.base import RemoteFile
-from millpond.staging.shared_access import MAX_BLOB_NAME, StorageAccount
+from millpond.staging.blob_protocol import (
+    BLOB_VERSION,
+    block_id,
+    block_list,
+    check_blob,
+    check_container,
+    parse_error,
+    parse_listing,
+)
+from millpond.staging.shared_access import StorageAccount
 
 BLOCK_BYTES: Final = 8 << 20
 """What is longer is uploaded in pieces of this size."""
 _CHUNK: Final = 1 << 18
-_VERSION: Final = "2021-08-06"
-"""Of the Blob protocol."""
 _OWN_SIGNATURE_S: Final = 3600.0
 """How long the signatures live that the calls made here carry."""
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -71,7 +74,7 @@ class BlobStorage:
     async def make_container(self, container: str) -> None:
         """See `AccountStorage.make_container`."""
         query = self._account.account_query("cw", "c", self._clock() + _OWN_SIGNATURE_S)
-        url = f"{self._account.url(_container(container))}?restype=container&{query}"
+        url = f"{self._account.url(check_container(container))}?restype=container&{query}"
         try:
             await self._call("PUT", url, body=b"")
         except StorageError as error:
@@ -86,19 +89,16 @@ class BlobStorage:
         rest = b""
         async for piece in _pieces(content):
             if rest:
-                blocks.append(await self._put_block(url, f"{upload}{len(blocks):06}", rest))
+                blocks.append(await self._put_block(url, block_id(upload, len(blocks)), rest))
             rest = piece
         if not blocks:
             headers = await self._call("PUT", url, body=rest, headers={"x-ms-blob-type": "BlockBlob"})
             return _facts(headers, len(rest))
-        blocks.append(await self._put_block(url, f"{upload}{len(blocks):06}", rest))
+        blocks.append(await self._put_block(url, block_id(upload, len(blocks)), rest))
         size = (len(blocks) - 1) * BLOCK_BYTES + len(rest)
-        body = "".join(f"<Latest>{escape(block)}</Latest>" for block in blocks)
-        body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{body}</BlockList>'
-        return _facts(await self._call("PUT", f"{url}&comp=blocklist", body=body.encode()), size)
+        return _facts(await self._call("PUT", f"{url}&comp=blocklist", body=block_list(blocks)), size)
 
-    async def _put_block(self, url: str, name: str, content: bytes) -> str:
-        block = b64encode(name.encode()).decode()
+    async def _put_block(self, url: str, block: str, content: bytes) -> str:
         await self._call("PUT", f"{url}&comp=block&blockid={quote(block, safe='')}", body=content)
         return block
 
@@ -161,7 +161,7 @@ class BlobStorage:
             query = {"restype": "container", "comp": "list", "prefix": prefix, "marker": marker}
             url = f"{self._own_url(container, None, 'l')}&{urlencode(query, quote_via=quote)}"
             _, text = await self._answer("GET", url)
-            page, marker = _parse_listing(text)
+            page, marker = parse_listing(text)
             found += page
             if not marker:
                 return sorted(found, key=lambda file: file.name)
@@ -169,8 +169,8 @@ class BlobStorage:
     def sign(self, container: str, blob: str | None, permissions: str, expires_at: Timestamp) -> str:
         """See `AccountStorage.sign`."""
         try:
-            name = None if blob is None else _blob(blob)
-            return self._account.sign(_container(container), name, permissions, expires_at)
+            name = None if blob is None else check_blob(blob)
+            return self._account.sign(check_container(container), name, permissions, expires_at)
         except StorageError as error:
             what = "container" if error.code == "InvalidResourceName" else "blob"
             raise ValueError(
@@ -186,8 +186,8 @@ class BlobStorage:
     # --- calls ---
 
     def _own_url(self, container: str, blob: str | None, permission: str) -> str:
-        name = None if blob is None else _blob(blob)
-        return self._account.sign(_container(container), name, permission, self._clock() + _OWN_SIGNATURE_S)
+        name = None if blob is None else check_blob(blob)
+        return self._account.sign(check_container(container), name, permission, self._clock() + _OWN_SIGNATURE_S)
 
     async def _call(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -225,7 +225,7 @@ class BlobStorage:
             self._session = aiohttp.ClientSession(
                 timeout=self._timeout,
                 auto_decompress=False,
-                headers={"Accept-Encoding": "identity", "User-Agent": "millpond", "x-ms-version": _VERSION},
+                headers={"Accept-Encoding": "identity", "User-Agent": "millpond", "x-ms-version": BLOB_VERSION},
                 connector=aiohttp.TCPConnector(limit=64, ssl=tls),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=True,
@@ -242,26 +242,6 @@ class BlobStorage:
         return StorageError(
             503, "StorageUnavailable", f"The storage account at {self._account.endpoint} does not answer: {reason}"
         )
-
-
-def _container(name: str) -> str:
-    if not is_container_name(name):
-        raise StorageError(400, "InvalidResourceName", "A container's name has 3 to 63 a-z, 0-9, single hyphens.")
-    return name
-
-
-def _blob(name: str) -> str:
-    """A name that reaches the server as it is: HTTP clients and servers resolve `.` and `..` in paths."""
-    if (
-        not 0 < len(name) <= MAX_BLOB_NAME
-        or {".", ".."} & set(name.split("/"))
-        or name.startswith("/")
-        or not name.isprintable()
-    ):
-        raise StorageError(
-            400, "InvalidUri", "A blob's name is a relative path of at most 1024 characters without '.' and '..' in it."
-        )
-    return name
 
 
 async def _pieces(content: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -285,12 +265,8 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     if 200 <= response.status < 300:
         return
     code = response.headers.get("x-ms-error-code", "")
-    message = ""
-    text = await response.content.read(4096)
-    with contextlib.suppress(ET.ParseError, ValueError):
-        root = _parse(text)
-        code = code or (root.findtext("Code") or "")
-        message = (root.findtext("Message") or "").partition("\n")[0]
+    told, message = parse_error(await response.content.read(4096))
+    code = code or told
     if response.status == 404 and not code:
         code = "BlobNotFound"
     if response.status == 403:
@@ -306,32 +282,3 @@ def _facts(headers: Mapping[str, str], size: int) -> BlobFacts:
     except (KeyError, ValueError):
         modified = 0.0
     return BlobFacts(size, modified, headers.get("ETag", ""))
-
-
-def _parse(text: bytes) -> ET.Element:
-    """Raises ValueError, ParseError."""
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise ValueError("it has a document type")
-    return ET.fromstring(text.removeprefix(b"\xef\xbb\xbf"))  # noqa: S314  entities need a document type, refused above
-
-
-def _parse_listing(text: bytes) -> "tuple[list[RemoteFile], str]":
-    """The blobs of one page, and the marker of the next ("": there is none)."""
-    try:
-        root = _parse(text)
-        files = []
-        for blob in root.iterfind("Blobs/Blob"):
-            name = blob.find("Name")
-            assert name is not None
-            shown = name.text or ""
-            etag = blob.findtext("Properties/Etag") or ""
-            files.append(
-                RemoteFile(
-                    unquote(shown) if name.get("Encoded") == "true" else shown,
-                    int(blob.findtext("Properties/Content-Length") or 0),
-                    etag if not etag or etag.startswith('"') else f'"{etag}"',
-                )
-            )
-        return files, root.findtext("NextMarker") or ""
-    except (ET.ParseError, ValueError, AssertionError) as error:
-        raise StorageError(502, "StorageError", "What the storage account answers is not a listing.") from error

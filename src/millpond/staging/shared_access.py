@@ -18,7 +18,6 @@ from millpond.domain.durations import Timestamp, format_timestamp
 
 SAS_VERSION: Final = "2020-12-06"
 PERMISSIONS: Final = "rwdl"
-MAX_BLOB_NAME: Final = 1024
 _ORDER: Final = "racwdxl"
 """In which the letters of permissions have to stand."""
 _PUBLIC_SUFFIX: Final = "core.windows.net"
