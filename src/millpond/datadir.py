@@ -10,6 +10,7 @@
     nodes/            the local nodes
     storage/          the account's auto-storage, where it is a directory
     azurite/          the blobs, the log and the process id of the Azurite beside the service
+    tls/              the service's own certificates (see `tls`)
 
 The kernel lets go of the lock when the process dies, however it dies.
 """
@@ -52,6 +53,10 @@ class Endpoint(NamedTuple):
     url: str
     account: str
     pid: int
+    authority: str = ""
+    """With https: path of the certificate to trust, where the machine does not trust the service's already."""
+    bundle: str = ""
+    """That and what the machine trusts, in one file."""
 
 
 class StorageFacts(NamedTuple):
@@ -87,6 +92,10 @@ class DataDir:
     @property
     def azurite_path(self) -> Path:
         return self.path / "azurite"
+
+    @property
+    def tls_path(self) -> Path:
+        return self.path / "tls"
 
     @property
     def keys_path(self) -> Path:
@@ -180,7 +189,13 @@ class DataDir:
         """Where the service listens or last listened. Raises DataDirError when none ever ran here."""
         try:
             fields = json.loads((self.path / _ENDPOINT).read_text(encoding="utf-8"))
-            return Endpoint(str(fields["url"]), str(fields["account"]), int(fields["pid"]))
+            return Endpoint(
+                str(fields["url"]),
+                str(fields["account"]),
+                int(fields["pid"]),
+                str(fields.get("authority", "")),
+                str(fields.get("bundle", "")),
+            )
         except FileNotFoundError:
             raise DataDirError(f"no service has run in {self.path}; start one with millpond up") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
