@@ -107,10 +107,9 @@ def _stored_identity(name: str, identity: IdentityConfig) -> StoredIdentity:
     if identity.sas:
         url = f"{identity.account_url.rstrip('/')}?{identity.sas.lstrip('?')}"
         return StoredIdentity(name=name, resource_id=resource_id, signed_url=url)
-    bucket = f"{identity.bucket}/" if identity.bucket else ""
     if identity.service_account_file:
         key = Path(identity.service_account_file).expanduser().read_text(encoding="utf-8")
-        options = {f"gs://{bucket}": {"service_account_key": key}}
+        options = {f"gs://{identity.bucket}": {"service_account_key": key}}
     else:
         given = {
             "access_key_id": identity.access_key_id,
@@ -118,6 +117,7 @@ def _stored_identity(name: str, identity: IdentityConfig) -> StoredIdentity:
             "token": identity.session_token,
             "region": identity.region,
             "endpoint": identity.endpoint,
+            "allow_http": "true" if identity.endpoint.startswith("http:") else "",
         }
-        options = {f"s3://{bucket}": {option: value for option, value in given.items() if value}}
+        options = {f"s3://{identity.bucket}": {option: value for option, value in given.items() if value}}
     return StoredIdentity(name=name, resource_id=resource_id, options=options)

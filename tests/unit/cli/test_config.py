@@ -196,7 +196,10 @@ def test_identities_come_from_the_file(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ('[storage]\nblob = "s3://bucket"\n', "storage.blob: must be directory, azurite, or the URL of an Azure Blob"),
-        ('[storage]\nblob = "https://a.blob.core.windows.net"\n', "its key is missing; set MILLPOND_STORAGE_ACCOUNT_KEY"),
+        (
+            '[storage]\nblob = "https://a.blob.core.windows.net"\n',
+            "its key is missing; set MILLPOND_STORAGE_ACCOUNT_KEY",
+        ),
         (f'[storage]\naccount_key = "{KEY}"\n', "the key is of an account that storage.blob must name"),
         (f'[storage]\nblob = "azurite"\nconnection_string = "{STRING}"\n', "a connection string names its account"),
         ("[storage]\naccount_key = 17\n", "storage.account_key: must be a secret as text, not what it is"),
