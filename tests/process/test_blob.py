@@ -338,3 +338,56 @@ def test_identities(with_identities: Any, azurite: Any) -> None:
         )
         # It fails before its command has run in vain.
         assert (ended.exit_code, ended.failure_info.code) == (None, "ResourceContainerListMiscError")
+
+
+def test_credentials_of_s3_reach_the_nodes_of_their_pool_only(new_service: Any, moto_s3: Any, tmp_path: Path) -> None:
+    bucket = moto_s3.new_bucket()
+    options = moto_s3.options
+    config = tmp_path / "millpond.toml"
+    config.write_text(
+        f"""
+        [identities.lab]
+        access_key_id = "{options["access_key_id"]}"
+        secret_access_key = "very-secret-access-key"
+        region = "{options["region"]}"
+        endpoint = "{options["endpoint"]}"
+        bucket = "{bucket}"
+        """
+    )
+    config.chmod(0o600)
+    service = new_service("data", "--config", str(config)).start()
+    lab = m.BatchNodeIdentityReference(resource_id=IDENTITY + "lab")
+    with batch_client(service) as client:
+        make_pool_and_job(client, [IDENTITY + "lab"])
+        written = run(
+            client,
+            "write",
+            "echo by a task > out.txt",
+            output_files=[output_file("out.txt", f"s3://{bucket}/results", identity_reference=lab)],
+        )
+        assert (written.exit_code, written.failure_info) == (0, None)
+        read = run(
+            client,
+            "read",
+            "cat out.txt results/out.txt; env; cat /proc/$PPID/environ || true",
+            resource_files=[
+                m.ResourceFile(http_url=f"s3://{bucket}/results/out.txt", file_path="out.txt", identity_reference=lab),
+                m.ResourceFile(storage_container_url=f"s3://{bucket}", blob_prefix="results/", identity_reference=lab),
+            ],
+        )
+        assert read.failure_info is None, read.failure_info.message
+        assert read.exit_code == 0
+        told = b"".join(client.download_task_file("j", "read", "stdout.txt"))
+        assert told.startswith(b"by a task\nby a task\n")
+        assert b"very-secret" not in told
+    # Beside the node's root, in its journal, which is the agent's own; in the root there is no trace of it.
+    with_secret = [
+        path
+        for path in service.data_dir.rglob("*")
+        if path.is_file() and path.name != "millpond.log" and b"very-secret" in path.read_bytes()
+    ]
+    assert with_secret
+    for path in with_secret:
+        assert path.name == "journal", path
+        assert path.stat().st_mode & 0o077 == 0
+    assert "very-secret" not in service.log()

@@ -21,7 +21,7 @@ from millpond.agent.isolation.as_user import forget_groups
 from millpond.agent.isolation.node import Isolation, IsolationSettings
 from millpond.agent.metrics import MachineMeter
 from millpond.agent.runner.task_runner import TaskRunner
-from millpond.staging.http import HttpStaging
+from millpond.staging.router import StagingRouter
 
 
 def main() -> int:
@@ -46,14 +46,20 @@ async def _run(directory: str, ca_bundle: str) -> None:
     executor = ProcessExecutor(directory, switch=isolation.switch)
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
-    staging = HttpStaging()
+    stagings: dict[bytes, StagingRouter] = {}
+
+    def staging_with(options: bytes) -> StagingRouter:
+        """One for all nodes with the same credentials: those of their pool, and of no other."""
+        if options not in stagings:
+            stagings[options] = StagingRouter(credentials=msgspec.json.decode(options), ca_file=ca_bundle)
+        return stagings[options]
 
     def make_runner(facts: NodeFacts) -> Runner:
         node = isolation.of(facts.root)
         if node is not None:
             node.set_up(facts.pool_spec)
         facts = msgspec.structs.replace(facts, ca_bundle=ca_bundle)
-        return TaskRunner(facts, executor, staging, isolation=node)
+        return TaskRunner(facts, executor, staging_with(facts.storage_options), isolation=node)
 
     def make_files(root: str) -> NodeFiles:
         node = isolation.of(root)
@@ -80,7 +86,8 @@ async def _run(directory: str, ca_bundle: str) -> None:
         await executor.shutdown()
     finally:
         await executor.close()
-        await staging.close()
+        for staging in stagings.values():
+            await staging.close()
         await session.close()
 
 
