@@ -28,11 +28,13 @@ from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
 from millpond.api.gate import SignIn
 from millpond.api.intake.job_schedules import job_maker
+from millpond.azurite import AzuriteError
 from millpond.config import Config, listed, uid_range_of
+from millpond.control.identities import Identities
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
-from millpond.control.specs import sign_auto_storage
-from millpond.datadir import DataDir, DataDirError, Endpoint
+from millpond.control.specs import SpecPreparer
+from millpond.datadir import DataDir, DataDirError, Endpoint, StorageFacts
 from millpond.domain.errors import LeaseLost, StoreUnavailable
 from millpond.identity.roles import Role, RoleRules
 from millpond.providers.base import VmSize
@@ -41,14 +43,13 @@ from millpond.providers.local import LocalProvider
 from millpond.serving import HttpServer, ListenError, is_loopback, listen, url_of
 from millpond.staging.auto_storage import AutoStorage
 from millpond.staging.directory_storage import DirectoryStorage
+from millpond.storage_choice import ChoiceError, StorageChoice, stored_identities
 from millpond.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from millpond.api.sign_in_routes import SignInRoutes
     from millpond.tls import TlsFiles
 
-_STAGING_URL_S: Final = 86400.0
-"""How long the URLs live that are signed for a task when it is handed to a node."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -61,10 +62,22 @@ class Running(NamedTuple):
 
     endpoint: Endpoint
     data_dir: DataDir
+    storage: StorageFacts
 
 
-def run(config: Config, ready: Callable[[Running], None], *, host_command: Sequence[str] = ()) -> None:
-    """Run the service until SIGINT or SIGTERM. `ready` is called once, when clients can come.
+def _log_it(text: str) -> None:
+    _log.warning("%s", text)
+
+
+def run(
+    config: Config,
+    ready: Callable[[Running], None],
+    *,
+    host_command: Sequence[str] = (),
+    say: Callable[[str], None] = _log_it,
+) -> None:
+    """Run the service until SIGINT or SIGTERM. `ready` is called once, when clients can come; `say` tells what takes long
+    before that.
 
     A second signal kills the local nodes and ends the process at once. `host_command` runs the local nodes by another
     program than the agent (benchmarks do). Raises StartError.
@@ -80,11 +93,11 @@ def run(config: Config, ready: Callable[[Running], None], *, host_command: Seque
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             tls = _tls_of(config, data_dir)
-            runner.run(_serve(config, data_dir, listener, tls, ready, host_command))
+            runner.run(_serve(config, data_dir, listener, tls, ready, host_command, say))
     except ListenError as error:
         holder = f"; a millpond runs in {data_dir.path} already" if data_dir.is_in_use() else ""
         raise StartError(f"{error}{holder}") from error
-    except DataDirError as error:
+    except (DataDirError, AzuriteError, ChoiceError) as error:
         raise StartError(str(error)) from error
 
 
@@ -95,29 +108,39 @@ async def _serve(
     tls: "TlsFiles | None",
     ready: Callable[[Running], None],
     host_command: Sequence[str],
+    say: Callable[[str], None],
 ) -> None:
-    async with _service(config, data_dir, listener, tls, host_command) as stop:
+    async with _service(config, data_dir, listener, tls, host_command, say) as (stop, storage):
         endpoint = Endpoint(_url_of(listener, tls), config.account.name, os.getpid())
         endpoint = endpoint._replace(development_issuer=config.auth.development_issuer)
         if tls is not None:
             endpoint = endpoint._replace(authority=tls.authority, bundle=tls.bundle)
+        if storage != data_dir.storage():
+            data_dir.write_storage(storage)
         data_dir.write_endpoint(endpoint)
         # What start-up left lives as long as the process: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
-        ready(Running(endpoint, data_dir))
+        ready(Running(endpoint, data_dir, storage))
         await stop.wait()
 
 
 @contextlib.asynccontextmanager
 async def _service(
-    config: Config, data_dir: DataDir, listener: socket.socket, tls: "TlsFiles | None", host_command: Sequence[str]
-) -> AsyncIterator[asyncio.Event]:
-    """Everything started, in order; everything stopped, in order. Yields the event that a signal sets."""
+    config: Config,
+    data_dir: DataDir,
+    listener: socket.socket,
+    tls: "TlsFiles | None",
+    host_command: Sequence[str],
+    say: Callable[[str], None],
+) -> AsyncIterator[tuple[asyncio.Event, StorageFacts]]:
+    """Everything started, in order; everything stopped, in order. Yields the event that a signal sets, and where the
+    account's storage is."""
     account_url = _url_of(listener, tls)
     keys = AccountKeys.from_base64(config.account.name, *data_dir.account_keys(create=True))
     auto_storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
-    storage = DirectoryStorage(auto_storage, lambda: account_url)
+    choice = StorageChoice(config, data_dir, DirectoryStorage(auto_storage, lambda: account_url), say=say)
+    identities = Identities(stored_identities(config.identities))
     provider = LocalProvider(
         str(data_dir.nodes_path),
         endpoint=account_url,
@@ -129,8 +152,8 @@ async def _service(
         ca_bundle=tls.bundle if tls is not None else "",
     )
 
-    def sign(container: str) -> str:
-        return storage.sign(container, None, "rl", time.time() + _STAGING_URL_S)
+    def sign(container: str, permissions: str, expires_at: float) -> str:
+        return choice.storage.sign(container, None, permissions, expires_at)
 
     control = ControlService(
         config.account.name,
@@ -140,8 +163,9 @@ async def _service(
         secret=data_dir.node_secret(),
         account_url=lambda: account_url,
         make_job=job_maker(vm_sizes_of(config), time.time),
-        storage=storage,
-        prepare_spec=lambda spec: sign_auto_storage(spec, sign),
+        storage=choice.storage,
+        prepare_spec=SpecPreparer(sign, identities, time.time),
+        identities=identities,
         settings=ControlSettings(
             park_s=config.nodes.heartbeat_s,
             silent_after_s=config.nodes.silence_s,
@@ -163,22 +187,25 @@ async def _service(
     )
 
     async with contextlib.AsyncExitStack() as stack:
-        stop = _stop_on_signals(provider)
+        stop = _stop_on_signals(provider, choice)
+        # The last to go: what tasks and the service have to say in the end goes there.
+        stack.push_async_callback(choice.stop)
+        choice.start()
         if sign_in.verifier is not None:
             stack.push_async_callback(sign_in.verifier.close)
         stack.push_async_callback(server.stop)
         stack.push_async_callback(provider.close)
         stack.push_async_callback(provider.stop_host)
-        stack.push_async_callback(storage.close)
         stack.push_async_callback(control.stop)
         try:
             await control.start()
         except (StoreUnavailable, LeaseLost, ValueError) as error:
             raise StartError(f"{data_dir.store_path}: {error}") from error
+        await choice.ready()
         await server.start()
         await provider.set_endpoint(account_url)
         await provider.prepare()
-        yield stop
+        yield stop, choice.facts
         _log.info("stopping")
 
 
@@ -269,12 +296,13 @@ def vm_sizes_of(config: Config) -> dict[str, VmSize]:
     return catalogue(own)
 
 
-def _stop_on_signals(provider: LocalProvider) -> asyncio.Event:
+def _stop_on_signals(provider: LocalProvider, choice: StorageChoice) -> asyncio.Event:
     stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
             provider.kill_host()
+            choice.kill()
             os._exit(130)
         stop.set()
 

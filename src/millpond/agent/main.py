@@ -51,14 +51,20 @@ async def _run(directory: str, ca_bundle: str) -> None:
     executor = ProcessExecutor(directory, switch=isolation.switch)
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
-    staging = StagingRouter(ca_file=ca_bundle)
+    stagings: dict[bytes, StagingRouter] = {}
+
+    def staging_with(options: bytes) -> StagingRouter:
+        """One for all nodes with the same credentials: those of their pool, and of no other."""
+        if options not in stagings:
+            stagings[options] = StagingRouter(credentials=msgspec.json.decode(options), ca_file=ca_bundle)
+        return stagings[options]
 
     def make_runner(facts: NodeFacts) -> Runner:
         node = isolation.of(facts.root)
         if node is not None:
             node.set_up(facts.pool_spec)
         facts = msgspec.structs.replace(facts, ca_bundle=ca_bundle)
-        return TaskRunner(facts, executor, staging, isolation=node, cache=cache)
+        return TaskRunner(facts, executor, staging_with(facts.storage_options), isolation=node, cache=cache)
 
     def make_files(root: str) -> NodeFiles:
         node = isolation.of(root)
@@ -86,7 +92,8 @@ async def _run(directory: str, ca_bundle: str) -> None:
         await executor.shutdown()
     finally:
         await executor.close()
-        await staging.close()
+        for staging in stagings.values():
+            await staging.close()
         await session.close()
 
 

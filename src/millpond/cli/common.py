@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from millpond.config import Config, ConfigError, Flag, load
-from millpond.datadir import DataDir, DataDirError, Endpoint
+from millpond.datadir import DataDir, DataDirError, Endpoint, StorageFacts
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -68,6 +68,7 @@ def client_environment(directory: DataDir, endpoint: Endpoint) -> dict[str, str]
     """The variables by which `az batch` and the examples find the service. Raises CliError."""
     try:
         key = directory.account_keys().primary
+        storage = directory.storage()
     except DataDirError as error:
         raise CliError(str(error)) from error
     environment = {
@@ -75,6 +76,8 @@ def client_environment(directory: DataDir, endpoint: Endpoint) -> dict[str, str]
         "AZURE_BATCH_ACCESS_KEY": key,
         "AZURE_BATCH_ENDPOINT": endpoint.url,
     }
+    if storage.connection_string:
+        environment["AZURE_STORAGE_CONNECTION_STRING"] = storage.connection_string
     if endpoint.authority:
         # For OpenSSL and Python, for requests (the Azure SDKs, az), for Node.js.
         environment["SSL_CERT_FILE"] = environment["REQUESTS_CA_BUNDLE"] = endpoint.bundle
@@ -90,6 +93,13 @@ def trust(endpoint: Endpoint) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=endpoint.bundle or None)
     except OSError as error:
         raise CliError(f"{endpoint.bundle} cannot be read ({error.strerror}); start the service again") from error
+
+
+def storage_words(storage: StorageFacts, directory: DataDir) -> str:
+    """Where the account's storage is, in words; no secret."""
+    if storage.kind == "directory":
+        return f"the directory {directory.storage_path}"
+    return f"{'Azurite' if storage.kind == 'azurite' else 'the account'} at {storage.url}"
 
 
 def export_lines(environment: dict[str, str]) -> str:
