@@ -15,6 +15,7 @@ from millpond.domain.errors import StoreUnavailable
 from millpond.domain.job import Job
 from millpond.domain.states import TaskKind
 from millpond.protocol import messages as m
+from millpond.scheduler.retries import may_retry
 from millpond.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class StartDirectives:
                 if task.rules is not None and task.rules.job_access
                 else "",
                 instance=self._instance_of(start) if members else None,
+                will_retry=may_retry(task, job),
             )
         )
 
