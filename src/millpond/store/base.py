@@ -165,6 +165,12 @@ class Store(Protocol):
         were deleted. When no more are left, the job's rows of nodes go too."""
         ...
 
+    async def forget_node_names(self, after: int, limit: int) -> int | None:
+        """Look through up to `limit` of the names of nodes that are kept because tasks name them, beyond number `after`
+        (0 at first): those that neither a node nor a task bears any more go. The number to go on after; None when it
+        is through. For stores that keep no such names: None at once."""
+        ...
+
     # --- automatic scaling: observations beside the truth, hence not fenced; they go with their pool ---
 
     async def save_samples(self, blocks: Sequence[SampleBlock], forget_before: Mapping[int, Timestamp]) -> None:

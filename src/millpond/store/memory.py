@@ -160,6 +160,9 @@ class MemoryStore:
             satisfied.difference_update(sorted(satisfied)[:limit])
         return len(keys)
 
+    async def forget_node_names(self, after: int, limit: int) -> int | None:
+        return None
+
     def _check_open(self) -> None:
         if not self._is_open:
             raise StoreUnavailable("the store is not open")

@@ -167,6 +167,11 @@ class SqliteStore:
             connection.execute(self._queries[query], (first, last))
         return gone
 
+    async def forget_node_names(self, after: int, limit: int) -> int | None:
+        if self._writer is None:
+            raise _closed()
+        return await self._write(functools.partial(self._writer.forget_names, after=after, limit=limit))
+
     # --- what the scheduler reads ---
 
     async def load_pool(self, pool_key: str) -> PoolContents:
@@ -462,6 +467,9 @@ class SqliteStore:
         missing = {row[sqlite_rows.TASK_REF] for row in rows} - names.keys()
         if missing:
             names.update(self._all(connection, "node_names", _json(sorted(missing))))
+            if missing - names.keys():
+                # The task, and with it the name, went between the two reads.
+                names = {**dict.fromkeys(missing), **names}
         task_of_row = sqlite_rows.task_of_row
         return [task_of_row(row, names) for row in rows]
 
