@@ -244,10 +244,17 @@ class SqliteStore:
 
     async def save_application(self, application: Application) -> None:
         row = sqlite_rows.application_row(application)
-        await self._write(lambda it: it.execute(self._queries["save_application"], row))
+
+        def save(connection: sqlite3.Connection) -> None:
+            connection.execute(self._queries["save_application"], row)
+
+        await self._write(save)
 
     async def delete_application(self, application_id: str) -> None:
-        await self._write(lambda it: it.execute(self._queries["delete_application"], (application_id,)))
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute(self._queries["delete_application"], (application_id,))
+
+        await self._write(delete)
 
     async def load_applications(self) -> list[Application]:
         rows = await self._read(lambda connection: self._all(connection, "load_applications"))
