@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from millpond.domain import ids
+from millpond.domain.application import Application
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.domain.job import Job
@@ -243,6 +244,36 @@ class SqliteStore:
 
     async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
         return await self._read(lambda it: sqlite_autoscale.list_runs(it, self._queries, pool_no, limit))
+
+    # --- applications ---
+
+    async def save_application(self, application: Application) -> None:
+        row = sqlite_rows.application_row(application)
+
+        def save(connection: sqlite3.Connection) -> None:
+            connection.execute(self._queries["save_application"], row)
+
+        await self._write(save)
+
+    async def delete_application(self, application_id: str) -> None:
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute(self._queries["delete_application"], (application_id,))
+
+        await self._write(delete)
+
+    async def load_applications(self) -> list[Application]:
+        rows = await self._read(lambda connection: self._all(connection, "load_applications"))
+        return [sqlite_rows.application_of_record(record) for (record,) in rows]
+
+    async def get_application(self, application_id: str) -> Application | None:
+        rows = await self._read(lambda connection: self._all(connection, "get_application", application_id))
+        return sqlite_rows.application_of_record(rows[0][0]) if rows else None
+
+    async def list_applications(self, limit: int, after: str | None, *, active: bool = False) -> Page[Application]:
+        start = paging.id_after(after)
+        rows = await self._read(lambda it: self._all(it, "list_applications", start, int(active), limit + 1))
+        token = paging.token_of_id(rows[limit - 1][0]) if len(rows) > limit else None
+        return Page([sqlite_rows.application_of_record(record) for _, record in rows[:limit]], token)
 
     # --- what the API reads ---
 
