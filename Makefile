@@ -46,5 +46,5 @@ soak: setup ## Thousands of real tasks while service and nodes are killed, for a
 	@$(BIN)/python -m tests.process.soak $(SOAK_ARGS)
 
 clean: ## Remove the environment, caches and everything under out/
-	@rm -rf '$(VENV)' out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf '$(VENV)' .cache out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find src tests tools examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

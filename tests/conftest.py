@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 20.0
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -1,7 +1,9 @@
 #!/bin/sh
-# Debian packages that some tests need, installed where that may be done (root, apt). Elsewhere, and where it fails, the
-# tests that need them are skipped and say so.
+# What some tests need: Azurite (tools/azurite.sh), and Debian packages, installed where that may be done (root, apt).
+# Elsewhere, and where it fails, the tests that need them are skipped and say so.
 set -eu
+
+sh "$(dirname "$0")/azurite.sh"
 
 missing=""
 command -v mpirun >/dev/null 2>&1 || missing="$missing openmpi-bin"

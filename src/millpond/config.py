@@ -41,7 +41,15 @@ LogLevel = Annotated[
     str,
     Meta(pattern=r"^(debug|info|warning|error)\Z", description="one of debug, info, warning, error"),
 ]
-
+BlobPlace = Annotated[
+    str,
+    Meta(
+        pattern=r"^(directory|azurite|https?://\S+)\Z",
+        description="directory, azurite, or the URL of an Azure Blob account such as https://name.blob.core.windows.net",
+    ),
+]
+_SECRET: Final = {"secret": True}
+Secret = Annotated[str, Meta(min_length=0, description="a secret as text", extra=_SECRET)]
 
 Isolation = Annotated[str, Meta(pattern=r"^(auto|users|none)\Z", description="one of auto, users, none")]
 Limits = Annotated[str, Meta(pattern=r"^(node|task|none)\Z", description="one of node, task, none")]
@@ -101,6 +109,19 @@ class AutoscaleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long samples are kept."""
 
 
+class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the account's auto-storage is."""
+
+    blob: BlobPlace = "directory"
+    """A directory of the service, an Azurite beside it, or an account of Azure Blob storage by its URL."""
+    account_key: Secret = ""
+    """Of the account at that URL; for Azurite the key it is to have (empty: a random one)."""
+    connection_string: Secret = ""
+    """Of an account of Azure Blob storage, instead of URL and key."""
+    azurite_port: Port = 0
+    """0 takes a free one and keeps to it."""
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -115,6 +136,29 @@ class VmSizeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_per_hour: Annotated[float, Meta(ge=0, description="US dollars, 0 or more")] = 0.0
 
 
+class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an identity of pools may use: `[identities.<name>]`. One kind of storage each: an Azure Blob account (by key,
+    by connection string or by a signature), S3, or Google Cloud Storage."""
+
+    resource_id: Annotated[str, Meta(max_length=1024, description="the identity's resource id in Azure")] = ""
+    """By which pools and tasks may name it, besides its own name."""
+    account_url: Annotated[
+        str, Meta(pattern=r"^(https?://\S+)?\Z", description="a URL such as https://name.blob.core.windows.net")
+    ] = ""
+    account_key: Secret = ""
+    connection_string: Secret = ""
+    sas: Secret = ""
+    """A shared access signature for what lies below `account_url`, as a query string."""
+    access_key_id: Annotated[str, Meta(description="the id of an access key")] = ""
+    secret_access_key: Secret = ""
+    session_token: Secret = ""
+    region: Annotated[str, Meta(description="a region such as eu-central-1")] = ""
+    endpoint: Annotated[str, Meta(pattern=r"^(https?://\S+)?\Z", description="the URL of a server that speaks S3")] = ""
+    service_account_file: Annotated[str, Meta(description="the path of a service account's key file (JSON)")] = ""
+    bucket: Annotated[str, Meta(description="a bucket's name")] = ""
+    """The only S3 or GCS bucket it is for; empty: any."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole tree."""
 
@@ -124,9 +168,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     account: AccountConfig = AccountConfig()
     nodes: NodesConfig = NodesConfig()
     autoscale: AutoscaleConfig = AutoscaleConfig()
+    storage: StorageConfig = StorageConfig()
     log: LogConfig = LogConfig()
     vm_sizes: dict[str, VmSizeConfig] = {}
     """By name in lower case; added to the built-in catalogue."""
+    identities: dict[str, IdentityConfig] = {}
+    """By name, as given."""
 
 
 class ConfigError(Exception):
@@ -155,7 +202,16 @@ class Setting(NamedTuple):
 
     @property
     def must_be(self) -> str:
-        return next((m.description for m in get_args(self.type)[1:] if isinstance(m, Meta)), None) or "another value"
+        return next((m.description for m in self._metas), None) or "another value"
+
+    @property
+    def is_secret(self) -> bool:
+        """Never to be shown."""
+        return any(m.extra is not None and "secret" in m.extra for m in self._metas)
+
+    @property
+    def _metas(self) -> list[Meta]:
+        return [m for m in get_args(self.type)[1:] if isinstance(m, Meta)]
 
 
 _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
@@ -163,10 +219,14 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "account": AccountConfig,
     "nodes": NodesConfig,
     "autoscale": AutoscaleConfig,
+    "storage": StorageConfig,
     "log": LogConfig,
 }
 _VM_SIZES: Final = "vm_sizes"
+_IDENTITIES: Final = "identities"
 _VM_SIZE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+_IDENTITY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
+_FOR_OTHERS: Final = 0o077
 
 
 def _settings_of(struct: type[msgspec.Struct], prefix: str) -> Iterator[Setting]:
@@ -218,11 +278,11 @@ def load(
     environ = environ if environ is not None else os.environ
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    vm_sizes: dict[str, VmSizeConfig] = {}
+    tables: dict[str, Any] = {}
 
     path = _config_file(config_path, environ)
     if path is not None:
-        file_values, vm_sizes = _read_file(path)
+        file_values, tables = _read_file(path)
         values.update(file_values)
         sources.update(dict.fromkeys(file_values, str(path)))
     for key, variable, text in _read_environment(environ):
@@ -233,7 +293,7 @@ def load(
         sources[key] = flag.name
 
     data_dir = Path(values.pop("data_dir", None) or default_data_dir()).expanduser()
-    tree: dict[str, Any] = {"data_dir": str(data_dir.absolute()), "vm_sizes": vm_sizes}
+    tree: dict[str, Any] = {"data_dir": str(data_dir.absolute()), **tables}
     for key, value in values.items():
         section, _, name = key.partition(".")
         tree.setdefault(section, {})[name] = value
@@ -252,7 +312,8 @@ def _config_file(given: Path | None, environ: Mapping[str, str]) -> Path | None:
     return given
 
 
-def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, VmSizeConfig]]:
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings by dotted key, and the tables of VM sizes and identities."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -263,10 +324,13 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, VmSizeConfig]]:
         raise ConfigError(f"{path}: is not valid TOML: {error}; correct that line") from error
 
     values: dict[str, Any] = {}
-    vm_sizes: dict[str, VmSizeConfig] = {}
+    tables: dict[str, Any] = {}
+    secrets: list[str] = []
     for name, content in document.items():
         if name == _VM_SIZES:
-            vm_sizes = _read_vm_sizes(path, content)
+            tables[name] = _read_vm_sizes(path, content)
+        elif name == _IDENTITIES:
+            tables[name] = _read_identities(path, content, secrets)
         elif name in _SECTIONS:
             if not isinstance(content, dict):
                 raise ConfigError(f"{path}: {name}: must be a table; write [{name}] and its keys below")
@@ -274,10 +338,54 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, VmSizeConfig]]:
                 dotted = f"{name}.{key}"
                 setting = SETTINGS.get(dotted) or _unknown_key(path, dotted)
                 values[dotted] = _convert(setting, value, f"{path}: {dotted}", lax=False)
+                if setting.is_secret:
+                    secrets.append(dotted)
         else:
             setting = SETTINGS.get(name) or _unknown_key(path, name)
             values[name] = _convert(setting, value=content, source=f"{path}: {name}", lax=False)
-    return values, vm_sizes
+    if secrets and path.stat().st_mode & _FOR_OTHERS:
+        raise ConfigError(f"{path}: holds a secret ({secrets[0]}) and others may read it; run chmod 600 on it")
+    return values, tables
+
+
+def _read_identities(path: Path, content: Any, secrets: list[str]) -> dict[str, IdentityConfig]:
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path}: {_IDENTITIES}: must be tables; write [{_IDENTITIES}.my_identity] and its keys below"
+        )
+    identities: dict[str, IdentityConfig] = {}
+    settings = {s.key: s for s in _settings_of(IdentityConfig, "")}
+    for name, row in content.items():
+        where = f"{_IDENTITIES}.{name}"
+        if not _IDENTITY_NAME.match(name):
+            raise ConfigError(f"{path}: {where}: an identity's name has letters, digits, - and _ only; rename it")
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}: {where}: must be a table with some of {', '.join(settings)}")
+        values = {}
+        for key, value in row.items():
+            setting = settings.get(key) or _unknown_key(path, f"{where}.{key}", [f"{where}.{k}" for k in settings])
+            values[key] = _convert(setting, value, f"{path}: {where}.{key}", lax=False)
+            if setting.is_secret:
+                secrets.append(f"{where}.{key}")
+        identities[name] = identity = IdentityConfig(**values)
+        if problem := _identity_problem(identity):
+            raise ConfigError(f"{path}: {where}: {problem}")
+    return identities
+
+
+def _identity_problem(identity: IdentityConfig) -> str:
+    """What is wrong with the keys together; empty if nothing is."""
+    azure = [bool(identity.account_key), bool(identity.connection_string), bool(identity.sas)]
+    s3, gcs = bool(identity.access_key_id or identity.secret_access_key), bool(identity.service_account_file)
+    if any(azure) + s3 + gcs != 1:
+        return "needs credentials of one kind: of an Azure Blob account, of S3, or of Google Cloud Storage"
+    if sum(azure) > 1:
+        return "account_key, connection_string and sas exclude each other; keep one"
+    if (identity.account_key or identity.sas) and not identity.account_url:
+        return "account_url is missing; give it a URL such as https://name.blob.core.windows.net"
+    if s3 and not (identity.access_key_id and identity.secret_access_key):
+        return "access_key_id and secret_access_key go together; give both"
+    return ""
 
 
 def _read_vm_sizes(path: Path, content: Any) -> dict[str, VmSizeConfig]:
@@ -328,11 +436,12 @@ def _convert(setting: Setting, value: Any, source: str, *, lax: bool) -> Any:
     try:
         return msgspec.convert(value, setting.type, strict=not lax)
     except msgspec.ValidationError:
-        raise ConfigError(f"{source}: must be {setting.must_be}, not {value!r}; correct it") from None
+        given = "what it is" if setting.is_secret else repr(value)
+        raise ConfigError(f"{source}: must be {setting.must_be}, not {given}; correct it") from None
 
 
 def _unknown_key(path: Path, key: str, known: list[str] | None = None) -> Setting:
-    names = known if known is not None else [*SETTINGS, _VM_SIZES]
+    names = known if known is not None else [*SETTINGS, _VM_SIZES, _IDENTITIES]
     raise ConfigError(f"{path}: {key}: no such setting; {_suggestion(key, names)}")
 
 
@@ -351,6 +460,7 @@ def _check_together(config: Config, sources: Mapping[str, str]) -> None:
             f"{sources.get('nodes.uid_range', 'the defaults')}: nodes.uid_range must hold at least {_MIN_UIDS} numbers "
             f"below {_NO_UID}, the smaller first, not {nodes.uid_range!r}; correct it"
         )
+    _check_storage(config.storage, sources)
     ordered = (
         ("nodes.heartbeat_s", nodes.heartbeat_s),
         ("nodes.silence_s", nodes.silence_s),
@@ -362,3 +472,20 @@ def _check_together(config: Config, sources: Mapping[str, str]) -> None:
             raise ConfigError(
                 f"{source}: {upper} ({high:g}) must be above {lower} ({low:g}); raise one or lower the other"
             )
+
+
+def _check_storage(storage: StorageConfig, sources: Mapping[str, str]) -> None:
+    blob = sources.get("storage.blob", "the defaults")
+    if storage.connection_string and (storage.blob != "directory" or storage.account_key):
+        source = sources["storage.connection_string"]
+        raise ConfigError(
+            f"{source}: a connection string names its account and key: leave storage.blob and the key out"
+        )
+    if storage.account_key and storage.blob == "directory":
+        source = sources["storage.account_key"]
+        raise ConfigError(f"{source}: the key is of an account that storage.blob must name; give both or neither")
+    if "://" in storage.blob and not storage.account_key:
+        raise ConfigError(
+            f"{blob}: storage.blob names an account, and its key is missing; "
+            "set MILLPOND_STORAGE_ACCOUNT_KEY, or give a connection string instead"
+        )

@@ -4,9 +4,12 @@
     keys.json         the account's two keys, mode 0600
     node-secret.json  what the nodes' own tokens are made of, mode 0600
     endpoint.json     where the service listens, or last listened
+    storage.json      where the account's auto-storage is, with its key, mode 0600
+    azurite-key.json  the key of the Azurite beside the service, mode 0600
     millpond.db       the store
     nodes/            the local nodes
-    storage/          the account's auto-storage
+    storage/          the account's auto-storage, where it is a directory
+    azurite/          the blobs, the log and the process id of the Azurite beside the service
 
 The kernel lets go of the lock when the process dies, however it dies.
 """
@@ -26,6 +29,8 @@ _LOCK: Final = "lock"
 _KEYS: Final = "keys.json"
 _NODE_FILE: Final = "node-secret.json"
 _ENDPOINT: Final = "endpoint.json"
+_STORAGE: Final = "storage.json"
+_AZURITE_KEY: Final = "azurite-key.json"
 _KEY_BYTES: Final = 64
 _NODE_SECRET_BYTES: Final = 32
 
@@ -49,6 +54,17 @@ class Endpoint(NamedTuple):
     pid: int
 
 
+class StorageFacts(NamedTuple):
+    """Where the account's auto-storage is."""
+
+    kind: str = "directory"
+    """`directory`, `azurite` or `account` (of Azure Blob storage)"""
+    url: str = ""
+    """Of the account's blobs; empty for a directory."""
+    connection_string: str = ""
+    """With the key. Empty for a directory, whose URLs are signed with the Batch account's key."""
+
+
 class DataDir:
     """A data directory. `open` takes it for a service; reading the keys and the endpoint needs no lock."""
 
@@ -67,6 +83,10 @@ class DataDir:
     @property
     def storage_path(self) -> Path:
         return self.path / "storage"
+
+    @property
+    def azurite_path(self) -> Path:
+        return self.path / "azurite"
 
     @property
     def keys_path(self) -> Path:
@@ -166,6 +186,35 @@ class DataDir:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataDirError(
                 f"{self.path / _ENDPOINT} cannot be read: {_reason(error)}; start the service again"
+            ) from error
+
+    def azurite_key(self) -> str:
+        """The key of the service's own Azurite, in base64; made if there is none. Raises DataDirError."""
+        path = self.path / _AZURITE_KEY
+        try:
+            key = str(json.loads(path.read_text(encoding="ascii"))["key"])
+            base64.b64decode(key, validate=True)
+        except FileNotFoundError:
+            key = base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()
+            self._write_private(_AZURITE_KEY, {"key": key})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataDirError(f"{path} cannot be read: {_reason(error)}; remove it to get a new key") from error
+        return key
+
+    def write_storage(self, facts: StorageFacts) -> None:
+        """Raises DataDirError."""
+        self._write_private(_STORAGE, facts._asdict())
+
+    def storage(self) -> StorageFacts:
+        """Where the auto-storage of the service that runs or last ran here is. Raises DataDirError."""
+        try:
+            fields = json.loads((self.path / _STORAGE).read_text(encoding="utf-8"))
+            return StorageFacts(str(fields["kind"]), str(fields["url"]), str(fields["connection_string"]))
+        except FileNotFoundError:
+            return StorageFacts()
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataDirError(
+                f"{self.path / _STORAGE} cannot be read: {_reason(error)}; start the service again"
             ) from error
 
     def is_in_use(self) -> bool:

@@ -9,15 +9,32 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import MillpondProcess
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="module", params=["directory", "account"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The data directory of a running service with each kind of storage."""
+    arguments: tuple[str, ...] = ()
+    environment = {}
+    if request.param == "account":
+        azurite = request.getfixturevalue("azurite")
+        arguments = ("--blob", azurite.endpoint)
+        environment["MILLPOND_STORAGE_ACCOUNT_KEY"] = azurite.key
+    service = MillpondProcess(tmp_path_factory.mktemp("service") / "data", *arguments, environment=environment)
+    service.start()
+    yield service.data_dir
+    service.stop()
+
+
 @pytest.fixture
-def storage(service: Any, tmp_path: Path) -> Any:
+def storage(place: Path, tmp_path: Path) -> Any:
     def run(*arguments: str) -> "subprocess.CompletedProcess[bytes]":
         command, *rest = arguments
         return subprocess.run(
-            [sys.executable, "-m", "millpond", "storage", command, "--data-dir", str(service.data_dir), *rest],
+            [sys.executable, "-m", "millpond", "storage", command, "--data-dir", str(place), *rest],
             capture_output=True,
             check=False,
             timeout=60,
@@ -70,3 +87,40 @@ def test_errors_are_one_line(storage: Any, tmp_path: Path) -> None:
     # A download that fails leaves what was there.
     assert storage("get", "errors/none.txt", "there.txt").returncode == 1
     assert (tmp_path / "there.txt").read_text() == "mine"
+
+
+def test_folders_there_and_back(storage: Any, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep" / "er").mkdir(parents=True)
+    (source / "a.txt").write_text("a")
+    (source / "deep" / "er" / "b c.txt").write_text("bb")
+    (source / "empty").mkdir()
+    (source / "loop").symlink_to(source)
+    (source / "link.txt").symlink_to(source / "a.txt")
+    put = storage("put", "source", "folders/top")
+    assert put.returncode == 0, put.stderr
+    names = ["top/a.txt", "top/deep/er/b c.txt", "top/link.txt"]
+    assert sorted(put.stdout.decode().splitlines()) == [f"folders/{name}" for name in names]
+    assert put.stderr.decode() == "3 files, 4 bytes\n"
+    assert storage("put", "source", "folders").returncode == 0
+    assert [line.split(maxsplit=1)[1] for line in storage("ls", "folders/top/").stdout.decode().splitlines()] == names
+
+    got = storage("get", "folders/top/deep/", "back")
+    assert got.returncode == 0, got.stderr
+    assert got.stdout.decode() == "back/er/b c.txt\n"
+    assert storage("get", "folders/", "all").returncode == 0
+    files = {str(path.relative_to(tmp_path / "all")): path.read_text() for path in (tmp_path / "all").rglob("*.txt")}
+    plain = {"a.txt": "a", "deep/er/b c.txt": "bb", "link.txt": "a"}
+    assert files == plain | {f"top/{name}": text for name, text in plain.items()}
+    nothing = storage("get", "folders/none/", "other")
+    assert (nothing.returncode, nothing.stderr.decode()) == (1, "millpond: folders/none/: there is no file below it\n")
+    assert storage("put", "source/empty", "folders").returncode == 1
+
+
+def test_a_file_longer_than_a_block(storage: Any, tmp_path: Path) -> None:
+    content = os.urandom(1 << 20) * 40 + b"end"
+    (tmp_path / "big.bin").write_bytes(content)
+    assert storage("put", "big.bin", "blocks").returncode == 0
+    assert storage("ls", "blocks").stdout.split() == [str(len(content)).encode(), b"big.bin"]
+    assert storage("get", "blocks/big.bin", "back.bin").returncode == 0
+    assert (tmp_path / "back.bin").read_bytes() == content

@@ -22,6 +22,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
     """The node's root directory (AZ_BATCH_NODE_ROOT_DIR): absolute; its layout is semantics 4.1."""
     pool_spec: bytes = b"{}"
     """See `protocol.messages.Welcome`."""
+    storage_options: bytes = b"{}"
+    """See `protocol.messages.Welcome`. Secrets are in it."""
 
 
 class RunAs(msgspec.Struct, frozen=True):

@@ -359,6 +359,7 @@ def _facts(node_id: str, root: str, joined: Joined) -> NodeFacts:
         is_dedicated=joined.is_dedicated,
         root=root,
         pool_spec=joined.pool_spec,
+        storage_options=joined.storage_options,
     )
 
 

@@ -32,6 +32,8 @@ class Joined(_Record, frozen=True, gc=False, omit_defaults=True, tag="joined"):
     task_slots: int
     pool_spec: bytes = b"{}"
     """See `protocol.messages.Welcome`. Secrets of the pool's users are in it."""
+    storage_options: bytes = b"{}"
+    """See `protocol.messages.Welcome`. Secrets are in it."""
 
 
 class Accepted(_Record, frozen=True, gc=False, omit_defaults=True, tag="accepted"):

@@ -255,6 +255,7 @@ class AgentState:
             is_dedicated=welcome.is_dedicated,
             task_slots=welcome.task_slots,
             pool_spec=welcome.pool_spec,
+            storage_options=welcome.storage_options,
         )
         actions: list[Action] = []
         if joined != self.joined:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from millpond.config import Config, ConfigError, Flag, load
-from millpond.datadir import DataDir, DataDirError, Endpoint
+from millpond.datadir import DataDir, DataDirError, Endpoint, StorageFacts
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -67,13 +67,24 @@ def client_environment(directory: DataDir, endpoint: Endpoint) -> dict[str, str]
     """The variables by which `az batch` and the examples find the service. Raises CliError."""
     try:
         key = directory.account_keys().primary
+        storage = directory.storage()
     except DataDirError as error:
         raise CliError(str(error)) from error
-    return {
+    environment = {
         "AZURE_BATCH_ACCOUNT": endpoint.account,
         "AZURE_BATCH_ACCESS_KEY": key,
         "AZURE_BATCH_ENDPOINT": endpoint.url,
     }
+    if storage.connection_string:
+        environment["AZURE_STORAGE_CONNECTION_STRING"] = storage.connection_string
+    return environment
+
+
+def storage_words(storage: StorageFacts, directory: DataDir) -> str:
+    """Where the account's storage is, in words; no secret."""
+    if storage.kind == "directory":
+        return f"the directory {directory.storage_path}"
+    return f"{'Azurite' if storage.kind == 'azurite' else 'the account'} at {storage.url}"
 
 
 def export_lines(environment: dict[str, str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from millpond.cli.common import CliError, find_service, service_options
+from millpond.cli.common import CliError, find_service, service_options, storage_words
+from millpond.datadir import DataDirError
 
 _TIMEOUT_S = 5.0
 
@@ -23,6 +24,10 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
     if not directory.is_in_use():
         raise CliError(f"no service runs in {directory.path} now; start it with millpond up")
     answer = _ask(endpoint.url)
+    try:
+        storage = directory.storage()
+    except DataDirError as error:
+        raise CliError(str(error)) from error
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
@@ -31,6 +36,7 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
         "account": endpoint.account,
         "process": endpoint.pid,
         "data": directory.path,
+        "storage": storage_words(storage, directory),
         **{name: value for name, value in answer.items() if name not in ("endpoint", "account")},
     }
     width = max(map(len, rows))

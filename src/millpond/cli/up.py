@@ -1,5 +1,6 @@
 """`millpond up`: the service in the foreground."""
 
+import os
 from pathlib import Path
 
 import click
@@ -7,10 +8,12 @@ import click
 from millpond import app
 from millpond.cli.common import (
     CliError,
+    CliUsageError,
     client_environment,
     export_lines,
     load_config,
     service_options,
+    storage_words,
 )
 
 
@@ -19,6 +22,17 @@ from millpond.cli.common import (
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]", metavar="ADDRESS")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 10010]", metavar="PORT")
 @click.option("--account", help="Name of the Batch account.  [default: millpond]", metavar="NAME")
+@click.option(
+    "--blob",
+    help="The account's storage: azurite (started beside the service; needs Node.js), or the URL of an Azure Blob "
+    "account, whose key is in MILLPOND_STORAGE_ACCOUNT_KEY.  [default: directory]",
+    metavar="WHERE",
+)
+@click.option(
+    "--blob-connection-string-env",
+    help="Name of an environment variable with the connection string of an Azure Blob account.",
+    metavar="NAME",
+)
 @click.option("--log-level", help="debug, info, warning or error.  [default: warning]", metavar="LEVEL")
 def up(
     *,
@@ -27,6 +41,8 @@ def up(
     host: str | None,
     port: int | None,
     account: str | None,
+    blob: str | None,
+    blob_connection_string_env: str | None,
     log_level: str | None,
 ) -> None:
     """Start the service and local nodes; Ctrl-C stops them.
@@ -34,28 +50,41 @@ def up(
     All state lives in the data directory: started again, the service goes on where it was. Prints where it listens
     and the lines that point Azure Batch clients at it.
     """
+    connection_string = None
+    if blob_connection_string_env is not None:
+        # Its name is in the arguments, as those can be read by everybody on the machine.
+        connection_string = os.environ.get(blob_connection_string_env)
+        if not connection_string:
+            raise CliUsageError(
+                f"--blob-connection-string-env: there is no variable {blob_connection_string_env}; set it to the "
+                "connection string"
+            )
     config = load_config(
         config_path,
         data_dir=("--data-dir", data_dir),
         server__host=("--host", host),
         server__port=("--port", port),
         account__name=("--account", account),
+        storage__blob=("--blob", blob),
+        storage__connection_string=("--blob-connection-string-env", connection_string),
         log__level=("--log-level", log_level),
     )
 
     def announce(running: app.Running) -> None:
         lines = export_lines(client_environment(running.data_dir, running.endpoint))
+        storage = running.storage
         click.echo(
             f"Millpond is ready at {running.endpoint.url}\n"
             f"  account  {running.endpoint.account}\n"
             f"  key      in {running.data_dir.keys_path}\n"
-            f"  data     {running.data_dir.path}\n\n"
+            f"  data     {running.data_dir.path}\n"
+            f"  storage  {storage_words(storage, running.data_dir)}\n\n"
             f"Point Azure Batch clients at it (millpond env prints this again):\n\n{lines}\n\n"
             "Ctrl-C stops it."
         )
 
     try:
-        app.run(config, announce)
+        app.run(config, announce, say=lambda text: click.echo(f"millpond: {text}", err=True))
     except app.StartError as error:
         raise CliError(str(error)) from error
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import msgspec
 
 from millpond.control.engine import Engine
 from millpond.control.files import FileRequests
+from millpond.control.identities import Identities
 from millpond.control.launches import Launches
 from millpond.control.outbox import Outbox
 from millpond.control.settings import ControlSettings
@@ -88,6 +89,7 @@ class NodeLinks:
         clock: Callable[[], Timestamp],
         settings: ControlSettings,
         files: FileRequests,
+        identities: Identities,
     ) -> None:
         self._secret = secret
         self._account_name = account_name
@@ -95,6 +97,7 @@ class NodeLinks:
         self._clock = clock
         self._settings = settings
         self._files = files
+        self._identities = identities
         self._launches = Launches(secret, lambda: self)
         self._links: dict[str, NodeLink] = {}
         self._monitor: asyncio.Task[None] | None = None
@@ -238,7 +241,12 @@ class NodeLinks:
             task_slots=node.slots,
             park_s=self._settings.park_s,
             pool_spec=_pool_spec(state.pool),
+            storage_options=self._storage_options(state.pool),
         )
+
+    def _storage_options(self, pool: Pool | None) -> bytes:
+        options = self._identities.options_for(pool)
+        return msgspec.json.encode(options) if options else b"{}"
 
     async def sync(self, sync: m.Sync) -> m.SyncReply:
         link = self._links.get(sync.node_id)

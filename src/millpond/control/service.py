@@ -12,13 +12,14 @@ from millpond.control.autoscaling import AutoScaling
 from millpond.control.base import JobMaker, NewJob
 from millpond.control.engine import Engine
 from millpond.control.files import FileRequests, NodeFilesService
+from millpond.control.identities import Identities
 from millpond.control.job_schedules import JobScheduleKeeper
 from millpond.control.nodes import NodeLinks
 from millpond.control.outbox import Outbox
 from millpond.control.provisioning import Provisioning
 from millpond.control.retention import Purger, Sweeper
 from millpond.control.settings import ControlSettings
-from millpond.control.start_directives import StartDirectives
+from millpond.control.start_directives import PrepareSpec, StartDirectives
 from millpond.control.timers import Timers
 from millpond.control.tokens import TaskClaim, read_task_token
 from millpond.domain import effects as f
@@ -92,13 +93,15 @@ class ControlService:
         secret: bytes,
         account_url: Callable[[], str],
         settings: ControlSettings | None = None,
-        prepare_spec: Callable[[bytes], bytes] = lambda spec: spec,
+        prepare_spec: PrepareSpec = lambda spec, _: spec,
+        identities: Identities | None = None,
         make_job: JobMaker = _no_job_maker,
         storage: AccountStorage | None = None,
         clock: Callable[[], Timestamp] = time.time,
     ) -> None:
         """`secret` derives the nodes' tokens; `account_url` is what tasks see as AZ_BATCH_ACCOUNT_URL; `prepare_spec`
-        turns a stored specification into one a node can use (signs URLs of the account's own storage); `make_job`
+        turns a stored specification into one a node can use (signs URLs); `identities` says what credentials the agents
+        of a pool are told; `make_job`
         makes the jobs of job schedules; `storage` is the account's auto-storage (None: there is none)."""
         self._storage = storage
         self._settings = settings or ControlSettings()
@@ -109,7 +112,9 @@ class ControlService:
         self._clock = clock
         self._file_requests = FileRequests()
         self._files = NodeFilesService(lambda: self, self._file_requests, self._settings)
-        self._links = NodeLinks(secret, account_name, account_url, clock, self._settings, self._file_requests)
+        self._links = NodeLinks(
+            secret, account_name, account_url, clock, self._settings, self._file_requests, identities or Identities()
+        )
         self._provisioning = Provisioning(provider, vm_sizes, self._links, clock, self._settings)
         self._purger = Purger(store, clock, self._settings)
         self._sweeper = Sweeper(store, self._settings)

@@ -1,11 +1,96 @@
 """What becomes of a task's specification on its way to a node."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import msgspec
 
+from millpond.control.identities import Identities, IdentityError
+from millpond.domain.durations import Timestamp, parse_duration
+from millpond.domain.errors import TaskFailureCode
+from millpond.domain.pool import Pool
 from millpond.domain.task import JsonObject
+
+PREPARE_ERROR: Final = "prepareError"
+"""In a specification for a node: why the task cannot run, `code` and `message`. The node fails it so, and runs nothing."""
+_GRACE_S: Final = 7 * 86400.0
+"""How long a task may wait on its node, and its files be on their way, before the URLs signed for it end."""
+_LONGEST_TASK_S: Final = 180 * 86400.0
+"""Semantics 12: the longest a task lives."""
+
+
+class SpecPreparer:
+    """Gives the URLs in specifications the authority that they are without: of the account's own storage, and of
+    identities. Signed when a task is handed to its node, good for as long as that may need them there.
+
+    `sign` gives the URL of a container of the account's storage: (container, permissions, expiry).
+    """
+
+    def __init__(
+        self, sign: Callable[[str, str, Timestamp], str], identities: Identities, clock: Callable[[], Timestamp]
+    ) -> None:
+        self._sign = sign
+        self._identities = identities
+        self._clock = clock
+
+    def __call__(self, spec: bytes, pool: Pool | None) -> bytes:
+        """The specification as a node of that pool can use it, or fails with it (`PREPARE_ERROR`)."""
+        until = self._clock() + _GRACE_S
+        spec = sign_auto_storage(spec, lambda container: self._sign(container, "rl", until))
+        if b'"identityReference"' not in spec:
+            return spec
+        decoded = msgspec.json.decode(spec)
+        for holder, name, of_container, permissions in _authorizable(decoded):
+            reference = (holder.pop("identityReference", None) or {}).get("resourceId")
+            if not reference or not holder.get(name):
+                continue
+            needed = until if permissions != "w" else until + _wall_clock_s(decoded)
+            try:
+                holder[name] = self._identities.authorized(
+                    pool,
+                    reference,
+                    holder[name],
+                    of_container=of_container,
+                    permissions=permissions,
+                    expires_at=needed,
+                )
+            except IdentityError as error:
+                code = _code_of(error, permissions=permissions, of_container=of_container)
+                decoded[PREPARE_ERROR] = {"code": code.value, "message": str(error)}
+                break
+        return msgspec.json.encode(decoded)
+
+
+def _authorizable(spec: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, bool, str]]:
+    """What may have an identityReference: its object, the name of its URL, whether that is a container's, and the
+    permissions it needs."""
+    instances = spec.get("multiInstanceSettings") or {}
+    for resource_file in (*(spec.get("resourceFiles") or ()), *(instances.get("commonResourceFiles") or ())):
+        if resource_file.get("httpUrl"):
+            yield resource_file, "httpUrl", False, "r"
+        else:
+            yield resource_file, "storageContainerUrl", True, "rl"
+    for output_file in spec.get("outputFiles") or ():
+        container = (output_file.get("destination") or {}).get("container")
+        if container:
+            yield container, "containerUrl", True, "w"
+
+
+def _wall_clock_s(spec: dict[str, Any]) -> float:
+    """The longest the command line may run."""
+    text = (spec.get("constraints") or {}).get("maxWallClockTime")
+    limit_s = parse_duration(text) if text else None
+    return _LONGEST_TASK_S if limit_s is None else min(limit_s, _LONGEST_TASK_S)
+
+
+def _code_of(error: IdentityError, *, permissions: str, of_container: bool) -> TaskFailureCode:
+    """Semantics 13."""
+    if not error.denied:
+        return TaskFailureCode.RESOURCE_CONTAINER_LIST_MISC_ERROR
+    if permissions == "w":
+        return TaskFailureCode.FILE_UPLOAD_ACCESS_DENIED
+    return TaskFailureCode.RESOURCE_CONTAINER_ACCESS_DENIED if of_container else TaskFailureCode.BLOB_ACCESS_DENIED
 
 
 def sign_auto_storage(spec: bytes, sign: Callable[[str], str]) -> bytes:

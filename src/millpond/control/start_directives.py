@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -13,6 +14,7 @@ from millpond.control.tokens import LaunchClaim, TaskClaim, launch_token, task_t
 from millpond.domain import effects as f
 from millpond.domain.errors import StoreUnavailable
 from millpond.domain.job import Job
+from millpond.domain.pool import Pool
 from millpond.domain.states import TaskKind
 from millpond.protocol import messages as m
 from millpond.scheduler.retries import may_retry
@@ -20,18 +22,24 @@ from millpond.store.base import Store
 
 log = logging.getLogger(__name__)
 
+PrepareSpec: TypeAlias = Callable[[bytes, Pool | None], bytes]
+"""A stored specification as a node of that pool can use it."""
+
 
 def _common_environment(job: Job) -> tuple[tuple[str, str], ...]:
     settings = job.spec.get("commonEnvironmentSettings")
     return tuple((entry["name"], entry.get("value") or "") for entry in settings) if settings else ()
 
 
+def _pool_of(link: NodeLink) -> Pool | None:
+    state = link.engine.state
+    return state.pool if state is not None else None
+
+
 class StartDirectives:
     """Makes `Start` directives. Specifications are kept between their commit and their hand-over, as far as they fit."""
 
-    def __init__(
-        self, store: Store, secret: bytes, prepare_spec: Callable[[bytes], bytes], settings: ControlSettings
-    ) -> None:
+    def __init__(self, store: Store, secret: bytes, prepare_spec: PrepareSpec, settings: ControlSettings) -> None:
         self._store = store
         self._secret = secret
         self._prepare_spec = prepare_spec
@@ -73,7 +81,7 @@ class StartDirectives:
                 job_id=job.id,
                 task_id=task.id,
                 slots=start.slots,
-                spec=self._prepare_spec(spec),
+                spec=self._prepare_spec(spec, _pool_of(link)),
                 common_environment=_common_environment(job),
                 kind=TaskKind.INSTANCE if members else TaskKind.TASK,
                 preparation_id=job.preparation.id if job.preparation is not None else "",
@@ -111,7 +119,7 @@ class StartDirectives:
                 job_id=job.id if job is not None else "",
                 task_id=task_id,
                 slots=0,
-                spec=self._prepare_spec(msgspec.json.encode(spec or {})),
+                spec=self._prepare_spec(msgspec.json.encode(spec or {}), _pool_of(link)),
                 common_environment=_common_environment(job) if job is not None else (),
                 kind=start.kind,
                 preparation_id=job.preparation.id if job is not None and job.preparation is not None else "",

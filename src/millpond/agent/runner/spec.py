@@ -76,6 +76,13 @@ class MultiInstanceSettings(_Wire, frozen=True, rename="camel"):
     common_resource_files: tuple[ResourceFile, ...] | None = None
 
 
+class PrepareError(_Wire, frozen=True, rename="camel"):
+    """Why the service could not prepare the specification for this node."""
+
+    code: TaskFailureCode
+    message: str
+
+
 class TaskSpec(_Wire, frozen=True, rename="camel"):
     """What the node needs of a task. Everything else in the wire form is ignored here."""
 
@@ -86,6 +93,7 @@ class TaskSpec(_Wire, frozen=True, rename="camel"):
     constraints: Constraints | None = None
     user_identity: UserIdentity | None = None
     multi_instance_settings: MultiInstanceSettings | None = None
+    prepare_error: PrepareError | None = None
 
     @property
     def max_wall_clock_s(self) -> float | None:

@@ -21,6 +21,7 @@ from millpond.agent.runner.hooks.identity import Identity, IsolatedIdentity
 from millpond.agent.runner.hooks.limits import Limits
 from millpond.agent.runner.hooks.log_files import LogFiles
 from millpond.agent.runner.hooks.output_files import OutputFiles
+from millpond.agent.runner.hooks.prepared import Prepared
 from millpond.agent.runner.hooks.resource_files import ResourceFiles
 from millpond.agent.runner.hooks.resource_limits import ResourceLimits
 from millpond.agent.runner.hooks.retention import Retention
@@ -66,6 +67,7 @@ class TaskRunner:
             Directories(),
             Identity() if isolation is None else IsolatedIdentity(isolation),
             Environment(facts),
+            Prepared(),
             ResourceFiles(staging),
             Limits(),
             *(() if isolation is None or isolation.cgroup is None else (ResourceLimits(isolation.cgroup),)),
