@@ -22,12 +22,13 @@ import msgspec
 import uvloop
 
 from millpond.agent.isolation.node import IsolationSettings, why_not
+from millpond.agent.mount_kinds import MountSettings
 from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
 from millpond.api.intake.job_schedules import job_maker
 from millpond.azurite import Azurite, AzuriteError
 from millpond.azurite import install as install_azurite
-from millpond.config import Config, IdentityConfig, uid_range_of
+from millpond.config import Config, IdentityConfig, NodesConfig, uid_range_of
 from millpond.control.identities import Identities, StoredIdentity
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
@@ -141,7 +142,10 @@ async def _service(
             str(data_dir.nodes_path),
             endpoint=account_url,
             command=host_command,
-            settings=msgspec.structs.asdict(_isolation_of(config, data_dir)),
+            settings={
+                **msgspec.structs.asdict(_isolation_of(config, data_dir)),
+                "mounts": msgspec.structs.asdict(_mounts_of(config.nodes, account)),
+            },
         )
 
         def sign(container: str, permissions: str, expires_at: float) -> str:
@@ -266,6 +270,15 @@ def _stored_identity(name: str, identity: IdentityConfig) -> StoredIdentity:
         }
         options = {f"s3://{bucket}": {option: value for option, value in given.items() if value}}
     return StoredIdentity(name=name, resource_id=identity.resource_id, options=options)
+
+
+def _mounts_of(nodes: NodesConfig, account: StorageAccount | None) -> MountSettings:
+    """What the nodes are told of mounts: the account's own storage is known, wherever it is."""
+    endpoints = {} if account is None else {account.name: account.endpoint}
+    for pair in filter(None, nodes.mount_endpoints.split(",")):
+        name, _, endpoint = pair.partition("=")
+        endpoints[name] = endpoint
+    return MountSettings(allow=tuple(path for path in nodes.mount_allow.split(":") if path), endpoints=endpoints)
 
 
 def _isolation_of(config: Config, data_dir: DataDir) -> IsolationSettings:

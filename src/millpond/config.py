@@ -61,6 +61,20 @@ UidRange = Annotated[
     ),
 ]
 
+Paths = Annotated[
+    str,
+    Meta(
+        pattern=r"^(/[^:]*(:/[^:]*)*)?\Z", description="absolute paths with colons between, such as /data:/srv/models"
+    ),
+]
+Endpoints = Annotated[
+    str,
+    Meta(
+        pattern=r"^([a-z0-9]{3,24}=https?://[^\s,]+(,[a-z0-9]{3,24}=https?://[^\s,]+)*)?\Z",
+        description="accounts and URLs with commas between, such as store=http://127.0.0.1:10000/store",
+    ),
+]
+
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the REST face listens."""
@@ -92,6 +106,10 @@ class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The user ids, and group ids, those users have."""
     limits: Limits = "node"
     """What of memory and processors is shared out: the node's among all its tasks, or each task its part."""
+    mount_allow: Paths = ""
+    """Directories of the nodes' hosts that pools may mount, with all below them."""
+    mount_endpoints: Endpoints = ""
+    """Blob endpoints of storage accounts that pools mount and that are not Azure's."""
 
 
 class AutoscaleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

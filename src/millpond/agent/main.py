@@ -20,6 +20,8 @@ from millpond.agent.http_transport import EndpointFile, HttpTransport, open_sess
 from millpond.agent.isolation.as_user import forget_groups
 from millpond.agent.isolation.node import Isolation, IsolationSettings
 from millpond.agent.metrics import MachineMeter
+from millpond.agent.mount_kinds import MountSettings
+from millpond.agent.mounts import Mounts
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.staging.http import HttpStaging
 
@@ -44,12 +46,13 @@ async def _run(directory: str) -> None:
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
     staging = HttpStaging()
+    mounts = Mounts(_mount_settings(directory))
 
     def make_runner(facts: NodeFacts) -> Runner:
         node = isolation.of(facts.root)
         if node is not None:
             node.set_up(facts.pool_spec)
-        return TaskRunner(facts, executor, staging, isolation=node)
+        return TaskRunner(facts, executor, staging, isolation=node, mounts=mounts.of(facts.root))
 
     def make_files(root: str) -> NodeFiles:
         node = isolation.of(root)
@@ -67,6 +70,7 @@ async def _run(directory: str) -> None:
         chance=random.random,
         executor=executor,
         isolation=isolation,
+        mounts=mounts,
         moved=endpoint.forget,
         measure=MachineMeter(directory, time.monotonic).measure,
     )
@@ -95,6 +99,18 @@ def _isolation(directory: str) -> Isolation:
     elif os.geteuid() == 0:
         logging.getLogger(__name__).warning("tasks run as root: %s", isolation.reason)
     return isolation
+
+
+class _HostSettings(msgspec.Struct, frozen=True):
+    mounts: MountSettings = MountSettings()
+
+
+def _mount_settings(directory: str) -> MountSettings:
+    try:
+        with open(os.path.join(directory, SETTINGS_FILE), "rb") as file:
+            return msgspec.json.decode(file.read(), type=_HostSettings).mounts
+    except FileNotFoundError:
+        return MountSettings()
 
 
 if __name__ == "__main__":

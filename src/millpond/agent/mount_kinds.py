@@ -6,6 +6,7 @@ A directory of the host's, `file:///data`, stands where an NFS source would.
 
 import os
 import shlex
+import time
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -13,11 +14,14 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from millpond.domain.errors import TaskFailure, TaskFailureCode
+from millpond.staging.shared_access import account_at
 
 BLOB_ENDPOINT: Final = "https://{account}.blob.core.windows.net"
 _ALWAYS: Final = "nosuid,nodev"
 _REMOTE: Final = "STORE"
 _RCLONE_KEYS: Final = frozenset({"attr_timeout"})
+_SIGNED_S: Final = 5 * 365 * 86400.0
+"""A container stays mounted as long as its node is up."""
 _READ_ONLY: Final = frozenset({"ro"})
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -33,6 +37,8 @@ class BlobContainer(_Wire, frozen=True, rename="camel"):
     container_name: str
     account_key: str | None = None
     sas_key: str | None = None
+    container_url: str | None = None
+    """Ours, for an identity: the container with its signature."""
     blobfuse_options: str | None = None
 
 
@@ -88,7 +94,7 @@ class MountSettings(msgspec.Struct, frozen=True):
 
     allow: tuple[str, ...] = ()
     """Directories of the host that pools may mount, with all below them."""
-    endpoints: Mapping[str, str] = {}
+    endpoints: dict[str, str] = {}
     """Blob endpoint by storage account, for those that are not Azure's."""
     timeout_s: float = 60.0
     """How long one try to mount may take."""
@@ -143,9 +149,12 @@ def making_of(kind: BlobContainer | FileShare | Nfs | Cifs, place: Place, settin
             path = f"{place.private}/credentials"
             text = f"username={kind.username}\npassword={kind.password}\n"
             source = kind.source.replace("\\", "/")
-            return Making(
-                (_kernel("cifs", source, kind, place, f"credentials={path}"),), secret_files={path: text}
-            )
+            return Making((_kernel("cifs", source, kind, place, f"credentials={path}"),), secret_files={path: text})
+
+
+def is_linked(kind: BlobContainer | FileShare | Nfs | Cifs) -> bool:
+    """Whether it is not mounted but linked to: a directory of the host, for an agent that may not mount."""
+    return isinstance(kind, Nfs) and kind.source.startswith("file:") and os.geteuid() != 0
 
 
 def options_of(kind: _Wire, text: str | None) -> list[str]:
@@ -156,15 +165,12 @@ def options_of(kind: _Wire, text: str | None) -> list[str]:
     except ValueError as error:
         raise failure(kind.relative_mount_path, f"the mount options {text!r} cannot be read: {error}") from error
     for word in words:
-        if word == "-o":
-            word = next(words, "")
-        elif word.startswith("-o"):
-            word = word[2:]
-        if not word or word.startswith("-"):
+        listed = next(words, "") if word == "-o" else word.removeprefix("-o")
+        if not listed or listed.startswith("-"):
             raise failure(
                 kind.relative_mount_path, f"the mount options {text!r} are not understood: they are -o a,b or a,b"
             )
-        options += word.split(",")
+        options += listed.split(",")
     return options
 
 
@@ -177,7 +183,9 @@ def _directory(kind: Nfs, place: Place, settings: MountSettings) -> Making:
     parts = urlsplit(kind.source)
     source = os.path.realpath(unquote(parts.path))
     if parts.netloc not in ("", "localhost") or not unquote(parts.path).startswith("/"):
-        raise failure(kind.relative_mount_path, f"{kind.source} names no directory of the host: write file:///directory")
+        raise failure(
+            kind.relative_mount_path, f"{kind.source} names no directory of the host: write file:///directory"
+        )
     if not any(_is_within(source, os.path.realpath(allowed)) for allowed in settings.allow):
         raise failure(
             kind.relative_mount_path,
@@ -186,7 +194,7 @@ def _directory(kind: Nfs, place: Place, settings: MountSettings) -> Making:
     if not os.path.isdir(source):
         raise failure(kind.relative_mount_path, f"there is no directory {source} on this host")
     options = options_of(kind, kind.mount_options)
-    if os.geteuid() != 0:
+    if is_linked(kind):
         if options and options != ["rw"]:
             raise failure(kind.relative_mount_path, "mount options need an agent that runs as root")
         return Making((), link=source, notes=("linked, as the agent does not run as root",))
@@ -201,18 +209,27 @@ def _is_within(path: str, directory: str) -> bool:
 def _blob(kind: BlobContainer, place: Place, settings: MountSettings) -> Making:
     endpoint = settings.endpoints.get(kind.account_name)
     remote = {"TYPE": "azureblob"}
-    if kind.sas_key:
+    if kind.container_url:
+        remote["SAS_URL"] = kind.container_url
+    elif kind.sas_key:
         base = endpoint or BLOB_ENDPOINT.format(account=kind.account_name)
         remote["SAS_URL"] = f"{base.rstrip('/')}/{kind.container_name}?{kind.sas_key.lstrip('?')}"
     elif kind.account_key and endpoint is None:
         remote |= {"ACCOUNT": kind.account_name, "KEY": kind.account_key}
-    elif kind.account_key:
+    elif kind.account_key and endpoint is not None:
         # Accounts elsewhere may have their name in the path, of which rclone knows only within a signed URL.
-        signature = container_signature(kind.account_name, kind.account_key, kind.container_name)
-        remote["SAS_URL"] = f"{endpoint.rstrip('/')}/{kind.container_name}?{signature}" if endpoint else ""
+        remote["SAS_URL"] = _signed(kind, endpoint, kind.account_key)
     else:
         raise failure(kind.relative_mount_path, "the node was given nothing to open the container with")
     return _rclone(kind, place, kind.container_name, remote, kind.blobfuse_options)
+
+
+def _signed(kind: BlobContainer, endpoint: str, key: str) -> str:
+    try:
+        account = account_at(endpoint, key, kind.account_name)
+    except ValueError as error:
+        raise failure(kind.relative_mount_path, f"the account {kind.account_name} cannot be used: {error}") from error
+    return account.sign(kind.container_name, None, "rwdl", time.time() + _SIGNED_S)
 
 
 def _share(kind: FileShare, place: Place) -> Making:
@@ -265,7 +282,17 @@ def _rclone(
     )
     environment = {f"RCLONE_CONFIG_{_REMOTE}_{name}": value for name, value in remote.items()}
     obscured = {f"RCLONE_CONFIG_{_REMOTE}_PASS": password} if password else {}
-    return Making((command,), environment=environment, notes=notes, obscured=obscured)
+    # Mounted, a container that is not there looks empty, and one that may not be read is found out when it is used.
+    probe = (
+        "rclone",
+        "lsf",
+        f"{_REMOTE.lower()}:{path}",
+        "--config=",
+        "--max-depth=1",
+        "--retries=1",
+        "--low-level-retries=3",
+    )
+    return Making((probe, command), environment=environment, notes=notes, obscured=obscured)
 
 
 def _rclone_options(text: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:

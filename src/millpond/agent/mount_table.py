@@ -66,9 +66,7 @@ def unmount_below(directory: str, patience_s: float) -> list[str]:
     """Unmount everything below a directory. The paths that are still mounted."""
     deadline = time.monotonic() + patience_s
     return [
-        one.path
-        for one in mounted_below(directory)
-        if not unmount(one.path, max(0.0, deadline - time.monotonic()))
+        one.path for one in mounted_below(directory) if not unmount(one.path, max(0.0, deadline - time.monotonic()))
     ]
 
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import shutil
 import signal
 import stat
@@ -23,19 +24,29 @@ from millpond.agent.mount_kinds import (
     MountSettings,
     Place,
     failure,
+    is_linked,
     making_of,
     program_environment,
 )
 from millpond.agent.mount_table import is_alive, mounted_below, unmount, unmount_below
-from millpond.domain.errors import TaskFailure
 
 MOUNTS_DIRECTORY: Final = "fsmounts"
 _PRIVATE: Final = "volatile/mounts"
 _PLAN: Final = "plan.json"
 _PATIENCE_S: Final = 5.0
 """How long what is mounted may still be used when it is to go."""
-_HOPELESS: Final = ("no such device", "not supported", "unknown filesystem type", "bad option", "permission denied")
+_HOPELESS: Final = (
+    "authenticationfailed",
+    "authorizationfailure",
+    "bad option",
+    "directory not found",
+    "no such device",
+    "not supported",
+    "permission denied",
+    "unknown filesystem type",
+)
 """In what a program says: another try will say the same."""
+_SIGNATURE: Final = re.compile(r"\bsig=[^&\s]+")
 _TOLD: Final = 1000
 """Characters of what a program said that go into the error."""
 
@@ -59,15 +70,13 @@ class NodeMounts:
     async def set_up(self, mounts: Sequence[Mount], group: int | None) -> None:
         """Mount these, and nothing else; `group` is that of the node's users. Raises TaskFailure
         MountConfigurationError; what was mounted until then is unmounted."""
-        await asyncio.to_thread(self.take_down)
+        await asyncio.to_thread(self._forget)
         if not mounts:
             return
         try:
             os.makedirs(self._directory, mode=0o770, exist_ok=True)
             os.makedirs(self._private, mode=0o700, exist_ok=True)
-            self._write_plan(
-                [_Planned(_relative(mount), is_link=_is_link(self._target(mount))) for mount in mounts]
-            )
+            self._write_plan([_Planned(_relative(mount), is_link=is_linked(mount.kind)) for mount in mounts])
         except OSError as error:
             raise failure("", f"the mounts cannot be prepared: {error}") from error
         tasks = [asyncio.create_task(self._mount(number, mount, group)) for number, mount in enumerate(mounts)]
@@ -78,9 +87,13 @@ class NodeMounts:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.to_thread(self.take_down)
+            await asyncio.to_thread(self._forget)
             raise
-        self._write_plan([_Planned(_relative(mount), is_link=_is_link(self._target(mount))) for mount in mounts])
+
+    def _forget(self) -> None:
+        self.take_down()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._private}/{_PLAN}")
 
     @property
     def is_whole(self) -> bool:
@@ -162,7 +175,7 @@ class NodeMounts:
         for tried in range(1, self._settings.tries + 1):
             said = await self._run_all(path, making, environment, log)
             if said is None:
-                said = await self._look_into(place.target)
+                said = await self._look_at(place.target)
             if said is None:
                 _log.info("mounted %s", place.target)
                 return
@@ -190,7 +203,9 @@ class NodeMounts:
                 if code != 0:
                     said = _said(f"{self._directory}/{path.replace('/', '-')}.log", begun)
                     if code is None:
-                        return f"{command[0]} did not come to an end within {self._settings.timeout_s:g} s. {said}".strip()
+                        return (
+                            f"{command[0]} did not come to an end within {self._settings.timeout_s:g} s. {said}".strip()
+                        )
                     return said or f"{command[0]} ended with exit code {code}"
         finally:
             for secret in making.secret_files:
@@ -198,16 +213,16 @@ class NodeMounts:
                     os.unlink(secret)
         return None
 
-    async def _look_into(self, target: str) -> str | None:
-        """What is wrong with what is mounted: some file systems find out only when they are used."""
-        look = asyncio.to_thread(os.listdir, target)
+    async def _look_at(self, target: str) -> str | None:
+        """What is wrong with what is mounted."""
+        look = asyncio.to_thread(os.stat, target)
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 await look
         except TimeoutError:
             return f"it did not answer within {self._settings.timeout_s:g} s"
         except OSError as error:
-            return f"it is mounted and cannot be read: {error.strerror}"
+            return f"it is mounted and does not work: {error.strerror}"
         return None if is_alive(target) else "nothing is mounted there"
 
 
@@ -236,10 +251,6 @@ def _relative(mount: Mount) -> str:
     return "/".join(parts)
 
 
-def _is_link(path: str) -> bool:
-    return os.path.islink(path)
-
-
 def _make_directories(top: str, path: str) -> None:
     """Make the directory to mount on. What is in the way and is no directory goes: no link is followed. Raises OSError."""
     for part in path.split("/"):
@@ -256,7 +267,8 @@ async def _run(command: Sequence[str], environment: dict[str, str], log: int, ti
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=log,
+        # What a probe lists is nobody's; what is wrong is said here.
+        stdout=asyncio.subprocess.DEVNULL,
         stderr=log,
         env=environment,
         cwd="/",
@@ -299,15 +311,11 @@ def _said(log: str, begun: int) -> str:
             text = file.read(64 * 1024).decode(errors="replace")
     except OSError:
         return ""
-    return " ".join(text.split())[-_TOLD:]
+    return _SIGNATURE.sub("sig=(hidden)", " ".join(text.split()))[-_TOLD:]
 
 
-def mounts_of(configuration: Sequence[Mount] | None) -> tuple[Mount, ...]:
-    """Checked as far as a node must. Raises TaskFailure MountConfigurationError."""
-    mounts = tuple(configuration or ())
+def checked(mounts: Sequence[Mount]) -> Sequence[Mount]:
+    """Those mounts. Raises TaskFailure MountConfigurationError for a path that would not be below `fsmounts`."""
     for mount in mounts:
         _relative(mount)
     return mounts
-
-
-__all__ = ["MOUNTS_DIRECTORY", "Mounts", "NodeMounts", "TaskFailure", "mounts_of"]

@@ -59,7 +59,7 @@ class Pool(msgspec.Struct):
     @property
     def needs_setup(self) -> bool:
         """Whether there is something its nodes get before their start task."""
-        return bool(self.spec.get("applicationPackageReferences"))
+        return bool(self.spec.get("applicationPackageReferences") or self.spec.get("mountConfiguration"))
 
 
 class PoolChanges(msgspec.Struct, frozen=True):

@@ -103,12 +103,18 @@ def _setup_ended(
     settle_booted(state, node, at)
 
 
+_NODE_ERRORS: Final = {
+    TaskFailureCode.APPLICATION_PACKAGE_ERROR: "One or more application packages specified for the pool are invalid",
+    TaskFailureCode.MOUNT_CONFIGURATION_ERROR: "An error was encountered while configuring specified mount(s)",
+}
+"""The service's own words; what went wrong stands in the details."""
+
+
 def _node_error(failure: FailureInfo) -> NodeError:
-    if failure.code != TaskFailureCode.APPLICATION_PACKAGE_ERROR:
-        return NodeError(failure.code, failure.message, failure.details)
-    # The service's own words; what went wrong stands in the details.
-    message = "One or more application packages specified for the pool are invalid"
-    return NodeError(failure.code, message, (NameValue("Message", failure.message), *failure.details))
+    for code, message in _NODE_ERRORS.items():
+        if failure.code == code:
+            return NodeError(failure.code, message, (NameValue("Message", failure.message), *failure.details))
+    return NodeError(failure.code, failure.message, failure.details)
 
 
 def begin_start_task(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect]) -> None:
