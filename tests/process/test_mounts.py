@@ -299,15 +299,15 @@ async def test_users_of_the_node_can_use_it(
     container = azurite.new_container()
     azurite.put(container, "a", b"for the group")
     mounts = NodeMounts(str(root), settings)
-    await mounts.set_up(mounts_of(blob(azurite, container)), 54321)
-    place = root / "fsmounts/blobs"
+    await mounts.set_up(mounts_of(blob(azurite, container, "deep/blobs")), 54321)
+    place = root / "fsmounts/deep/blobs"
     facts = (place / "a").stat()
     assert (facts.st_gid, facts.st_mode & 0o777) == (54321, 0o770)
     command = ["sh", "-c", f"cat {place}/a && echo mine > {place}/b"]
     for parent in [root, *root.parents][: len(root.parents) - 1]:
         if not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)
-    (root / "fsmounts").chmod(0o755)
+    (root / "fsmounts").chmod(0o751)
     ended = subprocess.run(  # noqa: ASYNC221  a test may block
         command, user=54999, group=54999, extra_groups=[54321], capture_output=True, check=False
     )

@@ -169,7 +169,7 @@ class NodeMounts:
                 os.rmdir(place.target)
             os.symlink(making.link, place.target)
             return
-        _make_directories(self._directory, path)
+        _make_directories(self._directory, path, place.group)
         secrets = {**making.environment, **{name: await _obscure(value) for name, value in making.obscured.items()}}
         environment = program_environment(secrets)
         for tried in range(1, self._settings.tries + 1):
@@ -251,8 +251,8 @@ def _relative(mount: Mount) -> str:
     return "/".join(parts)
 
 
-def _make_directories(top: str, path: str) -> None:
-    """Make the directory to mount on. What is in the way and is no directory goes: no link is followed. Raises OSError."""
+def _make_directories(top: str, path: str, group: int | None) -> None:
+    """Make the directory to mount on, to be passed by the group. What is in the way and is no directory goes: no link is followed. Raises OSError."""
     for part in path.split("/"):
         top = f"{top}/{part}"
         with contextlib.suppress(FileNotFoundError):
@@ -260,6 +260,8 @@ def _make_directories(top: str, path: str) -> None:
                 os.unlink(top)
         with contextlib.suppress(FileExistsError):
             os.mkdir(top, 0o750)
+        if group is not None:
+            os.chown(top, -1, group, follow_symlinks=False)
 
 
 async def _run(command: Sequence[str], environment: dict[str, str], log: int, timeout_s: float) -> int | None:

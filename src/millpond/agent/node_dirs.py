@@ -37,7 +37,7 @@ _PASSAGE_MODE: Final = 0o710
 """Of directories that lead to those of tasks, with isolation: to be passed by who knows the name."""
 _OPEN_MODES: Final = {
     "applications": 0o750,
-    "fsmounts": 0o770,
+    "fsmounts": 0o750,
     "shared": 0o2770,
     "startup": 0o750,
     "startup/wd": 0o750,

@@ -19,6 +19,7 @@ from millpond.domain.errors import invalid_property
 MAX_MOUNTS: Final = 10
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}\Z")
 _CONTAINER: Final = re.compile(r"(?:\$root|[a-z0-9](?:-?[a-z0-9]){2,62})\Z")
+_NFS_SOURCE: Final = re.compile(r"file:///|(?!file:)[^-/\s][^/\s]*:/")
 _SHARE: Final = re.compile(r"(?://|\\\\)[^/\\\s]+[/\\].+")
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -74,7 +75,7 @@ def _check(name: str, kind: _Kind) -> str:
             if not kind.account_key:
                 raise invalid_property(f"{name}.accountKey", "", "it is empty")
         case NfsMountConfiguration():
-            if not kind.source.startswith("file:///") and (":/" not in kind.source or kind.source.startswith("-")):
+            if _NFS_SOURCE.match(kind.source) is None:
                 raise invalid_property(
                     f"{name}.source", kind.source, "it must be host:/directory, or file:///directory of the host's own"
                 )
