@@ -89,7 +89,11 @@ class Smb:
         )
         with open(directory / "out", "wb") as out:
             self._process = subprocess.Popen(
-                ["smbd", "--foreground", "--no-process-group", "-s", str(self._config)], stdout=out, stderr=out
+                ["smbd", "--foreground", "--no-process-group", "-s", str(self._config)],
+                stdout=out,
+                stderr=out,
+                # At its end it ends its whole process group.
+                start_new_session=True,
             )
 
     def stop(self) -> None:

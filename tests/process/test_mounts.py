@@ -188,7 +188,7 @@ async def test_a_program_that_does_not_end_is_ended(
     can_mount: None, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/mount").write_text('#!/bin/sh\necho trying\necho x >> "$0.tries"\nexec sleep 600\n')
+    (tmp_path / "bin/mount").write_text('#!/bin/sh\necho trying >&2\necho x >> "$0.tries"\nexec sleep 600\n')
     (tmp_path / "bin/mount").chmod(0o755)
     monkeypatch.setattr("millpond.agent.mount_kinds._SYSTEM_PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     mounts = NodeMounts(str(root), MountSettings(timeout_s=0.3, tries=2, pause_s=0.01))

@@ -270,7 +270,7 @@ async def _run(command: Sequence[str], environment: dict[str, str], log: int, ti
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         # What a probe lists is nobody's; what is wrong is said here.
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL if command[1] == "lsf" else log,
         stderr=log,
         env=environment,
         cwd="/",

@@ -23,6 +23,7 @@ from yarl import URL
 
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.staging.base import Fetched, RemoteFile
+from millpond.staging.telling import tell
 from millpond.staging.threads import finish_in_thread
 
 _CHUNK: Final = 1 << 18
@@ -222,6 +223,7 @@ class HttpStaging:
             except _Transient as transient:
                 if tried == _ATTEMPTS:
                     raise transient.failure from transient
+                tell(f"try {tried} failed, there is another: {transient.failure.message}")
             await asyncio.sleep(self._backoff_s * 2 ** (tried - 1))
         raise AssertionError("the last try returns or raises")
 

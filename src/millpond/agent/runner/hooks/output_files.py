@@ -23,6 +23,7 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.domain.states import TaskKind
 from millpond.staging.base import Staging
+from millpond.staging.telling import listening
 
 _PARALLEL: Final = 16
 """Uploads of one node at a time."""
@@ -112,7 +113,8 @@ class OutputFiles(TaskHook):
             log.say(f"uploading {upload.path} ({size} bytes) as {upload.name}")
             # What was opened is what is read, whatever happens to the name meanwhile.
             path = f"/proc/self/fd/{descriptor}"
-            await self._staging.put(path, upload.container_url, upload.name, upload.headers)
+            with listening(lambda said: log.complain(f"{upload.path}: {said}")):
+                await self._staging.put(path, upload.container_url, upload.name, upload.headers)
             log.say(f"uploaded {upload.path} as {upload.name}")
         except TaskFailure as failure:
             failure.details.setdefault("LocalPath", _shown(upload.path))
