@@ -8,6 +8,7 @@ and the store.
 
 import asyncio
 import contextlib
+import datetime
 import gc
 import logging
 import os
@@ -16,7 +17,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import uvloop
@@ -25,26 +26,29 @@ from millpond.agent.isolation.node import IsolationSettings, why_not
 from millpond.agent.mount_kinds import MountSettings
 from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
+from millpond.api.gate import SignIn
 from millpond.api.intake.job_schedules import job_maker
-from millpond.azurite import Azurite, AzuriteError
-from millpond.azurite import install as install_azurite
-from millpond.config import Config, IdentityConfig, NodesConfig, uid_range_of
-from millpond.control.identities import Identities, StoredIdentity
+from millpond.azurite import AzuriteError
+from millpond.config import Config, NodesConfig, listed, uid_range_of
+from millpond.control.identities import Identities
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.control.specs import SpecPreparer
 from millpond.datadir import DataDir, DataDirError, Endpoint, StorageFacts
 from millpond.domain.errors import LeaseLost, StoreUnavailable
+from millpond.identity.roles import Role, RoleRules
 from millpond.providers.base import VmSize
 from millpond.providers.catalogue import catalogue
 from millpond.providers.local import LocalProvider
-from millpond.serving import HttpServer, ListenError, listen, url_of
-from millpond.staging.account_storage import AccountStorage, StorageError
+from millpond.serving import HttpServer, ListenError, is_loopback, listen, url_of
 from millpond.staging.auto_storage import AutoStorage
-from millpond.staging.blob_storage import BlobStorage
 from millpond.staging.directory_storage import DirectoryStorage
-from millpond.staging.shared_access import StorageAccount, account_at, account_of
+from millpond.storage_choice import ChoiceError, StorageChoice, stored_identities
 from millpond.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from millpond.api.sign_in_routes import SignInRoutes
+    from millpond.tls import TlsFiles
 
 _log: Final = logging.getLogger(__name__)
 
@@ -61,12 +65,16 @@ class Running(NamedTuple):
     storage: StorageFacts
 
 
+def _log_it(text: str) -> None:
+    _log.warning("%s", text)
+
+
 def run(
     config: Config,
     ready: Callable[[Running], None],
     *,
     host_command: Sequence[str] = (),
-    say: Callable[[str], None] = lambda text: _log.warning("%s", text),
+    say: Callable[[str], None] = _log_it,
 ) -> None:
     """Run the service until SIGINT or SIGTERM. `ready` is called once, when clients can come; `say` tells what takes long
     before that.
@@ -84,13 +92,12 @@ def run(
             contextlib.closing(data_dir.open()),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            # Before the loop: it takes a while the first time.
-            azurite_command = install_azurite(say) if config.storage.blob == "azurite" else []
-            runner.run(_serve(config, data_dir, listener, ready, host_command, azurite_command))
+            tls = _tls_of(config, data_dir)
+            runner.run(_serve(config, data_dir, listener, tls, ready, host_command, say))
     except ListenError as error:
         holder = f"; a millpond runs in {data_dir.path} already" if data_dir.is_in_use() else ""
         raise StartError(f"{error}{holder}") from error
-    except (DataDirError, AzuriteError) as error:
+    except (DataDirError, AzuriteError, ChoiceError) as error:
         raise StartError(str(error)) from error
 
 
@@ -98,12 +105,16 @@ async def _serve(
     config: Config,
     data_dir: DataDir,
     listener: socket.socket,
+    tls: "TlsFiles | None",
     ready: Callable[[Running], None],
     host_command: Sequence[str],
-    azurite_command: Sequence[str],
+    say: Callable[[str], None],
 ) -> None:
-    async with _service(config, data_dir, listener, host_command, azurite_command) as (stop, storage):
-        endpoint = Endpoint(url_of(listener), config.account.name, os.getpid())
+    async with _service(config, data_dir, listener, tls, host_command, say) as (stop, storage):
+        endpoint = Endpoint(_url_of(listener, tls), config.account.name, os.getpid())
+        endpoint = endpoint._replace(development_issuer=config.auth.development_issuer)
+        if tls is not None:
+            endpoint = endpoint._replace(authority=tls.authority, bundle=tls.bundle)
         if storage != data_dir.storage():
             data_dir.write_storage(storage)
         data_dir.write_endpoint(endpoint)
@@ -119,166 +130,156 @@ async def _service(
     config: Config,
     data_dir: DataDir,
     listener: socket.socket,
+    tls: "TlsFiles | None",
     host_command: Sequence[str],
-    azurite_command: Sequence[str],
+    say: Callable[[str], None],
 ) -> AsyncIterator[tuple[asyncio.Event, StorageFacts]]:
     """Everything started, in order; everything stopped, in order. Yields the event that a signal sets, and where the
     account's storage is."""
-    account_url = url_of(listener)
+    account_url = _url_of(listener, tls)
     keys = AccountKeys.from_base64(config.account.name, *data_dir.account_keys(create=True))
     auto_storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
+    choice = StorageChoice(config, data_dir, DirectoryStorage(auto_storage, lambda: account_url), say=say)
     identities = Identities(stored_identities(config.identities))
+    provider = LocalProvider(
+        str(data_dir.nodes_path),
+        endpoint=account_url,
+        command=host_command,
+        settings={
+            **msgspec.structs.asdict(_isolation_of(config, data_dir)),
+            "mounts": msgspec.structs.asdict(_mounts_of(config.nodes, choice.endpoints)),
+        },
+        ca_bundle=tls.bundle if tls is not None else "",
+    )
+
+    def sign(container: str, permissions: str, expires_at: float) -> str:
+        return choice.storage.sign(container, None, permissions, expires_at)
+
+    control = ControlService(
+        config.account.name,
+        SqliteStore(str(data_dir.store_path)),
+        provider,
+        vm_sizes_of(config),
+        secret=data_dir.node_secret(),
+        account_url=lambda: account_url,
+        make_job=job_maker(vm_sizes_of(config), time.time),
+        storage=choice.storage,
+        prepare_spec=SpecPreparer(sign, identities, time.time),
+        identities=identities,
+        settings=ControlSettings(
+            park_s=config.nodes.heartbeat_s,
+            silent_after_s=config.nodes.silence_s,
+            lost_after_s=config.nodes.lost_s,
+            pool_quota=config.account.pool_quota or None,
+            auto_scale_min_interval_s=config.autoscale.min_interval_s,
+            auto_scale_on_queue_change=config.autoscale.on_queue_change,
+            auto_scale_max_nodes=config.autoscale.max_nodes,
+            sample_s=config.autoscale.sample_s,
+            sample_history_s=config.autoscale.history_days * 86400.0,
+        ),
+    )
+    sign_in, sign_in_routes = _sign_in_of(config, data_dir, account_url)
+    server = HttpServer(
+        create_app(control, keys, auto_storage, sign_in, sign_in_routes),
+        listener,
+        certificate=None if tls is None else tls.certificate,
+        key=None if tls is None else tls.key,
+    )
+
     async with contextlib.AsyncExitStack() as stack:
-        azurite = _azurite(config, data_dir, azurite_command) if azurite_command else None
-        if azurite is not None:
-            # The last to go: what tasks and the service have to say in the end goes there.
-            stack.push_async_callback(azurite.stop)
-            azurite.start()
-        account = _storage_account(config, data_dir, azurite)
-        storage: AccountStorage = (
-            DirectoryStorage(auto_storage, lambda: account_url) if account is None else BlobStorage(account)
-        )
-        provider = LocalProvider(
-            str(data_dir.nodes_path),
-            endpoint=account_url,
-            command=host_command,
-            settings={
-                **msgspec.structs.asdict(_isolation_of(config, data_dir)),
-                "mounts": msgspec.structs.asdict(_mounts_of(config.nodes, account)),
-            },
-        )
-
-        def sign(container: str, permissions: str, expires_at: float) -> str:
-            return storage.sign(container, None, permissions, expires_at)
-
-        control = ControlService(
-            config.account.name,
-            SqliteStore(str(data_dir.store_path)),
-            provider,
-            vm_sizes_of(config),
-            secret=data_dir.node_secret(),
-            account_url=lambda: account_url,
-            make_job=job_maker(vm_sizes_of(config), time.time),
-            storage=storage,
-            prepare_spec=SpecPreparer(sign, identities, time.time),
-            identities=identities,
-            settings=ControlSettings(
-                park_s=config.nodes.heartbeat_s,
-                silent_after_s=config.nodes.silence_s,
-                lost_after_s=config.nodes.lost_s,
-                pool_quota=config.account.pool_quota or None,
-                auto_scale_min_interval_s=config.autoscale.min_interval_s,
-                auto_scale_on_queue_change=config.autoscale.on_queue_change,
-                auto_scale_max_nodes=config.autoscale.max_nodes,
-                sample_s=config.autoscale.sample_s,
-                sample_history_s=config.autoscale.history_days * 86400.0,
-            ),
-        )
-        server = HttpServer(create_app(control, keys, auto_storage), listener)
-
-        stop = _stop_on_signals(provider, azurite)
+        stop = _stop_on_signals(provider, choice)
+        # The last to go: what tasks and the service have to say in the end goes there.
+        stack.push_async_callback(choice.stop)
+        choice.start()
+        if sign_in.verifier is not None:
+            stack.push_async_callback(sign_in.verifier.close)
         stack.push_async_callback(server.stop)
         stack.push_async_callback(provider.close)
         stack.push_async_callback(provider.stop_host)
-        stack.push_async_callback(storage.close)
         stack.push_async_callback(control.stop)
         try:
             await control.start()
         except (StoreUnavailable, LeaseLost, ValueError) as error:
             raise StartError(f"{data_dir.store_path}: {error}") from error
-        if azurite is not None:
-            await azurite.ready()
-        if isinstance(storage, BlobStorage):
-            await _check_account(storage)
+        await choice.ready()
         await server.start()
         await provider.set_endpoint(account_url)
         await provider.prepare()
-        yield stop, _facts_of(account, azurite)
+        yield stop, choice.facts
         _log.info("stopping")
 
 
-def _azurite(config: Config, data_dir: DataDir, command: Sequence[str]) -> Azurite:
-    key = config.storage.account_key or data_dir.azurite_key()
-    return Azurite(list(command), data_dir.azurite_path, config.account.name, key, port=config.storage.azurite_port)
-
-
-def _storage_account(config: Config, data_dir: DataDir, azurite: Azurite | None) -> StorageAccount | None:
-    """The account of Azure Blob storage that is the auto-storage; None where that is a directory. Raises StartError."""
-    storage = config.storage
+def _tls_of(config: Config, data_dir: DataDir) -> "TlsFiles | None":
+    """The certificates to serve with; None is plain http. Raises StartError."""
+    server = config.server
+    if not server.speaks_tls:
+        if not is_loopback(server.host) and not server.insecure_http:
+            raise StartError(
+                f"{server.host} can be reached by other machines, and over plain http they could read and change all that "
+                "passes; add --tls, or --insecure-http if that is what you want"
+            )
+        return None
     try:
-        if azurite is not None:
-            return account_at(azurite.endpoint, storage.account_key or data_dir.azurite_key())
-        if storage.connection_string:
-            return account_of(storage.connection_string)
-        if storage.blob != "directory":
-            return account_at(storage.blob, storage.account_key)
-    except ValueError as error:
-        raise StartError(f"the account of the storage cannot be used: {error}") from error
-    return None
-
-
-def _facts_of(account: StorageAccount | None, azurite: Azurite | None) -> StorageFacts:
-    if account is None:
-        return StorageFacts()
-    kind = "account" if azurite is None else "azurite"
-    return StorageFacts(kind, account.endpoint, account.connection_string)
-
-
-async def _check_account(storage: BlobStorage) -> None:
+        # Only who asks for TLS waits for it, and needs to have it installed.
+        from millpond import tls  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise StartError(f"TLS needs the library {error.name}; install it with pip install 'millpond[tls]'") from error
+    now = datetime.datetime.now(datetime.UTC)
     try:
-        await storage.check()
-    except StorageError as error:
-        what = "see that it is reachable from here" if error.status == 503 else "see that its key is right"
-        raise StartError(f"{storage.account.endpoint}: {error.message} ({error.code}); {what}") from error
+        if server.tls_certificate:
+            return tls.given_certificates(
+                server.tls_certificate, server.tls_key, server.tls_authority, data_dir.tls_path, server.host, now
+            )
+        names = tls.names_of_service(server.host, config.account.name, server.tls_names.split(","))
+        return tls.own_certificates(data_dir.tls_path, names, now)
+    except tls.TlsError as error:
+        raise StartError(str(error)) from error
 
 
-def stored_identities(configured: Mapping[str, IdentityConfig]) -> list[StoredIdentity]:
-    """The identities of the configuration, with their credentials. Raises StartError."""
-    found: list[StoredIdentity] = []
-    for name, identity in configured.items():
+def _sign_in_of(config: Config, data_dir: DataDir, url: str) -> "tuple[SignIn, SignInRoutes | None]":
+    """How callers sign in, and the routes of the development issuer if there is to be one. Raises StartError."""
+    auth = config.auth
+    modes = listed(auth.modes)
+    issuers = listed(auth.issuers)
+    if not issuers and not auth.development_issuer:
+        return SignIn(modes), None
+    try:
+        # Only who asks for it waits for it, and needs to have it installed.
+        from millpond.api.sign_in_routes import SignInRoutes  # noqa: PLC0415
+        from millpond.identity.development import DevelopmentIssuer, make_key  # noqa: PLC0415
+        from millpond.identity.oidc import KeySource, PublishedKeys, TokenVerifier  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise StartError(f"signing in needs {error.name}; install it with pip install 'millpond[sign-in]'") from error
+    sources: list[KeySource] = [PublishedKeys(issuer) for issuer in issuers]
+    routes = None
+    if auth.development_issuer:
+        key = data_dir.sign_in_key(make_key)
         try:
-            found.append(_stored_identity(name, identity))
-        except (ValueError, OSError) as error:
-            reason = f"{identity.service_account_file}: {error.strerror}" if isinstance(error, OSError) else error
-            raise StartError(f"identities.{name}: {reason}; correct it") from error
-    return found
+            issuer = DevelopmentIssuer(config.account.name, data_dir.node_secret(), key, lambda: url, time.time)
+        except ValueError as error:
+            raise StartError(f"sign-in-key.pem in {data_dir.path} is damaged; remove it to get a new one") from error
+        sources.append(issuer)
+        routes = SignInRoutes(issuer)
+    rules = RoleRules(
+        listed(auth.role_claims),
+        {value: Role[role.upper()] for value, _, role in (each.partition("=") for each in listed(auth.roles))},
+        Role[auth.default_role.upper()] if auth.default_role else None,
+    )
+    verifier = TokenVerifier(sources, time.time, audiences=listed(auth.audiences), skew_s=auth.skew_s)
+    return SignIn(modes, verifier, rules), routes
 
 
-def _stored_identity(name: str, identity: IdentityConfig) -> StoredIdentity:
-    """Raises ValueError, OSError."""
-    if identity.connection_string:
-        return StoredIdentity(
-            name=name, resource_id=identity.resource_id, account=account_of(identity.connection_string)
-        )
-    if identity.account_key:
-        account = account_at(identity.account_url, identity.account_key)
-        return StoredIdentity(name=name, resource_id=identity.resource_id, account=account)
-    if identity.sas:
-        url = f"{identity.account_url.rstrip('/')}?{identity.sas.lstrip('?')}"
-        return StoredIdentity(name=name, resource_id=identity.resource_id, signed_url=url)
-    bucket = f"{identity.bucket}/" if identity.bucket else ""
-    if identity.service_account_file:
-        key = Path(identity.service_account_file).expanduser().read_text(encoding="utf-8")
-        options = {f"gs://{bucket}": {"service_account_key": key}}
-    else:
-        given = {
-            "access_key_id": identity.access_key_id,
-            "secret_access_key": identity.secret_access_key,
-            "token": identity.session_token,
-            "region": identity.region,
-            "endpoint": identity.endpoint,
-        }
-        options = {f"s3://{bucket}": {option: value for option, value in given.items() if value}}
-    return StoredIdentity(name=name, resource_id=identity.resource_id, options=options)
+def _url_of(listener: socket.socket, tls: "TlsFiles | None") -> str:
+    return url_of(listener, tls_host="" if tls is None else tls.host)
 
 
-def _mounts_of(nodes: NodesConfig, account: StorageAccount | None) -> MountSettings:
+def _mounts_of(nodes: NodesConfig, endpoints: Mapping[str, str]) -> MountSettings:
     """What the nodes are told of mounts: the account's own storage is known, wherever it is."""
-    endpoints = {} if account is None else {account.name: account.endpoint}
+    known = dict(endpoints)
     for pair in filter(None, nodes.mount_endpoints.split(",")):
         name, _, endpoint = pair.partition("=")
-        endpoints[name] = endpoint
-    return MountSettings(allow=tuple(path for path in nodes.mount_allow.split(":") if path), endpoints=endpoints)
+        known[name] = endpoint
+    return MountSettings(allow=tuple(path for path in nodes.mount_allow.split(":") if path), endpoints=known)
 
 
 def _isolation_of(config: Config, data_dir: DataDir) -> IsolationSettings:
@@ -304,14 +305,13 @@ def vm_sizes_of(config: Config) -> dict[str, VmSize]:
     return catalogue(own)
 
 
-def _stop_on_signals(provider: LocalProvider, azurite: Azurite | None) -> asyncio.Event:
+def _stop_on_signals(provider: LocalProvider, choice: StorageChoice) -> asyncio.Event:
     stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
             provider.kill_host()
-            if azurite is not None:
-                azurite.kill()
+            choice.kill()
             os._exit(130)
         stop.set()
 

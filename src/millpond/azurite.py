@@ -103,7 +103,7 @@ def _install(npm: str, directory: Path) -> None:
 
 
 class Azurite:
-    """One Azurite. Made and used in one event loop; `start`, then `ready`, then `stop`.
+    """One Azurite. Used in one event loop; `prepare`, then `start`, then `ready`, then `stop`.
 
     `directory` holds its blobs, log and process id. `port` 0 takes a free one and keeps to it from then on, so that URLs
     given out stay good. It is started again when it ends by itself.
@@ -131,13 +131,20 @@ class Azurite:
     def pid(self) -> int:
         return self._pid
 
-    def start(self) -> None:
-        """Find the one that runs, or start one; it is not `ready` yet. Raises AzuriteError."""
+    def prepare(self) -> None:
+        """Find the one that runs, or the port for one: the `endpoint` is known from then on. Raises AzuriteError."""
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             known = self._known()
             if not self._adopt(known):
                 self._port = self._choose_port(known.get("port", 0))
+        except OSError as error:
+            raise AzuriteError(f"{self._directory} cannot be used ({error.strerror or error})") from error
+
+    def start(self) -> None:
+        """Start it, unless it runs; it is not `ready` yet. Raises AzuriteError."""
+        try:
+            if self._pidfd < 0:
                 self._spawn()
         except OSError as error:
             raise AzuriteError(f"Azurite cannot be started ({error.strerror or error}) in {self._directory}") from error

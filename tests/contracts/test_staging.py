@@ -14,7 +14,9 @@ from aiohttp import web
 
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.staging.base import Fetched, RemoteFile
-from millpond.staging.http import HttpStaging, without_authority
+from millpond.staging.failures import without_authority
+from millpond.staging.http import HttpStaging
+from millpond.staging.retries import Retries
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -120,7 +122,7 @@ async def storage() -> AsyncIterator[Storage]:
 
 @pytest.fixture
 async def staging() -> AsyncIterator[HttpStaging]:
-    staging = HttpStaging(backoff_s=0.001, silence_s=0.3)
+    staging = HttpStaging(retries=Retries(attempts=3, backoff_s=0.001), silence_s=0.3)
     yield staging
     await staging.close()
 
@@ -361,7 +363,7 @@ async def test_list_of_azure(storage: Storage, staging: HttpStaging) -> None:
         (status(404), TaskFailureCode.RESOURCE_CONTAINER_NOT_FOUND, 1),
         (status(403), TaskFailureCode.RESOURCE_CONTAINER_ACCESS_DENIED, 1),
         (status(500), TaskFailureCode.RESOURCE_CONTAINER_LIST_MISC_ERROR, 3),
-        (silent, TaskFailureCode.RESOURCE_CONTAINER_LIST_MISC_ERROR, 3),
+        (silent, TaskFailureCode.RESOURCE_CONTAINER_LIST_TIMED_OUT, 3),
         (body(b""), TaskFailureCode.RESOURCE_CONTAINER_LIST_MISC_ERROR, 1),
         (body(b"<html><body>Sign in</body></html>"), TaskFailureCode.RESOURCE_CONTAINER_LIST_MISC_ERROR, 1),
         (body(b"<Enum"), TaskFailureCode.RESOURCE_CONTAINER_LIST_MISC_ERROR, 1),

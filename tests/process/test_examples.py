@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = REPOSITORY / "examples"
 
@@ -76,3 +78,24 @@ def test_the_word_count_says_what_is_missing(service: Any, tmp_path: Path) -> No
     result = run("wordcount/wordcount.py", str(tmp_path), environment=service.client_environment(), cwd=tmp_path)
     assert result.returncode == 1
     assert "no *.txt in" in result.stdout
+
+
+@pytest.mark.parametrize("place", ["directory", "account"])
+def test_the_quickstart(place: str, request: pytest.FixtureRequest, new_service: Any, tmp_path: Path) -> None:
+    environment: dict[str, str] = {}
+    arguments: tuple[str, ...] = ()
+    if place == "account":
+        environment["AZURE_STORAGE_CONNECTION_STRING"] = request.getfixturevalue("azurite").connection_string
+        arguments = ("--blob-connection-string-env", "AZURE_STORAGE_CONNECTION_STRING")
+    service = new_service("data", *arguments, environment=environment).start()
+    result = run("quickstart/quickstart.py", environment={**environment, **service.client_environment()}, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    counts = [line.removeprefix("result").strip() for line in result.stdout.splitlines() if line.startswith("result")]
+    texts = sorted((EXAMPLES / "quickstart" / "inputs").glob("*.txt"))
+    assert counts == [f"{path.name}: {len(path.read_text().split())}" for path in texts]
+
+
+def test_the_quickstart_says_what_is_missing(tmp_path: Path) -> None:
+    result = run("quickstart/quickstart.py", environment={"AZURE_BATCH_ENDPOINT": ""}, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "millpond up" in result.stdout

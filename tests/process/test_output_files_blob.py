@@ -15,6 +15,7 @@ from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.protocol.messages import Start
 from millpond.staging.http import HttpStaging
+from millpond.staging.retries import Retries
 from tests.servers.azurite import Azurite
 
 
@@ -24,7 +25,7 @@ class Node:
     def __init__(self, root: Path) -> None:
         self.wd = root / "workitems/job/job-1/task/wd"
         self.files: dict[str, bytes] = {}
-        self.staging = HttpStaging(backoff_s=3.0)
+        self.staging = HttpStaging(retries=Retries(backoff_s=1.0))
         facts = NodeFacts("node", "pool", "account", "https://account", is_dedicated=True, root=str(root))
         self.runner = TaskRunner(
             facts, FakeExecutor(self._write, time.time), self.staging, directories=NodeDirectories(str(root), time.time)

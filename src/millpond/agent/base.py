@@ -24,6 +24,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
     """See `protocol.messages.Welcome`."""
     storage_options: bytes = b"{}"
     """See `protocol.messages.Welcome`. Secrets are in it."""
+    ca_bundle: str = ""
+    """A file of the certificates that processes of the node are to trust; empty: those of the machine."""
 
 
 class RunAs(msgspec.Struct, frozen=True):

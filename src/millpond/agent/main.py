@@ -12,7 +12,7 @@ import msgspec
 import uvloop
 
 from millpond.agent.base import NodeFacts, Runner
-from millpond.agent.desired import ENDPOINT_FILE, SETTINGS_FILE
+from millpond.agent.desired import CA_BUNDLE_FILE, ENDPOINT_FILE, SETTINGS_FILE
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.files import NodeFiles
 from millpond.agent.host import Host, HostRunning
@@ -23,7 +23,7 @@ from millpond.agent.metrics import MachineMeter
 from millpond.agent.mount_kinds import MountSettings
 from millpond.agent.mounts import Mounts
 from millpond.agent.runner.task_runner import TaskRunner
-from millpond.staging.http import HttpStaging
+from millpond.staging.router import StagingRouter
 
 
 def main() -> int:
@@ -32,26 +32,37 @@ def main() -> int:
     parser.add_argument("--directory", required=True, help="what nodes to be, and where they live")
     directory = os.path.abspath(parser.parse_args().directory)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    ca_bundle = os.path.join(directory, CA_BUNDLE_FILE)
+    if not os.path.exists(ca_bundle):
+        ca_bundle = ""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(directory))
+            runner.run(_run(directory, ca_bundle))
     except HostRunning:
         logging.getLogger(__name__).info("%s has a host already", directory)
     return 0
 
 
-async def _run(directory: str) -> None:
+async def _run(directory: str, ca_bundle: str) -> None:
     isolation = _isolation(directory)
     executor = ProcessExecutor(directory, switch=isolation.switch)
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
-    staging = HttpStaging()
     mounts = Mounts(_mount_settings(directory))
+    stagings: dict[bytes, StagingRouter] = {}
+
+    def staging_with(options: bytes) -> StagingRouter:
+        """One for all nodes with the same credentials: those of their pool, and of no other."""
+        if options not in stagings:
+            stagings[options] = StagingRouter(credentials=msgspec.json.decode(options), ca_file=ca_bundle)
+        return stagings[options]
 
     def make_runner(facts: NodeFacts) -> Runner:
         node = isolation.of(facts.root)
         if node is not None:
             node.set_up(facts.pool_spec)
+        facts = msgspec.structs.replace(facts, ca_bundle=ca_bundle)
+        staging = staging_with(facts.storage_options)
         return TaskRunner(facts, executor, staging, isolation=node, mounts=mounts.of(facts.root))
 
     def make_files(root: str) -> NodeFiles:
@@ -80,7 +91,8 @@ async def _run(directory: str) -> None:
         await executor.shutdown()
     finally:
         await executor.close()
-        await staging.close()
+        for staging in stagings.values():
+            await staging.close()
         await session.close()
 
 

@@ -75,7 +75,6 @@ def _rows() -> Iterator[Support]:
         "pool", "virtualMachineConfiguration.extensions.protectedSettings", dropped, "Secrets are not kept unused."
     )
     yield Support("pool", "networkConfiguration", accepted, "Nodes have the network of their host.")
-    yield Support("pool", "identity", accepted, "There are no managed identities.")
     yield Support("pool", "upgradePolicy", accepted, "The host upgrades itself.")
     yield Support("pool", "applicationLicenses", accepted, "Withdrawn by Azure Batch.")
     yield Support("pool", "targetNodeCommunicationMode", accepted, "Nodes call out only.")
@@ -85,10 +84,6 @@ def _rows() -> Iterator[Support]:
     # tasks
     yield Support("task", "containerSettings", refused, "Containers are not built yet.")
     yield Support("task", "applicationPackageReferences", refused, "Application packages are not built yet.")
-    yield Support("task", "resourceFiles.identityReference", accepted, "There are no managed identities.")
-    yield Support(
-        "task", "outputFiles.destination.container.identityReference", accepted, "There are no managed identities."
-    )
 
 
 SUPPORT: Final[tuple[Support, ...]] = tuple(_rows())

@@ -1,6 +1,7 @@
 """What the commands share: the options that choose a service, and errors in one line."""
 
 import shlex
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,7 +78,21 @@ def client_environment(directory: DataDir, endpoint: Endpoint) -> dict[str, str]
     }
     if storage.connection_string:
         environment["AZURE_STORAGE_CONNECTION_STRING"] = storage.connection_string
+    if endpoint.authority:
+        # For OpenSSL and Python, for requests (the Azure SDKs, az), for Node.js.
+        environment["SSL_CERT_FILE"] = environment["REQUESTS_CA_BUNDLE"] = endpoint.bundle
+        environment["NODE_EXTRA_CA_CERTS"] = endpoint.authority
     return environment
+
+
+def trust(endpoint: Endpoint) -> ssl.SSLContext | None:
+    """What a call of the service verifies its certificate by; None for plain http."""
+    if not endpoint.url.startswith("https:"):
+        return None
+    try:
+        return ssl.create_default_context(cafile=endpoint.bundle or None)
+    except OSError as error:
+        raise CliError(f"{endpoint.bundle} cannot be read ({error.strerror}); start the service again") from error
 
 
 def storage_words(storage: StorageFacts, directory: DataDir) -> str:

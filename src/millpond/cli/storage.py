@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 import click
 
-from millpond.cli.common import CliError, CliUsageError, client_environment, find_service, service_options
+from millpond.cli.common import CliError, CliUsageError, client_environment, find_service, service_options, trust
 from millpond.datadir import DataDirError
 from millpond.staging.account_storage import StorageError
 from millpond.staging.auto_storage import is_container_name, sign_url
@@ -64,6 +64,7 @@ class _Storage:
         directory, endpoint = find_service(config_path, data_dir)
         environment = client_environment(directory, endpoint)
         self._name = environment["AZURE_BATCH_ACCOUNT"]
+        self._trust = trust(endpoint)
         self._key = base64.b64decode(environment["AZURE_BATCH_ACCESS_KEY"])
         try:
             facts = directory.storage()
@@ -139,7 +140,7 @@ class _Storage:
             if method == "PUT" and "&comp=" not in url:
                 request.add_header("x-ms-blob-type", "BlockBlob")
         try:
-            answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310
+            answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=self._trust)  # noqa: S310
         except urllib.error.HTTPError as error:
             with error:
                 if error.code == 409 and error.headers.get("x-ms-error-code") == "ContainerAlreadyExists":

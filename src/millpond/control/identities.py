@@ -37,7 +37,7 @@ class StoredIdentity(msgspec.Struct, frozen=True, kw_only=True):
     signed_url: str = ""
     """An Azure Blob account or container with its shared access signature."""
     options: dict[str, dict[str, str]] = {}
-    """Options of an object store by the prefix of its URLs (`s3://bucket/`, `gs://`). Secrets are in them."""
+    """Options of an object store by the prefix of its URLs (`s3://bucket`, `gs://`). Secrets are in them."""
 
     def __repr__(self) -> str:
         return f"StoredIdentity({self.name!r})"
@@ -45,8 +45,8 @@ class StoredIdentity(msgspec.Struct, frozen=True, kw_only=True):
     def authorized(self, url: str, *, of_container: bool, permissions: str, expires_at: Timestamp) -> str:
         """The URL with the identity's authority, if that goes into URLs. Raises IdentityError."""
         if self.options:
-            if not any(url.startswith(prefix) for prefix in self.options):
-                raise self._denied(url, " and ".join(f"{prefix}…" for prefix in self.options))
+            if not any(_begins_with(url, prefix) for prefix in self.options):
+                raise self._denied(url, " and ".join(prefix for prefix in self.options))
             return url
         if self.signed_url:
             base, _, signature = self.signed_url.partition("?")
@@ -146,6 +146,10 @@ def _key(reference: str) -> str:
 
 def _short(reference: str) -> str:
     return _key(reference).rpartition("/")[2]
+
+
+def _begins_with(url: str, prefix: str) -> bool:
+    return url == prefix or url.startswith(prefix if prefix.endswith("/") else f"{prefix}/")
 
 
 def _is_below(url: str, base: str) -> bool:

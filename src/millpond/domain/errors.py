@@ -264,6 +264,7 @@ class TaskFailureCode(StrEnum):
     BLOB_DOWNLOAD_MISC_ERROR = "BlobDownloadMiscError"
     RESOURCE_CONTAINER_NOT_FOUND = "ResourceContainerNotFound"
     RESOURCE_CONTAINER_ACCESS_DENIED = "ResourceContainerAccessDenied"
+    RESOURCE_CONTAINER_LIST_TIMED_OUT = "ResourceContainerListTimedOut"
     RESOURCE_CONTAINER_LIST_MISC_ERROR = "ResourceContainerListMiscError"
     RESOURCE_DIRECTORY_CREATE_FAILED = "ResourceDirectoryCreateFailed"
     RESOURCE_FILE_CREATE_FAILED = "ResourceFileCreateFailed"

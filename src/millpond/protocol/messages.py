@@ -315,7 +315,7 @@ class Welcome(_Message, frozen=True, gc=False, omit_defaults=True):
     enableInterNodeCommunication, networkConfiguration … Secrets of the pool's users are in it."""
     storage_options: bytes = b"{}"
     """The credentials of the pool's identities that do not go into URLs (S3, Google Cloud Storage): options of obstore by
-    prefix of URL, as `{"s3://bucket/": {"access_key_id": …}}` (JSON). Secrets: not to be logged, nor to lie where tasks
+    prefix of URL, as `{"s3://bucket": {"access_key_id": …}}` (JSON). Secrets: not to be logged, nor to lie where tasks
     can read."""
 
 

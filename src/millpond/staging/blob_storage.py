@@ -66,10 +66,10 @@ class BlobStorage:
     def account(self) -> StorageAccount:
         return self._account
 
-    async def check(self) -> None:
+    async def check(self, *, attempts: int = 3) -> None:
         """That the account answers and takes the key. Raises StorageError."""
         query = self._account.account_query("l", "s", self._clock() + _OWN_SIGNATURE_S)
-        await self._call("GET", f"{self._account.endpoint}/?comp=list&maxresults=1&{query}")
+        await self._answer("GET", f"{self._account.endpoint}/?comp=list&maxresults=1&{query}", attempts=attempts)
 
     async def make_container(self, container: str) -> None:
         """See `AccountStorage.make_container`."""
@@ -195,10 +195,17 @@ class BlobStorage:
         return (await self._answer(method, url, body=body, headers=headers))[0]
 
     async def _answer(
-        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        attempts: int = 0,
     ) -> tuple[Mapping[str, str], bytes]:
         """Headers and body of a success. Raises StorageError."""
-        for tried in range(1, self._attempts + 1):
+        attempts = attempts or self._attempts
+        for tried in range(1, attempts + 1):
             try:
                 async with self._open(method, url, body=body, headers=headers) as response:
                     await _check(response)
@@ -211,7 +218,7 @@ class BlobStorage:
                 raise self._unreachable(error) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 problem = self._unreachable(error)
-            if tried < self._attempts:
+            if tried < attempts:
                 await asyncio.sleep(self._backoff_s * 2 ** (tried - 1))
         raise problem
 

@@ -146,14 +146,91 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "nodes.mount_allow": "/data:/srv",
         "nodes.mount_endpoints": "store=http://127.0.0.1:10000/store",
         "autoscale.on_queue_change": "true",
+        "server.tls": "true",
+        "auth.modes": "AAD",
+        "auth.issuers": "https://issuer.example",
+        "auth.roles": "jane=reader",
+        "auth.default_role": "submitter",
+        "auth.development_issuer": "true",
+        "server.insecure_http": "true",
+        "storage.blob": "directory",
+        "storage.account_key": "",
     }
     environ = {s.variable: texts.get(key, "77") for key, s in config.SETTINGS.items()}
     loaded = load(environ=environ)
     for key in config.SETTINGS:
         section, _, name = key.rpartition(".")
         value = getattr(getattr(loaded, section) if section else loaded, name)
-        assert str(value).lower() in (texts.get(key, "77"), texts.get(key, "77") + ".0")
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        assert shown in (texts.get(key, "77"), texts.get(key, "77") + ".0")
 
 
 def test_the_agents_own_markers_are_not_settings() -> None:
     assert load(environ={"MILLPOND_TASK_ID": "n/1/1", "MILLPOND_PROCESS": "x"}).server.port == 10010
+
+
+KEY = "c2VjcmV0LXNlY3JldA=="
+STRING = f"AccountName=a;AccountKey={KEY}"
+
+
+def private(path: Path, text: str) -> Path:
+    write(path, text).chmod(0o600)
+    return path
+
+
+def test_identities_come_from_the_file(tmp_path: Path) -> None:
+    file = private(
+        tmp_path / "m.toml",
+        f"""
+        [storage]
+        blob = "https://acct.blob.core.windows.net"
+        account_key = "{KEY}"
+        [identities.Reader-1]
+        resource_id = "/subscriptions/s/userAssignedIdentities/reader"
+        connection_string = "{STRING}"
+        [identities.lab]
+        access_key_id = "id"
+        secret_access_key = "key"
+        bucket = "results"
+        """,
+    )
+    loaded = load(config_path=file, environ={})
+    assert loaded.storage.account_key == KEY
+    assert loaded.identities["Reader-1"].connection_string == STRING
+    assert (loaded.identities["lab"].bucket, loaded.identities["lab"].endpoint) == ("results", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[storage]\nblob = "s3://bucket"\n', "storage.blob: must be directory, azurite, or the URL of an Azure Blob"),
+        (
+            '[storage]\nblob = "https://a.blob.core.windows.net"\n',
+            "its key is missing; set MILLPOND_STORAGE_ACCOUNT_KEY",
+        ),
+        (f'[storage]\naccount_key = "{KEY}"\n', "the key is of an account that storage.blob must name"),
+        (f'[storage]\nblob = "azurite"\nconnection_string = "{STRING}"\n', "a connection string names its account"),
+        ("[storage]\naccount_key = 17\n", "storage.account_key: must be a secret as text, not what it is"),
+        ("[identities.a]\n", "identities.a: needs credentials of one kind"),
+        (f'[identities.a]\naccount_key = "{KEY}"\n', "identities.a: account_url is missing"),
+        ('[identities.a]\naccess_key_id = "x"\n', "access_key_id and secret_access_key go together"),
+        (f'[identities.a]\nsas = "x"\nconnection_string = "{STRING}"\n', "exclude each other"),
+        ('[identities.a]\nservice_account_file = "x"\nsas = "y"\n', "needs credentials of one kind"),
+        ('[identities.a]\nkey = "x"\n', "identities.a.key: no such setting"),
+        ('[identities."a b"]\nsas = "x"\n', "an identity's name has letters"),
+    ],
+)
+def test_what_is_wrong_with_storage(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(config_path=private(tmp_path / "m.toml", text), environ={})
+    assert expected in str(error.value)
+    for secret in (KEY, "17"):
+        assert secret not in str(error.value).replace(str(tmp_path), "")
+
+
+def test_a_file_with_secrets_is_for_its_owner_only(tmp_path: Path) -> None:
+    file = private(tmp_path / "m.toml", f'[storage]\nconnection_string = "{STRING}"\n')
+    assert load(config_path=file, environ={}).storage.connection_string == STRING
+    file.chmod(0o640)
+    with pytest.raises(ConfigError, match="others may read it; run chmod 600"):
+        load(config_path=file, environ={})

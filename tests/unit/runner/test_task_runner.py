@@ -562,3 +562,12 @@ async def test_many_attempts_at_once(bench: Bench) -> None:
     )
     assert all(outcome.exit_code == 0 and outcome.failure is None for outcome in outcomes)
     assert len(bench.started) == 200
+
+
+async def test_what_the_service_could_not_prepare(bench: Bench) -> None:
+    error = {"code": "BlobAccessDenied", "message": "The identity is for another account"}
+    outcome = await bench.run(prepareError=error)
+    assert code_of(outcome) == "BlobAccessDenied"
+    assert outcome.failure is not None
+    assert outcome.failure.message == error["message"]
+    assert (outcome.exit_code, bench.executor.started) == (None, [])

@@ -14,7 +14,7 @@ from millpond.domain.ids import is_valid_id
 MAX_DISPLAY_NAME: Final = 1024
 MAX_METADATA_ITEMS: Final = 1000
 MAX_DURATION_S: Final = 10675199 * 86400.0
-_URL: Final = re.compile(r"https?://[^\s/?#]+[^\s]*\Z", re.IGNORECASE)
+_URL: Final = re.compile(r"(?:https?|s3|gs)://[^\s/?#]+[^\s]*\Z", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -97,7 +97,7 @@ def check_environment(name: str, settings: Sequence[EnvironmentSetting] | None) 
 
 def check_url(name: str, text: str) -> None:
     if _URL.match(text) is None:
-        raise invalid_property(name, text, "it must be an http or https URL")
+        raise invalid_property(name, text, "it must be an http, https, s3 or gs URL")
 
 
 def check_relative_path(name: str, text: str, *, empty: bool = False) -> None:

@@ -11,9 +11,9 @@ from millpond.api.intake.autoscale import SETTINGS, auto_scale_of
 from millpond.api.intake.common import check_display_name, check_id, check_metadata, duration_s, within
 from millpond.api.intake.mounts import check_mounts
 from millpond.api.intake.special_tasks import start_task_rules
-from millpond.api.schema.enums import DeallocationOption
+from millpond.api.schema.enums import DeallocationOption, PoolIdentityType
 from millpond.api.schema.node import NodeRemove
-from millpond.api.schema.pool import PoolCreate, PoolResize, PoolSpecification, UserAccount
+from millpond.api.schema.pool import PoolCreate, PoolIdentity, PoolResize, PoolSpecification, UserAccount
 from millpond.api.schema.vm import VirtualMachineConfiguration
 from millpond.api.support import refuse_if_used
 from millpond.domain.durations import Timestamp, format_duration
@@ -42,6 +42,7 @@ _LISTED_SIZES: Final = 8
 def new_pool(body: PoolCreate, vm_sizes: Mapping[str, VmSize], at: Timestamp) -> Pool:
     """The pool's record; its number is set by the control plane, its states by the scheduler. Raises BatchError."""
     check_id("id", body.id)
+    _check_identity(body.identity)
     return pool_of(body, body.id, vm_sizes, at)
 
 
@@ -92,6 +93,20 @@ def pool_of(body: PoolSpecification, pool_id: str, vm_sizes: Mapping[str, VmSize
         inter_node_communication=bool(body.enable_inter_node_communication),
         job_default_order=JobDefaultOrder.NONE if order is None else JobDefaultOrder(order.value),
     )
+
+
+def _check_identity(identity: PoolIdentity | None) -> None:
+    """What is listed need not have credentials yet: that is found out when a task names it."""
+    if identity is None:
+        return
+    listed = identity.user_assigned_identities or []
+    if identity.type is PoolIdentityType.USER_ASSIGNED and not listed:
+        raise missing_property("identity.userAssignedIdentities")
+    if identity.type is PoolIdentityType.NONE and listed:
+        raise invalid_property("identity.type", identity.type.value, "with identities listed it must be UserAssigned")
+    for index, one in enumerate(listed):
+        if not one.resource_id:
+            raise invalid_property(f"identity.userAssignedIdentities[{index}].resourceId", "", "it is empty")
 
 
 def resize_of(body: PoolResize, at: Timestamp, cause: str, condition: Precondition | None) -> PoolResizeRequested:

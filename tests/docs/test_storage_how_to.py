@@ -1,0 +1,83 @@
+"""Every snippet of the page on storage runs as it stands, one after the other, with each kind of storage."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from azure.batch import BatchClient
+from azure.batch import models as m
+from azure.core.credentials import AzureNamedKeyCredential
+
+from tests.conftest import MillpondProcess
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = REPOSITORY / "docs" / "how-to" / "storage.md"
+SNIPPET = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(params=["directory", "account"])
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MillpondProcess]:
+    arguments: tuple[str, ...] = ()
+    environment = {}
+    if request.param == "account":
+        environment["STRING"] = request.getfixturevalue("azurite").connection_string
+        arguments = ("--blob-connection-string-env", "STRING")
+    running = MillpondProcess(tmp_path / "data", *arguments, environment=environment)
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
+def test_the_page_on_storage_runs(service: MillpondProcess, tmp_path: Path) -> None:
+    bin_directory, work = tmp_path / "bin", tmp_path / "work"
+    bin_directory.mkdir()
+    work.mkdir()
+    command = bin_directory / "millpond"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m millpond "$@"\n')
+    command.chmod(0o755)
+    environment = {
+        **os.environ,
+        **service.client_environment(),
+        "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY / "src"),
+        "MILLPOND_DATA_DIR": str(service.data_dir),
+    }
+    with BatchClient(service.endpoint, AzureNamedKeyCredential(service.account, service.key)) as client:
+        image = next(i for i in client.list_supported_images() if i.os_type == m.OSType.LINUX)
+        machine = m.VirtualMachineConfiguration(
+            image_reference=image.image_reference, node_agent_sku_id=image.node_agent_sku_id
+        )
+        client.create_pool(
+            m.BatchPoolCreateOptions(
+                id="files",
+                vm_size="standard_d2s_v3",
+                virtual_machine_configuration=machine,
+                target_dedicated_nodes=1,
+            )
+        )
+        client.create_job(m.BatchJobCreateOptions(id="files", pool_info=m.BatchPoolInfo(pool_id="files")))
+        outputs = []
+        for language, text in SNIPPET.findall(PAGE.read_text(encoding="utf-8")):
+            shell = ["bash", "-euo", "pipefail", "-c", text] if language == "bash" else [sys.executable, "-c", text]
+            done = subprocess.run(
+                shell, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=60
+            )
+            assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+            outputs.append(done.stdout)
+        assert "one\ntwo\n" in outputs[0]
+        assert outputs[1].count("sig=") == 2
+        deadline = time.monotonic() + DEADLINE_S
+        while (task := client.get_task("files", "sum")).state != m.BatchTaskState.COMPLETED:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert task.execution_info is not None
+    assert task.execution_info.failure_info is None
+    read = [str(command), "storage", "get", "data/out/all.txt", "-"]
+    assert subprocess.run(read, env=environment, capture_output=True, check=True).stdout == b"one\ntwo\n"
