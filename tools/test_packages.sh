@@ -9,6 +9,9 @@ missing=""
 command -v mpirun >/dev/null 2>&1 || missing="$missing openmpi-bin"
 command -v mpicc >/dev/null 2>&1 || missing="$missing libopenmpi-dev"
 command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+command -v rclone >/dev/null 2>&1 || missing="$missing rclone"
+command -v fusermount3 >/dev/null 2>&1 || missing="$missing fuse3"
+command -v smbd >/dev/null 2>&1 || missing="$missing samba"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then exit 0; fi
 

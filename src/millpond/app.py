@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,12 +24,13 @@ import uvloop
 
 from millpond.agent.content_cache import CacheSettings
 from millpond.agent.isolation.node import IsolationSettings, why_not
+from millpond.agent.mount_kinds import MountSettings
 from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
 from millpond.api.gate import SignIn
 from millpond.api.intake.job_schedules import job_maker
 from millpond.azurite import AzuriteError
-from millpond.config import Config, listed, uid_range_of
+from millpond.config import Config, NodesConfig, listed, uid_range_of
 from millpond.control.identities import Identities
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
@@ -148,6 +149,7 @@ async def _service(
         settings={
             **msgspec.structs.asdict(_isolation_of(config, data_dir)),
             **msgspec.structs.asdict(CacheSettings(input_cache_mib=config.nodes.input_cache_mib)),
+            "mounts": msgspec.structs.asdict(_mounts_of(config.nodes, choice.endpoints)),
         },
         ca_bundle=tls.bundle if tls is not None else "",
     )
@@ -271,6 +273,15 @@ def _sign_in_of(config: Config, data_dir: DataDir, url: str) -> "tuple[SignIn, S
 
 def _url_of(listener: socket.socket, tls: "TlsFiles | None") -> str:
     return url_of(listener, tls_host="" if tls is None else tls.host)
+
+
+def _mounts_of(nodes: NodesConfig, endpoints: Mapping[str, str]) -> MountSettings:
+    """What the nodes are told of mounts: the account's own storage is known, wherever it is."""
+    known = dict(endpoints)
+    for pair in filter(None, nodes.mount_endpoints.split(",")):
+        name, _, endpoint = pair.partition("=")
+        known[name] = endpoint
+    return MountSettings(allow=tuple(path for path in nodes.mount_allow.split(":") if path), endpoints=known)
 
 
 def _isolation_of(config: Config, data_dir: DataDir) -> IsolationSettings:

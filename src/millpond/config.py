@@ -90,6 +90,20 @@ UidRange = Annotated[
     ),
 ]
 
+Paths = Annotated[
+    str,
+    Meta(
+        pattern=r"^(/[^:]*(:/[^:]*)*)?\Z", description="absolute paths with colons between, such as /data:/srv/models"
+    ),
+]
+Endpoints = Annotated[
+    str,
+    Meta(
+        pattern=r"^([a-z0-9]{3,24}=https?://[^\s,]+(,[a-z0-9]{3,24}=https?://[^\s,]+)*)?\Z",
+        description="accounts and URLs with commas between, such as store=http://127.0.0.1:10000/store",
+    ),
+]
+
 
 FilePath = Annotated[str, Meta(description="a file's path")]
 HostNames = Annotated[
@@ -150,6 +164,10 @@ class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input_cache_mib: CacheMib = -1
     """What resource files may take of the disk, on a machine's nodes together, to be fetched once for many tasks; -1 is
     a tenth of the disk, at most 10 GiB."""
+    mount_allow: Paths = ""
+    """Directories of the nodes' hosts that pools may mount, with all below them."""
+    mount_endpoints: Endpoints = ""
+    """Blob endpoints of storage accounts that pools mount and that are not Azure's."""
 
 
 class AutoscaleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

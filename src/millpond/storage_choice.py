@@ -36,6 +36,8 @@ class StorageChoice:
         account = _account(config, data_dir, self._azurite)
         self._blobs = None if account is None else BlobStorage(account)
         self.storage: AccountStorage = self._blobs or directory
+        self.endpoints = {} if account is None else {account.name: account.endpoint}
+        """Of the storage account, by its name."""
         self.facts = StorageFacts()
         if account is not None:
             kind = "account" if self._azurite is None else "azurite"

@@ -84,7 +84,7 @@ async def test_what_needs_an_empty_pool_is_named(busy: World) -> None:
         ({"metadata": [{"name": "", "value": "x"}]}, 400, "EmptyMetadataKey", "metadata[0].name"),
         ({"displayName": "x" * 1025}, 400, "InvalidPropertyValue", "displayName"),
         ({"targetDedicatedNodes": 3}, 400, "UnsupportedProperty", None),
-        ({"mountConfiguration": [{}]}, 501, "NotImplemented", "mountConfiguration"),
+        ({"mountConfiguration": [{}]}, 400, "InvalidPropertyValue", "mountConfiguration[0]"),
         ({"certificateReferences": [{}]}, 501, "NotImplemented", "certificateReferences"),
     ],
 )

@@ -177,6 +177,30 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "InvalidPropertyValue",
         "outputFiles[0].destination.container.path",
     ),
+    *(
+        (
+            {
+                "outputFiles": [
+                    {
+                        **OUTPUT,
+                        "destination": {"container": {"containerUrl": "https://a/c", "uploadHeaders": headers}},
+                    }
+                ]
+            },
+            "InvalidPropertyValue",
+            f"outputFiles[0].destination.container.uploadHeaders[{index}].{name}",
+        )
+        for headers, index, name in (
+            ([{"name": ""}], 0, "name"),
+            ([{"name": "Content-Type", "value": "a"}, {"name": "Content-Length", "value": "1"}], 1, "name"),
+            ([{"name": "Authorization", "value": "x"}], 0, "name"),
+            ([{"name": "x-ms-blob-type", "value": "PageBlob"}], 0, "name"),
+            ([{"name": "x-ms-meta-", "value": "x"}], 0, "name"),
+            ([{"name": "Content-Type", "value": "a"}, {"name": "content-type", "value": "b"}], 1, "name"),
+            ([{"name": "x-ms-meta-a", "value": "x\r\nHost: y"}], 0, "value"),
+            ([{"name": "x-ms-meta-a", "value": "ü"}], 0, "value"),
+        )
+    ),
     (
         {"environmentSettings": [{"name": "", "value": "x"}]},
         "InvalidPropertyValue",

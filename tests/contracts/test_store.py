@@ -744,3 +744,35 @@ async def test_recent_tasks_of_a_node(store, fence):
     tasks[1].node_id, tasks[1].state_time = other.id, T0 + 20
     await store.commit(with_tasks(tasks[1], new=False), fence)
     assert [task.key for _, task in await store.recent_tasks(other.id, 9)] == [tasks[1].key, tasks[2].key]
+
+
+async def test_names_of_nodes_stay_as_long_as_anything_bears_them(store, fence):
+    nodes = [a_node(number) for number in range(1, 8)]
+    tasks = [a_task(number, node_id=nodes[number - 1].id) for number in range(1, 8)]
+    changes = with_tasks(*tasks)
+    changes.nodes = {node.id: node for node in nodes}
+    changes.pools = {1: a_pool(1)}
+    changes.jobs = {1: a_job(1)}
+    await store.commit(changes, fence)
+    # Nodes 3 to 7 leave; the tasks of 3, 4 and 7 are deleted, and those of 1 and 2.
+    gone = {a_task(number).key for number in (1, 2, 3, 4, 7)}
+    await store.commit(ChangeSet(deleted_nodes={node.id for node in nodes[2:]}, deleted_tasks=gone), fence)
+    await sweep(store)
+    shown = {row.task.id: row.task.node_id for row in (await store.list_tasks(1, None, 100, None)).items}
+    assert shown == {"Task-5": nodes[4].id, "Task-6": nodes[5].id}
+    # New names, and old ones come back, mean what they say.
+    later = [a_task(number, node_id=a_node(number % 20).id) for number in (21, 22, 23, 24, 27, 28)]
+    await store.commit(with_tasks(*later), fence)
+    shown = {row.task.id: row.task.node_id for row in (await store.list_tasks(1, None, 100, None)).items}
+    assert shown == {task.id: task.node_id for task in [*tasks[4:6], *later]}
+    await sweep(store)
+    assert [row.task.node_id for row in (await store.list_tasks(1, None, 100, None)).items] == list(shown.values())
+
+
+async def sweep(store):
+    after = 0
+    for _ in range(100):
+        after = await store.forget_node_names(after, 2)
+        if after is None:
+            return
+    raise AssertionError("the sweep does not end")

@@ -478,3 +478,21 @@ async def test_data_of_the_first_schema_is_opened_and_upgraded(path):
     await store.open()
     assert len((await store.load_pool("pool")).nodes) == 2
     await store.close()
+
+
+async def test_names_of_nodes_that_nothing_bears_are_forgotten(tmp_path: Path) -> None:
+    path = str(tmp_path / "db")
+    store = SqliteStore(path)
+    await store.open()
+    fence = await store.acquire_lease("pool", "me", T0, 30.0)
+    assert fence is not None
+    for number in range(1, 501):
+        await store.commit(with_tasks(a_task(number, node_id=f"tvmps_{number}_d")), fence)
+    await store.commit(ChangeSet(deleted_tasks={a_task(number).key for number in range(1, 500)}), fence)
+    after: int | None = 0
+    while after is not None:
+        after = await store.forget_node_names(after, 100)
+    await store.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT id FROM node_name").fetchall() == [("tvmps_500_d",)]
+    connection.close()

@@ -25,7 +25,10 @@ POINTS: dict[int, tuple[str, ...]] = {
         "unit/scheduler/test_jobs.py::test_failing_tasks_terminate_a_job_that_asks_for_it",
         "unit/scheduler/test_dependencies.py::test_a_job_action_is_refused_where_the_job_takes_none",
     ),
-    4: ("unit/scheduler/test_dependencies.py::test_exit_conditions_decide_what_satisfies",),
+    4: (
+        "unit/scheduler/test_dependencies.py::test_exit_conditions_decide_what_satisfies",
+        "unit/runner/test_task_runner.py::test_an_upload_that_fails",
+    ),
     5: (
         "unit/scheduler/test_tasks.py::test_failures_before_the_command_are_not_retried",
         "unit/scheduler/test_tasks.py::test_a_lost_node_gives_its_tasks_back_uncounted",
@@ -85,6 +88,7 @@ POINTS: dict[int, tuple[str, ...]] = {
         "clients/test_azure_batch_sdk_tasks.py::test_there_is_no_shell_unless_asked_for",
         "unit/runner/test_environment.py::test_what_every_task_sees",
         "unit/runner/test_environment.py::test_the_last_setting_of_a_name_wins",
+        "unit/runner/test_output_files.py::test_the_frequent_mistake_is_pointed_out",
     ),
     18: (
         "clients/test_azure_batch_sdk_schedules.py::test_what_is_refused",

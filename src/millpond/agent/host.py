@@ -38,6 +38,7 @@ from millpond.agent.isolation.node import Isolation
 from millpond.agent.isolation.users import HOMES
 from millpond.agent.link import Files, NodeLink, Transport
 from millpond.agent.local_state import FileJournal
+from millpond.agent.mounts import Mounts
 from millpond.agent.node import NodeAgent
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.trash import Trash
@@ -56,6 +57,8 @@ _KILL_S: Final = 1.5
 """How long killed tasks may take to end when the host stops; the executor's own end kills what is left."""
 _LEAVE_S: Final = 10.0
 """The same for a node that is removed."""
+_UNMOUNT_S: Final = 0.5
+"""How long the mounts of a node that is wiped may still be used: nothing else goes on meanwhile."""
 _RELINK_S: Final = 1.0
 
 
@@ -93,6 +96,7 @@ class Host:
         executor: Executor | None = None,
         isolation: Isolation | None = None,
         cache: ContentCache | None = None,
+        mounts: Mounts | None = None,
         moved: Callable[[], None] | None = None,
         measure: Callable[[], NodeMetrics] | None = None,
         idle_s: float = _IDLE_S,
@@ -112,6 +116,7 @@ class Host:
         self._executor = executor
         self._isolation = isolation
         self._cache = cache
+        self._mounts = mounts
         self._moved = moved
         self._measure = measure
         self._measuring: asyncio.Task[None] | None = None
@@ -162,6 +167,8 @@ class Host:
         if self._cache is not None:
             self._cache.open(self._trash.put, self._pools_wished_for())
         try:
+            if self._mounts is not None:
+                await asyncio.to_thread(self._mounts.sweep, os.path.join(self._directory, TRASH_DIRECTORY))
             self._look()
             self._trash.empty()
             if self._executor is not None:
@@ -232,6 +239,7 @@ class Host:
             await asyncio.wait(tasks)
         for node in nodes:
             await node.agent.close()
+            await self._unmount(os.path.join(self._nodes_directory, node.desired.node_id, ROOT_DIRECTORY))
             if self._isolation is not None:
                 self._isolation.close_node(os.path.join(self._nodes_directory, node.desired.node_id, ROOT_DIRECTORY))
         await self._trash.close()
@@ -298,13 +306,23 @@ class Host:
             _log.exception("node %s: its journal makes no sense and is put aside", desired.node_id)
             os.replace(journal, f"{journal}.broken")
             agent = make(journal=FileJournal(journal))
+        if self._mounts is not None and not self._mounts.of(root).is_whole:
+            _log.warning("node %s: its mounts are gone, so it restarts", desired.node_id)
+            agent.restart_first()
         agent.begin()
         return agent
+
+    async def _unmount(self, root: str) -> None:
+        if self._mounts is not None:
+            await asyncio.to_thread(self._mounts.of(root).take_down)
 
     def _wipe(self, root: str, pool_id: str) -> None:
         """Give a node a new, empty root directory. Raises OSError; to be tried again then."""
         NodeDirectories.forget(root)
         self._drop_cached(pool_id)
+        if self._mounts is not None:
+            # All that ran was killed; what still uses them is in nobody's way.
+            self._mounts.of(root).take_down(_UNMOUNT_S)
         # It is not there when an earlier life of the host came as far as that.
         with contextlib.suppress(FileNotFoundError):
             self._trash.put(root)
@@ -340,6 +358,7 @@ class Host:
             _log.warning("node %s: some of its tasks do not end", node_id)
         await node.agent.close()
         directory = os.path.join(self._nodes_directory, node_id)
+        await self._unmount(os.path.join(directory, ROOT_DIRECTORY))
         try:
             self._trash.put(directory)
         except FileNotFoundError:

@@ -22,6 +22,8 @@ from millpond.agent.http_transport import EndpointFile, HttpTransport, open_sess
 from millpond.agent.isolation.as_user import forget_groups
 from millpond.agent.isolation.node import Isolation, IsolationSettings
 from millpond.agent.metrics import MachineMeter
+from millpond.agent.mount_kinds import MountSettings
+from millpond.agent.mounts import Mounts
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.staging.router import StagingRouter
 
@@ -51,6 +53,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
     executor = ProcessExecutor(directory, switch=isolation.switch)
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
+    mounts = Mounts(_mount_settings(directory))
     stagings: dict[bytes, StagingRouter] = {}
 
     def staging_with(options: bytes) -> StagingRouter:
@@ -64,7 +67,8 @@ async def _run(directory: str, ca_bundle: str) -> None:
         if node is not None:
             node.set_up(facts.pool_spec)
         facts = msgspec.structs.replace(facts, ca_bundle=ca_bundle)
-        return TaskRunner(facts, executor, staging_with(facts.storage_options), isolation=node, cache=cache)
+        staging = staging_with(facts.storage_options)
+        return TaskRunner(facts, executor, staging, isolation=node, cache=cache, mounts=mounts.of(facts.root))
 
     def make_files(root: str) -> NodeFiles:
         node = isolation.of(root)
@@ -83,6 +87,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
         executor=executor,
         isolation=isolation,
         cache=cache,
+        mounts=mounts,
         moved=endpoint.forget,
         measure=MachineMeter(directory, time.monotonic).measure,
     )
@@ -116,6 +121,18 @@ def _isolation(directory: str) -> Isolation:
     elif os.geteuid() == 0:
         logging.getLogger(__name__).warning("tasks run as root: %s", isolation.reason)
     return isolation
+
+
+class _HostSettings(msgspec.Struct, frozen=True):
+    mounts: MountSettings = MountSettings()
+
+
+def _mount_settings(directory: str) -> MountSettings:
+    try:
+        with open(os.path.join(directory, SETTINGS_FILE), "rb") as file:
+            return msgspec.json.decode(file.read(), type=_HostSettings).mounts
+    except FileNotFoundError:
+        return MountSettings()
 
 
 if __name__ == "__main__":

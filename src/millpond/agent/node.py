@@ -93,6 +93,11 @@ class NodeAgent:
         self._carry_out(self.state.resume(self._clock()))
         self._flush()
 
+    def restart_first(self) -> None:
+        """Before `begin`: have the node restart, as what it was set up with is gone."""
+        self._carry_out(self.state.restart_first())
+        self._flush()
+
     # --- what the link asks and says ---
 
     @property

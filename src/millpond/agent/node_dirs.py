@@ -9,13 +9,13 @@ import contextlib
 import itertools
 import logging
 import os
-import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
+from millpond.agent.deletion import Deletion
 from millpond.domain.durations import Timestamp
 
 LAYOUT: Final = (
@@ -38,7 +38,7 @@ _PASSAGE_MODE: Final = 0o710
 """Of directories that lead to those of tasks, with isolation: to be passed by who knows the name."""
 _OPEN_MODES: Final = {
     "applications": 0o750,
-    "fsmounts": 0o770,
+    "fsmounts": 0o750,
     "shared": 0o2770,
     "startup": 0o750,
     "startup/wd": 0o750,
@@ -51,6 +51,8 @@ _QUIET_S: Final = 2.0
 """So long after the last task started its directory, the node counts as quiet."""
 _PATIENCE_S: Final = 600.0
 """So long trash waits for a quiet node; then it is emptied all the same."""
+_AGAIN_S: Final = 600.0
+"""Before the next try to move a directory away that cannot be moved."""
 _SLICE: Final = 200
 """Entries deleted at a stretch."""
 _PAUSE_S: Final = 0.1
@@ -78,14 +80,15 @@ class NodeDirectories:
         self._last_created = float("-inf")
         self._trash_waits = False
         self._trash_since = 0.0
-        self._deleting: Iterator[str] | None = None
+        self._deletion = Deletion(self._trash, self._trash_name)
         self._open_bucket: tuple[int, int] | None = None
         """(number, file descriptor) of the bucket last written to."""
         self._lock = threading.Lock()
         """Expiry runs in a thread: a directory must not be discarded while an attempt moves in, nor two records mix."""
         self._wake: asyncio.Event | None = None
         self._tending: asyncio.Task[None] | None = None
-        self._stuck: set[str] = set()
+        self._unrecorded: list[tuple[Timestamp, float, str]] = []
+        """Retention that the disk had no room for."""
         self._made = False
         self._group: int | None = None
         """Whom the directories are open to, with isolation; the agent is root then."""
@@ -221,8 +224,14 @@ class NodeDirectories:
             self._trash_waits = True
 
     def discard_task(self, relative: str) -> None:
-        """Discard a task's directory (or a job's), and those it was in when it was the last there."""
-        self.discard(relative)
+        """Discard a task's directory (or a job's), and those it was in when it was the last there. One that cannot be
+        moved now is tried again later."""
+        try:
+            self.discard(relative)
+        except OSError as error:
+            with self._lock:
+                self._put_off(relative, error)
+            return
         self._remove_empty(os.path.dirname(relative))
 
     def _remove_empty(self, parent: str) -> None:
@@ -237,14 +246,17 @@ class NodeDirectories:
 
     def retain(self, relative: str, retention_s: float | None) -> None:
         """Have a task's directory discarded that long from now; None keeps it. Written down, so that it outlives the
-        agent. A disk that is full costs the record, and leaves the directory to be removed with its task."""
-        if retention_s is None:
-            return
-        try:
+        agent; on a disk that is full, as soon as there is room."""
+        if retention_s is not None:
             with self._lock:
-                self._record(self._clock(), retention_s, relative)
+                self._remember(self._clock(), retention_s, relative)
+
+    def _remember(self, since: Timestamp, retention_s: float, relative: str) -> None:
+        try:
+            self._record(since, retention_s, relative)
         except OSError as error:
-            _log.warning("retention of %s was not recorded: %s", relative, error)
+            _log.warning("retention of %s cannot be recorded yet: %s", relative, error)
+            self._unrecorded.append((since, retention_s, relative))
 
     def _record(self, since: Timestamp, retention_s: float, relative: str) -> None:
         number = int((since + retention_s) // self._bucket_s)
@@ -253,7 +265,13 @@ class NodeDirectories:
             self.create()
             path = f"{self._retention}/{number}"
             self._open_bucket = (number, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        os.write(self._open_bucket[1], f"{since!r}\t{retention_s!r}\t{relative}\n".encode())
+        os.write(self._open_bucket[1], f"{since!r}\t{retention_s!r}\t{relative}\t{self._inode(relative)}\n".encode())
+
+    def _inode(self, relative: str) -> int:
+        try:
+            return os.lstat(f"{self.root}/{relative}").st_ino
+        except OSError:
+            return 0
 
     def _close_bucket(self) -> None:
         if self._open_bucket is not None:
@@ -262,6 +280,10 @@ class NodeDirectories:
 
     def discard_expired(self) -> None:
         """Discard what is past its retention time."""
+        with self._lock:
+            unrecorded, self._unrecorded = self._unrecorded, []
+            for record in unrecorded:
+                self._remember(*record)
         try:
             buckets = sorted(int(name) for name in os.listdir(self._retention) if name.isdigit())
         except FileNotFoundError:
@@ -282,22 +304,32 @@ class NodeDirectories:
     def _expire(self, line: str) -> None:
         """One record. It may be about an earlier attempt in the same directory: then the directory stays."""
         try:
-            since, retention_s, relative = line.rstrip("\n").split("\t")
-            path = f"{self.root}/{relative}"
-            changed = os.lstat(path).st_ctime
+            since, retention_s, relative, *inode = line.rstrip("\n").split("\t")
+            facts = os.lstat(f"{self.root}/{relative}")
+            changed = facts.st_ctime
             recorded = float(since)
+            is_another = bool(inode) and int(inode[0]) != facts.st_ino
         except (ValueError, OSError):
             # A line cut short by a crash, or a directory that is gone.
             return
-        if relative in self._in_use or ".." in relative.split("/"):
-            # The attempt that is in it makes its own record when it ends.
+        if is_another or relative in self._in_use or ".." in relative.split("/"):
+            # The attempt whose it is now makes, or has made, its own record at its end.
             return
         if changed > recorded + 1.0:
-            # Made anew, or a file in it was deleted, since the record: its time counts from then.
-            self._record(changed, float(retention_s), relative)
+            # A file in it was deleted since the record, or it was made anew: its time counts from then.
+            self._remember(changed, float(retention_s), relative)
             return
-        self._move_to_trash(relative)
+        try:
+            self._move_to_trash(relative)
+        except OSError as error:
+            # Immutable, perhaps, or something is mounted on it. The others are not held up by it.
+            self._put_off(relative, error)
+            return
         self._remove_empty(os.path.dirname(relative))
+
+    def _put_off(self, relative: str, error: OSError) -> None:
+        _log.warning("%s/%s cannot be removed; that is tried again: %s", self.root, relative, error)
+        self._remember(self._clock(), _AGAIN_S, relative)
 
     # --- trash --------------------------------------------------------------------------------------------------
 
@@ -316,18 +348,18 @@ class NodeDirectories:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
             self._tending = None
-        self._deleting = None
         with self._lock:
             self._close_bucket()
 
     async def _tend(self) -> None:
         self.create()
         self._wake = asyncio.Event()
-        self._trash_waits = self._trash_waits or bool(os.listdir(self._trash))
         # Until the node is removed, and its root with it.
         while await asyncio.to_thread(os.path.isdir, self._trash):
             try:
                 await asyncio.to_thread(self.discard_expired)
+                # What was left of it, here or by an earlier life, has its turn too.
+                self._trash_waits = self._trash_waits or bool(await asyncio.to_thread(os.listdir, self._trash))
                 await self._empty_trash()
             except OSError as error:
                 _log.warning("tidying up below %s: %s", self.root, error)
@@ -349,66 +381,9 @@ class NodeDirectories:
 
     def delete_slice(self) -> None:
         """Delete some of the trash."""
-        if self._deleting is None:
-            self._trash_waits = False
-            self._deleting = self._deletion()
-        if sum(1 for _ in itertools.islice(self._deleting, _SLICE)) == _SLICE:
+        self._trash_waits = False
+        if self._deletion.go_on(_SLICE):
             self._trash_waits = True
-        else:
-            self._deleting = None
-            self._trash_waits = self._trash_waits or any(name not in self._stuck for name in os.listdir(self._trash))
-
-    def _deletion(self) -> Iterator[str]:
-        """Delete the trash, yielding after each entry.
-
-        Directories are moved up into the trash before they are emptied: no path gets long, nothing recurses however
-        deep a task nested them, and a restart goes on where it was. Never follows a link.
-        """
-        for name in os.listdir(self._trash):
-            if name not in self._stuck:
-                try:
-                    yield from self._delete(name)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    # Owned by another user, or immutable: left for the next life of the agent.
-                    self._stuck.add(name)
-                    _log.warning("%s/%s cannot be deleted: %s", self._trash, name, error)
-
-    def _delete(self, name: str) -> Iterator[str]:
-        path = f"{self._trash}/{name}"
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            os.unlink(path)
-            yield name
-            return
-        try:
-            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except PermissionError:
-            os.chmod(path, 0o700)
-            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if os.fstat(directory).st_mode & 0o700 != 0o700:
-                os.fchmod(directory, 0o700)
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        self._move_up(directory, entry.name)
-                    else:
-                        os.unlink(entry.name, dir_fd=directory)
-                    yield name
-        finally:
-            os.close(directory)
-        os.rmdir(path)
-        yield name
-
-    def _move_up(self, directory: int, name: str) -> None:
-        target = f"{self._trash}/{self._trash_name()}"
-        try:
-            os.rename(name, target, src_dir_fd=directory)
-        except PermissionError:
-            # A directory that may not be written to cannot be moved: its `..` changes.
-            os.chmod(name, 0o700, dir_fd=directory)
-            os.rename(name, target, src_dir_fd=directory)
 
 
 def _directories_in(path: str) -> list[str]:

@@ -240,6 +240,13 @@ class AgentState:
         self._drop_all_but_launched()
         return actions
 
+    def restart_first(self) -> list[Action]:
+        """Comes before `resume`: what the node was set up with is gone, so it restarts before it does anything else."""
+        if self.joined is None or self.leaving or self.restarting is not None:
+            return []
+        self.restarting = RestartAsked()
+        return [self.restarting]
+
     # --- inputs: the control plane ---
 
     def welcomed(self, welcome: Welcome, at: Timestamp) -> list[Action]:

@@ -5,20 +5,20 @@ times slower right after a mass delete (ext4: 10 to 40 times), and tasks make fi
 """
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import os
-import stat
 import time
-from collections.abc import Callable, Iterator
 from typing import Final
+
+from millpond.agent.deletion import Deletion
 
 _log = logging.getLogger(__name__)
 
 _BATCH: Final = 100
 _PAUSE_S: Final = 0.05
 _SLICE_S: Final = 0.02
-_MAX_DEPTH: Final = 12
-"""With names of 255 bytes, a path of that many still is well below the longest that can be named (4096 bytes)."""
 
 
 class Trash:
@@ -27,24 +27,21 @@ class Trash:
     def __init__(self, directory: str) -> None:
         """`directory` must be on the file system of what will be put into it; made when needed."""
         self._directory = directory
-        self._count = 0
+        self._life = time.time_ns()
+        self._numbers = itertools.count(1)
+        self._deletion = Deletion(directory, self._new_name)
         self._task: asyncio.Task[None] | None = None
-        self._again = False
+        self._again = asyncio.Event()
 
     def put(self, path: str) -> None:
         """Take `path` away; its name is free at once. Raises OSError when it cannot be moved."""
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        while True:
-            self._count += 1
-            target = os.path.join(self._directory, f"{os.getpid()}-{self._count}")
-            if not os.path.lexists(target):
-                break
-        os.rename(path, target)
+        os.rename(path, os.path.join(self._directory, self._new_name()))
         self.empty()
 
     def empty(self) -> None:
         """Begin to delete whatever is in the trash."""
-        self._again = True
+        self._again.set()
         if self._task is None and os.path.isdir(self._directory):
             self._task = asyncio.create_task(self._empty())
 
@@ -54,75 +51,26 @@ class Trash:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    def _new_name(self) -> str:
+        return f"{self._life:x}-{next(self._numbers)}"
+
     async def _empty(self) -> None:
         try:
-            while self._again:
-                self._again = False
-                deletion = _delete_all(self._directory)
-                while True:
-                    if not await asyncio.to_thread(_some_of, deletion):
-                        break
-                    await asyncio.sleep(_PAUSE_S)
+            while True:
+                self._again.clear()
+                try:
+                    while await asyncio.to_thread(self._deletion.go_on, _BATCH, _SLICE_S):  # noqa: ASYNC110  it is paced
+                        await asyncio.sleep(_PAUSE_S)
+                except OSError as error:
+                    _log.warning("the trash %s cannot be read: %s", self._directory, error)
+                    return
+                if not self._again.is_set():
+                    pause_s = self._deletion.next_try_s()
+                    if pause_s is None:
+                        return
+                    # Not wait_for: a cancellation that meets the event being set is lost in it (Python 3.11).
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(max(1.0, pause_s)):
+                            await self._again.wait()
         finally:
             self._task = None
-
-
-def _some_of(deletion: Iterator[None]) -> bool:
-    """Go on with a deletion for a moment; False when it is through."""
-    begun = time.monotonic()
-    return any(count >= _BATCH or time.monotonic() - begun > _SLICE_S for count, _ in enumerate(deletion, start=1))
-
-
-def _delete_all(trash: str) -> Iterator[None]:
-    """Delete all below the trash, yielding after every entry. What cannot be deleted is logged and left."""
-    moved = [0]
-    while True:
-        before = moved[0]
-        yield from _delete_below(trash, trash, 0, moved)
-        if moved[0] == before:
-            return
-
-
-def _delete_below(directory: str, trash: str, depth: int, moved: list[int]) -> Iterator[None]:
-    try:
-        entries = _entries(directory)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        _log.warning("cannot delete %s: %s", directory, error)
-        return
-    for entry in entries:
-        try:
-            if not entry.is_dir(follow_symlinks=False):
-                _insist(os.unlink, entry.path, directory)
-            elif depth < _MAX_DEPTH:
-                yield from _delete_below(entry.path, trash, depth + 1, moved)
-                _insist(os.rmdir, entry.path, directory)
-            else:
-                # Deeper than a path can name, perhaps: it gets a turn of its own.
-                moved[0] += 1
-                os.rename(entry.path, os.path.join(trash, f"deep-{os.getpid()}-{moved[0]}"))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            _log.warning("cannot delete %s: %s", entry.path, error)
-        yield
-
-
-def _entries(directory: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as found:
-            return list(found)
-    except PermissionError:
-        # A task may have taken its own directory's rights away.
-        os.chmod(directory, stat.S_IRWXU)
-        with os.scandir(directory) as found:
-            return list(found)
-
-
-def _insist(delete: Callable[[str], None], path: str, parent: str) -> None:
-    try:
-        delete(path)
-    except PermissionError:
-        os.chmod(parent, stat.S_IRWXU)
-        delete(path)

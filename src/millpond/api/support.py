@@ -37,7 +37,18 @@ def _rows() -> Iterator[Support]:
     refused, accepted, dropped = Level.REFUSED, Level.ACCEPTED, Level.DROPPED
     # pools
     yield Support("pool", "applicationPackageReferences", refused, "Application packages are not built yet.")
-    yield Support("pool", "mountConfiguration", refused, "Mounts are not built yet.")
+    yield Support(
+        "pool",
+        "mountConfiguration.azureBlobFileSystemConfiguration.blobfuseOptions",
+        accepted,
+        "Of its options, ro and attr_timeout count; the mount's log names the others.",
+    )
+    yield Support(
+        "pool",
+        "mountConfiguration.azureFileShareConfiguration.mountOptions",
+        accepted,
+        "Of its options, ro counts; the mount's log names the others.",
+    )
     yield Support("pool", "userAccounts.windowsUserConfiguration", accepted, "Nodes run Linux.")
     yield Support("pool", "certificateReferences", refused, "Certificates were withdrawn by Azure Batch.")
     yield Support("pool", "cloudServiceConfiguration", refused, "Cloud services were withdrawn by Azure Batch.")

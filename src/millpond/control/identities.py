@@ -84,6 +84,12 @@ class Identities:
         )
         return next(by_id, None) or next(by_name, None)
 
+    def endpoint(self, reference: str, account_name: str) -> str:
+        """Where that account is, if the identity has its key; else empty."""
+        stored = self.find(reference)
+        account = stored.account if stored is not None else None
+        return account.endpoint if account is not None and account.name == account_name else ""
+
     def authorized(
         self,
         pool: Pool | None,

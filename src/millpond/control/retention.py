@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from millpond.control.engine import Engine
 from millpond.control.settings import ControlSettings
@@ -13,6 +14,8 @@ from millpond.domain.job import Job
 from millpond.store.base import Fence, Store
 
 log = logging.getLogger(__name__)
+
+_SWEEP_PAUSE_S: Final = 0.05
 
 
 class Purger:
@@ -56,3 +59,36 @@ class Purger:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Sweeper:
+    """Looks for rows that nothing refers to any more, now and then, a few at a time."""
+
+    def __init__(self, store: Store, settings: ControlSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="sweep")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_interval_s)
+            try:
+                await self._sweep()
+            except StoreUnavailable as error:
+                log.info("rows that are left over stay for now: %s", error)
+
+    async def _sweep(self) -> None:
+        after: int | None = 0
+        while after is not None:
+            # Pauses, and one transaction each, so that commits of the living come between.
+            after = await self._store.forget_node_names(after, self._settings.sweep_chunk)
+            await asyncio.sleep(_SWEEP_PAUSE_S)

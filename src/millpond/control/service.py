@@ -17,7 +17,7 @@ from millpond.control.job_schedules import JobScheduleKeeper
 from millpond.control.nodes import NodeLinks
 from millpond.control.outbox import Outbox
 from millpond.control.provisioning import Provisioning
-from millpond.control.retention import Purger
+from millpond.control.retention import Purger, Sweeper
 from millpond.control.settings import ControlSettings
 from millpond.control.start_directives import PrepareSpec, StartDirectives
 from millpond.control.timers import Timers
@@ -117,6 +117,7 @@ class ControlService:
         )
         self._provisioning = Provisioning(provider, vm_sizes, self._links, clock, self._settings)
         self._purger = Purger(store, clock, self._settings)
+        self._sweeper = Sweeper(store, self._settings)
         self._timers = Timers(clock)
         self._engines: dict[str, Engine] = {}
         self._autoscaling = AutoScaling(store, clock, self._settings, self._timers, self._links, self._engines.values)
@@ -151,6 +152,7 @@ class ControlService:
         for pool_id in pool_ids.values():
             await self._engine(pool_id)
         await self._schedules.start()
+        self._sweeper.start()
         self._started = True
 
     async def stop(self) -> None:
@@ -161,6 +163,7 @@ class ControlService:
         await self._schedules.stop()
         await self._autoscaling.stop()
         await self._purger.close()
+        await self._sweeper.close()
         for move in self._moves:
             move.cancel()
         await asyncio.gather(*self._moves, return_exceptions=True)

@@ -34,6 +34,10 @@ class ControlSettings(msgspec.Struct, frozen=True):
     """Pools there may be at a time; None is no limit."""
     purge_chunk: int = 5_000
     """Task rows of a deleted job removed per transaction."""
+    sweep_interval_s: float = 6 * 3600.0
+    """How often rows that nothing refers to any more are looked for."""
+    sweep_chunk: int = 1_000
+    """Rows looked at per transaction."""
     auto_scale_min_interval_s: float = MIN_INTERVAL_S
     """The shortest interval a user may ask for between evaluations of a formula."""
     auto_scale_on_queue_change: bool = False

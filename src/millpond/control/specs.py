@@ -18,6 +18,8 @@ _GRACE_S: Final = 7 * 86400.0
 """How long a task may wait on its node, and its files be on their way, before the URLs signed for it end."""
 _LONGEST_TASK_S: Final = 180 * 86400.0
 """Semantics 12: the longest a task lives."""
+_MOUNTED_S: Final = 5 * 365 * 86400.0
+"""A container stays mounted as long as its node is up."""
 
 
 class SpecPreparer:
@@ -41,11 +43,13 @@ class SpecPreparer:
         if b'"identityReference"' not in spec:
             return spec
         decoded = msgspec.json.decode(spec)
+        for mount in decoded.get("mountConfiguration") or ():
+            self._name_container(mount)
         for holder, name, of_container, permissions in _authorizable(decoded):
             reference = (holder.pop("identityReference", None) or {}).get("resourceId")
             if not reference or not holder.get(name):
                 continue
-            needed = until if permissions != "w" else until + _wall_clock_s(decoded)
+            needed = until + {"w": _wall_clock_s(decoded), "rwdl": _MOUNTED_S}.get(permissions, 0.0)
             try:
                 holder[name] = self._identities.authorized(
                     pool,
@@ -61,6 +65,15 @@ class SpecPreparer:
                 break
         return msgspec.json.encode(decoded)
 
+    def _name_container(self, mount: dict[str, Any]) -> None:
+        """The container that is to be mounted, by its URL: what an identity is asked about."""
+        container = mount.get("azureBlobFileSystemConfiguration") or {}
+        reference = (container.get("identityReference") or {}).get("resourceId")
+        if reference:
+            name = container.get("accountName", "")
+            endpoint = self._identities.endpoint(reference, name) or f"https://{name}.blob.core.windows.net"
+            container["containerUrl"] = f"{endpoint}/{container.get('containerName')}"
+
 
 def _authorizable(spec: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, bool, str]]:
     """What may have an identityReference: its object, the name of its URL, whether that is a container's, and the
@@ -75,6 +88,9 @@ def _authorizable(spec: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, b
         container = (output_file.get("destination") or {}).get("container")
         if container:
             yield container, "containerUrl", True, "w"
+    for mount in spec.get("mountConfiguration") or ():
+        if mount.get("azureBlobFileSystemConfiguration"):
+            yield mount["azureBlobFileSystemConfiguration"], "containerUrl", True, "rwdl"
 
 
 def _wall_clock_s(spec: dict[str, Any]) -> float:

@@ -145,14 +145,15 @@ class StartTask(_Effect, frozen=True, gc=False):
 
 
 class StartSpecialTask(_Effect, frozen=True, gc=False):
-    """Run a start, preparation or release task. Its specification is in the pool's or the job's `spec`."""
+    """Set a node up, or run a start, preparation or release task there. Its specification is in the pool's or the job's
+    `spec`."""
 
     node_id: str
     kind: TaskKind
     key: int
     attempt: int
     pool: Pool | None = None
-    """For a start task."""
+    """For setup and start task."""
     job: Job | None = None
     """For a preparation or release task."""
 

@@ -254,6 +254,8 @@ class TaskFailureCode(StrEnum):
     FAILURE_EXIT_CODE = "FailureExitCode"
     TASK_ENDED = "TaskEnded"
     MAX_INTERNAL_RETRY_COUNT_REACHED = "MaxInternalRetryCountReached"
+    APPLICATION_PACKAGE_ERROR = "ApplicationPackageError"
+    MOUNT_CONFIGURATION_ERROR = "MountConfigurationError"
     COMMAND_PROGRAM_NOT_FOUND = "CommandProgramNotFound"
     COMMAND_LAUNCH_FAILED = "CommandLaunchFailed"
     BLOB_NOT_FOUND = "BlobNotFound"

@@ -41,6 +41,8 @@ def task_number_of(key: int) -> int:
 
 START_TASK_KEY: Final = 1
 """The key under which a node runs its pool's start task (there is no job 0)."""
+NODE_SETUP_KEY: Final = 2
+"""The key under which a node gets what its pool has it ready with before its start task: application packages."""
 _PREPARATION_NUMBER: Final = _TASK_NUMBER_MASK - 1
 _RELEASE_NUMBER: Final = _TASK_NUMBER_MASK
 
@@ -56,8 +58,8 @@ def release_key(job_no: int) -> int:
 
 
 def is_special_key(key: int) -> bool:
-    """Whether the key is that of a start, preparation or release task."""
-    return key & _TASK_NUMBER_MASK >= _PREPARATION_NUMBER or key == START_TASK_KEY
+    """Whether the key is that of a node's setup, or of a start, preparation or release task."""
+    return key & _TASK_NUMBER_MASK >= _PREPARATION_NUMBER or key <= NODE_SETUP_KEY
 
 
 def is_valid_schedule_job_id(text: str) -> bool:

@@ -43,6 +43,9 @@ class Node(msgspec.Struct):
     so."""
     disk_time: Timestamp | None = None
     """When the node's disk was made, by the node's own clock: another value is a fresh disk."""
+    setup: SpecialTaskInfo | None = None
+    """How the node was made ready for its pool (application packages), since it booted last; None when there was nothing
+    to do. It comes before the start task; a node it failed on is unusable."""
     start_task: SpecialTaskInfo | None = None
     start_task_waits: bool = False
     """The start task that runs, or ran last, had waitForSuccess."""

@@ -56,6 +56,11 @@ class Pool(msgspec.Struct):
     auto_scale_enabled: Timestamp | None = None
     """When a request last enabled automatic scaling; it may have been disabled since."""
 
+    @property
+    def needs_setup(self) -> bool:
+        """Whether there is something its nodes get before their start task."""
+        return bool(self.spec.get("applicationPackageReferences") or self.spec.get("mountConfiguration"))
+
 
 class PoolChanges(msgspec.Struct, frozen=True):
     """A PATCH of a pool, or a replacement of its properties.

@@ -87,6 +87,8 @@ class TaskKind(StrEnum):
     """What a node is asked to run. The user's own tasks are `task` (job manager tasks too)."""
 
     TASK = "task"
+    NODE_SETUP = "nodesetup"
+    """No command: what the pool has its nodes ready with before anything runs there (application packages)."""
     START_TASK = "starttask"
     JOB_PREPARATION = "jobpreparation"
     JOB_RELEASE = "jobrelease"

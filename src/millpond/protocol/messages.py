@@ -140,6 +140,8 @@ class Start(_Message, frozen=True, gc=False, omit_defaults=True, tag="start"):
     """AZ_BATCH_AUTHENTICATION_TOKEN, where the task asked for one."""
     instance: Instance | None = None
     """For `kind` instance."""
+    will_retry: bool = False
+    """A run that ends with an exit code other than 0 is followed by another: output files are not uploaded then."""
 
 
 class Stop(_Message, frozen=True, gc=False, omit_defaults=True, tag="stop"):

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
-from millpond.domain.ids import is_special_key
+from millpond.domain.ids import NODE_SETUP_KEY, is_special_key
 from millpond.domain.states import (
     IN_SERVICE_NODE_STATES,
     JobState,
     NodeState,
     SchedulingState,
     SubtaskState,
+    TaskKind,
     TaskState,
 )
 from millpond.domain.task import TaskCounts
@@ -137,6 +138,8 @@ def _special_violations(node: NodeMemory, name: str) -> Iterator[str]:
     for key, run in node.specials.items():
         if run.key != key:
             yield f"{name}: special task {run.key} is filed under {key}"
+        if run.kind is TaskKind.START_TASK and NODE_SETUP_KEY in node.specials:
+            yield f"{name}: its start task runs before it is set up"
         if run.job is not None and node.row.id not in run.job.on_nodes:
             yield f"{name}: special task {key} has no row"
 
@@ -250,6 +253,7 @@ def _node_digest(node: NodeMemory) -> object:
         node.row.scheduling_state,
         node.row.retain_until,
         node.row.state if node.row.state in _OPERATED else "",
+        repr(node.row.setup),
         repr(node.row.start_task),
         sorted((k, a.attempt, a.sent, a.index, a.slots) for k, a in node.assigned.items()),
         sorted((k, run.kind, run.attempt) for k, run in node.specials.items()),

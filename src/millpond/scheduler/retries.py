@@ -10,13 +10,16 @@ from millpond.domain.task import ExitOptions, FailureInfo, Task
 
 MAX_INTERNAL_RETRIES: Final = 100
 """Attempts that failed through no fault of the task before it is given up: a bound, not a budget."""
+MAX_SETUP_RETRIES: Final = 5
+"""Times a node is set up anew, that failed through no fault of its pool's definition, before it is unusable."""
 
 _NO_OPTIONS: Final = ExitOptions()
 
 _PRE_PROCESSING: Final = frozenset(
     code.value
     for code in TaskFailureCode
-    if code.name.startswith(("COMMAND_", "BLOB_", "RESOURCE_")) or code is TaskFailureCode.DISK_FULL
+    if code.name.startswith(("APPLICATION_PACKAGE_", "BLOB_", "COMMAND_", "RESOURCE_"))
+    or code is TaskFailureCode.DISK_FULL
 )
 _FILE_UPLOAD: Final = frozenset(code.value for code in TaskFailureCode if code.name.startswith("FILE_UPLOAD_"))
 

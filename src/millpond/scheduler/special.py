@@ -1,4 +1,8 @@
-"""Special tasks on nodes: start tasks, job preparation tasks, job release tasks (Azure Batch: semantics 3.1 to 3.3).
+"""Special tasks on nodes: setup, start tasks, job preparation tasks, job release tasks (Azure Batch: semantics 3.1 to
+3.3).
+
+Setup is what a node needs before its start task: the pool's application packages. It goes the way of a special task,
+and a node it fails on is unusable until it boots again (semantics 5.4).
 
 A run of one is held by its node under a reserved key (`ids`), takes no slots, and is told from any other run by its
 attempt, as tasks are. What a start task did stands in the node's row; what preparation and release tasks did, in a row
@@ -13,10 +17,11 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect, SaveJobNode, SaveTask, StartSpecialTask, StopTask
 from millpond.domain.errors import TaskFailureCode
 from millpond.domain.events import TaskEnded, TaskStarted, TaskStopped
-from millpond.domain.ids import START_TASK_KEY, preparation_key, release_key
+from millpond.domain.ids import NODE_SETUP_KEY, START_TASK_KEY, preparation_key, release_key
+from millpond.domain.node import NodeError
 from millpond.domain.special_task import JobNode, SpecialTaskInfo
 from millpond.domain.states import NodeState, SpecialTaskState, TaskKind, TaskState
-from millpond.domain.task import FailureInfo
+from millpond.domain.task import FailureInfo, NameValue
 from millpond.scheduler import gangs, retries, tasks
 from millpond.scheduler.state import (
     Assignment,
@@ -55,11 +60,65 @@ class Preparation(Enum):
     """And was waited for: the job runs nothing there until the node is reimaged."""
 
 
-# --- start tasks ----------------------------------------------------------------------------------------------------
+# --- setup and start tasks ------------------------------------------------------------------------------------------
+
+
+def _begin_setup(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect]) -> None:
+    """The node has booted: get it ready as the pool has it now, then run the start task."""
+    node.specials.pop(NODE_SETUP_KEY, None)
+    node.specials.pop(START_TASK_KEY, None)
+    row = node.row
+    # A node that was set up once is told when there is nothing left to set up.
+    if state.pool is None or not (state.pool.needs_setup or row.setup is not None):
+        begin_start_task(state, node, at, effects)
+        return
+    row.setup = SpecialTaskInfo(attempt=1 if row.setup is None else row.setup.attempt + 1, start_time=at)
+    known = row.start_task
+    if known is not None and known.state is SpecialTaskState.RUNNING:
+        # Of the boot before: it is not to be taken up again.
+        known.state = SpecialTaskState.COMPLETED
+        known.end_time = at
+        known.failure = retries.NODE_LOST
+        known.lost = True
+    state.touch_node(node)
+    _run_setup(state, node, row.setup, effects)
+
+
+def _run_setup(state: SchedulerState, node: NodeMemory, info: SpecialTaskInfo, effects: list[Effect]) -> None:
+    node.specials[NODE_SETUP_KEY] = SpecialRun(TaskKind.NODE_SETUP, NODE_SETUP_KEY, info.attempt)
+    effects.append(StartSpecialTask(node.row.id, TaskKind.NODE_SETUP, NODE_SETUP_KEY, info.attempt, pool=state.pool))
+
+
+def _setup_ended(
+    state: SchedulerState, node: NodeMemory, info: SpecialTaskInfo, at: Timestamp, effects: list[Effect]
+) -> None:
+    if node.row.state is not NodeState.STARTING:
+        return  # it leaves
+    failure = info.failure
+    if failure is None:
+        begin_start_task(state, node, at, effects)
+    else:
+        node.row.errors = (_node_error(failure),)
+        state.touch_node(node)
+    settle_booted(state, node, at)
+
+
+_NODE_ERRORS: Final = {
+    TaskFailureCode.APPLICATION_PACKAGE_ERROR: "One or more application packages specified for the pool are invalid",
+    TaskFailureCode.MOUNT_CONFIGURATION_ERROR: "An error was encountered while configuring specified mount(s)",
+}
+"""The service's own words; what went wrong stands in the details."""
+
+
+def _node_error(failure: FailureInfo) -> NodeError:
+    for code, message in _NODE_ERRORS.items():
+        if failure.code == code:
+            return NodeError(failure.code, message, (NameValue("Message", failure.message), *failure.details))
+    return NodeError(failure.code, failure.message, failure.details)
 
 
 def begin_start_task(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect]) -> None:
-    """The node has booted: run the pool's start task as the pool has it now, if it has one."""
+    """The node has booted and is set up: run the pool's start task as the pool has it now, if it has one."""
     node.specials.pop(START_TASK_KEY, None)
     row = node.row
     pool = state.pool
@@ -80,9 +139,13 @@ def _run_start_task(state: SchedulerState, node: NodeMemory, info: SpecialTaskIn
 
 
 def settle_booted(state: SchedulerState, node: NodeMemory, at: Timestamp) -> None:
-    """The state of a connected node by its start task, and else by what it does."""
-    info = node.row.start_task
-    if info is not None and node.row.start_task_waits and info.state is SpecialTaskState.RUNNING:
+    """The state of a connected node by its setup and start task, and else by what it does."""
+    setup, info = node.row.setup, node.row.start_task
+    if setup is not None and setup.state is SpecialTaskState.RUNNING:
+        set_node_state(state, node, NodeState.STARTING, at)
+    elif setup is not None and setup.failure is not None:
+        set_node_state(state, node, NodeState.UNUSABLE, at)
+    elif info is not None and node.row.start_task_waits and info.state is SpecialTaskState.RUNNING:
         set_node_state(state, node, NodeState.WAITING_FOR_START_TASK, at)
     elif info is not None and node.row.start_task_waits and info.failure is not None:
         set_node_state(state, node, NodeState.START_TASK_FAILED, at)
@@ -270,7 +333,7 @@ def _run_of(node: NodeMemory | None, key: int, attempt: int) -> SpecialRun | Non
 
 def _info_of(node: NodeMemory, run: SpecialRun) -> SpecialTaskInfo | None:
     if run.job is None:
-        return node.row.start_task
+        return node.row.setup if run.kind is TaskKind.NODE_SETUP else node.row.start_task
     known = run.job.on_nodes.get(node.row.id)
     if known is None:
         return None
@@ -318,14 +381,15 @@ def on_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]) -> 
         failure = retries.EXIT_CODE_FAILURE
     info.failure = failure
     if failure is not None and _tries_again(state, run, info, event):
-        if not event.retryable:
+        if not event.retryable or run.kind is TaskKind.NODE_SETUP:
             info.retry_count += 1
             info.last_retry_time = at
         info.attempt += 1
         info.start_time = at
         _drop_run(state, node, run)
         if run.job is None:
-            _run_start_task(state, node, info, effects)
+            again = _run_setup if run.kind is TaskKind.NODE_SETUP else _run_start_task
+            again(state, node, info, effects)
             state.touch_node(node)
         else:
             _run_for_job(run.job, node, run.kind, info.attempt, run.job.on_nodes[node.row.id], effects)
@@ -334,6 +398,8 @@ def on_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]) -> 
 
 
 def _tries_again(state: SchedulerState, run: SpecialRun, info: SpecialTaskInfo, event: TaskEnded) -> bool:
+    if run.kind is TaskKind.NODE_SETUP:
+        return event.retryable and info.retry_count < retries.MAX_SETUP_RETRIES
     if event.retryable:
         return info.attempt - info.retry_count <= retries.MAX_INTERNAL_RETRIES
     if not retries.failed_by_exit_code(event) or run.kind is TaskKind.JOB_RELEASE:
@@ -357,7 +423,9 @@ def _finish(
     info.state = SpecialTaskState.COMPLETED
     _drop_run(state, node, run)
     _save(state, node, run, effects)
-    if run.job is None:
+    if run.kind is TaskKind.NODE_SETUP:
+        _setup_ended(state, node, info, at, effects)
+    elif run.job is None:
         if node.row.state is NodeState.WAITING_FOR_START_TASK:
             settle_booted(state, node, at)
     elif run.kind is TaskKind.JOB_PREPARATION:
@@ -418,12 +486,12 @@ def node_booted(state: SchedulerState, node: NodeMemory, at: Timestamp, effects:
         known = job.on_nodes.get(node.row.id)
         if known is not None and known.disk_time != node.row.disk_time:
             job.barred.discard(node.row.id)
-    begin_start_task(state, node, at, effects)
+    _begin_setup(state, node, at, effects)
 
 
 def node_lost(state: SchedulerState, node: NodeMemory, at: Timestamp, effects: list[Effect], *, gone: bool) -> None:
     """The node is given up (`gone`: for good, or what it runs is). Its preparation and release tasks count as ended there; its start task is
-    taken up again when it comes back under the same boot."""
+    taken up again when it comes back under the same boot, and so is its setup."""
     for run in list(node.specials.values()):
         if run.job is not None or gone:
             _lose_run(state, node, run, at, effects, retries.NODE_LOST)
@@ -466,9 +534,12 @@ def _lose_run(
 def recall(state: SchedulerState, job_nodes: Sequence[JobNode]) -> None:
     """What rows say runs on nodes, and where jobs are barred. Comes before the tasks are filed."""
     for node in state.nodes.values():
-        info = node.row.start_task
-        if info is not None and info.state is SpecialTaskState.RUNNING and node.row.state not in _HAS_NO_DISK:
-            node.specials[START_TASK_KEY] = SpecialRun(TaskKind.START_TASK, START_TASK_KEY, info.attempt)
+        for kind, key, info in (
+            (TaskKind.NODE_SETUP, NODE_SETUP_KEY, node.row.setup),
+            (TaskKind.START_TASK, START_TASK_KEY, node.row.start_task),
+        ):
+            if info is not None and info.state is SpecialTaskState.RUNNING and node.row.state not in _HAS_NO_DISK:
+                node.specials[key] = SpecialRun(kind, key, info.attempt)
     for known in job_nodes:
         job = state.jobs_by_no.get(known.job_no)
         if job is not None:

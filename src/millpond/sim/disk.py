@@ -167,6 +167,9 @@ class SimDisk:
         await asyncio.sleep(self._delay())
         return deleted
 
+    async def forget_node_names(self, after: int, limit: int) -> int | None:
+        return await self._inner.forget_node_names(after, limit)
+
     async def load_pool(self, pool_key: str) -> PoolContents:
         await self._read()
         contents = await self._inner.load_pool(pool_key)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from millpond.staging.failures import Transient
+from millpond.staging.telling import tell
 
 _Result = TypeVar("_Result")
 
@@ -51,6 +52,7 @@ class Tries:
         self._failed += 1
         if self._failed >= self._retries.attempts:
             raise transient.failure from transient
+        tell(f"try {self._failed} failed, there is another: {transient.failure.message}")
         # Half of the pause is chance: many nodes that fail together shall not come back together.
         longest_s = self._retries.backoff_s * 2 ** (self._failed - 1)
         pause_s = longest_s * random.uniform(0.5, 1.0)  # noqa: S311

@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from millpond.domain.application import Application
 from millpond.domain.durations import Timestamp
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
@@ -165,6 +166,12 @@ class Store(Protocol):
         were deleted. When no more are left, the job's rows of nodes go too."""
         ...
 
+    async def forget_node_names(self, after: int, limit: int) -> int | None:
+        """Look through up to `limit` of the names of nodes that are kept because tasks name them, beyond number `after`
+        (0 at first): those that neither a node nor a task bears any more go. The number to go on after; None when it
+        is through. For stores that keep no such names: None at once."""
+        ...
+
     # --- automatic scaling: observations beside the truth, hence not fenced; they go with their pool ---
 
     async def save_samples(self, blocks: Sequence[SampleBlock], forget_before: Mapping[int, Timestamp]) -> None:
@@ -183,6 +190,26 @@ class Store(Protocol):
 
     async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
         """The latest first."""
+        ...
+
+    # --- applications: of the account, not of a pool, hence not fenced ---
+
+    async def save_application(self, application: Application) -> None:
+        """Insert the application with its packages, or replace what is there of that id. Raises StoreUnavailable."""
+        ...
+
+    async def delete_application(self, application_id: str) -> None:
+        """One that is not there is no error. Raises StoreUnavailable."""
+        ...
+
+    async def load_applications(self) -> list[Application]:
+        """All, in order of id key."""
+        ...
+
+    async def get_application(self, application_id: str) -> Application | None: ...
+
+    async def list_applications(self, limit: int, after: str | None, *, active: bool = False) -> Page[Application]:
+        """In order of id key; with `active` only those that have an active package."""
         ...
 
     # --- reads for the API ---

@@ -28,8 +28,9 @@ def copy_job(job: Job) -> Job:
 
 
 def copy_node(node: Node) -> Node:
-    """All but what is known of the start task is immutable."""
+    """All but what is known of setup and start task is immutable."""
     twin = copy.copy(node)
+    twin.setup = copy.copy(node.setup)
     twin.start_task = copy.copy(node.start_task)
     return twin
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from millpond.domain import ids
+from millpond.domain.application import Application
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.domain.job import Job
@@ -89,6 +90,8 @@ class MemoryStore:
         self._runs: dict[int, dict[Timestamp, bytes]] = {}
         self._job_schedules: dict[int, JobSchedule] = {}
         self._job_schedule_nos: dict[str, int] = {}
+        self._applications: dict[str, Application] = {}
+        """By id key."""
 
     async def open(self) -> StoreFacts:
         self._is_open = True
@@ -159,6 +162,9 @@ class MemoryStore:
         elif (satisfied := self._satisfied.get(job_no)) is not None:
             satisfied.difference_update(sorted(satisfied)[:limit])
         return len(keys)
+
+    async def forget_node_names(self, after: int, limit: int) -> int | None:
+        return None
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -326,6 +332,31 @@ class MemoryStore:
         self._check_open()
         known = sorted(self._runs.get(pool_no, {}).items(), reverse=True)
         return [StoredRun(pool_no, at, record) for at, record in known[:limit]]
+
+    # --- applications (immutable, all of them) ---
+
+    async def save_application(self, application: Application) -> None:
+        self._check_open()
+        self._applications[ids.id_key(application.id)] = application
+
+    async def delete_application(self, application_id: str) -> None:
+        self._check_open()
+        self._applications.pop(ids.id_key(application_id), None)
+
+    async def load_applications(self) -> list[Application]:
+        self._check_open()
+        return [application for _, application in sorted(self._applications.items())]
+
+    async def get_application(self, application_id: str) -> Application | None:
+        self._check_open()
+        return self._applications.get(ids.id_key(application_id))
+
+    async def list_applications(self, limit: int, after: str | None, *, active: bool = False) -> Page[Application]:
+        self._check_open()
+        start = paging.id_after(after)
+        rows = (application for id_key, application in sorted(self._applications.items()) if id_key > start)
+        found = (application for application in rows if application.active_versions or not active)
+        return _page(found, limit, lambda application: paging.token_of_id(application.id))
 
     # --- what the API reads ---
 

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from millpond.domain import ids
+from millpond.domain.application import Application
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.domain.job import Job
@@ -167,6 +168,11 @@ class SqliteStore:
             connection.execute(self._queries[query], (first, last))
         return gone
 
+    async def forget_node_names(self, after: int, limit: int) -> int | None:
+        if self._writer is None:
+            raise _closed()
+        return await self._write(functools.partial(self._writer.forget_names, after=after, limit=limit))
+
     # --- what the scheduler reads ---
 
     async def load_pool(self, pool_key: str) -> PoolContents:
@@ -238,6 +244,36 @@ class SqliteStore:
 
     async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
         return await self._read(lambda it: sqlite_autoscale.list_runs(it, self._queries, pool_no, limit))
+
+    # --- applications ---
+
+    async def save_application(self, application: Application) -> None:
+        row = sqlite_rows.application_row(application)
+
+        def save(connection: sqlite3.Connection) -> None:
+            connection.execute(self._queries["save_application"], row)
+
+        await self._write(save)
+
+    async def delete_application(self, application_id: str) -> None:
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute(self._queries["delete_application"], (application_id,))
+
+        await self._write(delete)
+
+    async def load_applications(self) -> list[Application]:
+        rows = await self._read(lambda connection: self._all(connection, "load_applications"))
+        return [sqlite_rows.application_of_record(record) for (record,) in rows]
+
+    async def get_application(self, application_id: str) -> Application | None:
+        rows = await self._read(lambda connection: self._all(connection, "get_application", application_id))
+        return sqlite_rows.application_of_record(rows[0][0]) if rows else None
+
+    async def list_applications(self, limit: int, after: str | None, *, active: bool = False) -> Page[Application]:
+        start = paging.id_after(after)
+        rows = await self._read(lambda it: self._all(it, "list_applications", start, int(active), limit + 1))
+        token = paging.token_of_id(rows[limit - 1][0]) if len(rows) > limit else None
+        return Page([sqlite_rows.application_of_record(record) for _, record in rows[:limit]], token)
 
     # --- what the API reads ---
 
@@ -462,6 +498,9 @@ class SqliteStore:
         missing = {row[sqlite_rows.TASK_REF] for row in rows} - names.keys()
         if missing:
             names.update(self._all(connection, "node_names", _json(sorted(missing))))
+            if missing - names.keys():
+                # The task, and with it the name, went between the two reads.
+                names = {**dict.fromkeys(missing), **names}
         task_of_row = sqlite_rows.task_of_row
         return [task_of_row(row, names) for row in rows]
 

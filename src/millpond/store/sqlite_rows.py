@@ -5,6 +5,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from millpond.domain.application import Application
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
@@ -21,6 +22,7 @@ Row: TypeAlias = tuple[Any, ...]
 _encode: Final = msgspec.json.Encoder().encode
 pool_of_record: Final = msgspec.json.Decoder(Pool).decode
 node_of_record: Final = msgspec.json.Decoder(Node).decode
+application_of_record: Final = msgspec.json.Decoder(Application).decode
 job_of_record: Final = msgspec.json.Decoder(Job).decode
 job_node_of_record: Final = msgspec.json.Decoder(JobNode).decode
 job_schedule_of_record: Final = msgspec.json.Decoder(JobSchedule).decode
@@ -262,6 +264,10 @@ def task_of_row(row: Row, node_names: Mapping[int | None, str | None]) -> Task:
         row[20] == 1,
         rules and _rules_of(rules),
     )
+
+
+def application_row(application: Application) -> Row:
+    return (application.id, 1 if application.active_versions else 0, _encode(application))
 
 
 def _pool_row(pool: Pool) -> Row:

@@ -38,6 +38,8 @@ polls every 0.3 or 3 ms: 5 s and 2.8 s without a turn; with 0.1 ms the worst was
 """
 
 _T = TypeVar("_T")
+_HIGHEST: Final = (1 << 63) - 1
+"""Above every row's number."""
 
 
 class _Commit(msgspec.Struct, eq=False):
@@ -274,6 +276,15 @@ class Writer:
             self._save_job_schedules.run(connection, rows.job_schedules)
             self._raise_counter("job_schedule", max(row[0] for row in rows.job_schedules) + 1)
         return named
+
+    def forget_names(self, connection: sqlite3.Connection, *, after: int, limit: int) -> int | None:
+        """See `Store.forget_node_names`. Called in the writer's thread."""
+        last = connection.execute(self._queries["scan_node_names"], (after, limit - 1)).fetchone()
+        end = _HIGHEST if last is None else last[0]
+        gone = connection.execute(self._queries["forget_node_names"], (after, end)).fetchall()
+        # Should one come back, it is named again.
+        self._named.difference_update(node_id for (node_id,) in gone)
+        return None if last is None else end
 
     def _delete(self, names: Iterable[str], keys: Sequence[int] | Sequence[str]) -> None:
         encoded = msgspec.json.encode(keys).decode()

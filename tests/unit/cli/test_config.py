@@ -143,6 +143,8 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "nodes.isolation": "none",
         "nodes.uid_range": "5000-9000",
         "nodes.limits": "task",
+        "nodes.mount_allow": "/data:/srv",
+        "nodes.mount_endpoints": "store=http://127.0.0.1:10000/store",
         "autoscale.on_queue_change": "true",
         "server.tls": "true",
         "auth.modes": "AAD",

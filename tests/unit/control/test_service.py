@@ -90,6 +90,26 @@ async def test_a_task_runs_through_hello_sync_and_reports(cluster: Cluster) -> N
     assert await cluster.state("t") is TaskState.COMPLETED
 
 
+async def test_a_node_knows_whether_a_run_that_fails_will_be_repeated(cluster: Cluster) -> None:
+    node_id = await cluster.until_node()
+    welcome = await cluster.hello(node_id)
+    tasks = (NewTask("t", b"{}", max_retry_count=1),)
+    await cluster.control.to_job("job", e.TasksAdded(at=cluster.control.now(), job_id="job", tasks=tasks))
+    seen, sequence = 0, 0
+    told: list[tuple[int, bool]] = []
+    while len(told) < 2:
+        reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, seen))
+        reports: tuple[m.Report, ...] = ()
+        for start in reply.directives:
+            assert isinstance(start, m.Start)
+            told.append((start.attempt, start.will_retry))
+            seen, sequence = start.revision, sequence + 1
+            now = cluster.control.now()
+            reports += (m.Ended(sequence, start.key, start.attempt, now, now, 1),)
+        await cluster.control.agents.sync(m.Sync(node_id, welcome.session, seen, reports, park=False))
+    assert told == [(1, True), (2, False)]
+
+
 async def test_what_a_lying_agent_says_changes_nothing(cluster: Cluster) -> None:
     node_id = await cluster.until_node()
     welcome = await cluster.hello(node_id)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from millpond.agent.runner.file_patterns import compile_name, find_files
+from millpond.agent.runner.file_patterns import compile_name, find_files, parse_pattern
 
 FILES = [
     "root/task/stdout.txt",
@@ -32,7 +32,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def found(place: Path, pattern: str) -> list[str]:
-    return [one.name for one in find_files(pattern, f"{place}/root/task/wd", f"{place}/root")]
+    return [one.name for one in find_files(parse_pattern(pattern, f"{place}/root/task/wd"), f"{place}/root")]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,42 @@ def test_links_lead_no_further_than_the_node(place: Path) -> None:
 def test_pipes_are_no_files(place: Path) -> None:
     os.mkfifo(place / "root/task/wd/pipe.txt")
     assert "pipe.txt" not in found(place, "*.txt")
+
+
+def test_a_link_to_itself_is_no_file(place: Path) -> None:
+    (place / "root/task/wd/self.txt").symlink_to("self.txt")
+    assert found(place, "*.txt") == ["a.txt", "star*.txt"]
+
+
+def test_files_however_deep(place: Path) -> None:
+    wd = place / "root/task/wd"
+    deep = wd / "/".join(["d"] * 400)
+    deep.mkdir(parents=True)
+    (deep / "found.dat").touch()
+    assert found(place, "**/*.dat") == [f"{'d/' * 400}found.dat"]
+
+
+def test_many_ways_to_one_place_are_gone_once(place: Path) -> None:
+    (place / "root/task/wd" / "/".join("abcdefghijklmnop")).mkdir(parents=True)
+    (place / "root/task/wd" / "/".join("abcdefghijklmnop") / "x.dat").touch()
+    # Each further `**/*` would double the ways.
+    assert found(place, "/".join(["**/*"] * 12) + "/**/**/**/*.dat") == ["a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/x.dat"]
+
+
+def test_the_nodes_own_path_is_no_pattern(tmp_path: Path) -> None:
+    wd = tmp_path / "data[1]/job*/wd"
+    wd.mkdir(parents=True)
+    (wd / "a.txt").touch()
+    (wd.parent / "stdout.txt").touch()
+    for text, one_file, names in (
+        ("a.txt", True, ["a.txt"]),
+        ("*.txt", False, ["a.txt"]),
+        (f"{wd}/a.txt", True, ["a.txt"]),
+        ("../stdout.txt", True, ["stdout.txt"]),
+    ):
+        pattern = parse_pattern(text, str(wd))
+        assert pattern.is_one_file is one_file
+        assert [one.name for one in find_files(pattern, str(tmp_path))] == names
 
 
 @pytest.mark.parametrize(

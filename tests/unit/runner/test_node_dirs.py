@@ -158,6 +158,74 @@ async def test_records_cut_short(directories: NodeDirectories, tmp_path: Path, l
     assert os.listdir(f"{directories.root}/volatile/retention") == ["README"]
 
 
+async def test_a_record_says_nothing_of_a_later_task_of_that_name(directories: NodeDirectories, clock: Clock) -> None:
+    task = Path(directories.root) / TASK
+    directories.make_task_directory(TASK)
+    directories.release(TASK)
+    directories.retain(TASK, 10.0)
+    # It is deleted, added again, and its files are to stay for a week.
+    directories.discard_task(TASK)
+    directories.make_task_directory(TASK)
+    directories.release(TASK)
+    clock.now = time.time()
+    directories.retain(TASK, 7 * 86400.0)
+    for _ in range(3):
+        clock.now += 3600
+        directories.discard_expired()
+        assert task.exists()
+    clock.now += 7 * 86400
+    directories.discard_expired()
+    assert not task.exists()
+
+
+async def test_one_that_cannot_be_moved_holds_nothing_up(
+    directories: NodeDirectories, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"workitems/job/job-1/{name}" for name in "abc"]
+    for name in names:
+        directories.make_task_directory(name)
+        directories.release(name)
+    clock.now = time.time()
+    directories.retain(names[0], 10.0)
+    directories.retain(names[1], 10.0)
+    directories.retain(names[2], 100.0)
+    real_rename = os.rename
+    immovable = {f"{directories.root}/{names[0]}"}
+
+    def rename(source: str, target: str, **how: int) -> None:
+        if source in immovable:
+            raise PermissionError(1, "it is immutable")
+        real_rename(source, target, **how)
+
+    monkeypatch.setattr(os, "rename", rename)
+    clock.now += 200
+    directories.discard_expired()
+    assert [(Path(directories.root) / name).exists() for name in names] == [True, False, False]
+    directories.discard_task(names[0])
+    immovable.clear()
+    clock.now += node_dirs._AGAIN_S + 2
+    directories.discard_expired()
+    assert not (Path(directories.root) / names[0]).exists()
+
+
+async def test_a_full_disk_only_delays_the_record(
+    directories: NodeDirectories, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories.make_task_directory(TASK)
+    directories.release(TASK)
+    clock.now = time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        directories.retain(TASK, 10.0)
+        directories.discard_expired()
+    directories.discard_expired()
+    await directories.close()
+    heir = NodeDirectories(directories.root, clock, bucket_s=1.0)
+    clock.now += 30
+    heir.discard_expired()
+    assert not (Path(directories.root) / TASK).exists()
+
+
 # --- trash ----------------------------------------------------------------------------------------------------------
 
 

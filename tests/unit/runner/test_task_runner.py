@@ -420,7 +420,8 @@ async def test_output_files(bench: Bench) -> None:
         "mem://out/logs/stdout.txt": b"stdout.txt",
     }
     assert bench.staging.headers["mem://out/renamed"] == {"Content-Type": "text/plain"}
-    assert len((bench.task / "fileuploadout.txt").read_text().splitlines()) == 5 + 6
+    # What each pattern matched, the begin and end of each file, and a last line.
+    assert len((bench.task / "fileuploadout.txt").read_text().splitlines()) == 5 + 2 * 6 + 1
     assert (bench.task / "fileuploaderr.txt").read_text() == ""
 
 

@@ -150,6 +150,9 @@ class TaskHook:
     A phase raises TaskFailure to end the attempt with it. All are safe to repeat for an attempt that is resumed.
     """
 
+    async def set_up(self, attempt: Attempt) -> None:
+        """The node is made ready for its pool: all there is to an attempt of kind `nodesetup`, again after a restart."""
+
     async def prestart(self, attempt: Attempt) -> None:
         """Before the process is started, in the order of the list."""
 

@@ -11,7 +11,6 @@ from typing import Final
 import msgspec
 
 _WILDCARD: Final = re.compile(r"[*?\[]")
-_MAX_DEPTH: Final = 128
 
 
 class FoundFile(msgspec.Struct, frozen=True):
@@ -20,61 +19,107 @@ class FoundFile(msgspec.Struct, frozen=True):
     """Relative to the working directory, or to the pattern's own directory when that is elsewhere."""
 
 
-def has_wildcard(pattern: str) -> bool:
-    """Whether the pattern may match more than the one file it names."""
-    return _WILDCARD.search(pattern) is not None
+class Pattern(msgspec.Struct, frozen=True):
+    """A pattern, taken apart."""
+
+    base: str
+    """The directory up to the first name with a wildcard, absolute."""
+    names: tuple[str, ...]
+    """The rest: at least one name."""
+    within: str
+    """What names of files are relative to: the working directory, or `base` when that is elsewhere."""
+
+    @property
+    def is_one_file(self) -> bool:
+        """It can match no more than the file it names."""
+        return not any(_is_wild(name) for name in self.names)
 
 
-def find_files(pattern: str, working_directory: str, root: str) -> list[FoundFile]:
-    """The regular files that match, sorted. `pattern` is relative to the working directory, or absolute.
+def parse_pattern(pattern: str, working_directory: str) -> Pattern:
+    """`pattern` is absolute or relative to the working directory, whose own path is never read as a pattern."""
+    own = working_directory.split("/")[1:]
+    names = os.path.normpath(os.path.join(working_directory, pattern)).split("/")[1:]
+    fixed = 0
+    while fixed < len(names) - 1 and (names[fixed : fixed + 1] == own[fixed : fixed + 1] or not _is_wild(names[fixed])):
+        fixed += 1
+    base = "/" + "/".join(names[:fixed])
+    within = working_directory if _is_within(base, working_directory) else base
+    return Pattern(base, tuple(names[fixed:]), within)
+
+
+def find_files(pattern: Pattern, root: str) -> list[FoundFile]:
+    """The regular files that match, sorted.
 
     Links to directories are not followed. A link to a file, or a directory reached through a link, counts only if what
     it leads to lies within `root` (or, for a pattern outside it, within the pattern's own directory).
     """
-    absolute = os.path.normpath(os.path.join(working_directory, pattern))
-    names = absolute.split("/")[1:]
-    fixed = 0
-    while fixed < len(names) - 1 and not has_wildcard(names[fixed]):
-        fixed += 1
-    base = "/" + "/".join(names[:fixed])
+    base = pattern.base
     boundary = root if _is_within(base, root) else base
-    within = working_directory if _is_within(base, working_directory) else base
-    matchers: list[re.Pattern[str] | None] = [None if name == "**" else compile_name(name) for name in names[fixed:]]
+    matchers: list[re.Pattern[str] | None] = []
+    for name in pattern.names:
+        # Any directories, and again any directories, is the same as once.
+        if name != "**" or not matchers or matchers[-1] is not None:
+            matchers.append(None if name == "**" else compile_name(name))
     if matchers[-1] is None:
         # At the end, any file below.
         matchers.append(compile_name("*"))
-    found: set[str] = set()
-    _walk(base, matchers, found, 0)
     real_boundary = os.path.realpath(boundary)
     return [
-        FoundFile(path, os.path.relpath(path, within))
-        for path in sorted(found)
+        FoundFile(path, os.path.relpath(path, pattern.within))
+        for path in sorted(_walk(base, matchers))
         if _is_within(os.path.realpath(path), real_boundary) and os.path.isfile(path)
     ]
 
 
-def _walk(directory: str, matchers: list[re.Pattern[str] | None], found: set[str], depth: int) -> None:
-    matcher, rest = matchers[0], matchers[1:]
-    if matcher is None:
-        _walk(directory, rest, found, depth)
-    if depth > _MAX_DEPTH:
-        return
+def _walk(base: str, matchers: list[re.Pattern[str] | None]) -> set[str]:
+    """The paths that match below a directory: however deep a task nested them, as far as a path can name."""
+    found: set[str] = set()
+    todo = [(base, 0)]
+    """(directory, number of the first matcher for the names in it)"""
+    seen = set(todo)
+    while todo:
+        directory, number = todo.pop()
+        steps: list[tuple[str, int]] = []
+        matcher = matchers[number]
+        if matcher is None:
+            steps.append((directory, number + 1))
+        for entry in _entries(directory):
+            if matcher is None:
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                    steps.append((entry.path, number))
+            elif matcher.match(entry.name):
+                if number == len(matchers) - 1:
+                    if _is_file(entry):
+                        found.add(entry.path)
+                elif entry.is_dir(follow_symlinks=False):
+                    steps.append((entry.path, number + 1))
+        for step in steps:
+            # With several `**` there are many ways to one place.
+            if step not in seen:
+                seen.add(step)
+                todo.append(step)
+    return found
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
-            listed = list(entries)
+            return list(entries)
     except OSError:
-        # It is not there, or is not ours to read: nothing in it matches.
-        return
-    for entry in listed:
-        if matcher is None:
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                _walk(entry.path, matchers, found, depth + 1)
-        elif matcher.match(entry.name):
-            if not rest:
-                if entry.is_file():
-                    found.add(entry.path)
-            elif entry.is_dir(follow_symlinks=False):
-                _walk(entry.path, rest, found, depth + 1)
+        # It is not there, or is not ours to read, or its path is too long: nothing in it matches.
+        return []
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        # Such as a link to itself.
+        return False
+
+
+def _is_wild(name: str) -> bool:
+    return _WILDCARD.search(name) is not None
 
 
 def compile_name(pattern: str) -> re.Pattern[str]:

@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 
+from millpond.agent.mount_kinds import Mount
 from millpond.domain.durations import parse_duration
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 
@@ -94,6 +95,8 @@ class TaskSpec(_Wire, frozen=True, rename="camel"):
     user_identity: UserIdentity | None = None
     multi_instance_settings: MultiInstanceSettings | None = None
     prepare_error: PrepareError | None = None
+    mount_configuration: tuple[Mount, ...] | None = None
+    """Of a node's setup."""
 
     @property
     def max_wall_clock_s(self) -> float | None:

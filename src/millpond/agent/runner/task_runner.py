@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
-from millpond.agent.base import Executor, NodeFacts, Outcome
+from millpond.agent.base import Executor, NodeFacts, Outcome, ProcessExit
 from millpond.agent.content_cache import ContentCache
 from millpond.agent.isolation.node import NodeIsolation
+from millpond.agent.mount_kinds import MountSettings
+from millpond.agent.mounts import NodeMounts
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.runner.attempt import Attempt, Interrupted, TaskHook, failure_info, process_id
 from millpond.agent.runner.attempt_log import AttemptLog
@@ -21,6 +23,7 @@ from millpond.agent.runner.hooks.hand_over import HandOver
 from millpond.agent.runner.hooks.identity import Identity, IsolatedIdentity
 from millpond.agent.runner.hooks.limits import Limits
 from millpond.agent.runner.hooks.log_files import LogFiles
+from millpond.agent.runner.hooks.mounts import MountPool
 from millpond.agent.runner.hooks.output_files import OutputFiles
 from millpond.agent.runner.hooks.prepared import Prepared
 from millpond.agent.runner.hooks.resource_files import ResourceFiles
@@ -32,6 +35,7 @@ from millpond.agent.runner.spec import TaskSpec, decode_spec
 from millpond.domain import ids
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailure, TaskFailureCode
+from millpond.domain.states import TaskKind
 from millpond.protocol.messages import LaunchReply, LaunchRequest, Start
 from millpond.staging.base import Staging
 
@@ -57,8 +61,10 @@ class TaskRunner:
         directories: NodeDirectories | None = None,
         isolation: NodeIsolation | None = None,
         cache: ContentCache | None = None,
+        mounts: NodeMounts | None = None,
     ) -> None:
-        """With `isolation` tasks run as users of the node. `cache` is the host's, of resource files."""
+        """With `isolation` tasks run as users of the node. `cache` is the host's, of resource files; `mounts` are the
+        node's."""
         self._facts = facts
         self._executor = executor
         self._clock = clock
@@ -66,6 +72,9 @@ class TaskRunner:
         self._hooks: tuple[TaskHook, ...] = (
             # First, as downloads are within its time.
             WallClock(clock),
+            MountPool(
+                mounts or NodeMounts(facts.root, MountSettings()), None if isolation is None else isolation.users.group
+            ),
             Directories(),
             Identity() if isolation is None else IsolatedIdentity(isolation),
             Environment(facts),
@@ -80,6 +89,7 @@ class TaskRunner:
             OutputFiles(staging, clock),
             Retention(),
         )
+        self._set_up = [hook.set_up for hook in self._hooks if type(hook).set_up is not TaskHook.set_up]
         self._prestart = [hook.prestart for hook in self._hooks if type(hook).prestart is not TaskHook.prestart]
         self._started = [hook.started for hook in self._hooks if type(hook).started is not TaskHook.started]
         self._exited = [hook.exited for hook in self._hooks if type(hook).exited is not TaskHook.exited]
@@ -197,7 +207,11 @@ class TaskRunner:
 
     async def _run(self, attempt: Attempt) -> None:
         """The whole way; how it ended is in the attempt. Raises nothing but cancellation."""
+        is_setup = attempt.start.kind is TaskKind.NODE_SETUP
         try:
+            if is_setup:
+                await self._set_node_up(attempt)
+                return
             if attempt.resumed:
                 await self._find_process(attempt)
             with attempt.interruptible():
@@ -225,7 +239,7 @@ class TaskRunner:
             attempt.fail(TaskFailure(TaskFailureCode.UNKNOWN, f"The node agent failed: {error!r}", user_error=False))
         if attempt.exit is not None:
             await self._after(attempt)
-        for stop in self._stop:
+        for stop in () if is_setup else self._stop:
             try:
                 await stop(attempt)
             except Exception:
@@ -233,6 +247,13 @@ class TaskRunner:
         if attempt.retryable:
             with contextlib.suppress(Interrupted), attempt.interruptible():
                 await asyncio.sleep(_RETRY_PAUSE_S)
+
+    async def _set_node_up(self, attempt: Attempt) -> None:
+        """No command: it has succeeded when every hook has."""
+        with attempt.interruptible():
+            for set_up in self._set_up:
+                await set_up(attempt)
+        attempt.exit = ProcessExit(0, self._clock())
 
     async def _find_process(self, attempt: Attempt) -> None:
         attempt.directories.use(attempt.relative_directory)

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from millpond.api.intake.common import check_display_name, check_metadata, within
+from millpond.api.intake.mounts import check_mounts
 from millpond.api.intake.pools import check_machine, check_task_slots, check_user_accounts, vm_size_of
 from millpond.api.intake.special_tasks import start_task_rules
 from millpond.api.schema.pool import PoolPatch, PoolReplace
@@ -88,4 +89,4 @@ def _refuse_unsupported(body: PoolPatch | PoolReplace) -> None:
     refuse_if_used("pool", "applicationPackageReferences", body.application_package_references)
     refuse_if_used("pool", "certificateReferences", body.certificate_references)
     if isinstance(body, PoolPatch):
-        refuse_if_used("pool", "mountConfiguration", body.mount_configuration)
+        check_mounts(body.mount_configuration)

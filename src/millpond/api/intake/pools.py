@@ -9,6 +9,7 @@ import msgspec
 from millpond.api.decode import missing_property
 from millpond.api.intake.autoscale import SETTINGS, auto_scale_of
 from millpond.api.intake.common import check_display_name, check_id, check_metadata, duration_s, within
+from millpond.api.intake.mounts import check_mounts
 from millpond.api.intake.special_tasks import start_task_rules
 from millpond.api.schema.enums import DeallocationOption, PoolIdentityType
 from millpond.api.schema.node import NodeRemove
@@ -172,7 +173,7 @@ def check_user_accounts(accounts: Sequence[UserAccount]) -> None:
 
 def _refuse_unsupported(body: PoolSpecification) -> None:
     refuse_if_used("pool", "applicationPackageReferences", body.application_package_references)
-    refuse_if_used("pool", "mountConfiguration", body.mount_configuration)
+    check_mounts(body.mount_configuration)
     refuse_if_used("pool", "certificateReferences", body.certificate_references)
     refuse_if_used("pool", "cloudServiceConfiguration", body.cloud_service_configuration)
 

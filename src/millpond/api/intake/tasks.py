@@ -19,12 +19,12 @@ from millpond.api.intake.common import (
     time_limit_s,
     within,
 )
+from millpond.api.intake.output_files import check_output_files
 from millpond.api.schema.enums import AccessScope
 from millpond.api.schema.task import (
     ExitConditionsBody,
     ExitOptionsBody,
     MultiInstanceSettings,
-    OutputFile,
     ResourceFile,
     TaskConstraints,
     TaskCreate,
@@ -73,8 +73,7 @@ def new_task(body: TaskCreate) -> NewTask:
     if body.resource_files:
         check_resource_files("resourceFiles", body.resource_files)
     if body.output_files:
-        for index, output in enumerate(body.output_files):
-            _check_output_file(f"outputFiles[{index}]", output)
+        check_output_files("outputFiles", body.output_files)
     if body.multi_instance_settings is not None:
         _check_instances(body.multi_instance_settings, slots)
     retries = None
@@ -276,17 +275,3 @@ def _check_resource_file(name: str, resource: ResourceFile) -> None:
             raise invalid_property(f"{name}.filePath", resource.file_path, "it names a directory, not a file")
     if resource.file_mode is not None and _FILE_MODE.match(resource.file_mode) is None:
         raise invalid_property(f"{name}.fileMode", resource.file_mode, "it must be an octal mode such as 0770")
-
-
-def _check_output_file(name: str, output: OutputFile) -> None:
-    if not output.file_pattern or "\0" in output.file_pattern:
-        raise invalid_property(f"{name}.filePattern", output.file_pattern, "it is empty or has a NUL character")
-    container = output.destination.container
-    if container is None:
-        raise missing_property(f"{name}.destination.container")
-    check_url(f"{name}.destination.container.containerUrl", container.container_url)
-    if container.path is not None:
-        check_relative_path(f"{name}.destination.container.path", container.path, empty=True)
-    for index, header in enumerate(container.upload_headers or ()):
-        if not header.name:
-            raise invalid_property(f"{name}.destination.container.uploadHeaders[{index}].name", "", "it is empty")

@@ -18,6 +18,7 @@ from millpond.api.schema.enums import (
     SecurityRuleAccess,
     UpgradeMode,
 )
+from millpond.api.schema.mounts import MountConfiguration
 from millpond.api.schema.special_task import StartTask
 from millpond.api.schema.vm import VirtualMachineConfiguration
 
@@ -148,7 +149,7 @@ class PoolSpecification(Wire, kw_only=True):
     task_scheduling_policy: TaskSchedulingPolicy | None = None
     user_accounts: list[UserAccount] | None = None
     metadata: list[NameValueItem] | None = None
-    mount_configuration: list[JsonObject] | None = None
+    mount_configuration: list[MountConfiguration] | None = None
     upgrade_policy: UpgradePolicy | None = None
     cloud_service_configuration: JsonObject | None = None
     certificate_references: list[JsonObject] | None = None
@@ -201,7 +202,7 @@ class PoolPatch(RoundTrip):
     task_scheduling_policy: TaskSchedulingPolicy | None = None
     user_accounts: list[UserAccount] | None = None
     metadata: list[NameValueItem] | None = None
-    mount_configuration: list[JsonObject] | None = None
+    mount_configuration: list[MountConfiguration] | None = None
     upgrade_policy: UpgradePolicy | None = None
     certificate_references: list[JsonObject] | None = None
     target_node_communication_mode: NodeCommunicationMode | None = None

@@ -1,0 +1,111 @@
+"""What tests of mounts need of the machine, and a file server by SMB."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from millpond.agent.mount_table import mounted_below, unmount_below
+
+
+def needs(programs: tuple[str, ...], require: Callable[[str, str], None], leave_out: Callable[[str], None]) -> None:
+    """Leave the test out where nothing can be mounted, or a program is missing."""
+    if os.geteuid() != 0:
+        leave_out("mounting needs root")
+    if "rclone" in programs and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        leave_out("there is no /dev/fuse")
+    for program in programs:
+        if shutil.which(program, path="/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin") is None:
+            require(program, "install it (tools/test_packages.sh)")
+
+
+def bind_works(directory: Path) -> bool:
+    """Whether this root may mount at all (in many containers it may not)."""
+    source, target = directory / "bind-source", directory / "bind-target"
+    source.mkdir()
+    target.mkdir()
+    ended = subprocess.run(["mount", "--bind", str(source), str(target)], capture_output=True, check=False)
+    unmount_below(str(target), 0.0)
+    return ended.returncode == 0
+
+
+def clear(directory: Path) -> None:
+    """After a test: nothing below stays mounted."""
+    unmount_below(str(directory), 0.5)
+    assert mounted_below(str(directory)) == []
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Smb:
+    """A private smbd with one share of one user, files of this user."""
+
+    user, password = "tester", "geheim"
+
+    def __init__(self, directory: Path) -> None:
+        self.files = directory / "share"
+        self.port = free_port()
+        for name in ("share", "state", "run", "private"):
+            (directory / name).mkdir(parents=True)
+        self._config = directory / "smb.conf"
+        self._config.write_text(
+            f"""[global]
+ smb ports = {self.port}
+ interfaces = 127.0.0.1
+ bind interfaces only = yes
+ lock directory = {directory}/state
+ state directory = {directory}/state
+ cache directory = {directory}/state
+ private dir = {directory}/private
+ pid directory = {directory}/run
+ ncalrpc dir = {directory}/run/ncalrpc
+ passdb backend = smbpasswd:{directory}/private/smbpasswd
+ log file = {directory}/smbd.log
+ username map = {directory}/users
+ load printers = no
+ disable spoolss = yes
+[data]
+ path = {self.files}
+ read only = no
+ force user = root
+"""
+        )
+        (directory / "users").write_text(f"root = {self.user}\n")
+        subprocess.run(
+            ["smbpasswd", "-c", str(self._config), "-a", "-s", "root"],
+            input=f"{self.password}\n{self.password}\n",
+            text=True,
+            check=True,
+            capture_output=True,
+        )
+        with open(directory / "out", "wb") as out:
+            self._process = subprocess.Popen(
+                ["smbd", "--foreground", "--no-process-group", "-s", str(self._config)],
+                stdout=out,
+                stderr=out,
+                # At its end it ends its whole process group.
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """End the server."""
+        self._process.terminate()
+        self._process.wait()
+
+
+def eventually(condition: Callable[[], object], limit_s: float = 30.0) -> None:
+    """Wait for it, with a deadline."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail("it did not come about")
+        time.sleep(0.02)
