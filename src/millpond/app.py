@@ -124,11 +124,14 @@ async def _service(
         account_url=lambda: account_url,
         make_job=job_maker(vm_sizes_of(config), time.time),
         storage=storage,
+        scratch=str(data_dir.path),
         prepare_spec=lambda spec: sign_auto_storage(spec, sign),
         settings=ControlSettings(
             park_s=config.nodes.heartbeat_s,
             silent_after_s=config.nodes.silence_s,
             lost_after_s=config.nodes.lost_s,
+            max_applications=config.account.max_applications or None,
+            max_application_packages=config.account.max_application_packages or None,
             pool_quota=config.account.pool_quota or None,
             auto_scale_min_interval_s=config.autoscale.min_interval_s,
             auto_scale_on_queue_change=config.autoscale.on_queue_change,
@@ -137,7 +140,7 @@ async def _service(
             sample_history_s=config.autoscale.history_days * 86400.0,
         ),
     )
-    server = HttpServer(create_app(control, keys, auto_storage), listener)
+    server = HttpServer(create_app(control, keys, auto_storage, management=config.server.management), listener)
 
     async with contextlib.AsyncExitStack() as stack:
         stop = _stop_on_signals(provider)

@@ -43,6 +43,7 @@ LogLevel = Annotated[
 ]
 
 
+Management = Annotated[str, Meta(pattern=r"^(loopback|anywhere|off)\Z", description="one of loopback, anywhere, off")]
 Isolation = Annotated[str, Meta(pattern=r"^(auto|users|none)\Z", description="one of auto, users, none")]
 Limits = Annotated[str, Meta(pattern=r"^(node|task|none)\Z", description="one of node, task, none")]
 UidRange = Annotated[
@@ -59,6 +60,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: Host = "127.0.0.1"
     port: Port = DEFAULT_PORT
+    management: Management = "loopback"
+    """From where the account may be managed (Azure Resource Manager's operations): this machine, anywhere, or not at all."""
 
 
 class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +70,10 @@ class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: AccountName = "millpond"
     pool_quota: Quota = 0
     """Pools there may be at a time; 0 is no limit."""
+    max_applications: Quota = 20
+    """Applications whose packages nodes can be given."""
+    max_application_packages: Quota = 40
+    """Packages (versions) of one application."""
 
 
 class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

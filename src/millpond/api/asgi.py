@@ -22,6 +22,9 @@ from millpond.api.http import (
     route_path,
     send_response,
 )
+from millpond.api.management.auth import LOOPBACK
+from millpond.api.management.operations import is_management
+from millpond.api.management.routes import ManagementRoutes
 from millpond.api.operations import Router
 from millpond.api.paging import integer_parameter
 from millpond.api.replies import CONTENT_TYPE
@@ -48,12 +51,16 @@ _COMMON_HEADERS: Final = (
 Face = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def create_app(control: ControlPlane, account: AccountKeys, auto_storage: AutoStorage) -> AsgiApp:
-    """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's."""
+def create_app(
+    control: ControlPlane, account: AccountKeys, auto_storage: AutoStorage, *, management: str = LOOPBACK
+) -> AsgiApp:
+    """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's.
+    `management` says from where the account may be managed (`management.auth`)."""
     batch = BatchRoutes(control, account, auto_storage)
     agents = AgentRoutes(control)
     storage = StorageRoutes(auto_storage)
     status = status_routes.StatusRoutes(control)
+    managers = ManagementRoutes(Context(control, auto_storage), account, management)
 
     def face_of(path: bytes) -> Face:
         if path.startswith(b"/agent/"):
@@ -62,6 +69,8 @@ def create_app(control: ControlPlane, account: AccountKeys, auto_storage: AutoSt
             return storage
         if path in status_routes.PATHS:
             return status
+        if is_management(path):
+            return managers
         return batch
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:

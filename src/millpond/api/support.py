@@ -36,7 +36,6 @@ class Support(msgspec.Struct, frozen=True):
 def _rows() -> Iterator[Support]:
     refused, accepted, dropped = Level.REFUSED, Level.ACCEPTED, Level.DROPPED
     # pools
-    yield Support("pool", "applicationPackageReferences", refused, "Application packages are not built yet.")
     yield Support("pool", "mountConfiguration", refused, "Mounts are not built yet.")
     yield Support("pool", "userAccounts.windowsUserConfiguration", accepted, "Nodes run Linux.")
     yield Support("pool", "certificateReferences", refused, "Certificates were withdrawn by Azure Batch.")
@@ -73,7 +72,6 @@ def _rows() -> Iterator[Support]:
     yield Support("job", "networkConfiguration", accepted, "Nodes have the network of their host.")
     # tasks
     yield Support("task", "containerSettings", refused, "Containers are not built yet.")
-    yield Support("task", "applicationPackageReferences", refused, "Application packages are not built yet.")
     yield Support("task", "resourceFiles.identityReference", accepted, "There are no managed identities.")
     yield Support(
         "task", "outputFiles.destination.container.identityReference", accepted, "There are no managed identities."

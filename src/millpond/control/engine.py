@@ -417,4 +417,8 @@ class Engine(BaseEngine[SchedulerState, Event]):
         """Ids of nodes that were in service when last heard of: they are given up when they stay silent."""
         if self._state is None:
             return []
-        return [node.row.id for node in self._state.nodes.values() if node.row.state in _SILENCE_TELLS or node.assigned or node.specials]
+        return [
+            node.row.id
+            for node in self._state.nodes.values()
+            if node.row.state in _SILENCE_TELLS or node.assigned or node.specials
+        ]

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -14,10 +15,14 @@ from millpond.domain import effects as f
 from millpond.domain.errors import StoreUnavailable
 from millpond.domain.job import Job
 from millpond.domain.states import TaskKind
+from millpond.domain.task import JsonObject
 from millpond.protocol import messages as m
 from millpond.store.base import Store
 
 log = logging.getLogger(__name__)
+
+_SETUP: Final = ("applicationPackageReferences",)
+"""What of a pool's definition its nodes are set up with."""
 
 
 def _common_environment(job: Job) -> tuple[tuple[str, str], ...]:
@@ -89,9 +94,13 @@ class StartDirectives:
         return m.Instance(start.index, addresses, launch_token=launch_token(self._secret, claim))
 
     def start_special(self, link: NodeLink, start: f.StartSpecialTask) -> None:
-        """Tell the node to run a start, preparation or release task."""
+        """Tell the node to set itself up, or to run a start, preparation or release task."""
         job = start.job
-        if start.kind is TaskKind.START_TASK or job is None:
+        spec: JsonObject | None
+        if start.kind is TaskKind.NODE_SETUP and start.pool is not None:
+            spec = {name: start.pool.spec[name] for name in _SETUP if name in start.pool.spec}
+            task_id = ""
+        elif start.kind is TaskKind.START_TASK or job is None:
             spec = start.pool.spec.get("startTask") if start.pool is not None else None
             task_id = ""
         else:
