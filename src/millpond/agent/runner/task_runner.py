@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
-from millpond.agent.base import Executor, NodeFacts, Outcome
+from millpond.agent.base import Executor, NodeFacts, Outcome, ProcessExit
 from millpond.agent.isolation.node import NodeIsolation
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.runner.attempt import Attempt, Interrupted, TaskHook, failure_info, process_id
 from millpond.agent.runner.attempt_log import AttemptLog
 from millpond.agent.runner.command_line import split_command_line
+from millpond.agent.runner.hooks.application_packages import ApplicationPackages
 from millpond.agent.runner.hooks.directories import Directories
 from millpond.agent.runner.hooks.environment import Environment
 from millpond.agent.runner.hooks.hand_over import HandOver
@@ -26,10 +27,12 @@ from millpond.agent.runner.hooks.resource_limits import ResourceLimits
 from millpond.agent.runner.hooks.retention import Retention
 from millpond.agent.runner.hooks.wall_clock import WallClock
 from millpond.agent.runner.instance import Instances, lost_process
+from millpond.agent.runner.packages import NodePackages
 from millpond.agent.runner.spec import TaskSpec, decode_spec
 from millpond.domain import ids
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailure, TaskFailureCode
+from millpond.domain.states import TaskKind
 from millpond.protocol.messages import LaunchReply, LaunchRequest, Start
 from millpond.staging.base import Staging
 
@@ -60,12 +63,15 @@ class TaskRunner:
         self._executor = executor
         self._clock = clock
         self.directories = directories or NodeDirectories.of(facts.root, clock)
+        self._staging = staging
+        self._packages = NodePackages.of(self.directories)
         self._hooks: tuple[TaskHook, ...] = (
             # First, as downloads are within its time.
             WallClock(clock),
             Directories(),
             Identity() if isolation is None else IsolatedIdentity(isolation),
-            Environment(facts),
+            Environment(facts, self._packages),
+            ApplicationPackages(self._packages, staging),
             ResourceFiles(staging),
             Limits(),
             *(() if isolation is None or isolation.cgroup is None else (ResourceLimits(isolation.cgroup),)),
@@ -111,7 +117,10 @@ class TaskRunner:
             spec = decode_spec(start.spec)
             attempt = self._attempt(start, spec, start_time, resumed=resumed)
             attempt.coordinated = coordinated
-            await self._run(attempt)
+            if start.kind is TaskKind.NODE_SETUP:
+                await self._set_up(attempt)
+            else:
+                await self._run(attempt)
         except TaskFailure as failure:
             # It never became an attempt.
             return Outcome(start_time, self._clock(), None, failure_info(failure))
@@ -191,6 +200,21 @@ class TaskRunner:
         self._running[start.key, start.attempt] = attempt
         return attempt
 
+    async def _set_up(self, attempt: Attempt) -> None:
+        """Get the node ready for its pool; there is no process. Repeated by a resumed attempt: what is there stays."""
+        try:
+            with attempt.interruptible():
+                await self._packages.set_up(attempt.spec.application_packages, self._staging)
+            attempt.exit = ProcessExit(0, self._clock())
+        except Interrupted:
+            return
+        except TaskFailure as failure:
+            attempt.fail(failure, retryable=not failure.user_error)
+        except Exception as error:
+            _log.exception("the setup of node %s", self._facts.node_id)
+            attempt.fail(TaskFailure(TaskFailureCode.UNKNOWN, f"The node agent failed: {error!r}", user_error=False))
+        await self._pause(attempt)
+
     async def _run(self, attempt: Attempt) -> None:
         """The whole way; how it ended is in the attempt. Raises nothing but cancellation."""
         try:
@@ -226,6 +250,10 @@ class TaskRunner:
                 await stop(attempt)
             except Exception:
                 _log.exception("attempt %s", attempt.process_id)
+        await self._pause(attempt)
+
+    @staticmethod
+    async def _pause(attempt: Attempt) -> None:
         if attempt.retryable:
             with contextlib.suppress(Interrupted), attempt.interruptible():
                 await asyncio.sleep(_RETRY_PAUSE_S)
