@@ -97,16 +97,22 @@ class NodePackages:
         """Deploy the pool's packages, and have all tasks told of them from now on. Raises TaskFailure."""
         await self.deploy(packages, staging)
         pool = tuple(_deployed(package) for package in packages)
-        path = f"{self._root}/{_POOL_RECORD}"
         try:
-            with open(f"{path}.new", "wb") as file:
-                file.write(msgspec.json.encode(pool))
-            os.replace(f"{path}.new", path)
+            self._note(pool)
         except OSError as error:
             raise node_failure(
                 TaskFailureCode.APPLICATION_PACKAGE_ERROR, "The pool's packages could not be noted", error
             ) from error
         self._pool = pool
+
+    def _note(self, pool: tuple[Deployed, ...]) -> None:
+        path = f"{self._root}/{_POOL_RECORD}"
+        with open(f"{path}.new", "wb") as file:
+            file.write(msgspec.json.encode(pool))
+        os.replace(f"{path}.new", path)
+
+    def _is_there(self, name: str) -> bool:
+        return os.path.isdir(f"{self._root}/applications/{name}")
 
     async def deploy(self, packages: Iterable[ApplicationPackage], staging: Staging) -> None:
         """Have these packages on the node; those that are there already stay as they are. Raises TaskFailure
@@ -116,7 +122,7 @@ class NodePackages:
             if package.problem:
                 raise _failure(package, package.problem)
             name = directory_of(package)
-            if not os.path.isdir(f"{self._root}/applications/{name}"):
+            if not self._is_there(name):
                 await self._join(name, package, staging)
 
     async def _join(self, name: str, package: ApplicationPackage, staging: Staging) -> None:
