@@ -352,7 +352,7 @@ class FakeControl:
             self.account_name,
             clock,
             limits=ApplicationLimits(3, 3),
-            pools=lambda: self.store.pools.values(),
+            pools=self.store.pools.values,
         )
         self.files: Any = FakeFiles()
         self.agents: Any = FakeAgents()

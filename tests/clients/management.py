@@ -1,13 +1,13 @@
 """A connected azure-mgmt-batch client."""
 
+import base64
 import time
 from typing import Any, Final
 
 from azure.core.credentials import AccessToken
 from azure.mgmt.batch import BatchManagementClient
 
-from millpond.api.auth import AccountKeys
-from millpond.api.management.auth import SUBSCRIPTION, development_token
+from millpond.identity.management_token import SUBSCRIPTION, make_token
 
 HTTP: Final[dict[str, Any]] = {"enforce_https": False}
 """With every call: the client sends no bearer token over http unless told to."""
@@ -25,5 +25,5 @@ class StaticToken:
 
 def management_client(service: Any, token: str | None = None) -> BatchManagementClient:
     if token is None:
-        token = development_token(AccountKeys.from_base64(service.account, service.key, service.key), time.time())
+        token = make_token(service.account, base64.b64decode(service.key), time.time())
     return BatchManagementClient(StaticToken(token), SUBSCRIPTION, base_url=service.endpoint)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from millpond.api.auth import AccountKeys
-from millpond.api.management.auth import SUBSCRIPTION, development_token
 from millpond.cli.common import CliError, client_environment, find_service, trust
+from millpond.identity.management_token import SUBSCRIPTION, make_token
 
 _API_VERSION: Final = "2025-06-01"
 _TIMEOUT_S: Final = 600.0
@@ -94,10 +93,9 @@ class ManagementClient:
 
 
 def token_of(environment: dict[str, str]) -> str:
-    """A development token, from what `client_environment` says."""
+    """A management token, from what `client_environment` says."""
     key = environment["AZURE_BATCH_ACCESS_KEY"]
-    account = AccountKeys(environment["AZURE_BATCH_ACCOUNT"], base64.b64decode(key), b"")
-    return development_token(account, time.time())
+    return make_token(environment["AZURE_BATCH_ACCOUNT"], base64.b64decode(key), time.time())
 
 
 def _message_of(error: urllib.error.HTTPError) -> str:

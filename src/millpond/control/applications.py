@@ -198,15 +198,13 @@ class Applications:
                 tags=package.tags if tags is None else tags,
             )
             application = await self._save(application.with_package(package))
-        return application, package, self.storage_url(package)
+        url = storage.sign(CONTAINER, package.upload_blob, "rw", package.storage_url_expiry or at)
+        return application, package, url
 
-    def storage_url(self, package: ApplicationPackage) -> str:
-        """Where its zip is to be uploaded to, as long as that is so; else where it can be read."""
-        storage = self._required_storage()
-        at = self._clock()
-        if package.upload_blob and package.storage_url_expiry is not None and package.storage_url_expiry > at:
-            return storage.sign(CONTAINER, package.upload_blob, "rw", package.storage_url_expiry)
-        return storage.sign(CONTAINER, package.blob or package.upload_blob, "r", at + UPLOAD_S)
+    def download_url(self, package: ApplicationPackage) -> tuple[str, Timestamp]:
+        """Where its zip, or the one uploaded first, can be read, and until when."""
+        expiry = float(int(self._clock() + UPLOAD_S))
+        return self._required_storage().sign(CONTAINER, package.blob or package.upload_blob, "r", expiry), expiry
 
     async def activate(self, application_id: str, version: str, form: str) -> tuple[Application, ApplicationPackage]:
         """Look at what was uploaded, and have it used from now on. Activating again without an upload looks again."""

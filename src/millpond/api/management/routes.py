@@ -4,10 +4,9 @@ import logging
 import uuid
 from typing import Final
 
-from millpond.api.auth import AccountKeys
 from millpond.api.context import Context
 from millpond.api.http import ClientDisconnected, Receive, Request, Response, Scope, Send, route_path, send_response
-from millpond.api.management.auth import LOOPBACK, authenticate, require_place
+from millpond.api.management.auth import ManagementGate
 from millpond.api.management.errors import ArmError, error_body
 from millpond.api.management.handlers import HANDLERS
 from millpond.api.management.operations import API_VERSIONS, ManagementRouter
@@ -20,12 +19,11 @@ _RETRY_AFTER: Final = (b"retry-after", b"1")
 
 
 class ManagementRoutes:
-    """The operations of the management plane. `access` says from where they may be called (`auth.require_place`)."""
+    """The operations of the management plane."""
 
-    def __init__(self, context: Context, account: AccountKeys, access: str = LOOPBACK) -> None:
+    def __init__(self, context: Context, gate: ManagementGate) -> None:
         self._context = context
-        self._account = account
-        self._access = access
+        self._gate = gate
         self._router = ManagementRouter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,19 +55,20 @@ class ManagementRoutes:
             return _failure(request, BatchError(ErrorCode.INTERNAL_ERROR))
 
     async def _perform(self, request: Request) -> Response:
-        require_place(self._access, request.scope)
         request.read_query()
-        authenticate(self._account, request.headers, self._context.control.now())
+        grant = await self._gate.authenticate(request)
         request.require_host()
         _check_version(request)
         request.operation, request.params = self._router.find(request.method, route_path(request.scope))
+        self._gate.allow(grant, request.operation)
         name = request.params.get("accountName")
-        if name is not None and id_key(name) != id_key(self._account.name):
+        account = self._context.control.account_name
+        if name is not None and id_key(name) != id_key(account):
             raise ArmError(
                 404,
                 "ResourceNotFound",
                 f"The Resource 'Microsoft.Batch/batchAccounts/{name[:64]}' was not found: this service is the account "
-                f"'{self._account.name}'.",
+                f"'{account}'.",
             )
         return await HANDLERS[request.operation.name](self._context, request)
 

@@ -10,7 +10,7 @@ from millpond.api.management.schema import ActivateBody, ApplicationBody, Applic
 from millpond.api.paging import bad_skiptoken, page_size, page_start
 from millpond.control.applications import ApplicationChanges
 from millpond.domain.application import PACKAGE_FORMAT, Application, ApplicationPackage, PackageState
-from millpond.domain.durations import format_timestamp
+from millpond.domain.durations import Timestamp, format_timestamp
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.ids import id_key
 
@@ -67,7 +67,7 @@ async def create_application_package(context: Context, request: Request) -> Resp
     application, package, url = await context.control.applications.create_package(
         request.params["applicationName"], request.params["versionName"], None if body is None else body.tags
     )
-    return resource_reply(_package(context, request, application, package, url))
+    return resource_reply(_package(context, request, application, package, (url, package.storage_url_expiry or 0.0)))
 
 
 async def get_application_package(context: Context, request: Request) -> Response:
@@ -79,7 +79,7 @@ async def get_application_package(context: Context, request: Request) -> Respons
             ErrorCode.APPLICATION_PACKAGE_NOT_FOUND,
             f"The application '{application.id}' has no version '{version[:64]}'.",
         )
-    url = context.control.applications.storage_url(package)
+    url = context.control.applications.download_url(package)
     return resource_reply(_package(context, request, application, package, url))
 
 
@@ -96,7 +96,7 @@ async def activate_application_package(context: Context, request: Request) -> Re
     application, package = await context.control.applications.activate(
         request.params["applicationName"], request.params["versionName"], body.format
     )
-    url = context.control.applications.storage_url(package)
+    url = context.control.applications.download_url(package)
     return resource_reply(_package(context, request, application, package, url))
 
 
@@ -132,16 +132,19 @@ def _application(context: Context, request: Request, application: Application) -
 
 
 def _package(
-    context: Context, request: Request, application: Application, package: ApplicationPackage, url: str = ""
+    context: Context,
+    request: Request,
+    application: Application,
+    package: ApplicationPackage,
+    url: tuple[str, Timestamp] | None = None,
 ) -> dict[str, Any]:
     active = package.state is PackageState.ACTIVE
     properties: dict[str, Any] = {"state": "Active" if active else "Pending"}
     if active:
         properties["format"] = PACKAGE_FORMAT
-    if url:
-        properties["storageUrl"] = url
-        if package.storage_url_expiry is not None:
-            properties["storageUrlExpiry"] = format_timestamp(package.storage_url_expiry)
+    if url is not None:
+        properties["storageUrl"] = url[0]
+        properties["storageUrlExpiry"] = format_timestamp(url[1])
     if package.last_activation_time is not None:
         properties["lastActivationTime"] = format_timestamp(package.last_activation_time)
     parent = f"{account_id(request, context.control.account_name)}/applications/{application.id}"
