@@ -243,3 +243,12 @@ async def test_the_data_plane_lists_what_is_active_page_by_page(world: World) ->
     assert answer.headers["etag"]
     answer = await world.call("GET", "/applications/c")
     assert (answer.status, answer.code) == (404, "ApplicationNotFound")
+
+
+async def test_an_upload_in_blocks_is_refused_and_not_taken_for_the_whole(world: World) -> None:
+    url = world.storage.sign("http://h", "packages", "b", "rw", NOW + 60).removeprefix("http://h")
+    assert (await send(world.app, "PUT", url, {}, b"whole")).status == 201
+    for comp in ("block&blockid=AAAA", "blocklist"):
+        answer = await send(world.app, "PUT", f"{url}&comp={comp}", {}, b"part")
+        assert (answer.status, answer.json()["code"]) == (501, "NotImplemented")
+    assert (await send(world.app, "GET", url, {})).body == b"whole"
