@@ -166,12 +166,15 @@ async def _service(
         account_url=lambda: account_url,
         make_job=job_maker(vm_sizes_of(config), time.time),
         storage=choice.storage,
+        scratch=str(data_dir.path),
         prepare_spec=SpecPreparer(sign, identities, time.time),
         identities=identities,
         settings=ControlSettings(
             park_s=config.nodes.heartbeat_s,
             silent_after_s=config.nodes.silence_s,
             lost_after_s=config.nodes.lost_s,
+            max_applications=config.account.max_applications or None,
+            max_application_packages=config.account.max_application_packages or None,
             pool_quota=config.account.pool_quota or None,
             auto_scale_min_interval_s=config.autoscale.min_interval_s,
             auto_scale_on_queue_change=config.autoscale.on_queue_change,
@@ -182,7 +185,7 @@ async def _service(
     )
     sign_in, sign_in_routes = _sign_in_of(config, data_dir, account_url)
     server = HttpServer(
-        create_app(control, keys, auto_storage, sign_in, sign_in_routes),
+        create_app(control, keys, auto_storage, sign_in, sign_in_routes, management=config.server.management),
         listener,
         certificate=None if tls is None else tls.certificate,
         key=None if tls is None else tls.key,

@@ -54,6 +54,7 @@ BlobPlace = Annotated[
 _SECRET: Final = {"secret": True}
 Secret = Annotated[str, Meta(min_length=0, description="a secret as text", extra=_SECRET)]
 
+Management = Annotated[str, Meta(pattern=r"^(loopback|anywhere|off)\Z", description="one of loopback, anywhere, off")]
 AuthModes = Annotated[
     str,
     Meta(
@@ -120,6 +121,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: Host = "127.0.0.1"
     port: Port = DEFAULT_PORT
+    management: Management = "loopback"
+    """From where management tokens, made with an account key, are taken: this machine, anywhere, or nowhere."""
     tls: Switch = False
     """Whether it speaks https: by a certificate of its own making, unless one is given."""
     tls_certificate: FilePath = ""
@@ -144,6 +147,10 @@ class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: AccountName = "millpond"
     pool_quota: Quota = 0
     """Pools there may be at a time; 0 is no limit."""
+    max_applications: Quota = 20
+    """Applications whose packages nodes can be given."""
+    max_application_packages: Quota = 40
+    """Packages (versions) of one application."""
 
 
 class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

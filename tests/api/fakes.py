@@ -2,6 +2,7 @@
 
 import asyncio
 import fnmatch
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -9,9 +10,11 @@ import msgspec
 
 from millpond.autoscale.samples import History
 from millpond.control import formulas
+from millpond.control.applications import ApplicationLimits, Applications
 from millpond.control.base import FileContent, NewJob
 from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
+from millpond.domain.application import Application
 from millpond.domain.autoscale import AutoScale, AutoScaleRun
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.errors import BatchError, ErrorCode
@@ -41,6 +44,8 @@ from millpond.protocol.messages import (
 from millpond.providers.base import VmSize
 from millpond.scheduler.job_schedules import JobSchedulesState
 from millpond.scheduler.job_schedules import apply as apply_to_schedules
+from millpond.staging.account_storage import BlobFacts, StorageError
+from millpond.staging.base import RemoteFile
 from millpond.store.base import NodeCounts, Page, SampleBlock, StoredRun, TaskRow
 
 _T = TypeVar("_T")
@@ -59,6 +64,23 @@ class FakeStore:
         self.runs: list[StoredRun] = []
         self.unmade_jobs: set[str] = set()
         self.samples: list[SampleBlock] = []
+        self.applications: dict[str, Application] = {}
+
+    async def save_application(self, application: Application) -> None:
+        self.applications[id_key(application.id)] = application
+
+    async def delete_application(self, application_id: str) -> None:
+        self.applications.pop(id_key(application_id), None)
+
+    async def load_applications(self) -> list[Application]:
+        return [application for _, application in sorted(self.applications.items())]
+
+    async def get_application(self, application_id: str) -> Application | None:
+        return self.applications.get(id_key(application_id))
+
+    async def list_applications(self, limit: int, after: str | None, *, active: bool = False) -> Page[Application]:
+        rows = [one for one in await self.load_applications() if one.active_versions or not active]
+        return self._page(rows, None, lambda one: {"id": one.id}, limit, after)
 
     async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
         return {id_key(job_id): "p1" for job_id in job_ids if id_key(job_id) not in self.unmade_jobs}
@@ -157,6 +179,59 @@ class FakeStore:
         return [(by_no[row.task.job_no], row.task) for row in self.tasks.values() if row.task.node_id == node_id][
             :limit
         ]
+
+
+class MemoryStorage:
+    """`staging.account_storage.AccountStorage` in memory."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[tuple[str, str], bytes] = {}
+        self.containers: set[str] = set()
+        self.error: StorageError | None = None
+
+    def _find(self, container: str, blob: str) -> bytes:
+        if self.error is not None:
+            raise self.error
+        if (container, blob) not in self.blobs:
+            raise StorageError(404, "BlobNotFound", "There is no such blob.")
+        return self.blobs[container, blob]
+
+    async def make_container(self, container: str) -> None:
+        self.containers.add(container)
+
+    async def put(self, container: str, blob: str, content: bytes | AsyncIterator[bytes]) -> BlobFacts:
+        assert isinstance(content, bytes)
+        self.blobs[container, blob] = content
+        return await self.stat(container, blob)
+
+    async def read(
+        self, container: str, blob: str, *, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        content = self._find(container, blob)[offset:][:length]
+        for start in range(0, len(content), 1000):
+            yield content[start : start + 1000]
+
+    async def stat(self, container: str, blob: str) -> BlobFacts:
+        content = self._find(container, blob)
+        return BlobFacts(len(content), 0.0, f'"{zlib.crc32(content):x}"')
+
+    async def delete(self, container: str, blob: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.blobs.pop((container, blob), None)
+
+    async def list(self, container: str, prefix: str = "") -> "list[RemoteFile]":
+        return [
+            RemoteFile(name, len(content))
+            for (holder, name), content in sorted(self.blobs.items())
+            if holder == container and name.startswith(prefix)
+        ]
+
+    def sign(self, container: str, blob: str | None, permissions: str, expires_at: float) -> str:
+        return f"https://storage/{container}/{blob}?sp={permissions}&se={expires_at:.0f}"
+
+    async def close(self) -> None:
+        self.blobs.clear()
 
 
 class FakeFiles:
@@ -270,6 +345,15 @@ class FakeControl:
     def __init__(self, clock: Callable[[], Timestamp]) -> None:
         self.account_name = "labacct"
         self.store: Any = FakeStore()
+        self.storage: Any = MemoryStorage()
+        self.applications = Applications(
+            self.store,
+            self.storage,
+            self.account_name,
+            clock,
+            limits=ApplicationLimits(3, 3),
+            pools=self.store.pools.values,
+        )
         self.files: Any = FakeFiles()
         self.agents: Any = FakeAgents()
         self.vm_sizes = {

@@ -194,7 +194,6 @@ async def test_an_unknown_size_of_a_big_catalogue_is_told_what_is_like_it(world:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"applicationPackageReferences": [{"applicationId": "a"}]}, "applicationPackageReferences"),
         ({"certificateReferences": [{}]}, "certificateReferences"),
         ({"cloudServiceConfiguration": {"osFamily": "4"}}, "cloudServiceConfiguration"),
         (

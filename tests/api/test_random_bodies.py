@@ -102,6 +102,9 @@ NAMES = st.sampled_from(
         "onAllTasksComplete",
         "onTaskFailure",
         "containerSettings",
+        "applicationPackageReferences",
+        "applicationId",
+        "version",
         "schedule",
         "jobSpecification",
         "doNotRunUntil",
@@ -144,7 +147,7 @@ SLOW = settings(max_examples=40, deadline=None, suppress_health_check=list(Healt
 
 def target_of(operation: Operation) -> str:
     return operation.path.format(
-        poolId="p1", nodeId=NODE, jobId="j1", taskId="t1", filePath="wd%2Fx", jobScheduleId="s1"
+        poolId="p1", nodeId=NODE, jobId="j1", taskId="t1", filePath="wd%2Fx", jobScheduleId="s1", applicationId="a1"
     )
 
 

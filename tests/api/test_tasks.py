@@ -230,7 +230,16 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "userIdentity",
     ),
     ({"containerSettings": {"imageName": "i"}}, "NotImplemented", "containerSettings"),
-    ({"applicationPackageReferences": [{"applicationId": "a"}]}, "NotImplemented", "applicationPackageReferences"),
+    (
+        {"applicationPackageReferences": [{"applicationId": "a"}, {"applicationId": "a", "version": "1/2"}]},
+        "InvalidPropertyValue",
+        "applicationPackageReferences[1].version",
+    ),
+    (
+        {"applicationPackageReferences": [{"applicationId": ""}]},
+        "InvalidPropertyValue",
+        "applicationPackageReferences[0].applicationId",
+    ),
     ({"userIdentity": {}}, "InvalidPropertyValue", "userIdentity"),
     ({"userIdentity": {"username": ""}}, "InvalidPropertyValue", "userIdentity.username"),
     (

@@ -12,7 +12,7 @@ from tests.contracts.stores import T0, all_pages
 
 
 def a_package(version: str = "1.0", **fields: object) -> ApplicationPackage:
-    return ApplicationPackage(version, T0, T0 + 1, f"app-{version}", **fields)
+    return ApplicationPackage(version, T0, T0 + 1, **({"blob": f"app-{version}"} | fields))
 
 
 def an_application(application_id: str = "Blender", *packages: ApplicationPackage, **fields: object) -> Application:
@@ -22,7 +22,7 @@ def an_application(application_id: str = "Blender", *packages: ApplicationPackag
 WIDE = an_application(
     "Blender",
     a_package("4.0", state=PackageState.ACTIVE, last_activation_time=T0 + 2, size=7, etag='"e"', sha256="ab" * 32),
-    a_package("4.1-rc", storage_url_expiry=T0 + 3600),
+    a_package("4.1-rc", upload_blob="b", replaced_blobs=("c", "d"), storage_url_expiry=T0 + 3600),
     display_name="Bl\u00e9nder",
     allow_updates=False,
     default_version="4.0",

@@ -84,6 +84,12 @@ POINTS: dict[int, tuple[str, ...]] = {
         "unit/scheduler/test_spot_nodes.py::test_it_is_made_again_under_its_id_and_runs_its_start_task_on_a_fresh_disk",
         "clients/test_azure_batch_sdk_nodes.py::test_a_spot_node_is_preempted_and_its_task_runs_again_there",
     ),
+    16: (
+        "unit/runner/test_packages.py::test_a_task_finds_its_packages_under_names_in_both_spellings",
+        "unit/runner/test_packages.py::test_packages_of_a_task_are_its_own_affair_and_those_of_the_pool_everybodys",
+        "clients/test_azure_mgmt_batch_packages.py::test_packages_of_a_pool",
+        "clients/test_azure_mgmt_batch_packages.py::test_packages_of_a_task_are_not_told_to_others",
+    ),
     17: (
         "clients/test_azure_batch_sdk_tasks.py::test_there_is_no_shell_unless_asked_for",
         "unit/runner/test_environment.py::test_what_every_task_sees",
@@ -117,7 +123,6 @@ POINTS: dict[int, tuple[str, ...]] = {
 }
 
 NOT_BUILT_YET: dict[int, str] = {
-    16: "application packages",
     23: "containers",
 }
 

@@ -2,11 +2,14 @@
 
 import asyncio
 import grp
+import hashlib
+import io
 import os
 import pwd
 import shutil
 import stat
 import time
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -278,6 +281,30 @@ async def test_resource_files_are_the_users(node: Node) -> None:
     assert owner_and_mode(wd / "deep/er/run") == (uid, uid, 0o770)
     assert owner_and_mode(wd / "b") == (uid, uid, 0o400)
     assert owner_and_mode(wd / "deep")[:2] == (uid, uid)
+
+
+@pytest.mark.parametrize("identity", [None, OWN])
+async def test_packages_are_read_by_all_users_of_the_node_and_written_by_none(
+    machine: Machine, node: Node, identity: dict[str, object] | None
+) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, mode in (("bin/tool", 0o700), ("data", 0o600)):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFREG | mode) << 16
+            archive.writestr(info, "#!/bin/sh\necho ran\n")
+    node.staging.files["mem://p/a"] = content.getvalue()
+    package = {"id": "a", "version": "1", "url": "mem://p/a", "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
+    script = "cd $AZ_BATCH_APP_PACKAGE_a_1 && bin/tool && cat data | wc -l; "
+    for attempt in ("echo x >> data", "touch new", "touch bin/new", "rm -f data", "mv data x", "touch ../new"):
+        script += f"({attempt}) 2>/dev/null && echo {attempt.split()[0]} was let; "
+    more = {} if identity is None else {"userIdentity": identity}
+    printed = await node.output("t", script + "true", applicationPackages=[package], **more)
+    assert printed.split() == ["ran", "2"]
+    # Users of other nodes do not get there.
+    (directory,) = (node.root / "applications").iterdir()
+    other = await machine.node("n2").shell("t", f"cat {directory}/data")
+    assert other.exit_code not in (0, None)
 
 
 async def test_while_files_are_fetched_nobody_else_gets_in(node: Node) -> None:

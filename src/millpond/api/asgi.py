@@ -23,6 +23,9 @@ from millpond.api.http import (
     route_path,
     send_response,
 )
+from millpond.api.management.auth import LOOPBACK, ManagementGate
+from millpond.api.management.operations import is_management
+from millpond.api.management.routes import ManagementRoutes
 from millpond.api.operations import Router
 from millpond.api.paging import integer_parameter
 from millpond.api.replies import CONTENT_TYPE
@@ -56,15 +59,20 @@ def create_app(
     auto_storage: AutoStorage,
     sign_in: SignIn | None = None,
     sign_in_routes: "SignInRoutes | None" = None,
+    *,
+    management: str = LOOPBACK,
 ) -> AsgiApp:
     """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's.
 
-    `sign_in_routes` are those of a development issuer, if there is one.
+    `sign_in_routes` are those of a development issuer, if there is one; `management` says from where management tokens
+    are taken (`management.auth`).
     """
-    batch = BatchRoutes(control, Gate(control, account, sign_in or SignIn()), auto_storage)
+    gate = Gate(control, account, sign_in or SignIn())
+    batch = BatchRoutes(control, gate, auto_storage)
     agents = AgentRoutes(control)
     storage = StorageRoutes(auto_storage)
     status = status_routes.StatusRoutes(control)
+    managers = ManagementRoutes(Context(control, auto_storage), ManagementGate(gate, account, control.now, management))
 
     def face_of(path: bytes) -> Face:
         if path.startswith(b"/agent/"):
@@ -75,6 +83,8 @@ def create_app(
             return status
         if sign_in_routes is not None and sign_in_routes.serves(path):
             return sign_in_routes
+        if is_management(path):
+            return managers
         return batch
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:

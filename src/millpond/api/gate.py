@@ -53,16 +53,16 @@ class Gate:
         token = bearer_token(request.headers)
         if token is None:
             self._shared_key.check(request.method, request.raw_path, request.headers, request.query_pairs)
-            self._require(SHARED_KEY)
+            self.require(SHARED_KEY)
             return _KEY_HOLDER
         claim = self._control.claim_of_token(token)
         if claim is not None:
-            self._require(TASK_TOKEN)
+            self.require(TASK_TOKEN)
             return Grant(Caller(f"task {claim.task_id}", Role.SUBMITTER), claim)
         verifier = self._sign_in.verifier
         if verifier is None or token.count(".") != 2 or not token.startswith("ey"):
             raise unauthenticated("The bearer token is not that of a task that runs: it ends with the task's attempt.")
-        self._require(ENTRA)
+        self.require(ENTRA)
         return Grant(await self._verified(verifier, token, audiences))
 
     async def _verified(self, verifier: Verifier, token: str, audiences: tuple[str, ...]) -> Caller:
@@ -81,7 +81,8 @@ class Gate:
             )
         return Caller(name_of(claims), role)
 
-    def _require(self, mode: str) -> None:
+    def require(self, mode: str) -> None:
+        """Raises BatchError AuthenticationFailed unless callers may sign in that way."""
         if mode not in self._sign_in.modes:
             raise BatchError(
                 ErrorCode.AUTHENTICATION_FAILED,

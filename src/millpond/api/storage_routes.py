@@ -81,6 +81,9 @@ class StorageRoutes:
             raise StorageError(405, "UnsupportedHttpVerb", "A blob takes GET, HEAD, PUT and DELETE.")
         self._storage.authorize(container, blob, request.query, permission)
         if request.method == "PUT":
+            if request.query.get("comp") is not None:
+                # Azure's clients send what is large in blocks: one of them is not the blob.
+                raise StorageError(501, "NotImplemented", "A blob is uploaded in one piece, not in blocks.")
             return await self._put(request, stream, container, blob)
         if request.method == "DELETE":
             await asyncio.to_thread(self._storage.delete, container, blob)

@@ -36,7 +36,6 @@ class Support(msgspec.Struct, frozen=True):
 def _rows() -> Iterator[Support]:
     refused, accepted, dropped = Level.REFUSED, Level.ACCEPTED, Level.DROPPED
     # pools
-    yield Support("pool", "applicationPackageReferences", refused, "Application packages are not built yet.")
     yield Support(
         "pool",
         "mountConfiguration.azureBlobFileSystemConfiguration.blobfuseOptions",
@@ -83,7 +82,6 @@ def _rows() -> Iterator[Support]:
     yield Support("job", "networkConfiguration", accepted, "Nodes have the network of their host.")
     # tasks
     yield Support("task", "containerSettings", refused, "Containers are not built yet.")
-    yield Support("task", "applicationPackageReferences", refused, "Application packages are not built yet.")
 
 
 SUPPORT: Final[tuple[Support, ...]] = tuple(_rows())

@@ -6,8 +6,10 @@ from pathlib import Path
 import click
 
 from millpond.cli.common import CliError, client_environment, export_lines, find_service, service_options
+from millpond.cli.management import GROUP, token_of
 from millpond.datadir import DataDir, DataDirError, Endpoint
 from millpond.identity.applications import applications, managed_identity_secret, tenant_of
+from millpond.identity.management_token import SUBSCRIPTION
 from millpond.identity.roles import Role
 
 
@@ -19,7 +21,8 @@ from millpond.identity.roles import Role
     help="Print how to sign in at the development issuer instead, with that role.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of shell lines.")
-def env(config_path: Path | None, data_dir: str | None, as_json: bool, entra: str | None) -> None:
+@click.option("--arm", is_flag=True, help="Also what clients of the management plane need, with a token for a day.")
+def env(config_path: Path | None, data_dir: str | None, as_json: bool, entra: str | None, arm: bool) -> None:
     """Print the export lines that point Azure Batch clients at the service.
 
     \b
@@ -27,6 +30,12 @@ def env(config_path: Path | None, data_dir: str | None, as_json: bool, entra: st
     """
     directory, endpoint = find_service(config_path, data_dir)
     environment = client_environment(directory, endpoint)
+    if arm:
+        environment |= {
+            "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION,
+            "AZURE_BATCH_RESOURCE_GROUP": GROUP,
+            "AZURE_BATCH_MANAGEMENT_TOKEN": token_of(environment),
+        }
     if entra is not None:
         environment = {**environment, **_sign_in_environment(directory, endpoint, Role[entra.upper()])}
         del environment["AZURE_BATCH_ACCESS_KEY"]

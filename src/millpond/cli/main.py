@@ -8,6 +8,7 @@ import click
 from millpond import __version__
 
 _COMMANDS: Final = {
+    "app": ("millpond.cli.app:app", "Add, list and delete application packages."),
     "autoscale": ("millpond.cli.autoscale:autoscale", "See what an autoscale formula does before it runs."),
     "env": ("millpond.cli.env:env", "Print the export lines that point Azure Batch clients at the service."),
     "explain": ("millpond.cli.explain:explain", "Say why a job, task, pool or node waits."),

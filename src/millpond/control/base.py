@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from millpond.control.applications import Applications
 from millpond.control.tokens import TaskClaim
 from millpond.domain.autoscale import AutoScaleRun
 from millpond.domain.durations import Timestamp
@@ -108,6 +109,9 @@ class ControlPlane(Protocol):
     def storage(self) -> AccountStorage | None:
         """The account's auto-storage; None when it has none."""
         ...
+
+    @property
+    def applications(self) -> Applications: ...
 
     @property
     def files(self) -> NodeFiles: ...

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from millpond.control.applications import ApplicationLimits, Applications
 from millpond.control.autoscaling import AutoScaling
 from millpond.control.base import JobMaker, NewJob
 from millpond.control.engine import Engine
@@ -97,12 +98,13 @@ class ControlService:
         identities: Identities | None = None,
         make_job: JobMaker = _no_job_maker,
         storage: AccountStorage | None = None,
+        scratch: str | None = None,
         clock: Callable[[], Timestamp] = time.time,
     ) -> None:
         """`secret` derives the nodes' tokens; `account_url` is what tasks see as AZ_BATCH_ACCOUNT_URL; `prepare_spec`
         turns a stored specification into one a node can use (signs URLs); `identities` says what credentials the agents
-        of a pool are told; `make_job`
-        makes the jobs of job schedules; `storage` is the account's auto-storage (None: there is none)."""
+        of a pool are told; `make_job` makes the jobs of job schedules; `storage` is the account's auto-storage (None:
+        there is none); `scratch` is a directory for files of the moment."""
         self._storage = storage
         self._settings = settings or ControlSettings()
         self._secret = secret
@@ -122,7 +124,21 @@ class ControlService:
         self._engines: dict[str, Engine] = {}
         self._autoscaling = AutoScaling(store, clock, self._settings, self._timers, self._links, self._engines.values)
         self._schedules = JobScheduleKeeper(store, clock, self._settings, self._timers, self, make_job)
-        self._directives = StartDirectives(store, secret, prepare_spec, self._settings)
+        self._applications = Applications(
+            store,
+            storage,
+            account_name,
+            clock,
+            limits=ApplicationLimits(self._settings.max_applications, self._settings.max_application_packages),
+            pools=self._pools,
+            scratch=scratch,
+        )
+        self._directives = StartDirectives(
+            store,
+            secret,
+            lambda spec, pool: prepare_spec(self._applications.prepare_spec(spec), pool),
+            self._settings,
+        )
         self._starting: dict[str, asyncio.Task[Engine]] = {}
         self._jobs: dict[str, _JobEntry] = {}
         self._moves: set[asyncio.Task[None]] = set()
@@ -138,6 +154,7 @@ class ControlService:
         Raises StoreUnavailable, ValueError (data of a newer version), LeaseLost (another service holds a pool).
         """
         facts = await self._store.open()
+        await self._applications.load()
         self._next_pool_no = facts.next_pool_no
         self._next_job_no = facts.next_job_no
         self._jobs = {id_key(job_id): _JobEntry(no, pool_id) for job_id, no, pool_id in facts.jobs}
@@ -190,6 +207,10 @@ class ControlService:
         return self._storage
 
     @property
+    def applications(self) -> Applications:
+        return self._applications
+
+    @property
     def files(self) -> NodeFilesService:
         return self._files
 
@@ -232,6 +253,10 @@ class ControlService:
         pools = [other for other, engine in self._engines.items() if engine.state is not None and engine.state.pool]
         return key not in pools and len(pools) >= quota
 
+    def _pools(self) -> list[Pool]:
+        memories = (engine.state for engine in self._engines.values())
+        return [memory.pool for memory in memories if memory is not None and memory.pool is not None]
+
     def _auto_pool_problem(self, pool: Pool) -> SchedulingError | None:
         """Why an auto pool cannot be made, as far as can be told beforehand."""
         if pool.vm_size.lower() not in self._vm_sizes:
@@ -249,6 +274,11 @@ class ControlService:
                 return SchedulingError(
                     ErrorCategory.USER_ERROR, "InvalidAutoPoolSettings", error.message, _details_of(error)
                 )
+        try:
+            self._applications.check(pool.spec)
+        except BatchError as error:
+            code = "InvalidApplicationPackageReferencesInAutoPool"
+            return SchedulingError(ErrorCategory.USER_ERROR, code, error.message, _details_of(error))
         if self._quota_is_reached(pool.id):
             text = f"The auto pool would be one more than the {self._settings.pool_quota} pools the account may have"
             return SchedulingError(ErrorCategory.USER_ERROR, "AutoPoolCreationFailedWithQuotaReached", text)

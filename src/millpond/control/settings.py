@@ -30,6 +30,10 @@ class ControlSettings(msgspec.Struct, frozen=True):
     """How long a node may take to begin to answer a file request."""
     spec_cache_bytes: int = 64 << 20
     """Task specifications kept in memory between their commit and their hand-over to a node."""
+    max_applications: int | None = 20
+    """Applications the account may have; None is no limit."""
+    max_application_packages: int | None = 40
+    """Packages one of them may have."""
     pool_quota: int | None = None
     """Pools there may be at a time; None is no limit."""
     purge_chunk: int = 5_000

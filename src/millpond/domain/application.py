@@ -40,8 +40,12 @@ class ApplicationPackage(msgspec.Struct, frozen=True):
     version: str
     creation_time: Timestamp
     last_modified: Timestamp
-    blob: str
-    """Where its zip is, or will be, in the account's own storage."""
+    blob: str = ""
+    """Where the zip that was activated is, in the account's own storage; empty before."""
+    upload_blob: str = ""
+    """Where the next one is uploaded to; empty when none is expected."""
+    replaced_blobs: tuple[str, ...] = ()
+    """Of zips that were activated before: nodes may be downloading them still, so they go with the package."""
     state: PackageState = PackageState.PENDING
     storage_url_expiry: Timestamp | None = None
     """Of the URL to upload to that was handed out last."""
@@ -50,6 +54,7 @@ class ApplicationPackage(msgspec.Struct, frozen=True):
     """Of the zip that was activated, in bytes; so are the next two."""
     etag: str = ""
     sha256: str = ""
+    tags: dict[str, str] = {}
 
 
 class Application(msgspec.Struct, frozen=True):
@@ -65,6 +70,7 @@ class Application(msgspec.Struct, frozen=True):
     """The version meant by who names none; one of `packages`."""
     packages: tuple[ApplicationPackage, ...] = ()
     """In order of version, compared without case."""
+    tags: dict[str, str] = {}
 
     def package(self, version: str) -> ApplicationPackage | None:
         key = id_key(version)

@@ -12,14 +12,19 @@ class ErrorCode(StrEnum):
     """The code of an API error. Status and default message are in `CATALOGUE`."""
 
     ACCOUNT_IS_DISABLED = "AccountIsDisabled"
+    APPLICATION_NOT_FOUND = "ApplicationNotFound"
+    APPLICATION_PACKAGE_NOT_FOUND = "ApplicationPackageNotFound"
     AUTHENTICATION_FAILED = "AuthenticationFailed"
     AUTO_SCALE_FORMULA_TOO_LONG = "AutoScaleFormulaTooLong"
     AUTO_SCALING_FORMULA_SYNTAX_ERROR = "AutoScalingFormulaSyntaxError"
     CONDITION_NOT_MET = "ConditionNotMet"
+    CONFLICT = "Conflict"
+    """Of the management plane, where it has no code of its own."""
     EMPTY_METADATA_KEY = "EmptyMetadataKey"
     FILE_NOT_FOUND = "FileNotFound"
     INSUFFICIENT_ACCOUNT_PERMISSIONS = "InsufficientAccountPermissions"
     INTERNAL_ERROR = "InternalError"
+    INVALID_APPLICATION_PACKAGE_REFERENCES = "InvalidApplicationPackageReferences"
     INVALID_AUTHENTICATION_INFO = "InvalidAuthenticationInfo"
     INVALID_AUTO_SCALING_SETTINGS = "InvalidAutoScalingSettings"
     INVALID_CONSTRAINT_VALUE = "InvalidConstraintValue"
@@ -100,6 +105,8 @@ _C = ErrorCode
 
 CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.ACCOUNT_IS_DISABLED: (403, "The specified account is disabled."),
+    _C.APPLICATION_NOT_FOUND: (404, "The specified application does not exist."),
+    _C.APPLICATION_PACKAGE_NOT_FOUND: (404, "The specified application package does not exist."),
     _C.AUTHENTICATION_FAILED: (
         403,
         (
@@ -110,6 +117,7 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.AUTO_SCALE_FORMULA_TOO_LONG: (400, "The autoscale formula is too long."),
     _C.AUTO_SCALING_FORMULA_SYNTAX_ERROR: (400, "The autoscale formula has a syntax error."),
     _C.CONDITION_NOT_MET: (412, "The condition specified using HTTP conditional header(s) is not met."),
+    _C.CONFLICT: (409, "The request conflicts with the current state of the resource."),
     _C.EMPTY_METADATA_KEY: (400, "The key of a metadata item is empty."),
     _C.FILE_NOT_FOUND: (404, "The specified file does not exist."),
     _C.INSUFFICIENT_ACCOUNT_PERMISSIONS: (
@@ -117,6 +125,13 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
         "The account being accessed does not have sufficient permissions for this operation.",
     ),
     _C.INTERNAL_ERROR: (500, "The server encountered an internal error."),
+    _C.INVALID_APPLICATION_PACKAGE_REFERENCES: (
+        409,
+        (
+            "One or more application package references could not be satisfied. This occurs if the application or "
+            "version does not exist or is not active, or if no version was given and there is no default version."
+        ),
+    ),
     _C.INVALID_AUTHENTICATION_INFO: (
         400,
         "The authentication information was not provided in the correct format. Verify the value of the Authorization header.",

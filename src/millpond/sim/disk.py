@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from millpond.domain.application import Application
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.domain.events import Event
@@ -251,6 +252,25 @@ class SimDisk:
     async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
         await asyncio.sleep(self.latency_s)
         return await self._inner.list_auto_scale_runs(pool_no, limit)
+
+    async def save_application(self, application: Application) -> None:
+        await asyncio.sleep(self.latency_s)
+        await self._inner.save_application(application)
+
+    async def delete_application(self, application_id: str) -> None:
+        await asyncio.sleep(self.latency_s)
+        await self._inner.delete_application(application_id)
+
+    async def load_applications(self) -> list[Application]:
+        return await self._inner.load_applications()
+
+    async def get_application(self, application_id: str) -> Application | None:
+        await asyncio.sleep(self.latency_s)
+        return await self._inner.get_application(application_id)
+
+    async def list_applications(self, limit: int, after: str | None, *, active: bool = False) -> Page[Application]:
+        await asyncio.sleep(self.latency_s)
+        return await self._inner.list_applications(limit, after, active=active)
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         await self._read()

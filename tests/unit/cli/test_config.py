@@ -146,6 +146,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "nodes.mount_allow": "/data:/srv",
         "nodes.mount_endpoints": "store=http://127.0.0.1:10000/store",
         "autoscale.on_queue_change": "true",
+        "server.management": "off",
         "server.tls": "true",
         "auth.modes": "AAD",
         "auth.issuers": "https://issuer.example",

@@ -40,6 +40,7 @@ def new_pool(
     start_task: StartTaskRules | None = None,
     inter_node: bool = False,
     order: JobDefaultOrder = JobDefaultOrder.NONE,
+    packages: bool = False,
 ) -> Pool:
     return Pool(
         no=1,
@@ -50,7 +51,7 @@ def new_pool(
         last_modified=0.0,
         state_time=0.0,
         allocation_state_time=0.0,
-        spec={},
+        spec={"applicationPackageReferences": [{"applicationId": "a"}]} if packages else {},
         vm_size="local",
         task_slots_per_node=slots,
         fill_type=fill,

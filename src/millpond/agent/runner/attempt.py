@@ -168,7 +168,7 @@ class TaskHook:
 
 def relative_directory(start: Start) -> str:
     """An attempt's directory, below the node's root (semantics 4.1)."""
-    if start.kind is TaskKind.START_TASK:
+    if start.kind in (TaskKind.NODE_SETUP, TaskKind.START_TASK):
         return START_DIRECTORY
     return ids.task_directory(start.job_id, start.task_id)
 

@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 
 from millpond.agent.mount_kinds import Mount
-from millpond.domain.durations import parse_duration
+from millpond.domain.durations import Timestamp, parse_duration
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 
 DEFAULT_RETENTION_S: Final = 7 * 86400.0
@@ -28,6 +28,19 @@ class ResourceFile(_Wire, frozen=True, rename="camel"):
     blob_prefix: str | None = None
     file_path: str | None = None
     file_mode: str | None = None
+
+
+class ApplicationPackage(_Wire, frozen=True, rename="camel"):
+    """A package the task (or the pool) refers to, as the control plane has resolved the reference."""
+
+    id: str
+    version: str = ""
+    problem: str = ""
+    """Why there is nothing to deploy, in words; the rest is empty then."""
+    is_default: bool = False
+    created_at: Timestamp = 0.0
+    url: str = ""
+    sha256: str = ""
 
 
 class UploadHeader(_Wire, frozen=True, rename="camel"):
@@ -88,6 +101,7 @@ class TaskSpec(_Wire, frozen=True, rename="camel"):
     """What the node needs of a task. Everything else in the wire form is ignored here."""
 
     command_line: str = ""
+    application_packages: tuple[ApplicationPackage, ...] = ()
     resource_files: tuple[ResourceFile, ...] | None = None
     output_files: tuple[OutputFile, ...] | None = None
     environment_settings: tuple[EnvironmentSetting, ...] | None = None

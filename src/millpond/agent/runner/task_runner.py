@@ -17,6 +17,7 @@ from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.runner.attempt import Attempt, Interrupted, TaskHook, failure_info, process_id
 from millpond.agent.runner.attempt_log import AttemptLog
 from millpond.agent.runner.command_line import split_command_line
+from millpond.agent.runner.hooks.application_packages import ApplicationPackages
 from millpond.agent.runner.hooks.directories import Directories
 from millpond.agent.runner.hooks.environment import Environment
 from millpond.agent.runner.hooks.hand_over import HandOver
@@ -31,6 +32,7 @@ from millpond.agent.runner.hooks.resource_limits import ResourceLimits
 from millpond.agent.runner.hooks.retention import Retention
 from millpond.agent.runner.hooks.wall_clock import WallClock
 from millpond.agent.runner.instance import Instances, lost_process
+from millpond.agent.runner.packages import NodePackages
 from millpond.agent.runner.spec import TaskSpec, decode_spec
 from millpond.domain import ids
 from millpond.domain.durations import Timestamp
@@ -69,6 +71,8 @@ class TaskRunner:
         self._executor = executor
         self._clock = clock
         self.directories = directories or NodeDirectories.of(facts.root, clock)
+        self._staging = staging
+        self._packages = NodePackages.of(self.directories)
         self._hooks: tuple[TaskHook, ...] = (
             # First, as downloads are within its time.
             WallClock(clock),
@@ -77,8 +81,9 @@ class TaskRunner:
             ),
             Directories(),
             Identity() if isolation is None else IsolatedIdentity(isolation),
-            Environment(facts),
+            Environment(facts, self._packages),
             Prepared(),
+            ApplicationPackages(self._packages, staging),
             ResourceFiles(staging, cache, facts.pool_id),
             Limits(),
             *(() if isolation is None or isolation.cgroup is None else (ResourceLimits(isolation.cgroup),)),
@@ -244,6 +249,10 @@ class TaskRunner:
                 await stop(attempt)
             except Exception:
                 _log.exception("attempt %s", attempt.process_id)
+        await self._pause(attempt)
+
+    @staticmethod
+    async def _pause(attempt: Attempt) -> None:
         if attempt.retryable:
             with contextlib.suppress(Interrupted), attempt.interruptible():
                 await asyncio.sleep(_RETRY_PAUSE_S)

@@ -3,11 +3,24 @@
 from typing import Final
 
 from millpond.api.context import Handler
-from millpond.api.handlers import account, autoscale, explain, files, job_schedules, jobs, nodes, pools, tasks
+from millpond.api.handlers import (
+    account,
+    applications,
+    autoscale,
+    explain,
+    files,
+    job_schedules,
+    jobs,
+    nodes,
+    pools,
+    tasks,
+)
 
 _HANDLERS: Final[tuple[Handler, ...]] = (
     account.list_supported_images,
     account.list_pool_node_counts,
+    applications.list_applications,
+    applications.get_application,
     pools.create_pool,
     pools.get_pool,
     pools.pool_exists,

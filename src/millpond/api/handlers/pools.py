@@ -50,6 +50,7 @@ async def create_pool(context: Context, request: Request) -> Response:
     pool = new_pool(body, context.control.vm_sizes, context.control.now())
     if pool.auto_scale is not None:
         context.control.check_auto_scale(pool.auto_scale.formula, pool.auto_scale.interval_s)
+    context.control.applications.check(pool.spec)
     pool = await context.control.add_pool(pool, request.request_id)
     return written_reply(request, pool_url(request.base_url, pool.id), pool.last_modified, location=True)
 
@@ -108,6 +109,7 @@ async def replace_pool_properties(context: Context, request: Request) -> Respons
 
 
 async def _update(context: Context, request: Request, changes: PoolChanges) -> Response:
+    context.control.applications.check(changes.spec)
     event = PoolUpdated(
         at=context.control.now(), cause=request.request_id, changes=changes, condition=precondition_of(request)
     )

@@ -7,7 +7,13 @@ import msgspec
 
 from millpond.api.intake.common import check_display_name, check_metadata, within
 from millpond.api.intake.mounts import check_mounts
-from millpond.api.intake.pools import check_machine, check_task_slots, check_user_accounts, vm_size_of
+from millpond.api.intake.pools import (
+    check_machine,
+    check_pool_packages,
+    check_task_slots,
+    check_user_accounts,
+    vm_size_of,
+)
 from millpond.api.intake.special_tasks import start_task_rules
 from millpond.api.schema.pool import PoolPatch, PoolReplace
 from millpond.api.schema.special_task import StartTask
@@ -37,7 +43,7 @@ def patch_of(body: PoolPatch, pool: Pool, vm_sizes: Mapping[str, VmSize]) -> Poo
     """The changes of a PATCH: what is not given stays. Raises BatchError."""
     check_display_name("displayName", body.display_name)
     check_metadata(body.metadata)
-    _refuse_unsupported(body)
+    _check_both(body)
     if body.virtual_machine_configuration is not None:
         check_machine(body.virtual_machine_configuration)
     if body.vm_size is not None or body.task_slots_per_node is not None:
@@ -68,7 +74,7 @@ def patch_of(body: PoolPatch, pool: Pool, vm_sizes: Mapping[str, VmSize]) -> Poo
 def replacement_of(body: PoolReplace) -> PoolChanges:
     """The changes of a replacement: start task, packages and metadata are these, or none. Raises BatchError."""
     check_metadata(body.metadata)
-    _refuse_unsupported(body)
+    _check_both(body)
     start_task = _start_task(body.start_task)
     body.odata_metadata = None
     return PoolChanges(
@@ -85,8 +91,8 @@ def _start_task(body: StartTask | None) -> StartTaskRules | None:
         return start_task_rules(body)
 
 
-def _refuse_unsupported(body: PoolPatch | PoolReplace) -> None:
-    refuse_if_used("pool", "applicationPackageReferences", body.application_package_references)
+def _check_both(body: PoolPatch | PoolReplace) -> None:
+    check_pool_packages(body.application_package_references)
     refuse_if_used("pool", "certificateReferences", body.certificate_references)
     if isinstance(body, PoolPatch):
         check_mounts(body.mount_configuration)

@@ -10,12 +10,15 @@ from millpond.api.decode import missing_property
 from millpond.api.intake.autoscale import SETTINGS, auto_scale_of
 from millpond.api.intake.common import check_display_name, check_id, check_metadata, duration_s, within
 from millpond.api.intake.mounts import check_mounts
+from millpond.api.intake.packages import check_package_references
 from millpond.api.intake.special_tasks import start_task_rules
 from millpond.api.schema.enums import DeallocationOption, PoolIdentityType
 from millpond.api.schema.node import NodeRemove
 from millpond.api.schema.pool import PoolCreate, PoolIdentity, PoolResize, PoolSpecification, UserAccount
+from millpond.api.schema.task import ApplicationPackageReference
 from millpond.api.schema.vm import VirtualMachineConfiguration
 from millpond.api.support import refuse_if_used
+from millpond.domain.application import MAX_POOL_REFERENCES
 from millpond.domain.durations import Timestamp, format_duration
 from millpond.domain.errors import BatchError, ErrorCode, invalid_property
 from millpond.domain.events import NodesRemoveRequested, PoolResizeRequested
@@ -70,6 +73,7 @@ def pool_of(body: PoolSpecification, pool_id: str, vm_sizes: Mapping[str, VmSize
         with within("startTask"):
             start_task = start_task_rules(body.start_task)
     check_user_accounts(body.user_accounts or ())
+    check_pool_packages(body.application_package_references)
     return Pool(
         no=0,
         id=pool_id,
@@ -172,10 +176,18 @@ def check_user_accounts(accounts: Sequence[UserAccount]) -> None:
 
 
 def _refuse_unsupported(body: PoolSpecification) -> None:
-    refuse_if_used("pool", "applicationPackageReferences", body.application_package_references)
     check_mounts(body.mount_configuration)
     refuse_if_used("pool", "certificateReferences", body.certificate_references)
     refuse_if_used("pool", "cloudServiceConfiguration", body.cloud_service_configuration)
+
+
+def check_pool_packages(references: Sequence[ApplicationPackageReference] | None) -> None:
+    """Their form; whether they can be satisfied is for `Applications.check` to say."""
+    if references is not None and len(references) > MAX_POOL_REFERENCES:
+        raise invalid_property(
+            "applicationPackageReferences", len(references), f"it has more than {MAX_POOL_REFERENCES} references"
+        )
+    check_package_references(references)
 
 
 def check_machine(machine: VirtualMachineConfiguration) -> None:

@@ -20,6 +20,7 @@ from millpond.api.intake.common import (
     within,
 )
 from millpond.api.intake.output_files import check_output_files
+from millpond.api.intake.packages import check_package_references
 from millpond.api.schema.enums import AccessScope
 from millpond.api.schema.task import (
     ExitConditionsBody,
@@ -60,8 +61,10 @@ def new_task(body: TaskCreate) -> NewTask:
     if not is_valid_id(body.id):
         check_id("id", body.id)
     check_command_line("commandLine", body.command_line)
-    if body.container_settings is not None or body.application_package_references is not None:
-        _refuse_unsupported(body)
+    if body.container_settings is not None:
+        refuse_if_used("task", "containerSettings", body.container_settings)
+    if body.application_package_references:
+        check_package_references(body.application_package_references)
     if body.user_identity is not None:
         check_user_identity(body.user_identity)
     check_display_name("displayName", body.display_name)
@@ -81,11 +84,6 @@ def new_task(body: TaskCreate) -> NewTask:
         check_constraints(body.constraints)
         retries = body.constraints.max_task_retry_count
     return NewTask(body.id, encode_spec(body), 1 if slots is None else slots, retries, _rules(body))
-
-
-def _refuse_unsupported(body: TaskCreate) -> None:
-    refuse_if_used("task", "containerSettings", body.container_settings)
-    refuse_if_used("task", "applicationPackageReferences", body.application_package_references)
 
 
 def check_command_line(name: str, text: str) -> None:

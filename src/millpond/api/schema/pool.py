@@ -20,6 +20,7 @@ from millpond.api.schema.enums import (
 )
 from millpond.api.schema.mounts import MountConfiguration
 from millpond.api.schema.special_task import StartTask
+from millpond.api.schema.task import ApplicationPackageReference
 from millpond.api.schema.vm import VirtualMachineConfiguration
 
 
@@ -144,7 +145,7 @@ class PoolSpecification(Wire, kw_only=True):
     enable_inter_node_communication: bool | None = None
     network_configuration: NetworkConfiguration | None = None
     start_task: StartTask | None = None
-    application_package_references: list[JsonObject] | None = None
+    application_package_references: list[ApplicationPackageReference] | None = None
     task_slots_per_node: Int32 | None = None
     task_scheduling_policy: TaskSchedulingPolicy | None = None
     user_accounts: list[UserAccount] | None = None
@@ -197,7 +198,7 @@ class PoolPatch(RoundTrip):
     enable_inter_node_communication: bool | None = None
     network_configuration: NetworkConfiguration | None = None
     start_task: StartTask | None = None
-    application_package_references: list[JsonObject] | None = None
+    application_package_references: list[ApplicationPackageReference] | None = None
     task_slots_per_node: Int32 | None = None
     task_scheduling_policy: TaskSchedulingPolicy | None = None
     user_accounts: list[UserAccount] | None = None
@@ -213,7 +214,7 @@ class PoolReplace(RoundTrip, kw_only=True):
     """POST /pools/{poolId}/updateproperties (BatchPoolReplaceOptions): what is not given is taken away."""
 
     start_task: StartTask | None = None
-    application_package_references: list[JsonObject]
+    application_package_references: list[ApplicationPackageReference]
     metadata: list[NameValueItem]
     certificate_references: list[JsonObject] | None = None
     target_node_communication_mode: NodeCommunicationMode | None = None

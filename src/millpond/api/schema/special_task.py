@@ -2,6 +2,7 @@
 
 from millpond.api.schema.base import Int32, JsonObject, Wire
 from millpond.api.schema.task import (
+    ApplicationPackageReference,
     AuthenticationTokenSettings,
     EnvironmentSetting,
     OutputFile,
@@ -65,6 +66,6 @@ class JobManagerTask(Wire, kw_only=True):
     kill_job_on_completion: bool | None = None
     user_identity: UserIdentity | None = None
     run_exclusive: bool | None = None
-    application_package_references: list[JsonObject] | None = None
+    application_package_references: list[ApplicationPackageReference] | None = None
     authentication_token_settings: AuthenticationTokenSettings | None = None
     allow_low_priority_node: bool | None = None

@@ -125,6 +125,13 @@ class MultiInstanceSettings(Wire, kw_only=True):
     common_resource_files: list[ResourceFile] | None = None
 
 
+class ApplicationPackageReference(Wire):
+    """Azure Batch: BatchApplicationPackageReference."""
+
+    application_id: str
+    version: str | None = None
+
+
 class AuthenticationTokenSettings(Wire):
     """What a token given to the task is good for (up to 2024-02-01.19.0)."""
 
@@ -150,7 +157,7 @@ class TaskCreate(Wire, kw_only=True):
     user_identity: UserIdentity | None = None
     multi_instance_settings: MultiInstanceSettings | None = None
     depends_on: TaskDependencies | None = None
-    application_package_references: list[JsonObject] | None = None
+    application_package_references: list[ApplicationPackageReference] | None = None
     authentication_token_settings: AuthenticationTokenSettings | None = None
     constraints: TaskConstraints | None = None
 

@@ -4,13 +4,15 @@ from millpond.agent.base import NodeFacts
 from millpond.agent.runner.attempt import Attempt, TaskHook
 from millpond.agent.runner.environment import node_environment, task_environment
 from millpond.agent.runner.instance import instance_environment
+from millpond.agent.runner.packages import NodePackages
 from millpond.domain import ids
 from millpond.domain.states import TaskKind
 
 
 class Environment(TaskHook):
-    def __init__(self, facts: NodeFacts) -> None:
+    def __init__(self, facts: NodeFacts, packages: NodePackages) -> None:
         self._node = node_environment(facts)
+        self._packages = packages
 
     async def prestart(self, attempt: Attempt) -> None:
         start = attempt.start
@@ -20,7 +22,7 @@ class Environment(TaskHook):
             settings = (*settings, *own)
         attempt.environment = task_environment(
             self._node,
-            special=_special(attempt),
+            special={**_special(attempt), **self._packages.environment(attempt.spec.application_packages)},
             task_directory=attempt.task_directory,
             working_directory=attempt.working_directory,
             user=attempt.user,

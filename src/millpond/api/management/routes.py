@@ -1,0 +1,98 @@
+"""The management plane over HTTP: every request to it comes in here."""
+
+import logging
+import uuid
+from typing import Final
+
+from millpond.api.context import Context
+from millpond.api.http import ClientDisconnected, Receive, Request, Response, Scope, Send, route_path, send_response
+from millpond.api.management.auth import ManagementGate
+from millpond.api.management.errors import ArmError, error_body
+from millpond.api.management.handlers import HANDLERS
+from millpond.api.management.operations import API_VERSIONS, ManagementRouter
+from millpond.domain.errors import BatchError, ErrorCode, LeaseLost, StoreUnavailable
+from millpond.domain.ids import id_key
+
+_log: Final = logging.getLogger(__name__)
+_CONTENT_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
+_RETRY_AFTER: Final = (b"retry-after", b"1")
+
+
+class ManagementRoutes:
+    """The operations of the management plane."""
+
+    def __init__(self, context: Context, gate: ManagementGate) -> None:
+        self._context = context
+        self._gate = gate
+        self._router = ManagementRouter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, str(uuid.uuid4()))
+        try:
+            response = await self._answer(request)
+        except ClientDisconnected:
+            return
+        request_id = request.request_id.encode()
+        response.headers += [(b"x-ms-request-id", request_id), (b"x-ms-correlation-request-id", request_id)]
+        response.headers += [(b"cache-control", b"no-cache"), (b"x-content-type-options", b"nosniff")]
+        client_id = request.headers.get(b"x-ms-client-request-id")
+        if client_id and request.headers.get(b"x-ms-return-client-request-id", b"").lower() == b"true":
+            response.headers.append((b"x-ms-client-request-id", client_id))
+        await send_response(send, receive, response, head=request.method == "HEAD")
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            return await self._perform(request)
+        except (ArmError, BatchError) as error:
+            return _failure(request, error)
+        except (StoreUnavailable, LeaseLost) as error:
+            _log.warning("request %s: %s", request.request_id, error)
+            return _failure(request, BatchError(ErrorCode.SERVER_BUSY))
+        except ClientDisconnected:
+            raise
+        except Exception:
+            _log.exception("request %s (%s %r) failed", request.request_id, request.method, request.raw_path)
+            return _failure(request, BatchError(ErrorCode.INTERNAL_ERROR))
+
+    async def _perform(self, request: Request) -> Response:
+        request.read_query()
+        grant = await self._gate.authenticate(request)
+        request.require_host()
+        _check_version(request)
+        request.operation, request.params = self._router.find(request.method, route_path(request.scope))
+        self._gate.allow(grant, request.operation)
+        name = request.params.get("accountName")
+        account = self._context.control.account_name
+        if name is not None and id_key(name) != id_key(account):
+            raise ArmError(
+                404,
+                "ResourceNotFound",
+                f"The Resource 'Microsoft.Batch/batchAccounts/{name[:64]}' was not found: this service is the account "
+                f"'{account}'.",
+            )
+        return await HANDLERS[request.operation.name](self._context, request)
+
+
+def _check_version(request: Request) -> None:
+    version = request.query.get("api-version")
+    if version is None:
+        raise ArmError(
+            400,
+            "MissingApiVersionParameter",
+            "The api-version query parameter (?api-version=) is required for all requests.",
+        )
+    if version not in API_VERSIONS:
+        raise ArmError(
+            400,
+            "InvalidApiVersionParameter",
+            f"The api-version '{version[:64]}' is invalid. The supported versions are '{','.join(API_VERSIONS)}'.",
+        )
+
+
+def _failure(request: Request, error: ArmError | BatchError) -> Response:
+    headers = [_CONTENT_TYPE]
+    if error.status == 401:
+        headers.append((b"www-authenticate", b'Bearer realm="millpond"'))
+    if error.status == 503:
+        headers.append(_RETRY_AFTER)
+    return Response(error.status, headers, error_body(error, request.request_id))
