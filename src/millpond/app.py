@@ -36,6 +36,7 @@ from millpond.providers.catalogue import catalogue
 from millpond.providers.local import LocalProvider
 from millpond.serving import HttpServer, ListenError, listen, url_of
 from millpond.staging.auto_storage import AutoStorage
+from millpond.staging.directory_storage import DirectoryStorage
 from millpond.store.sqlite import SqliteStore
 
 _STAGING_URL_S: Final = 86400.0
@@ -102,7 +103,8 @@ async def _service(
     """Everything started, in order; everything stopped, in order. Yields the event that a signal sets."""
     account_url = url_of(listener)
     keys = AccountKeys.from_base64(config.account.name, *data_dir.account_keys(create=True))
-    storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
+    auto_storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
+    storage = DirectoryStorage(auto_storage, lambda: account_url)
     provider = LocalProvider(
         str(data_dir.nodes_path),
         endpoint=account_url,
@@ -111,7 +113,7 @@ async def _service(
     )
 
     def sign(container: str) -> str:
-        return storage.sign(account_url, container, None, "rl", time.time() + _STAGING_URL_S)
+        return storage.sign(container, None, "rl", time.time() + _STAGING_URL_S)
 
     control = ControlService(
         config.account.name,
@@ -121,6 +123,7 @@ async def _service(
         secret=data_dir.node_secret(),
         account_url=lambda: account_url,
         make_job=job_maker(vm_sizes_of(config), time.time),
+        storage=storage,
         prepare_spec=lambda spec: sign_auto_storage(spec, sign),
         settings=ControlSettings(
             park_s=config.nodes.heartbeat_s,
@@ -134,13 +137,14 @@ async def _service(
             sample_history_s=config.autoscale.history_days * 86400.0,
         ),
     )
-    server = HttpServer(create_app(control, keys, storage), listener)
+    server = HttpServer(create_app(control, keys, auto_storage), listener)
 
     async with contextlib.AsyncExitStack() as stack:
         stop = _stop_on_signals(provider)
         stack.push_async_callback(server.stop)
         stack.push_async_callback(provider.close)
         stack.push_async_callback(provider.stop_host)
+        stack.push_async_callback(storage.close)
         stack.push_async_callback(control.stop)
         try:
             await control.start()
