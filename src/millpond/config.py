@@ -35,6 +35,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86400 * 3650, description=_POSITIVE_S)]
 Quota = Annotated[int, Meta(ge=0, description="a whole number, 0 for no limit")]
 Days = Annotated[float, Meta(gt=0, le=366, description="a number of days above 0, at most 366")]
 NodeLimit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")]
+LogSize = Annotated[int, Meta(ge=1, le=8192, description="a whole number of KiB from 1 to 8192")]
+StoreSize = Annotated[int, Meta(ge=1, description="a whole number of MiB, at least 1")]
 Switch = Annotated[bool, Meta(description="true or false")]
 Directory = Annotated[str, Meta(min_length=1, description="a directory's path")]
 LogLevel = Annotated[
@@ -101,6 +103,18 @@ class AutoscaleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long samples are kept."""
 
 
+class KeptLogsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Logs of tasks, kept in auto-storage when their node is gone."""
+
+    enabled: Switch = True
+    file_kib: LogSize = 1024
+    """How much is kept of each file: of a longer one, its two ends."""
+    total_mib: StoreSize = 10_240
+    """How much is kept of all of them; the oldest go first."""
+    days: Days = 30.0
+    """How long they are kept, if their task is not deleted before."""
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -124,6 +138,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     account: AccountConfig = AccountConfig()
     nodes: NodesConfig = NodesConfig()
     autoscale: AutoscaleConfig = AutoscaleConfig()
+    kept_logs: KeptLogsConfig = KeptLogsConfig()
     log: LogConfig = LogConfig()
     vm_sizes: dict[str, VmSizeConfig] = {}
     """By name in lower case; added to the built-in catalogue."""
@@ -163,6 +178,7 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "account": AccountConfig,
     "nodes": NodesConfig,
     "autoscale": AutoscaleConfig,
+    "kept_logs": KeptLogsConfig,
     "log": LogConfig,
 }
 _VM_SIZES: Final = "vm_sizes"
@@ -319,8 +335,10 @@ def _read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
 
 def _is_meant_for_us(variable: str) -> bool:
     """Whether an unknown variable looks like a setting. A service may itself run inside a Millpond task, and there the
-    agent's own markers (`MILLPOND_TASK_…`) are in the environment."""
-    return not variable.startswith((ENVIRONMENT_PREFIX + "TASK_", ENVIRONMENT_PREFIX + "PROCESS"))
+    agent's own markers (`MILLPOND_TASK_…`) are in the environment, and what the task says of its logs."""
+    return not variable.startswith(
+        (ENVIRONMENT_PREFIX + "TASK_", ENVIRONMENT_PREFIX + "PROCESS", ENVIRONMENT_PREFIX + "KEEP_FILES")
+    )
 
 
 def _convert(setting: Setting, value: Any, source: str, *, lax: bool) -> Any:

@@ -10,6 +10,7 @@ import msgspec
 from millpond.autoscale.samples import History
 from millpond.control import formulas
 from millpond.control.base import FileContent, NewJob
+from millpond.control.kept_files import KeptFiles, entry_of
 from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
 from millpond.domain.autoscale import AutoScale, AutoScaleRun
@@ -34,6 +35,8 @@ from millpond.protocol.messages import (
     LaunchAnswer,
     LaunchCall,
     LaunchReply,
+    LogFile,
+    Logs,
     Sync,
     SyncReply,
     Welcome,
@@ -41,7 +44,7 @@ from millpond.protocol.messages import (
 from millpond.providers.base import VmSize
 from millpond.scheduler.job_schedules import JobSchedulesState
 from millpond.scheduler.job_schedules import apply as apply_to_schedules
-from millpond.store.base import NodeCounts, Page, SampleBlock, StoredRun, TaskRow
+from millpond.store.base import KeptLog, NodeCounts, Page, SampleBlock, StoredRun, TaskRow
 
 _T = TypeVar("_T")
 _Values = Callable[[_T], dict[str, Literal | None]]
@@ -227,6 +230,40 @@ class FakeFiles:
         self.deleted.append((node_id, path, recursive))
 
 
+class FakeLogs:
+    """What is kept, by task key."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[int, dict[str, bytes]]] = {}
+        """Attempt, and contents by name."""
+        self.original_size = 0
+
+    async def of(self, key: int) -> KeptFiles | None:
+        if key not in self.kept:
+            return None
+        attempt, contents = self.kept[key]
+        files = [
+            LogFile(name, len(content), 0, 1795230000.0, 0o100644, self.original_size)
+            for name, content in contents.items()
+        ]
+        return KeptFiles(KeptLog(key, attempt, 1, b""), 0, files)
+
+    async def read(self, kept: KeptFiles, name: str, *, offset: int, length: int | None) -> FileContent:
+        file = kept.find(name)
+        if file is None:
+            raise BatchError(ErrorCode.FILE_NOT_FOUND)
+        content = self.kept[kept.row.key][1][name][offset:]
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield content if length is None else content[:length]
+
+        return FileContent(entry_of(file), chunks())
+
+    async def remove(self, kept: KeptFiles, name: str, *, recursive: bool) -> None:
+        if self.kept[kept.row.key][1].pop(name, None) is None:
+            raise BatchError(ErrorCode.FILE_NOT_FOUND)
+
+
 class FakeAgents:
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -254,6 +291,11 @@ class FakeAgents:
         if self.take_body:
             self.bodies[request_id] = b"".join([chunk async for chunk in body])
 
+    async def keep_logs(self, logs: Logs) -> None:
+        if self.error is not None:
+            raise self.error
+        self.calls.append(logs)
+
     async def launch(self, token: str, call: LaunchCall) -> LaunchAnswer:
         if token != "launch-token":
             raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
@@ -272,6 +314,7 @@ class FakeControl:
         self.store: Any = FakeStore()
         self.files: Any = FakeFiles()
         self.agents: Any = FakeAgents()
+        self.logs: Any = FakeLogs()
         self.vm_sizes = {
             "standard_d2s_v3": VmSize("standard_d2s_v3", 2, 8192, 0.1),
             "standard_a1_v2": VmSize("standard_a1_v2", 1, 2048, 0.05),

@@ -63,7 +63,8 @@ async def test_packs_are_found_dropped_and_forgotten(store, fence):
     await store.commit(tasks(*numbers), fence)
     for number in numbers:
         await store.save_kept_logs([KeptLog(key(number), 1, number, b"x")], LogPack(number, 10 * number))
-    assert await store.oldest_log_packs(2) == [LogPack(1, 10), LogPack(2, 20)]
+    assert await store.list_log_packs(0, 2) == [LogPack(1, 10), LogPack(2, 20)]
+    assert await store.list_log_packs(4, 2) == [LogPack(5, 50)]
     await store.drop_kept_logs([2, 5])
     assert await store.get_kept_log(key(2)) is None
     assert await store.get_kept_log(key(3)) is not None

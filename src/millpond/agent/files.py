@@ -68,6 +68,21 @@ class NodeFiles:
                 return _refusal(ErrorCode.FILE_NOT_FOUND), None
             return _refusal(ErrorCode.INTERNAL_ERROR, f"The node could not do it: {error.strerror}."), None
 
+    def open(self, path: str) -> tuple[int, os.stat_result] | None:
+        """A descriptor for reading a regular file, to be closed, and its facts; None when there is none, or it is not
+        to be read."""
+        try:
+            with self._opened(path) as found:
+                facts = os.fstat(found)
+                if not stat.S_ISREG(facts.st_mode) or self._is_others(facts):
+                    return None
+                return _reopen(found, os.O_RDONLY | os.O_NONBLOCK), facts
+        except (_Refused, OSError):
+            return None
+
+    def _is_others(self, facts: os.stat_result) -> bool:
+        return self._owns is not None and facts.st_nlink > 1 and not self._owns(facts.st_uid)
+
     # --- operations ---------------------------------------------------------------------------------------------
 
     def _stat(self, request: FileRequest) -> FileReply:
@@ -93,7 +108,7 @@ class NodeFiles:
             if not stat.S_ISREG(facts.st_mode):
                 # Opening a pipe would wait for its other end, and opening a device may do anything.
                 raise _Refused(ErrorCode.FILE_NOT_FOUND, "The specified path is not a regular file.")
-            if self._owns is not None and facts.st_nlink > 1 and not self._owns(facts.st_uid):
+            if self._is_others(facts):
                 raise _Refused(ErrorCode.FILE_NOT_FOUND, "The file is somebody else's, linked from here.")
             size = facts.st_size
             if request.offset < 0 or (request.length is not None and request.length < 0):

@@ -79,13 +79,15 @@ class NodeLink:
         *,
         chance: Callable[[], float],
         max_pause_s: float = _MAX_PAUSE_S,
+        welcomed: Callable[[Welcome], None] = lambda welcome: None,
     ) -> None:
-        """`chance` gives numbers from 0 up to 1 for the jitter; pauses between tries grow up to `max_pause_s`."""
+        """`welcomed` is told of every new session; `chance` gives numbers from 0 up to 1 for the jitter; pauses between tries grow up to `max_pause_s`."""
         self._agent = agent
         self._transport = transport
         self._files = files
         self._chance = chance
         self._max_pause_s = max_pause_s
+        self._welcomed = welcomed
         self._park_s = 0.0
         self._poll_timeout: asyncio.Timeout | None = None
         self._nudge = asyncio.Event()
@@ -150,6 +152,7 @@ class NodeLink:
                 self._heard()
                 self._park_s = welcome.park_s
                 self._agent.welcomed(welcome)
+                self._welcomed(welcome)
                 return
 
     async def _poll(self) -> None:

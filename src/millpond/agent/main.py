@@ -19,6 +19,7 @@ from millpond.agent.host import Host, HostRunning
 from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
 from millpond.agent.isolation.as_user import forget_groups
 from millpond.agent.isolation.node import Isolation, IsolationSettings
+from millpond.agent.logs import NodeLogs
 from millpond.agent.metrics import MachineMeter
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.staging.http import HttpStaging
@@ -45,11 +46,19 @@ async def _run(directory: str) -> None:
     session = open_session()
     staging = HttpStaging()
 
+    logs: dict[str, NodeLogs] = {}
+
+    def logs_of(root: str) -> NodeLogs:
+        found = logs.get(root)
+        if found is None:
+            found = logs[root] = NodeLogs(root, make_files(root))
+        return found
+
     def make_runner(facts: NodeFacts) -> Runner:
         node = isolation.of(facts.root)
         if node is not None:
             node.set_up(facts.pool_spec)
-        return TaskRunner(facts, executor, staging, isolation=node)
+        return TaskRunner(facts, executor, staging, isolation=node, logs=logs_of(facts.root))
 
     def make_files(root: str) -> NodeFiles:
         node = isolation.of(root)
@@ -67,6 +76,7 @@ async def _run(directory: str) -> None:
         chance=random.random,
         executor=executor,
         isolation=isolation,
+        logs_factory=logs_of,
         moved=endpoint.forget,
         measure=MachineMeter(directory, time.monotonic).measure,
     )

@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from millpond.control.kept_files import KeptFiles
 from millpond.control.tokens import TaskClaim
 from millpond.domain.autoscale import AutoScaleRun
 from millpond.domain.durations import Timestamp
@@ -21,6 +22,7 @@ from millpond.protocol.messages import (
     LaunchAnswer,
     LaunchCall,
     LaunchReply,
+    Logs,
     Sync,
     SyncReply,
     Welcome,
@@ -71,6 +73,22 @@ class NodeFiles(Protocol):
     async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None: ...
 
 
+class KeptLogs(Protocol):
+    """Files of tasks that have ended, kept by the service (see `logs.LogKeeper`)."""
+
+    async def of(self, key: int) -> KeptFiles | None:
+        """What is kept of a task's files. Raises StoreUnavailable."""
+        ...
+
+    async def read(self, kept: KeptFiles, name: str, *, offset: int, length: int | None) -> FileContent:
+        """Raises BatchError FileNotFound, InvalidRange."""
+        ...
+
+    async def remove(self, kept: KeptFiles, name: str, *, recursive: bool) -> None:
+        """Raises BatchError FileNotFound, OperationInvalidForCurrentState."""
+        ...
+
+
 class AgentGateway(Protocol):
     """The node side of the protocol: what `api/agent_routes` hands the calls of node agents to."""
 
@@ -86,6 +104,10 @@ class AgentGateway(Protocol):
 
     async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:
         """Returns when the asker has taken the whole body, or is gone."""
+        ...
+
+    async def keep_logs(self, logs: Logs) -> None:
+        """Returns when they are safe. Raises BatchError ServerBusy: they are to be sent again."""
         ...
 
     async def launch(self, token: str, call: LaunchCall) -> LaunchAnswer:
@@ -111,6 +133,9 @@ class ControlPlane(Protocol):
 
     @property
     def files(self) -> NodeFiles: ...
+
+    @property
+    def logs(self) -> KeptLogs: ...
 
     @property
     def agents(self) -> AgentGateway: ...

@@ -12,6 +12,7 @@ import msgspec
 from millpond.control.engine import Engine
 from millpond.control.files import FileRequests
 from millpond.control.launches import Launches
+from millpond.control.logs import LogKeeper
 from millpond.control.outbox import Outbox
 from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
@@ -88,6 +89,7 @@ class NodeLinks:
         clock: Callable[[], Timestamp],
         settings: ControlSettings,
         files: FileRequests,
+        logs: LogKeeper,
     ) -> None:
         self._secret = secret
         self._account_name = account_name
@@ -95,6 +97,7 @@ class NodeLinks:
         self._clock = clock
         self._settings = settings
         self._files = files
+        self._logs = logs
         self._launches = Launches(secret, lambda: self)
         self._links: dict[str, NodeLink] = {}
         self._monitor: asyncio.Task[None] | None = None
@@ -238,6 +241,7 @@ class NodeLinks:
             task_slots=node.slots,
             park_s=self._settings.park_s,
             pool_spec=_pool_spec(state.pool),
+            kept_log_bytes=self._logs.file_bytes,
         )
 
     async def sync(self, sync: m.Sync) -> m.SyncReply:
@@ -324,6 +328,9 @@ class NodeLinks:
 
     async def file_reply(self, node_id: str, request_id: str, reply: m.FileReply, body: AsyncIterator[bytes]) -> None:
         await self._files.answer(node_id, request_id, reply, body)
+
+    async def keep_logs(self, logs: m.Logs) -> None:
+        await self._logs.keep(logs)
 
     async def launch(self, token: str, call: m.LaunchCall) -> m.LaunchAnswer:
         return await self._launches.launch(token, call)

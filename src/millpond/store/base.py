@@ -221,8 +221,8 @@ class Store(Protocol):
         """Of all packs together."""
         ...
 
-    async def oldest_log_packs(self, limit: int) -> list[LogPack]:
-        """In order of number."""
+    async def list_log_packs(self, after: int, limit: int) -> list[LogPack]:
+        """The next after number `after`, in order of number, which is that of time."""
         ...
 
     async def unused_log_packs(self, after: int, limit: int) -> tuple[list[LogPack], int | None]:

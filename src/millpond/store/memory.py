@@ -358,15 +358,17 @@ class MemoryStore:
         self._check_open()
         return sum(self._log_packs.values())
 
-    async def oldest_log_packs(self, limit: int) -> list[LogPack]:
+    async def list_log_packs(self, after: int, limit: int) -> list[LogPack]:
         self._check_open()
-        return [LogPack(no, size) for no, size in sorted(self._log_packs.items())[:limit]]
+        return [LogPack(no, size) for no, size in sorted(self._log_packs.items()) if no > after][:limit]
 
     async def unused_log_packs(self, after: int, limit: int) -> tuple[list[LogPack], int | None]:
         self._check_open()
         packs = [LogPack(no, size) for no, size in sorted(self._log_packs.items()) if no > after][:limit]
         used = {log.pack for log in self._kept_logs.values()}
-        return [pack for pack in packs if pack.no not in used], packs[-1].no if any(no > packs[-1].no for no in self._log_packs) else None
+        return [pack for pack in packs if pack.no not in used], packs[-1].no if any(
+            no > packs[-1].no for no in self._log_packs
+        ) else None
 
     async def drop_kept_logs(self, packs: Sequence[int]) -> None:
         self._check_open()

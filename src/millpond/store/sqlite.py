@@ -256,8 +256,8 @@ class SqliteStore:
     async def kept_log_bytes(self) -> int:
         return await self._read(self._kept_logs.size)
 
-    async def oldest_log_packs(self, limit: int) -> list[LogPack]:
-        return await self._read(lambda it: self._kept_logs.oldest(it, limit))
+    async def list_log_packs(self, after: int, limit: int) -> list[LogPack]:
+        return await self._read(lambda it: self._kept_logs.packs(it, after, limit))
 
     async def unused_log_packs(self, after: int, limit: int) -> tuple[list[LogPack], int | None]:
         return await self._read(lambda it: self._kept_logs.unused(it, after, limit))

@@ -35,8 +35,8 @@ class KeptLogs:
         (size,) = connection.execute(self._queries["kept_log_bytes"]).fetchone()
         return int(size)
 
-    def oldest(self, connection: sqlite3.Connection, limit: int) -> list[LogPack]:
-        return [LogPack(*row) for row in connection.execute(self._queries["oldest_log_packs"], (limit,))]
+    def packs(self, connection: sqlite3.Connection, after: int, limit: int) -> list[LogPack]:
+        return [LogPack(*row) for row in connection.execute(self._queries["list_log_packs"], (after, limit))]
 
     def unused(self, connection: sqlite3.Connection, after: int, limit: int) -> tuple[list[LogPack], int | None]:
         rows = connection.execute(self._queries["unused_log_packs"], (after, limit)).fetchall()

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from millpond.agent.base import Executor, NodeFacts, Outcome
 from millpond.agent.isolation.node import NodeIsolation
+from millpond.agent.logs import NodeLogs
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.runner.attempt import Attempt, Interrupted, TaskHook, failure_info, process_id
 from millpond.agent.runner.attempt_log import AttemptLog
@@ -18,6 +19,7 @@ from millpond.agent.runner.hooks.directories import Directories
 from millpond.agent.runner.hooks.environment import Environment
 from millpond.agent.runner.hooks.hand_over import HandOver
 from millpond.agent.runner.hooks.identity import Identity, IsolatedIdentity
+from millpond.agent.runner.hooks.keep_logs import KeepLogs
 from millpond.agent.runner.hooks.limits import Limits
 from millpond.agent.runner.hooks.log_files import LogFiles
 from millpond.agent.runner.hooks.output_files import OutputFiles
@@ -54,8 +56,9 @@ class TaskRunner:
         *,
         directories: NodeDirectories | None = None,
         isolation: NodeIsolation | None = None,
+        logs: NodeLogs | None = None,
     ) -> None:
-        """With `isolation` tasks run as users of the node."""
+        """With `isolation` tasks run as users of the node; `logs` is told of every attempt that has ended."""
         self._facts = facts
         self._executor = executor
         self._clock = clock
@@ -74,6 +77,7 @@ class TaskRunner:
             LogFiles(),
             # The command line runs here.
             OutputFiles(staging, clock),
+            *(() if logs is None else (KeepLogs(logs),)),
             Retention(),
         )
         self._prestart = [hook.prestart for hook in self._hooks if type(hook).prestart is not TaskHook.prestart]

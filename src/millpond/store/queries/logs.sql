@@ -18,8 +18,8 @@ INSERT INTO log_pack (no, size) VALUES (?, ?)
 -- name: kept_log_bytes
 SELECT coalesce(sum(size), 0) FROM log_pack
 
--- name: oldest_log_packs
-SELECT no, size FROM log_pack ORDER BY no LIMIT ?
+-- name: list_log_packs
+SELECT no, size FROM log_pack WHERE no > ? ORDER BY no LIMIT ?
 
 -- name: unused_log_packs
 -- In steps over the packs, since most are in use.
