@@ -26,8 +26,10 @@ def read(client: BatchClient, task_id: str, name: str = "stdout.txt", **more: An
 
 
 def completed(client: BatchClient, *task_ids: str) -> None:
-    for task_id in task_ids:
-        until(lambda: state_of(client, task_id), lambda state: state == m.BatchTaskState.COMPLETED)
+    until(
+        lambda: [state_of(client, task_id) for task_id in task_ids],
+        lambda states: set(states) == {m.BatchTaskState.COMPLETED},
+    )
 
 
 def gone(client: BatchClient) -> None:
@@ -72,7 +74,15 @@ def test_logs_outlive_a_pool_deleted_the_moment_the_tasks_end(client: BatchClien
     assert [file.name for file in client.list_task_files("j", "silent")] == ["stderr.txt", "stdout.txt"]
     assert read(client, "silent") == b""
     listed = {file.name: file for file in client.list_task_files("j", "names", recursive=True)}
-    assert list(listed) == ["stderr.txt", "stdout.txt", "wd", "wd/a.log", "wd/sub", "wd/sub/d e", "wd/sub/d e/ü %41.txt"]
+    assert list(listed) == [
+        "stderr.txt",
+        "stdout.txt",
+        "wd",
+        "wd/a.log",
+        "wd/sub",
+        "wd/sub/d e",
+        "wd/sub/d e/ü %41.txt",
+    ]
     assert listed["wd/sub"].is_directory
     assert read(client, "names", "wd/sub/d e/ü %41.txt") == b"b\n"
     assert read(client, "names", "wd/a.log") == b"a\n"
@@ -121,7 +131,7 @@ def test_they_go_with_their_task_and_their_blobs_after_them(new_service: Any) ->
         make_pool(client, 1)
         add(client, "t", "echo kept")
         completed(client, "t")
-        (blob,) = until(lambda: [p for p in service.data_dir.glob("storage/millpond-logs/*/*")], bool)
+        (blob,) = until(lambda: list(service.data_dir.glob("storage/millpond-logs/*/*")), bool)
         assert blob.read_bytes() == b"kept\n"
         client.delete_task("j", "t")
         client.begin_delete_job("j", polling_interval=0.1).result()

@@ -35,7 +35,7 @@ from millpond.agent.desired import (
 )
 from millpond.agent.isolation.node import Isolation
 from millpond.agent.isolation.users import HOMES
-from millpond.agent.link import Files, NodeLink, Transport
+from millpond.agent.link import Files, Follow, NodeLink, Transport
 from millpond.agent.local_state import FileJournal
 from millpond.agent.logs import LogsFactory, LogTransport, NodeLogs
 from millpond.agent.node import NodeAgent
@@ -100,11 +100,12 @@ class Host:
         executor: Executor | None = None,
         isolation: Isolation | None = None,
         logs_factory: LogsFactory | None = None,
+        follow_factory: Callable[[NodeLogs], Follow] | None = None,
         moved: Callable[[], None] | None = None,
         measure: Callable[[], NodeMetrics] | None = None,
         idle_s: float = _IDLE_S,
     ) -> None:
-        """`files_factory` and `logs_factory` are given the root directory of a node. Processes of the
+        """`files_factory` and `logs_factory` are given the root directory of a node; `follow_factory` makes what follows the files of one. Processes of the
         `executor` that no attempt of a node's journal accounts for are killed at the start. `moved` is called when the endpoint may have changed.
         `measure` says how busy the machine is, on behalf of every node. After `idle_s` without work and without a word from any
         service the host ends."""
@@ -118,6 +119,7 @@ class Host:
         self._executor = executor
         self._isolation = isolation
         self._logs_factory = logs_factory
+        self._follow_factory = follow_factory
         self._moved = moved
         self._measure = measure
         self._measuring: asyncio.Task[None] | None = None
@@ -336,6 +338,7 @@ class Host:
             files,
             chance=self._chance,
             welcomed=_welcome_for(node.logs),
+            follow=None if self._follow_factory is None or node.logs is None else self._follow_factory(node.logs),
         )
         if node.logs is not None:
             node.logs.begin(transport)

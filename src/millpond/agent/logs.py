@@ -107,8 +107,10 @@ class NodeLogs:
     def __init__(self, root: str, files: OpenFiles, *, gather_s: float = _GATHER_S) -> None:
         self._root = root
         self._directory = f"{root}/volatile/logs"
-        self._files = files
+        self.files = files
         self._gather_s = gather_s
+        self.live: set[tuple[int, int]] = set()
+        """(key, attempt) of the attempts whose directory is made, and that are not over."""
         self._limit: int | None = None
         """Bytes of each file; None until the service has said."""
         self._current: list[_Entry] = []
@@ -130,8 +132,20 @@ class NodeLogs:
 
     # --- what the runner says ---
 
+    def begun(self, key: int, attempt: int) -> None:
+        """Its directory is made."""
+        self.live.add((key, attempt))
+
+    def is_used_by_another(self, attempt: tuple[int, int]) -> bool:
+        """Whether another attempt of the same task is in its directory."""
+        return any(key == attempt[0] and number != attempt[1] for key, number in self.live)
+
+    def over(self, key: int, attempt: int) -> None:
+        """The attempt is over, its processes are gone: nothing is written to its files any more."""
+        self.live.discard((key, attempt))
+
     def ended(self, key: int, attempt: int, directory: str, *, more: Iterable[str] = (), patterns: str = "") -> None:
-        """An attempt is over, its processes are gone. `directory` is relative to the node's root, `more` are names of
+        """The files of an attempt that is over are to be kept. `directory` is relative to the node's root, `more` are names of
         further files in it."""
         if self._limit == 0:
             return
@@ -355,7 +369,7 @@ class NodeLogs:
             content = b""
             original = 0
             if seen.size:
-                opened = self._files.open(f"{entry.directory}/{seen.name}")
+                opened = self.files.open(f"{entry.directory}/{seen.name}")
                 if opened is None:
                     continue
                 try:
@@ -382,7 +396,7 @@ class NodeLogs:
         for name in (await finish_in_thread(_matching, directory, entry.patterns))[:MAX_FILES]:
             if name in known:
                 continue
-            opened = self._files.open(f"{entry.directory}/{name}")
+            opened = self.files.open(f"{entry.directory}/{name}")
             if opened is None:
                 continue
             known.add(name)

@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Callable
 
 import msgspec
 import uvloop
@@ -15,13 +16,17 @@ from millpond.agent.base import NodeFacts, Runner
 from millpond.agent.desired import ENDPOINT_FILE, SETTINGS_FILE
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.files import NodeFiles
+from millpond.agent.follow import FollowedFile
 from millpond.agent.host import Host, HostRunning
 from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
 from millpond.agent.isolation.as_user import forget_groups
 from millpond.agent.isolation.node import Isolation, IsolationSettings
+from millpond.agent.link import Follow
 from millpond.agent.logs import NodeLogs
 from millpond.agent.metrics import MachineMeter
 from millpond.agent.runner.task_runner import TaskRunner
+from millpond.agent.watch import Watches
+from millpond.protocol.messages import FileRequest
 from millpond.staging.http import HttpStaging
 
 
@@ -54,6 +59,22 @@ async def _run(directory: str) -> None:
             found = logs[root] = NodeLogs(root, make_files(root))
         return found
 
+    watches = Watches()
+
+    def make_follow(node_logs: NodeLogs) -> Follow:
+        def follow(request: FileRequest, runs: Callable[[], bool]) -> FollowedFile:
+            return FollowedFile(
+                node_logs.files,
+                node_logs,
+                watches,
+                path=request.path,
+                offset=request.offset,
+                attempt=(request.key, request.attempt),
+                runs=runs,
+            )
+
+        return follow
+
     def make_runner(facts: NodeFacts) -> Runner:
         node = isolation.of(facts.root)
         if node is not None:
@@ -77,6 +98,7 @@ async def _run(directory: str) -> None:
         executor=executor,
         isolation=isolation,
         logs_factory=logs_of,
+        follow_factory=make_follow,
         moved=endpoint.forget,
         measure=MachineMeter(directory, time.monotonic).measure,
     )

@@ -72,6 +72,12 @@ class NodeFiles(Protocol):
 
     async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None: ...
 
+    async def follow(self, node_id: str, path: str, *, key: int, attempt: int, offset: int) -> AsyncIterator[bytes]:
+        """What is in a task's file from `offset` on and what is added to it, until that attempt is over; empty chunks
+        now and then while there is nothing. A file that is not there yet is waited for. ConnectionResetError when the
+        node is gone."""
+        ...
+
 
 class KeptLogs(Protocol):
     """Files of tasks that have ended, kept by the service (see `logs.LogKeeper`)."""

@@ -11,6 +11,7 @@ from millpond.control.base import FileContent
 from millpond.control.settings import ControlSettings
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.ids import id_key
+from millpond.protocol.frames import unframed
 from millpond.protocol.messages import FileEntry, FileReply, FileRequest
 
 
@@ -89,6 +90,11 @@ class NodeFilesService:
             self._requests.close(request_id)
             raise
         return FileContent(entry, _Body(body, lambda: self._requests.close(request_id)))
+
+    async def follow(self, node_id: str, path: str, *, key: int, attempt: int, offset: int) -> AsyncIterator[bytes]:
+        request = FileRequest("", "follow", path, offset=offset, key=key, attempt=attempt)
+        request_id, _, body = await self._open(None, node_id, request)
+        return unframed(_Body(body, lambda: self._requests.close(request_id)))
 
     async def _ask(
         self, pool_id: str | None, node_id: str, operation: str, path: str, *, recursive: bool = False

@@ -6,7 +6,7 @@ back for want of content, and now and then while there is nothing to say, so tha
 
 import struct
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, Protocol
 
 _LENGTH: Final = struct.Struct("<I")
 MAX_FRAME: Final = 1 << 20
@@ -14,27 +14,35 @@ ALIVE: Final = _LENGTH.pack(0)
 """An empty frame."""
 
 
+class Chunks(Protocol):
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
 def frame(content: bytes) -> bytes:
     """One frame; `content` is at most MAX_FRAME bytes."""
     return _LENGTH.pack(len(content)) + content
 
 
-async def unframed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def unframed(chunks: Chunks) -> AsyncIterator[bytes]:
     """The contents of the frames in a stream cut anywhere; empty ones among them. Raises ConnectionResetError for a
-    stream that ends within a frame or makes no sense."""
+    stream that ends within a frame or makes no sense. Whichever way it ends, the stream is closed."""
     buffer = bytearray()
-    async for chunk in chunks:
-        buffer += chunk
-        position = 0
-        while len(buffer) - position >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, position)
-            if length > MAX_FRAME:
-                raise ConnectionResetError("the stream of a file makes no sense")
-            end = position + _LENGTH.size + length
-            if end > len(buffer):
-                break
-            yield bytes(buffer[position + _LENGTH.size : end])
-            position = end
-        del buffer[:position]
-    if buffer:
-        raise ConnectionResetError("the stream of a file broke off")
+    try:
+        async for chunk in chunks:
+            buffer += chunk
+            while len(buffer) >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(buffer)
+                if length > MAX_FRAME:
+                    raise ConnectionResetError("the stream of a file makes no sense")
+                end = _LENGTH.size + length
+                if end > len(buffer):
+                    break
+                content = bytes(buffer[_LENGTH.size : end])
+                del buffer[:end]
+                yield content
+        if buffer:
+            raise ConnectionResetError("the stream of a file broke off")
+    finally:
+        await chunks.aclose()

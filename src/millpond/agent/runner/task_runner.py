@@ -19,7 +19,7 @@ from millpond.agent.runner.hooks.directories import Directories
 from millpond.agent.runner.hooks.environment import Environment
 from millpond.agent.runner.hooks.hand_over import HandOver
 from millpond.agent.runner.hooks.identity import Identity, IsolatedIdentity
-from millpond.agent.runner.hooks.keep_logs import KeepLogs
+from millpond.agent.runner.hooks.keep_logs import KeepLogs, WatchLogs
 from millpond.agent.runner.hooks.limits import Limits
 from millpond.agent.runner.hooks.log_files import LogFiles
 from millpond.agent.runner.hooks.output_files import OutputFiles
@@ -67,6 +67,7 @@ class TaskRunner:
             # First, as downloads are within its time.
             WallClock(clock),
             Directories(),
+            *(() if logs is None else (WatchLogs(logs),)),
             Identity() if isolation is None else IsolatedIdentity(isolation),
             Environment(facts),
             ResourceFiles(staging),

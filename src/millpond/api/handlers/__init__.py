@@ -3,7 +3,7 @@
 from typing import Final
 
 from millpond.api.context import Handler
-from millpond.api.handlers import account, autoscale, explain, files, job_schedules, jobs, nodes, pools, tasks
+from millpond.api.handlers import account, autoscale, explain, files, follow, job_schedules, jobs, nodes, pools, tasks
 
 _HANDLERS: Final[tuple[Handler, ...]] = (
     account.list_supported_images,
@@ -67,6 +67,7 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     files.get_task_file_properties,
     files.download_task_file,
     files.delete_task_file,
+    follow.follow_task_file,
     autoscale.enable_pool_auto_scale,
     autoscale.disable_pool_auto_scale,
     autoscale.evaluate_pool_auto_scale,

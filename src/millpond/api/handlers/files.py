@@ -81,7 +81,7 @@ class _Place:
         return []
 
 
-class _TaskPlace(_Place):
+class TaskPlace(_Place):
     """The files of a task: on its node, or what was kept of them where the node or the task's directory is gone."""
 
     def __init__(self, context: Context, row: TaskRow, directory: str, files_url: str, kept: KeptFiles | None) -> None:
@@ -100,7 +100,7 @@ class _TaskPlace(_Place):
         async def kept(files: KeptFiles) -> list[FileEntry]:
             return files.entries(recursive=recursive)
 
-        return await self._found(lambda: super(_TaskPlace, self).list(recursive=recursive), kept)
+        return await self._found(lambda: super(TaskPlace, self).list(recursive=recursive), kept)
 
     async def stat(self, name: str) -> FileEntry:
         async def kept(files: KeptFiles) -> FileEntry:
@@ -109,11 +109,11 @@ class _TaskPlace(_Place):
                 raise BatchError(ErrorCode.FILE_NOT_FOUND)
             return entry
 
-        return await self._found(lambda: super(_TaskPlace, self).stat(name), kept, name)
+        return await self._found(lambda: super(TaskPlace, self).stat(name), kept, name)
 
     async def read(self, name: str, *, offset: int, length: int | None) -> FileContent:
         return await self._found(
-            lambda: super(_TaskPlace, self).read(name, offset=offset, length=length),
+            lambda: super(TaskPlace, self).read(name, offset=offset, length=length),
             lambda files: self._control.logs.read(files, name, offset=offset, length=length),
             name,
         )
@@ -122,7 +122,7 @@ class _TaskPlace(_Place):
         async def remove(files: KeptFiles) -> None:
             await self._control.logs.remove(files, name, recursive=recursive)
 
-        await self._found(lambda: super(_TaskPlace, self).delete(name, recursive=recursive), remove, name)
+        await self._found(lambda: super(TaskPlace, self).delete(name, recursive=recursive), remove, name)
         if self._kept is not None and not self._was_kept:
             with contextlib.suppress(BatchError):
                 await self._control.logs.remove(self._kept, name, recursive=True)
@@ -189,12 +189,13 @@ async def _node_place(context: Context, request: Request) -> _Place:
     return _Place(context, pool.id, node.id, "", f"{node_url(request.base_url, pool.id, node.id)}/files")
 
 
-async def _task_place(context: Context, request: Request) -> _Place:
+async def task_place(context: Context, request: Request) -> TaskPlace:
+    """Raises BatchError JobNotFound, TaskNotFound."""
     row = await require_task(context, request.params["jobId"], request.params["taskId"])
     job = await require_job(context, request.params["jobId"])
     url = f"{task_url(request.base_url, job.id, row.task.id)}/files"
     kept = await context.control.logs.of(row.task.key)
-    return _TaskPlace(context, row, task_directory(job.id, row.task.id), url, kept)
+    return TaskPlace(context, row, task_directory(job.id, row.task.id), url, kept)
 
 
 def _named(error: BatchError, name: str) -> BatchError:
@@ -213,9 +214,9 @@ def _is_past_retention(row: TaskRow, now: float) -> bool:
     return kept_s is not None and now > task.end_time + kept_s
 
 
-def _file_name(request: Request) -> str:
+def file_name(path: str) -> str:
     """The file asked for. Raises BatchError FileNotFound for a name that leads elsewhere."""
-    name = request.params["filePath"].removesuffix("/")
+    name = path.removesuffix("/")
     parts = name.split("/")
     if not name or "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise BatchError(ErrorCode.FILE_NOT_FOUND)
@@ -227,7 +228,7 @@ async def list_node_files(context: Context, request: Request) -> Response:
 
 
 async def list_task_files(context: Context, request: Request) -> Response:
-    return await _list(context, request, await _task_place(context, request))
+    return await _list(context, request, await task_place(context, request))
 
 
 async def _list(context: Context, request: Request, place: _Place) -> Response:
@@ -285,11 +286,11 @@ async def get_node_file_properties(context: Context, request: Request) -> Respon
 
 
 async def get_task_file_properties(context: Context, request: Request) -> Response:
-    return await _properties(context, request, await _task_place(context, request))
+    return await _properties(context, request, await task_place(context, request))
 
 
 async def _properties(context: Context, request: Request, place: _Place) -> Response:
-    name = _file_name(request)
+    name = file_name(request.params["filePath"])
     condition = dates_only(request)
     try:
         entry = await place.stat(name)
@@ -321,12 +322,12 @@ async def download_node_file(context: Context, request: Request) -> Response:
 
 
 async def download_task_file(context: Context, request: Request) -> Response:
-    return await _download(context, request, await _task_place(context, request))
+    return await _download(context, request, await task_place(context, request))
 
 
 async def _download(context: Context, request: Request, place: _Place) -> Response:
     """A range is answered 200 with the part of the file: the SDKs take a 206 for an error."""
-    name = _file_name(request)
+    name = file_name(request.params["filePath"])
     condition = dates_only(request)
     span = _range_of(request)
     first, last = span or (0, None)
@@ -407,11 +408,11 @@ async def delete_node_file(context: Context, request: Request) -> Response:
 
 
 async def delete_task_file(context: Context, request: Request) -> Response:
-    return await _delete(context, request, await _task_place(context, request))
+    return await _delete(context, request, await task_place(context, request))
 
 
 async def _delete(context: Context, request: Request, place: _Place) -> Response:
-    name = _file_name(request)
+    name = file_name(request.params["filePath"])
     recursive = boolean_parameter(request, "recursive")
     await drain(request)
     try:

@@ -7,12 +7,24 @@ from millpond.domain.states import TaskKind
 _KINDS = frozenset({TaskKind.TASK, TaskKind.INSTANCE})
 
 
+class WatchLogs(TaskHook):
+    """Right after the directory is made, so that those who follow its files know whose they are."""
+
+    def __init__(self, logs: NodeLogs) -> None:
+        self._logs = logs
+
+    async def prestart(self, attempt: Attempt) -> None:
+        if attempt.start.kind in _KINDS:
+            self._logs.begun(attempt.start.key, attempt.start.attempt)
+
+
 class KeepLogs(TaskHook):
     def __init__(self, logs: NodeLogs) -> None:
         self._logs = logs
 
     async def stop(self, attempt: Attempt) -> None:
         start = attempt.start
+        self._logs.over(start.key, start.attempt)
         if start.kind not in _KINDS or not attempt.is_primary:
             # Of a multi-instance task the primary's are the task's; special tasks have no row of their own.
             return
