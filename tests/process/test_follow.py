@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,23 @@ def service(new_service: Any) -> Any:
     return new_service().start()
 
 
+Follow = Callable[..., Follower]
+
+
+@pytest.fixture
+def follow(service: Any) -> Iterator[Follow]:
+    made: list[Follower] = []
+
+    def begin(*arguments: str) -> Follower:
+        made.append(Follower(service, *arguments))
+        return made[-1]
+
+    yield begin
+    for follower in made:
+        follower.process.kill()
+        follower.process.communicate()
+
+
 @pytest.fixture
 def client(service: Any) -> Iterator[BatchClient]:
     with client_of(service) as client:
@@ -64,16 +81,17 @@ def watches(pid: int) -> int:
 
 
 def test_it_waits_for_the_task_follows_its_retries_and_ends_with_it(
-    service: Any, client: BatchClient, tmp_path: Path
+    client: BatchClient, follow: Follow, tmp_path: Path
 ) -> None:
     make_pool(client, 1)
-    client.disable_job("j", m.BatchJobDisableOptions(disable_tasks=m.DisableBatchJobOption.REQUEUE))
+    options = m.BatchJobDisableOptions(disable_tasks=m.DisableBatchJobOption.REQUEUE)
+    client.begin_disable_job("j", options, polling_interval=0.1).result()
     script = f"echo run; until [ -e {tmp_path}/go ]; do sleep 0.02; done; echo end; exit 1"
     add(client, "t", script, constraints=m.BatchTaskConstraints(max_task_retry_count=1))
-    follower = Follower(service, "j", "t")
+    follower = follow("j", "t")
     assert follower.process.stderr is not None
     assert b"the task is active; waiting for it to run" in follower.process.stderr.readline()
-    client.enable_job("j")
+    client.begin_enable_job("j", polling_interval=0.1).result()
     assert follower.line() == b"run\n"
     begun = time.monotonic()
     (tmp_path / "go").touch()
@@ -84,10 +102,12 @@ def test_it_waits_for_the_task_follows_its_retries_and_ends_with_it(
     assert "the task runs again (attempt 2)" in said
 
 
-def test_it_outlives_the_service_and_goes_on_where_it_was(service: Any, client: BatchClient, tmp_path: Path) -> None:
+def test_it_outlives_the_service_and_goes_on_where_it_was(
+    service: Any, client: BatchClient, follow: Follow, tmp_path: Path
+) -> None:
     make_pool(client, 1)
     add(client, "t", f"echo one; until [ -e {tmp_path}/go ]; do sleep 0.02; done; printf 'zw\\303\\266lf'")
-    follower = Follower(service, "j", "t")
+    follower = follow("j", "t")
     assert follower.line() == b"one\n"
     service.arguments = ("--port", service.endpoint.rpartition(":")[2])
     service.kill()
@@ -96,22 +116,22 @@ def test_it_outlives_the_service_and_goes_on_where_it_was(service: Any, client: 
     assert follower.rest()[::2] == ("zwölf".encode(), 0)
 
 
-def test_a_client_that_leaves_is_not_followed_for(service: Any, client: BatchClient) -> None:
+def test_a_client_that_leaves_is_not_followed_for(service: Any, client: BatchClient, follow: Follow) -> None:
     make_pool(client, 1)
     add(client, "t", "echo one; sleep 1000")
-    followers = [Follower(service, "j", "t") for _ in range(2)]
+    followers = [follow("j", "t") for _ in range(2)]
     assert [follower.line() for follower in followers] == [b"one\n"] * 2
     host = host_pid(service)
     until(lambda: watches(host), lambda count: count == 1)
     followers[0].process.kill()
-    followers[0].process.wait()
+    followers[0].process.communicate()
     followers[1].process.send_signal(signal.SIGINT)
     assert followers[1].rest() == (b"", "", 130)
     until(lambda: watches(host), lambda count: count == 0)
     assert state_of(client, "t") == m.BatchTaskState.RUNNING
 
 
-def test_the_last_lines_of_another_file(service: Any, client: BatchClient, tmp_path: Path) -> None:
+def test_the_last_lines_of_another_file(service: Any, client: BatchClient, follow: Follow, tmp_path: Path) -> None:
     make_pool(client, 1)
     add(client, "t", f"sleep 0.2; seq 5 > a.txt; until [ -e {tmp_path}/go ]; do sleep 0.02; done; echo 6 >> a.txt")
     until(lambda: list(service.data_dir.glob("nodes/nodes/*/root/workitems/*/*/t/wd/a.txt")), bool)
@@ -123,7 +143,7 @@ def test_the_last_lines_of_another_file(service: Any, client: BatchClient, tmp_p
         ],
         lambda sizes: sizes == [10],
     )
-    follower = Follower(service, "--file", "wd/a.txt", "--tail", "2", "j", "t")
+    follower = follow("--file", "wd/a.txt", "--tail", "2", "j", "t")
     assert [follower.line(), follower.line()] == [b"4\n", b"5\n"]
     (tmp_path / "go").touch()
     assert follower.rest() == (b"6\n", "", 0)
