@@ -5,15 +5,20 @@ import sys
 from pathlib import Path
 
 from millpond.app import Running, run
-from millpond.config import Config, ServerConfig
+from millpond.config import Config, KeptLogsConfig, ServerConfig
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--zero", action="store_true", help="nodes that do no work")
+    parser.add_argument("--no-kept-logs", action="store_true", help="logs of tasks are not kept")
     arguments = parser.parse_args()
-    config = Config(data_dir=arguments.data_dir, server=ServerConfig(port=0))
+    config = Config(
+        data_dir=arguments.data_dir,
+        server=ServerConfig(port=0),
+        kept_logs=KeptLogsConfig(enabled=not arguments.no_kept_logs),
+    )
     host = [sys.executable, str(Path(__file__).with_name("zero_nodes.py"))] if arguments.zero else []
 
     def ready(running: Running) -> None:
