@@ -186,7 +186,9 @@ class FakeFiles:
             return FileEntry(name, is_directory=True, last_modified=self.modified, mode=0o40770)
         return FileEntry(name, is_directory=False, size=len(content), last_modified=self.modified, mode=0o100644)
 
-    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
+    async def list(
+        self, pool_id: str | None, node_id: str, path: str, *, recursive: bool, after: str = "", limit: int = 0
+    ) -> list[FileEntry]:
         if self.error is not None:
             raise self.error
         prefix = path + "/" if path else ""
@@ -198,7 +200,8 @@ class FakeFiles:
         ]
         if not names:
             raise BatchError(ErrorCode.FILE_NOT_FOUND)
-        return [self._entry(node_id, prefix + name, name) for name in names if recursive or "/" not in name]
+        wanted = sorted(name for name in names if (recursive or "/" not in name) and name > after)
+        return [self._entry(node_id, prefix + name, name) for name in wanted[: limit or None]]
 
     async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry:
         return self._entry(node_id, path, path)

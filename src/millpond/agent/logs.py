@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from millpond.agent.file_names import shown
 from millpond.agent.link import TransportError
 from millpond.agent.runner.file_patterns import find_files
 from millpond.domain.durations import Timestamp
@@ -423,8 +424,8 @@ def _matching(directory: str, patterns: str) -> list[str]:
             continue
         for found in find_files(pattern, working_directory, directory):
             name = os.path.relpath(found.path, directory)
-            if not name.startswith("../") and name.isprintable():
-                names[name] = None
+            if not name.startswith("../"):
+                names[shown(name)] = None
     return list(names)
 
 

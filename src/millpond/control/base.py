@@ -62,7 +62,11 @@ class NodeFiles(Protocol):
     agent refuses (a path that leaves the root is FileNotFound).
     """
 
-    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]: ...
+    async def list(
+        self, pool_id: str | None, node_id: str, path: str, *, recursive: bool, after: str = "", limit: int = 0
+    ) -> list[FileEntry]:
+        """In order of name, those after `after`, at most `limit` of them (0: all)."""
+        ...
 
     async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry: ...
 

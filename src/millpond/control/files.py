@@ -67,9 +67,13 @@ class NodeFilesService:
         self._requests = requests
         self._settings = settings
 
-    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
-        reply, _ = await self._ask(pool_id, node_id, "list", path, recursive=recursive)
-        return list(reply.entries)
+    async def list(
+        self, pool_id: str | None, node_id: str, path: str, *, recursive: bool, after: str = "", limit: int = 0
+    ) -> list[FileEntry]:
+        request = FileRequest("", "list", path, recursive=recursive, after=after, limit=limit)
+        request_id, reply, _ = await self._open(pool_id, node_id, request)
+        self._requests.close(request_id)
+        return [*reply.entries]
 
     async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry:
         reply, _ = await self._ask(pool_id, node_id, "stat", path)

@@ -207,6 +207,10 @@ class FileRequest(_Message, frozen=True, gc=False, omit_defaults=True):
     offset: int = 0
     length: int | None = None
     """Bytes to read from `offset`; None reads to the end."""
+    after: str = ""
+    """For `list`: names after this one."""
+    limit: int = 0
+    """For `list`: no more than so many, the first in order of name; 0 is all there are."""
     key: int = 0
     """With `attempt`, for `follow`: the attempt whose file it is. The answer's content is then `frames` (see
     `protocol.frames`): what is in the file from `offset` on and what is added to it, until the attempt is over."""

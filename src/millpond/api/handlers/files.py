@@ -18,7 +18,7 @@ from millpond.api.handlers.pools import require_pool
 from millpond.api.handlers.tasks import require_task
 from millpond.api.http import Headers, Request, Response
 from millpond.api.options import filter_of
-from millpond.api.paging import boolean_parameter, page_of, page_size, page_start
+from millpond.api.paging import MAX_RESULTS, boolean_parameter, page_of, page_size, page_start
 from millpond.api.preconditions import dates_only
 from millpond.api.render.common import node_url, path_quoted, quoted, task_url, timestamp_text
 from millpond.api.replies import done_reply, encode_json, entity_headers, json_reply, unmet_read
@@ -37,6 +37,8 @@ from millpond.store.base import TaskRow
 _RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?\Z")
 _DEFAULT_RETENTION_S: Final = 7 * 86400.0
 _ABOUT_ONE_FILE: Final = frozenset({ErrorCode.FILE_NOT_FOUND, ErrorCode.INVALID_RANGE})
+_MAX_ROUNDS: Final = 10
+"""Questions to a node for one page of a listing with a filter; the page is short then."""
 _PATIENCE_S: Final = 3.0
 _KEPT: Final = (b"x-millpond-kept", b"true")
 """The files are not the node's, but what was kept of them."""
@@ -64,8 +66,10 @@ class _Place:
     def _path(self, name: str) -> str:
         return f"{self._directory}/{name}" if self._directory and name else self._directory or name
 
-    async def list(self, *, recursive: bool) -> "list[FileEntry]":
-        return await self._files.list(self._pool_id, self._node_id, self._directory, recursive=recursive)
+    async def list(self, *, recursive: bool, after: str, limit: int) -> "list[FileEntry]":
+        return await self._files.list(
+            self._pool_id, self._node_id, self._directory, recursive=recursive, after=after, limit=limit
+        )
 
     async def stat(self, name: str) -> FileEntry:
         return await self._files.stat(self._pool_id, self._node_id, self._path(name))
@@ -96,11 +100,13 @@ class TaskPlace(_Place):
         """Whether what is kept is of the attempt that the node had last."""
         return self._kept is not None and self._kept.attempt == self._row.task.attempt
 
-    async def list(self, *, recursive: bool) -> "list[FileEntry]":
+    async def list(self, *, recursive: bool, after: str, limit: int) -> "list[FileEntry]":
         async def kept(files: KeptFiles) -> list[FileEntry]:
             return files.entries(recursive=recursive)
 
-        return await self._found(lambda: super(TaskPlace, self).list(recursive=recursive), kept)
+        return await self._found(
+            lambda: super(TaskPlace, self).list(recursive=recursive, after=after, limit=limit), kept
+        )
 
     async def stat(self, name: str) -> FileEntry:
         async def kept(files: KeptFiles) -> FileEntry:
@@ -235,15 +241,26 @@ async def _list(context: Context, request: Request, place: _Place) -> Response:
     recursive = boolean_parameter(request, "recursive")
     where = filter_of(request, properties.FILES)
     limit = page_size(request)
-    after = page_start(request)
-    entries = sorted(await place.list(recursive=recursive), key=_name_of)
-    chosen = [
-        entry
-        for entry in entries
-        if (after is None or entry.name > after) and (where is None or matches(where, {"name": entry.name}))
-    ]
+    after = page_start(request) or ""
+    chosen: list[FileEntry] = []
+    following = None
+    # Enough to fill a page and to know whether there is another; with a filter some more at a time.
+    wanted = limit + 1 if where is None else MAX_RESULTS
+    for _ in range(_MAX_ROUNDS):
+        found = await place.list(recursive=recursive, after=after, limit=wanted)
+        entries = sorted((entry for entry in found if entry.name > after), key=_name_of)
+        passing = [entry for entry in entries if where is None or matches(where, {"name": entry.name})]
+        chosen += passing
+        if len(chosen) > limit or len(entries) < wanted:
+            break
+        after = following = entries[-1].name
+    else:
+        chosen = chosen[:limit]
+    if len(chosen) > limit:
+        following = chosen[limit - 1].name
+    elif len(entries) < wanted:
+        following = None
     items = [_file_object(entry, place.files_url) for entry in chosen[:limit]]
-    following = chosen[limit - 1].name if len(chosen) > limit else None
     reply = json_reply(request, encode_json(page_of(request, "files", items, following)))
     reply.headers += place.headers()
     return reply
