@@ -170,6 +170,10 @@ class FakeFiles:
         self.modified: Timestamp = 1795230000.0
         self.error: BatchError | None = None
         self.closed = 0
+        self.grows_by = b"more"
+        self.chunk = 3
+        self.follows: list[list[Any]] = []
+        self.followed: list[tuple[str, str, int, int]] = []
         self.read_chunks = 0
         self.break_after: int | None = None
         self.deleted: list[tuple[str, str, bool]] = []
@@ -213,20 +217,41 @@ class FakeFiles:
         entry = self._entry(node_id, path, path)
         content = self.files[node_id, path] or b""
         # The file goes on growing while it is read.
-        part = content[offset:] + b"more" if length is None else content[offset : offset + length]
+        part = content[offset:] + self.grows_by if length is None else content[offset : offset + length]
 
         async def chunks() -> AsyncIterator[bytes]:
             try:
-                for index, start in enumerate(range(0, len(part), 3)):
+                for index, start in enumerate(range(0, len(part), self.chunk)):
                     if index == self.break_after:
                         raise ConnectionResetError("the node stopped in the middle of a file")
                     self.read_chunks += 1
-                    yield part[start : start + 3]
+                    yield part[start : start + self.chunk]
                     await asyncio.sleep(0)
             finally:
                 self.closed += 1
 
         return FileContent(entry, chunks())
+
+    async def follow(self, node_id: str, path: str, *, key: int, attempt: int, offset: int) -> AsyncIterator[bytes]:
+        """`follows` says what comes; ConnectionResetError and functions among it are raised and called."""
+        if self.error is not None:
+            raise self.error
+        self.followed.append((node_id, path, attempt, offset))
+        script = self.follows.pop(0)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                for step in script:
+                    if isinstance(step, Exception):
+                        raise step
+                    if isinstance(step, bytes):
+                        yield step
+                    elif (wait := step()) is not None:
+                        await wait
+            finally:
+                self.closed += 1
+
+        return chunks()
 
     async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None:
         self._entry(node_id, path, path)

@@ -224,7 +224,8 @@ async def send_response(send: Send, receive: Receive, response: Response, *, hea
     try:
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if not head and response.live:
-            await _send_live(send, body, gone)
+            if not await _send_live(send, body, gone):
+                return
         elif not head:
             async for chunk in body:
                 if gone.done():
@@ -240,7 +241,9 @@ async def send_response(send: Send, receive: Receive, response: Response, *, hea
             await response.close()
 
 
-async def _send_live(send: Send, body: AsyncIterator[bytes], gone: "asyncio.Future[None]") -> None:
+async def _send_live(send: Send, body: AsyncIterator[bytes], gone: "asyncio.Future[None]") -> bool:
+    """Whether it was sent to its end."""
+
     async def pump() -> None:
         async for chunk in body:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -251,8 +254,10 @@ async def _send_live(send: Send, body: AsyncIterator[bytes], gone: "asyncio.Futu
     finally:
         pumping.cancel()
         await asyncio.wait((pumping,))
-    if not pumping.cancelled():
-        pumping.result()
+    if pumping.cancelled():
+        return False
+    pumping.result()
+    return True
 
 
 async def _disconnected(receive: Receive) -> None:

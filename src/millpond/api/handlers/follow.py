@@ -145,12 +145,13 @@ class _Follower:
     async def _grows(self, row: TaskRow) -> AsyncIterator[bytes]:
         """What the node sends, to the end of the attempt or of the connection."""
         task = row.task
+        attempt = task.attempt
         assert task.node_id is not None
         job = await self._context.control.store.get_job(self._job_id)
         directory = task_directory(job.id if job is not None else self._job_id, task.id)
         try:
             chunks = await self._context.control.files.follow(
-                task.node_id, f"{directory}/{self._name}", key=task.key, attempt=task.attempt, offset=self._offset
+                task.node_id, f"{directory}/{self._name}", key=task.key, attempt=attempt, offset=self._offset
             )
             try:
                 async for chunk in chunks:
@@ -167,7 +168,7 @@ class _Follower:
             yield _ALIVE
             await asyncio.sleep(_RETRY_S)
         else:
-            self._through = task.attempt
+            self._through = attempt
 
     def _data(self, chunk: bytes, *, final: bool = False) -> bytes:
         """The bytes as text as far as they are whole characters; the rest of one waits for what comes next."""
