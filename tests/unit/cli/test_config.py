@@ -144,6 +144,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "nodes.uid_range": "5000-9000",
         "nodes.limits": "task",
         "autoscale.on_queue_change": "true",
+        "kept_logs.enabled": "false",
         "server.tls": "true",
         "auth.modes": "AAD",
         "auth.issuers": "https://issuer.example",
@@ -162,4 +163,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
 
 
 def test_the_agents_own_markers_are_not_settings() -> None:
-    assert load(environ={"MILLPOND_TASK_ID": "n/1/1", "MILLPOND_PROCESS": "x"}).server.port == 10010
+    assert (
+        load(environ={"MILLPOND_TASK_ID": "n/1/1", "MILLPOND_PROCESS": "x", "MILLPOND_KEEP_FILES": "*"}).server.port
+        == 10010
+    )
