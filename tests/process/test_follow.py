@@ -116,6 +116,28 @@ def test_it_outlives_the_service_and_goes_on_where_it_was(
     assert follower.rest()[::2] == ("zwölf".encode(), 0)
 
 
+def test_what_cannot_be_shown_is_one_line(service: Any, client: BatchClient) -> None:
+    make_pool(client, 0)
+    add(client, "t", "true")
+    for arguments, exit_code, message in (
+        (("nope", "t"), 1, "JobNotFound: The job 'nope' does not exist."),
+        (("j", "nope"), 1, "TaskNotFound: The task 'nope' does not exist."),
+        (("-f", "j", "nope"), 1, "TaskNotFound: The task 'nope' does not exist."),
+        (("j", "t"), 1, "it has not run yet. (the task is active; -f waits for it)"),
+        (("--tail", "3", "j", "t"), 1, "it has not run yet. (the task is active; -f waits for it)"),
+        (("--stderr", "--file", "x", "j", "t"), 2, "--stderr and --file exclude each other"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "millpond", "logs", "--data-dir", str(service.data_dir), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+        )
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (exit_code, "", 1), done.stderr
+        assert message in done.stderr
+
+
 def test_a_client_that_leaves_is_not_followed_for(service: Any, client: BatchClient, follow: Follow) -> None:
     make_pool(client, 1)
     add(client, "t", "echo one; sleep 1000")

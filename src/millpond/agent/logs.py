@@ -29,7 +29,7 @@ PATTERNS_VARIABLE: Final = "MILLPOND_KEEP_FILES"
 MAX_FILES: Final = 32
 """Of one task, further files."""
 MAX_TASK_BYTES: Final = 8 << 20
-"""Of one task, of further files; the least is that of one file."""
+"""Of one task, of further files."""
 PACK_BYTES: Final = 4 << 20
 PACK_TASKS: Final = 2000
 MAX_WAITING: Final = 200_000
@@ -329,8 +329,10 @@ class NodeLogs:
                 failures += 1
                 if failures == 1:
                     _log.info("%s: logs wait to be sent: %s", self._root, error or "no answer")
-                # Not `_pause`: what is in a hurry and fails must not spin.
-                await asyncio.sleep(min(_MAX_PAUSE_S, _MIN_PAUSE_S * 2.0 ** min(failures - 1, 16)))
+                if self._hurry.is_set():
+                    await asyncio.sleep(_MIN_PAUSE_S)
+                else:
+                    await self._pause(min(_MAX_PAUSE_S, _MIN_PAUSE_S * 2.0 ** min(failures - 1, 16)))
             else:
                 return
 

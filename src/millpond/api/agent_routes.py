@@ -43,6 +43,8 @@ from millpond.protocol.messages import (
 )
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+MAX_LOGS_BYTES: Final = 40 * 1024 * 1024
+"""Above what an agent sends at a time: a message with one task too many, whose files are all as long as is kept."""
 _log: Final = logging.getLogger(__name__)
 _decode_hello: Final = msgspec.msgpack.Decoder(Hello).decode
 _decode_sync: Final = msgspec.msgpack.Decoder(Sync).decode
@@ -96,7 +98,7 @@ class AgentRoutes:
             _check_node(node_id, sync.node_id)
             return _reply(await self._agents.sync(sync))
         if path == LOGS_PATH.encode():
-            await self._agents.keep_logs(_decoded(_decode_logs, await request.body(MAX_MESSAGE_BYTES)))
+            await self._agents.keep_logs(_decoded(_decode_logs, await request.body(MAX_LOGS_BYTES)))
             return Response(200, [])
         if path == HELLO_PATH.encode():
             hello = _decoded(_decode_hello, await request.body(MAX_MESSAGE_BYTES))
