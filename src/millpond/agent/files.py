@@ -81,6 +81,19 @@ class NodeFiles:
         except (_Refused, OSError):
             return None
 
+    def open_directly(self, path: str) -> tuple[int, os.stat_result] | None:
+        """As `open`, at a fifth of its price, for a file right in a directory whose way from the root is the agent's own:
+        only the file itself may be a link, and is not followed."""
+        try:
+            found = os.open(f"{self._root}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        facts = os.fstat(found)
+        if stat.S_ISREG(facts.st_mode) and not self._is_others(facts):
+            return found, facts
+        os.close(found)
+        return None
+
     def _is_others(self, facts: os.stat_result) -> bool:
         return self._owns is not None and facts.st_nlink > 1 and not self._owns(facts.st_uid)
 

@@ -69,6 +69,10 @@ class OpenFiles(Protocol):
         """A descriptor for reading and its facts; None when there is no such regular file, or it is not to be read."""
         ...
 
+    def open_directly(self, path: str) -> tuple[int, os.stat_result] | None:
+        """The same for a log of a task: the way there is the agent's own."""
+        ...
+
 
 class _Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A file as it was when its attempt ended."""
@@ -372,7 +376,7 @@ class NodeLogs:
             content = b""
             original = 0
             if seen.size:
-                opened = self.files.open(f"{entry.directory}/{seen.name}")
+                opened = self.files.open_directly(f"{entry.directory}/{seen.name}")
                 if opened is None:
                     continue
                 try:
