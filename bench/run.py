@@ -30,7 +30,7 @@ from bench.spawn import spawn_rate
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PARTS = ("adds", "lives", "real", "size", "autoscale", "autoscaled-pools", "lab", "inputs", "staging")
+PARTS = ("adds", "lives", "real", "logs", "size", "autoscale", "autoscaled-pools", "lab", "inputs", "staging")
 
 
 class Row(NamedTuple):
@@ -90,8 +90,11 @@ class Service:
         raise RuntimeError("no VmRSS")
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return _cpu_s(self.pid)
+
+    def host_cpu_s(self) -> float:
+        """Of the agent of the local nodes."""
+        return _cpu_s(json.loads((self.data_dir / "nodes" / "host.json").read_text(encoding="utf-8"))["pid"])
 
     def kill(self) -> None:
         """As a crash would."""
@@ -113,9 +116,15 @@ class Service:
         return Connection(self.endpoint, self.account, self.key)
 
 
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
-def service(directory: Path, name: str, *, zero: bool = False) -> Iterator[Service]:
-    with _serving(Service(directory / name, arguments=["--zero"] if zero else [])) as running:
+def service(directory: Path, name: str, *, zero: bool = False, kept_logs: bool = True) -> Iterator[Service]:
+    flags = (["--zero"] if zero else []) + ([] if kept_logs else ["--no-kept-logs"])
+    with _serving(Service(directory / name, arguments=flags)) as running:
         yield running
 
 
@@ -213,6 +222,51 @@ async def measure_real(directory: Path, tasks: int, repeats: int) -> list[Row]:
         Row("add → running on an idle node, p50", statistics.median(latencies) * 1000, "ms"),
         Row("add → running on an idle node, p99", p99 * 1000, "ms", "≤ 100 ms", p99 <= 0.1),
     ]
+
+
+async def measure_logs(directory: Path, tasks: int, repeats: int) -> list[Row]:
+    """What it costs that logs are kept: the same tasks with and without, in turn. The rate is what counts; on a machine
+    that has other things to do, processor time says it more quietly."""
+    rows = []
+    with (
+        service(directory, "logs-kept") as kept,
+        service(directory, "logs-not-kept", kept_logs=False) as plain,
+    ):
+        for running in (kept, plain):
+            async with running.connect() as connection:
+                await connection.add_pool("real", nodes=2, slots=1)
+                await connection.wait_for_nodes("real", 2)
+        for name, command in (("no output", "/bin/true"), ("a line of output", "/bin/echo hello")):
+            rates: dict[Service, list[float]] = {kept: [], plain: []}
+            costs: dict[Service, list[float]] = {kept: [], plain: []}
+            for repeat in range(repeats):
+                for running in (kept, plain) if repeat % 2 else (plain, kept):
+                    job_id = f"{command.rpartition('/')[2].split()[0]}{repeat}"
+                    rate, cost = await _run_of_tasks(running, job_id, command, tasks)
+                    rates[running].append(rate)
+                    costs[running].append(cost)
+            ratio = statistics.median(a / b for a, b in zip(rates[kept], rates[plain], strict=True))
+            cost = statistics.median(a / b for a, b in zip(costs[kept], costs[plain], strict=True))
+            rows += [
+                Row(f"real tasks with {name}, logs kept", statistics.median(rates[kept]), "tasks/s"),
+                Row("… of the rate without", ratio * 100, "%", "≥ 95 %", ratio >= 0.95),
+                Row("… processor time of that without", cost * 100, "%"),
+            ]
+    return rows
+
+
+async def _run_of_tasks(running: Service, job_id: str, command: str, tasks: int) -> tuple[float, float]:
+    """(tasks a second, seconds of processor time of service and agent)"""
+    async with running.connect() as connection:
+        await connection.add_job(job_id, "real")
+        cpu_s = running.cpu_s() + running.host_cpu_s()
+        begun = time.perf_counter()
+        await add_all(running, job_id, task_bodies(0, tasks, command), connections=2)
+        await connection.wait_completed(job_id, tasks, poll_s=0.05)
+        rate = tasks / (time.perf_counter() - begun)
+        # What is kept is on its way for a moment longer.
+        await asyncio.sleep(1.5)
+        return rate, running.cpu_s() + running.host_cpu_s() - cpu_s
 
 
 async def check_files(connection: Connection) -> None:
@@ -328,6 +382,8 @@ async def main() -> int:
         rows += await measure_lives(directory, 30_000 // scale, 3)
     if "real" in chosen:
         rows += await measure_real(directory, 4_000 // scale, 3)
+    if "logs" in chosen:
+        rows += await measure_logs(directory, 4_000 // scale, 2 if arguments.quick else 5)
     if "size" in chosen:
         rows += await measure_size(directory, 1_000_000 // scale)
     if "autoscale" in chosen:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from millpond.app import Running, run
-from millpond.config import Config, NodesConfig, ServerConfig
+from millpond.config import Config, KeptLogsConfig, NodesConfig, ServerConfig
 
 
 def main() -> None:
@@ -13,9 +13,14 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--zero", action="store_true", help="nodes that do no work")
     parser.add_argument("--input-cache-mib", type=int, default=-1)
+    parser.add_argument("--no-kept-logs", action="store_true", help="logs of tasks are not kept")
     arguments = parser.parse_args()
-    nodes = NodesConfig(input_cache_mib=arguments.input_cache_mib)
-    config = Config(data_dir=arguments.data_dir, server=ServerConfig(port=0), nodes=nodes)
+    config = Config(
+        data_dir=arguments.data_dir,
+        server=ServerConfig(port=0),
+        nodes=NodesConfig(input_cache_mib=arguments.input_cache_mib),
+        kept_logs=KeptLogsConfig(enabled=not arguments.no_kept_logs),
+    )
     host = [sys.executable, str(Path(__file__).with_name("zero_nodes.py"))] if arguments.zero else []
 
     def ready(running: Running) -> None:

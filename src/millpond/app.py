@@ -181,6 +181,9 @@ async def _service(
             auto_scale_max_nodes=config.autoscale.max_nodes,
             sample_s=config.autoscale.sample_s,
             sample_history_s=config.autoscale.history_days * 86400.0,
+            kept_log_file_bytes=config.kept_logs.file_kib << 10 if config.kept_logs.enabled else 0,
+            kept_log_total_bytes=config.kept_logs.total_mib << 20,
+            kept_log_s=config.kept_logs.days * 86400.0,
         ),
     )
     sign_in, sign_in_routes = _sign_in_of(config, data_dir, account_url)

@@ -38,6 +38,8 @@ NodeLimit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number fr
 CacheMib = Annotated[
     int, Meta(ge=-1, le=1 << 30, description="a whole number of MiB, 0 for none, -1 for a tenth of the disk")
 ]
+LogSize = Annotated[int, Meta(ge=1, le=4096, description="a whole number of KiB from 1 to 4096")]
+StoreSize = Annotated[int, Meta(ge=1, description="a whole number of MiB, at least 1")]
 Switch = Annotated[bool, Meta(description="true or false")]
 Directory = Annotated[str, Meta(min_length=1, description="a directory's path")]
 LogLevel = Annotated[
@@ -205,6 +207,18 @@ class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """0 takes a free one and keeps to it."""
 
 
+class KeptLogsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Logs of tasks, kept in auto-storage when their node is gone."""
+
+    enabled: Switch = True
+    file_kib: LogSize = 1024
+    """How much is kept of each file: of a longer one, its two ends."""
+    total_mib: StoreSize = 10_240
+    """How much is kept of all of them; the oldest go first."""
+    days: Days = 30.0
+    """How long they are kept, if their task is not deleted before."""
+
+
 class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How callers show who they are, and what they may do."""
 
@@ -273,6 +287,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nodes: NodesConfig = NodesConfig()
     autoscale: AutoscaleConfig = AutoscaleConfig()
     storage: StorageConfig = StorageConfig()
+    kept_logs: KeptLogsConfig = KeptLogsConfig()
     auth: AuthConfig = AuthConfig()
     log: LogConfig = LogConfig()
     vm_sizes: dict[str, VmSizeConfig] = {}
@@ -325,6 +340,7 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "nodes": NodesConfig,
     "autoscale": AutoscaleConfig,
     "storage": StorageConfig,
+    "kept_logs": KeptLogsConfig,
     "auth": AuthConfig,
     "log": LogConfig,
 }
@@ -538,8 +554,10 @@ def _read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
 
 def _is_meant_for_us(variable: str) -> bool:
     """Whether an unknown variable looks like a setting. A service may itself run inside a Millpond task, and there the
-    agent's own markers (`MILLPOND_TASK_…`) are in the environment."""
-    return not variable.startswith((ENVIRONMENT_PREFIX + "TASK_", ENVIRONMENT_PREFIX + "PROCESS"))
+    agent's own markers (`MILLPOND_TASK_…`) are in the environment, and what the task says of its logs."""
+    return not variable.startswith(
+        (ENVIRONMENT_PREFIX + "TASK_", ENVIRONMENT_PREFIX + "PROCESS", ENVIRONMENT_PREFIX + "KEEP_FILES")
+    )
 
 
 def _convert(setting: Setting, value: Any, source: str, *, lax: bool) -> Any:

@@ -12,6 +12,7 @@ from millpond.autoscale.samples import History
 from millpond.control import formulas
 from millpond.control.applications import ApplicationLimits, Applications
 from millpond.control.base import FileContent, NewJob
+from millpond.control.kept_files import KeptFiles, entry_of
 from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
 from millpond.domain.application import Application
@@ -37,6 +38,8 @@ from millpond.protocol.messages import (
     LaunchAnswer,
     LaunchCall,
     LaunchReply,
+    LogFile,
+    Logs,
     Sync,
     SyncReply,
     Welcome,
@@ -46,7 +49,7 @@ from millpond.scheduler.job_schedules import JobSchedulesState
 from millpond.scheduler.job_schedules import apply as apply_to_schedules
 from millpond.staging.account_storage import BlobFacts, StorageError
 from millpond.staging.base import RemoteFile
-from millpond.store.base import NodeCounts, Page, SampleBlock, StoredRun, TaskRow
+from millpond.store.base import KeptLog, NodeCounts, Page, SampleBlock, StoredRun, TaskRow
 
 _T = TypeVar("_T")
 _Values = Callable[[_T], dict[str, Literal | None]]
@@ -242,6 +245,10 @@ class FakeFiles:
         self.modified: Timestamp = 1795230000.0
         self.error: BatchError | None = None
         self.closed = 0
+        self.grows_by = b"more"
+        self.chunk = 3
+        self.follows: list[list[Any]] = []
+        self.followed: list[tuple[str, str, int, int]] = []
         self.read_chunks = 0
         self.break_after: int | None = None
         self.deleted: list[tuple[str, str, bool]] = []
@@ -258,7 +265,9 @@ class FakeFiles:
             return FileEntry(name, is_directory=True, last_modified=self.modified, mode=0o40770)
         return FileEntry(name, is_directory=False, size=len(content), last_modified=self.modified, mode=0o100644)
 
-    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
+    async def list(
+        self, pool_id: str | None, node_id: str, path: str, *, recursive: bool, after: str = "", limit: int = 0
+    ) -> list[FileEntry]:
         if self.error is not None:
             raise self.error
         prefix = path + "/" if path else ""
@@ -270,7 +279,8 @@ class FakeFiles:
         ]
         if not names:
             raise BatchError(ErrorCode.FILE_NOT_FOUND)
-        return [self._entry(node_id, prefix + name, name) for name in names if recursive or "/" not in name]
+        wanted = sorted(name for name in names if (recursive or "/" not in name) and name > after)
+        return [self._entry(node_id, prefix + name, name) for name in wanted[: limit or None]]
 
     async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry:
         return self._entry(node_id, path, path)
@@ -282,24 +292,79 @@ class FakeFiles:
         entry = self._entry(node_id, path, path)
         content = self.files[node_id, path] or b""
         # The file goes on growing while it is read.
-        part = content[offset:] + b"more" if length is None else content[offset : offset + length]
+        part = content[offset:] + self.grows_by if length is None else content[offset : offset + length]
 
         async def chunks() -> AsyncIterator[bytes]:
             try:
-                for index, start in enumerate(range(0, len(part), 3)):
+                for index, start in enumerate(range(0, len(part), self.chunk)):
                     if index == self.break_after:
                         raise ConnectionResetError("the node stopped in the middle of a file")
                     self.read_chunks += 1
-                    yield part[start : start + 3]
+                    yield part[start : start + self.chunk]
                     await asyncio.sleep(0)
             finally:
                 self.closed += 1
 
         return FileContent(entry, chunks())
 
+    async def follow(self, node_id: str, path: str, *, key: int, attempt: int, offset: int) -> AsyncIterator[bytes]:
+        """`follows` says what comes; ConnectionResetError and functions among it are raised and called."""
+        if self.error is not None:
+            raise self.error
+        self.followed.append((node_id, path, attempt, offset))
+        script = self.follows.pop(0)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                for step in script:
+                    if isinstance(step, Exception):
+                        raise step
+                    if isinstance(step, bytes):
+                        yield step
+                    elif (wait := step()) is not None:
+                        await wait
+            finally:
+                self.closed += 1
+
+        return chunks()
+
     async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None:
         self._entry(node_id, path, path)
         self.deleted.append((node_id, path, recursive))
+
+
+class FakeLogs:
+    """What is kept, by task key."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[int, dict[str, bytes]]] = {}
+        """Attempt, and contents by name."""
+        self.original_size = 0
+
+    async def of(self, key: int) -> KeptFiles | None:
+        if key not in self.kept:
+            return None
+        attempt, contents = self.kept[key]
+        files = [
+            LogFile(name, len(content), 0, 1795230000.0, 0o100644, self.original_size)
+            for name, content in contents.items()
+        ]
+        return KeptFiles(KeptLog(key, attempt, 1, b""), 0, files)
+
+    async def read(self, kept: KeptFiles, name: str, *, offset: int, length: int | None) -> FileContent:
+        file = kept.find(name)
+        if file is None:
+            raise BatchError(ErrorCode.FILE_NOT_FOUND)
+        content = self.kept[kept.row.key][1][name][offset:]
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield content if length is None else content[:length]
+
+        return FileContent(entry_of(file), chunks())
+
+    async def remove(self, kept: KeptFiles, name: str, *, recursive: bool) -> None:
+        if self.kept[kept.row.key][1].pop(name, None) is None:
+            raise BatchError(ErrorCode.FILE_NOT_FOUND)
 
 
 class FakeAgents:
@@ -329,6 +394,11 @@ class FakeAgents:
         if self.take_body:
             self.bodies[request_id] = b"".join([chunk async for chunk in body])
 
+    async def keep_logs(self, logs: Logs) -> None:
+        if self.error is not None:
+            raise self.error
+        self.calls.append(logs)
+
     async def launch(self, token: str, call: LaunchCall) -> LaunchAnswer:
         if token != "launch-token":
             raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
@@ -356,6 +426,7 @@ class FakeControl:
         )
         self.files: Any = FakeFiles()
         self.agents: Any = FakeAgents()
+        self.logs: Any = FakeLogs()
         self.vm_sizes = {
             "standard_d2s_v3": VmSize("standard_d2s_v3", 2, 8192, 0.1),
             "standard_a1_v2": VmSize("standard_a1_v2", 1, 2048, 0.05),

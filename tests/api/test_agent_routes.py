@@ -47,7 +47,8 @@ async def test_hello_and_sync(world: World) -> None:
     ("node", "token"), [(None, "token-of-n1"), ("n1", None), ("n1", "wrong"), ("n2", "token-of-n1"), ("n1", "")]
 )
 @pytest.mark.parametrize(
-    "path", [m.HELLO_PATH, m.SYNC_PATH, m.FILE_REPLY_PATH + "r1", m.LAUNCH_REPLY_PATH + "r1", "/agent/v1/none"]
+    "path",
+    [m.HELLO_PATH, m.SYNC_PATH, m.FILE_REPLY_PATH + "r1", m.LAUNCH_REPLY_PATH + "r1", m.LOGS_PATH, "/agent/v1/none"],
 )
 async def test_a_bad_token_opens_nothing(world: World, path: str, node: str | None, token: str | None) -> None:
     answer = await call(world, path, SYNC, node=node, token=token)
@@ -64,7 +65,7 @@ async def test_a_node_speaks_for_itself_only(world: World, path: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"{}", msgspec.msgpack.encode({"node_id": 7}), b"\x91" * 100000])
-@pytest.mark.parametrize("path", [m.HELLO_PATH, m.SYNC_PATH])
+@pytest.mark.parametrize("path", [m.HELLO_PATH, m.SYNC_PATH, m.LOGS_PATH])
 async def test_garbage(world: World, path: str, body: bytes) -> None:
     answer = await call(world, path, body)
     assert (answer.status, answer.code) == (400, "InvalidRequestBody")
@@ -135,6 +136,15 @@ async def test_a_node_that_hangs_up_breaks_the_askers_stream(world: World) -> No
     answer = await send(world.app, "POST", m.FILE_REPLY_PATH + "r1", headers, b"half", hang_up=True)
     assert answer.status == 500
     assert world.control.agents.bodies == {}
+
+
+async def test_logs_are_answered_once_they_are_safe(world: World) -> None:
+    logs = m.Logs((m.TaskLogs(7, 1, 0, msgspec.msgpack.encode([m.LogFile("stdout.txt", 3, 0, 1.5, 0o644)])),), b"out")
+    answer = await call(world, m.LOGS_PATH, logs)
+    assert (answer.status, answer.body) == (200, b"")
+    assert world.control.agents.calls == [logs]
+    world.control.agents.error = BatchError(ErrorCode.SERVER_BUSY)
+    assert (await call(world, m.LOGS_PATH, logs)).status == 503
 
 
 async def test_a_launch_agent_speaks_json_with_a_token_of_its_own(world: World) -> None:

@@ -67,6 +67,23 @@ async def test_list_recursive_with_pages_and_filter(ran: World) -> None:
     assert (await ran.call("GET", FILES, query="recursive=maybe")).code == "InvalidQueryParameterValue"
 
 
+async def test_a_filter_looks_through_many_files_a_part_at_a_time(ran: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millpond.api.handlers.files.MAX_RESULTS", 10)
+    monkeypatch.setattr("millpond.api.handlers.files._MAX_ROUNDS", 3)
+    for number in range(100):
+        ran.control.files.files[NODE, f"{TASK_DIRECTORY}/f{number:03}"] = b""
+    names, lengths = [], []
+    query = "$filter=startswith(name,'f09')&maxresults=4"
+    while query:
+        page = (await ran.call("GET", FILES, query=query)).json()
+        names += [item["name"] for item in page["value"]]
+        lengths.append(len(page["value"]))
+        query = page.get("odata.nextLink", "").partition("api-version=2025-06-01&")[2]
+    assert names == [f"f{number:03}" for number in range(90, 100)]
+    assert lengths[0] == 0, "a page may be empty and have a next one"
+    assert max(lengths) == 4
+
+
 async def test_list_of_a_node(ran: World) -> None:
     body = (await ran.call("GET", f"/pools/p1/nodes/{NODE}/files")).json()
     assert [item["name"] for item in body["value"]] == ["startup"]

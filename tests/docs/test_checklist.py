@@ -109,6 +109,9 @@ POINTS: dict[int, tuple[str, ...]] = {
     20: (
         "api/test_files.py::test_files_past_their_retention",
         "api/test_files.py::test_what_the_node_says_of_a_tasks_files",
+        "api/test_kept_files.py::test_what_was_not_kept_is_what_it_was",
+        "process/test_logs.py::test_none_are_kept_where_that_is_turned_off",
+        "process/test_logs.py::test_logs_outlive_a_pool_deleted_the_moment_the_tasks_end",
     ),
     21: (
         "unit/scheduler/test_node_operations.py::test_retaineddata_waits_for_the_files_too",

@@ -36,15 +36,16 @@ from millpond.agent.desired import (
 )
 from millpond.agent.isolation.node import Isolation
 from millpond.agent.isolation.users import HOMES
-from millpond.agent.link import Files, NodeLink, Transport
+from millpond.agent.link import Files, Follow, NodeLink, Transport
 from millpond.agent.local_state import FileJournal
+from millpond.agent.logs import LogsFactory, LogTransport, NodeLogs
 from millpond.agent.mounts import Mounts
 from millpond.agent.node import NodeAgent
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.trash import Trash
 from millpond.domain.durations import Timestamp
 from millpond.domain.task import NameValue
-from millpond.protocol.messages import NodeMetrics
+from millpond.protocol.messages import NodeMetrics, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -60,22 +61,29 @@ _LEAVE_S: Final = 10.0
 _UNMOUNT_S: Final = 0.5
 """How long the mounts of a node that is wiped may still be used: nothing else goes on meanwhile."""
 _RELINK_S: Final = 1.0
+_FLUSH_S: Final = 5.0
+"""How long a node that is removed, or loses its disk, may take to send the logs that wait."""
 
 
 class HostRunning(Exception):
     """Another host holds the directory."""
 
 
+class HostTransport(Transport, LogTransport, Protocol):
+    """How a node's calls and its logs reach the control plane."""
+
+
 class TransportFactory(Protocol):
-    def __call__(self, *, node_id: str, token: str) -> Transport: ...
+    def __call__(self, *, node_id: str, token: str) -> HostTransport: ...
 
 
 class _Node:
     """A node the host runs: its agent, and the task that keeps it in touch (None for one that is leaving)."""
 
-    def __init__(self, desired: DesiredNode, agent: NodeAgent) -> None:
+    def __init__(self, desired: DesiredNode, agent: NodeAgent, logs: NodeLogs | None) -> None:
         self.desired = desired
         self.agent = agent
+        self.logs = logs
         self.link: NodeLink | None = None
         self.linking: asyncio.Task[None] | None = None
         self.removal: asyncio.Task[None] | None = None
@@ -97,13 +105,16 @@ class Host:
         isolation: Isolation | None = None,
         cache: ContentCache | None = None,
         mounts: Mounts | None = None,
+        logs_factory: LogsFactory | None = None,
+        follow_factory: Callable[[NodeLogs], Follow] | None = None,
         moved: Callable[[], None] | None = None,
         measure: Callable[[], NodeMetrics] | None = None,
         idle_s: float = _IDLE_S,
     ) -> None:
-        """`files_factory` is given the root directory of a node. Processes of the
-        `executor` that no attempt of a node's journal accounts for are killed at the start. The `cache` is opened, and
-        what it has of a pool goes with its last node, or when one is made anew. `moved` is called when the endpoint may have changed.
+        """`files_factory` and `logs_factory` are given the root directory of a node; `follow_factory` makes what follows the
+        files of one. Processes of the `executor` that no attempt of a node's journal accounts for are killed at the
+        start. The `cache` is opened, and what it has of a pool goes with its last node, or when one is made anew.
+        `moved` is called when the endpoint may have changed.
         `measure` says how busy the machine is, on behalf of every node. After `idle_s` without work and without a word from any
         service the host ends."""
         self._directory = os.path.abspath(directory)
@@ -117,6 +128,8 @@ class Host:
         self._isolation = isolation
         self._cache = cache
         self._mounts = mounts
+        self._logs_factory = logs_factory
+        self._follow_factory = follow_factory
         self._moved = moved
         self._measure = measure
         self._measuring: asyncio.Task[None] | None = None
@@ -238,6 +251,8 @@ class Host:
         if tasks:
             await asyncio.wait(tasks)
         for node in nodes:
+            if node.logs is not None:
+                await node.logs.close()
             await node.agent.close()
             await self._unmount(os.path.join(self._nodes_directory, node.desired.node_id, ROOT_DIRECTORY))
             if self._isolation is not None:
@@ -270,7 +285,9 @@ class Host:
             return
         node = self._nodes.get(name)
         if node is None:
-            node = self._nodes[name] = _Node(desired, self._begin(desired, directory))
+            root = os.path.join(directory, ROOT_DIRECTORY)
+            logs = None if self._logs_factory is None else self._logs_factory(root)
+            node = self._nodes[name] = _Node(desired, self._begin(desired, directory, logs), logs)
         elif node.removal is not None:
             return
         if desired.state == REMOVED:
@@ -279,7 +296,7 @@ class Host:
             node.desired = desired
             self._link(node)
 
-    def _begin(self, desired: DesiredNode, directory: str) -> NodeAgent:
+    def _begin(self, desired: DesiredNode, directory: str, logs: NodeLogs | None) -> NodeAgent:
         root = os.path.join(directory, ROOT_DIRECTORY)
         _make_root(root)
         capabilities: tuple[NameValue, ...] = ()
@@ -297,7 +314,8 @@ class Host:
             clock=self._clock,
             capabilities=capabilities,
             ip_address=desired.ip_address,
-            wipe=partial(self._wipe, root, desired.pool_id),
+            wipe=partial(self._wipe, root, desired.pool_id, logs),
+            before_wipe=None if logs is None else partial(logs.flush, _FLUSH_S),
         )
         try:
             agent = make(journal=FileJournal(journal))
@@ -316,7 +334,7 @@ class Host:
         if self._mounts is not None:
             await asyncio.to_thread(self._mounts.of(root).take_down)
 
-    def _wipe(self, root: str, pool_id: str) -> None:
+    def _wipe(self, root: str, pool_id: str, logs: NodeLogs | None) -> None:
         """Give a node a new, empty root directory. Raises OSError; to be tried again then."""
         NodeDirectories.forget(root)
         self._drop_cached(pool_id)
@@ -331,6 +349,8 @@ class Host:
                 self._trash.put(os.path.join(os.path.dirname(root), HOMES))
             self._isolation.wiped(root)
         _make_root(root)
+        if logs is not None:
+            logs.wiped()
 
     def _link(self, node: _Node) -> None:
         """Keep the node in touch, under the token it has now."""
@@ -338,7 +358,16 @@ class Host:
             node.linking.cancel()
         transport = self._transport_factory(node_id=node.desired.node_id, token=node.desired.token)
         files = self._files_factory(os.path.join(self._nodes_directory, node.desired.node_id, ROOT_DIRECTORY))
-        node.link = NodeLink(node.agent, transport, files, chance=self._chance)
+        node.link = NodeLink(
+            node.agent,
+            transport,
+            files,
+            chance=self._chance,
+            welcomed=_welcome_for(node.logs),
+            follow=None if self._follow_factory is None or node.logs is None else self._follow_factory(node.logs),
+        )
+        if node.logs is not None:
+            node.logs.begin(transport)
         node.linking = asyncio.create_task(_keep_linked(node.link, node.desired.node_id))
 
     def _remove(self, node: _Node) -> None:
@@ -356,6 +385,9 @@ class Host:
                 await node.agent.ended()
         except TimeoutError:
             _log.warning("node %s: some of its tasks do not end", node_id)
+        if node.logs is not None:
+            await node.logs.flush(_FLUSH_S)
+            await node.logs.close()
         await node.agent.close()
         directory = os.path.join(self._nodes_directory, node_id)
         await self._unmount(os.path.join(directory, ROOT_DIRECTORY))
@@ -402,6 +434,14 @@ class Host:
                     await executor.forget(process_id)
         except (OSError, ValueError) as error:
             _log.warning("stray processes cannot be looked for: %s", error)
+
+
+def _welcome_for(logs: NodeLogs | None) -> Callable[[Welcome], None]:
+    def welcomed(welcome: Welcome) -> None:
+        if logs is not None:
+            logs.configure(welcome.kept_log_bytes)
+
+    return welcomed
 
 
 def _make_root(root: str) -> None:

@@ -9,17 +9,20 @@ import aiohttp
 import msgspec
 
 from millpond.agent.link import TransportError
+from millpond.agent.logs import LogsRefused
 from millpond.protocol.messages import (
     CONTENT_TYPE,
     FILE_REPLY_HEADER,
     FILE_REPLY_PATH,
     HELLO_PATH,
     LAUNCH_REPLY_PATH,
+    LOGS_PATH,
     NODE_HEADER,
     SYNC_PATH,
     FileReply,
     Hello,
     LaunchReply,
+    Logs,
     Sync,
     SyncReply,
     Welcome,
@@ -31,6 +34,8 @@ _KEEP_ALIVE_S: Final = 4.0
 """Below the 5 s after which the usual servers close an idle connection: else a call could be sent into the closing."""
 _CONNECT_S: Final = 10.0
 _ERROR_TEXT: Final = 200
+_REFUSALS: Final = frozenset({400, 404, 413})
+"""Sent again, the same would be answered the same."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _welcome_decoder: Final = msgspec.msgpack.Decoder(Welcome)
@@ -97,6 +102,15 @@ class HttpTransport:
     async def send_launch_reply(self, request_id: str, reply: LaunchReply) -> None:
         await self._send(f"{LAUNCH_REPLY_PATH}{request_id}", _encoder.encode(reply), self._headers)
 
+    async def send_logs(self, logs: Logs) -> None:
+        """See `logs.LogTransport`."""
+        try:
+            await self._send(LOGS_PATH, _encoder.encode(logs), self._headers)
+        except HttpError as error:
+            if error.status in _REFUSALS:
+                raise LogsRefused(str(error)) from error
+            raise
+
     async def _send(self, path: str, body: bytes | AsyncIterator[bytes], headers: dict[str, str]) -> None:
         url = self._endpoint.url() + path
         try:
@@ -120,7 +134,15 @@ class HttpTransport:
             raise
 
 
+class HttpError(TransportError):
+    """The service answered, but not as hoped."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"HTTP {status}: {text}")
+        self.status = status
+
+
 async def _check(answer: aiohttp.ClientResponse) -> None:
     if answer.status not in {200, 202, 204}:
         text = (await answer.content.read(_ERROR_TEXT)).decode("utf-8", "replace")
-        raise TransportError(f"HTTP {answer.status}: {text}")
+        raise HttpError(answer.status, text)

@@ -16,6 +16,7 @@ from typing import Final, Protocol, runtime_checkable
 from millpond.agent.node import NodeAgent
 from millpond.domain.errors import ErrorCode
 from millpond.protocol.messages import (
+    FileEntry,
     FileReply,
     FileRequest,
     Hello,
@@ -35,6 +36,7 @@ _MAX_PAUSE_S: Final = 5.0
 _EMPTY_ANSWER_S: Final = 0.02
 """A parked call that is answered sooner than this, with nothing in it, was not parked."""
 _MAX_FILE_ANSWERS: Final = 32
+_MAX_FOLLOWED: Final = 256
 _GATHER_S: Final = 0.03
 """The least time between two syncs with reports while the node has work queued: a busy node need not hurry."""
 
@@ -53,6 +55,12 @@ class Transport(Protocol):
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None: ...
 
     async def send_launch_reply(self, request_id: str, reply: LaunchReply) -> None: ...
+
+
+class Follow(Protocol):
+    """Answers a request to follow a file, with its content as it grows."""
+
+    def __call__(self, request: FileRequest, runs: Callable[[], bool]) -> AsyncIterator[bytes]: ...
 
 
 class Files(Protocol):
@@ -79,13 +87,18 @@ class NodeLink:
         *,
         chance: Callable[[], float],
         max_pause_s: float = _MAX_PAUSE_S,
+        welcomed: Callable[[Welcome], None] = lambda welcome: None,
+        follow: Follow | None = None,
     ) -> None:
-        """`chance` gives numbers from 0 up to 1 for the jitter; pauses between tries grow up to `max_pause_s`."""
+        """`follow` answers requests to follow a file; `welcomed` is told of every new session; `chance` gives numbers from 0 up to 1 for the jitter; pauses between tries grow up to `max_pause_s`."""
         self._agent = agent
         self._transport = transport
         self._files = files
         self._chance = chance
         self._max_pause_s = max_pause_s
+        self._welcomed = welcomed
+        self._follow = follow
+        self._followed = 0
         self._park_s = 0.0
         self._poll_timeout: asyncio.Timeout | None = None
         self._nudge = asyncio.Event()
@@ -150,6 +163,7 @@ class NodeLink:
                 self._heard()
                 self._park_s = welcome.park_s
                 self._agent.welcomed(welcome)
+                self._welcomed(welcome)
                 return
 
     async def _poll(self) -> None:
@@ -196,7 +210,7 @@ class NodeLink:
         self._heard()
         self._agent.replied(sync, reply)
         for request in reply.file_requests:
-            self._begin_answer(self._answer(request))
+            self._begin_answer(self._answer_follow(request) if request.operation == "follow" else self._answer(request))
         for launch in reply.launch_requests:
             self._begin_answer(self._answer_launch(launch))
         if not self._agent.session or self._agent.leaving:
@@ -281,14 +295,31 @@ class NodeLink:
             except Exception:
                 _log.exception("node %s: %s of %s", self._agent.node_id, request.operation, request.path)
                 reply, body = FileReply(error=ErrorCode.INTERNAL_ERROR, message="The node agent failed."), None
-            try:
-                await self._transport.send_file_reply(request.id, reply, body)
-            except TransportError as error:
-                # The asker gives up by itself.
-                _log.info("node %s: file answer %s not delivered: %s", self._agent.node_id, request.id, error)
-            finally:
-                if isinstance(body, _Closable):
-                    await body.aclose()
+            await self._send_answer(request, reply, body)
+
+    async def _answer_follow(self, request: FileRequest) -> None:
+        """In no queue with the others: it may last for days."""
+        if self._follow is None or self._followed >= _MAX_FOLLOWED:
+            code = ErrorCode.NOT_IMPLEMENTED if self._follow is None else ErrorCode.SERVER_BUSY
+            message = f"No more than {_MAX_FOLLOWED} files of a node are followed at a time." if self._follow else ""
+            await self._send_answer(request, FileReply(error=code, message=message), None)
+            return
+        self._followed += 1
+        try:
+            body = self._follow(request, lambda: self._agent.runs(request.key, request.attempt))
+            await self._send_answer(request, FileReply(entries=(FileEntry(request.path, is_directory=False),)), body)
+        finally:
+            self._followed -= 1
+
+    async def _send_answer(self, request: FileRequest, reply: FileReply, body: AsyncIterator[bytes] | None) -> None:
+        try:
+            await self._transport.send_file_reply(request.id, reply, body)
+        except TransportError as error:
+            # The asker gives up by itself, or has done so.
+            _log.info("node %s: file answer %s not delivered: %s", self._agent.node_id, request.id, error)
+        finally:
+            if isinstance(body, _Closable):
+                await body.aclose()
 
     # --- pauses ---
 

@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -17,14 +18,19 @@ from millpond.agent.content_cache import CacheSettings, ContentCache
 from millpond.agent.desired import CA_BUNDLE_FILE, CACHE_DIRECTORY, ENDPOINT_FILE, SETTINGS_FILE
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.files import NodeFiles
+from millpond.agent.follow import FollowedFile
 from millpond.agent.host import Host, HostRunning
 from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
 from millpond.agent.isolation.as_user import forget_groups
 from millpond.agent.isolation.node import Isolation, IsolationSettings
+from millpond.agent.link import Follow
+from millpond.agent.logs import NodeLogs
 from millpond.agent.metrics import MachineMeter
 from millpond.agent.mount_kinds import MountSettings
 from millpond.agent.mounts import Mounts
 from millpond.agent.runner.task_runner import TaskRunner
+from millpond.agent.watch import Watches
+from millpond.protocol.messages import FileRequest
 from millpond.staging.router import StagingRouter
 
 _Settings = TypeVar("_Settings", bound=msgspec.Struct)
@@ -62,13 +68,45 @@ async def _run(directory: str, ca_bundle: str) -> None:
             stagings[options] = StagingRouter(credentials=msgspec.json.decode(options), ca_file=ca_bundle)
         return stagings[options]
 
+    logs: dict[str, NodeLogs] = {}
+
+    def logs_of(root: str) -> NodeLogs:
+        found = logs.get(root)
+        if found is None:
+            found = logs[root] = NodeLogs(root, make_files(root))
+        return found
+
+    watches = Watches()
+
+    def make_follow(node_logs: NodeLogs) -> Follow:
+        def follow(request: FileRequest, runs: Callable[[], bool]) -> FollowedFile:
+            return FollowedFile(
+                node_logs.files,
+                node_logs,
+                watches,
+                path=request.path,
+                offset=request.offset,
+                attempt=(request.key, request.attempt),
+                runs=runs,
+            )
+
+        return follow
+
     def make_runner(facts: NodeFacts) -> Runner:
         node = isolation.of(facts.root)
         if node is not None:
             node.set_up(facts.pool_spec)
         facts = msgspec.structs.replace(facts, ca_bundle=ca_bundle)
         staging = staging_with(facts.storage_options)
-        return TaskRunner(facts, executor, staging, isolation=node, cache=cache, mounts=mounts.of(facts.root))
+        return TaskRunner(
+            facts,
+            executor,
+            staging,
+            isolation=node,
+            cache=cache,
+            mounts=mounts.of(facts.root),
+            logs=logs_of(facts.root),
+        )
 
     def make_files(root: str) -> NodeFiles:
         node = isolation.of(root)
@@ -88,6 +126,8 @@ async def _run(directory: str, ca_bundle: str) -> None:
         isolation=isolation,
         cache=cache,
         mounts=mounts,
+        logs_factory=logs_of,
+        follow_factory=make_follow,
         moved=endpoint.forget,
         measure=MachineMeter(directory, time.monotonic).measure,
     )

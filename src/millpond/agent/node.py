@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 import millpond
@@ -54,10 +54,11 @@ class NodeAgent:
         ip_address: str = "127.0.0.1",
         capabilities: tuple[NameValue, ...] = (),
         wipe: Callable[[], None] = lambda: None,
+        before_wipe: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise. `capabilities`
         are what the node says of itself. `wipe` empties the root when nothing uses it (the node is reimaged); what
-        raises OSError in it is tried again.
+        raises OSError in it is tried again; `before_wipe` comes once before.
 
         Raises OSError when the journal cannot be read, KeyError or ValueError when it makes no sense.
         """
@@ -73,6 +74,7 @@ class NodeAgent:
         self._ip_address = ip_address
         self._capabilities = capabilities
         self._wipe = wipe
+        self._before_wipe = before_wipe
         self._facts: NodeFacts | None = None
         self._runner: Runner | None = None
         self._runner_facts: NodeFacts | None = None
@@ -324,6 +326,8 @@ class NodeAgent:
         if others:
             await asyncio.wait(others)
         if wipe:
+            if self._before_wipe is not None:
+                await self._before_wipe()
             runner, self._runner = self._runner, None
             if runner is not None:
                 await runner.close()

@@ -31,27 +31,32 @@ from millpond.protocol.messages import (
     HELLO_PATH,
     LAUNCH_PATH,
     LAUNCH_REPLY_PATH,
+    LOGS_PATH,
     NODE_HEADER,
     SYNC_PATH,
     FileReply,
     Hello,
     LaunchCall,
     LaunchReply,
+    Logs,
     Sync,
 )
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+MAX_LOGS_BYTES: Final = 40 * 1024 * 1024
+"""Above what an agent sends at a time: a message with one task too many, whose files are all as long as is kept."""
 _log: Final = logging.getLogger(__name__)
 _decode_hello: Final = msgspec.msgpack.Decoder(Hello).decode
 _decode_sync: Final = msgspec.msgpack.Decoder(Sync).decode
 _decode_reply: Final = msgspec.msgpack.Decoder(FileReply).decode
 _decode_launch_reply: Final = msgspec.msgpack.Decoder(LaunchReply).decode
+_decode_logs: Final = msgspec.msgpack.Decoder(Logs).decode
 _decode_launch: Final = msgspec.json.Decoder(LaunchCall).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class AgentRoutes:
-    """hello, sync, files/<request id>, launch, launches/<request id>. An error is a small JSON object with `code` and `message`."""
+    """hello, sync, files/<request id>, logs, launch, launches/<request id>. An error is a small JSON object with `code` and `message`."""
 
     def __init__(self, control: ControlPlane) -> None:
         self._agents = control.agents
@@ -92,6 +97,9 @@ class AgentRoutes:
             sync = _decoded(_decode_sync, await request.body(MAX_MESSAGE_BYTES))
             _check_node(node_id, sync.node_id)
             return _reply(await self._agents.sync(sync))
+        if path == LOGS_PATH.encode():
+            await self._agents.keep_logs(_decoded(_decode_logs, await request.body(MAX_LOGS_BYTES)))
+            return Response(200, [])
         if path == HELLO_PATH.encode():
             hello = _decoded(_decode_hello, await request.body(MAX_MESSAGE_BYTES))
             _check_node(node_id, hello.node_id)

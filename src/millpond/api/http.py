@@ -38,6 +38,8 @@ class Response(msgspec.Struct):
     length: int | None = None
     close: Callable[[], Awaitable[None]] | None = None
     """Lets go of what a streamed body comes from; called in any case, also when the stream was never begun."""
+    live: bool = False
+    """A streamed body that may be silent for long: its source is let go of as soon as the client is gone."""
 
 
 def split_query(query: bytes) -> list[tuple[bytes, bytes]]:
@@ -221,7 +223,10 @@ async def send_response(send: Send, receive: Receive, response: Response, *, hea
     gone = asyncio.ensure_future(_disconnected(receive))
     try:
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        if not head:
+        if not head and response.live:
+            if not await _send_live(send, body, gone):
+                return
+        elif not head:
             async for chunk in body:
                 if gone.done():
                     return
@@ -234,6 +239,25 @@ async def send_response(send: Send, receive: Receive, response: Response, *, hea
         await asyncio.wait((gone,))
         if response.close is not None:
             await response.close()
+
+
+async def _send_live(send: Send, body: AsyncIterator[bytes], gone: "asyncio.Future[None]") -> bool:
+    """Whether it was sent to its end."""
+
+    async def pump() -> None:
+        async for chunk in body:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    pumping = asyncio.ensure_future(pump())
+    try:
+        await asyncio.wait((pumping, gone), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        pumping.cancel()
+        await asyncio.wait((pumping,))
+    if pumping.cancelled():
+        return False
+    pumping.result()
+    return True
 
 
 async def _disconnected(receive: Receive) -> None:

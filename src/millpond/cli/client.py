@@ -52,36 +52,78 @@ class Client:
         """POST to the path of these segments, of an operation that answers nothing. Raises CliError."""
         self._call("POST", _path_of(segments), body=b"" if body is None else json.dumps(body).encode())
 
+    def open(
+        self,
+        method: str,
+        *segments: str,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> http.client.HTTPResponse:
+        """Any call without a body: its answer, to be read and closed. `ocp-` headers are signed. Raises CliError, of
+        its kind ServiceError when the service refuses, Unreachable when it does not answer."""
+        return self._open(method, _path_of(segments), query, None, headers, timeout_s)
+
     def _call(
         self, method: str, path: str, query: dict[str, str] | None = None, body: bytes | None = None
     ) -> dict[str, Any]:
+        try:
+            with self._open(method, path, query, body) as response:
+                text = response.read()
+                answer = json.loads(text) if text else {}
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            raise self._silent(error) from error
+        if not isinstance(answer, dict):
+            raise CliError(f"what answers at {self._url} is not Millpond")
+        return answer
+
+    def _silent(self, error: Exception) -> "Unreachable":
+        reason = getattr(error, "reason", error)
+        return Unreachable(f"the service at {self._url} does not answer ({reason}); is it running?")
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> http.client.HTTPResponse:
         query = {**(query or {}), "api-version": _API_VERSION}
         request = urllib.request.Request(  # noqa: S310 - our own URL
             f"{self._url}{path}?{urlencode(query)}", body, method=method
         )
         date = formatdate(usegmt=True)
         request.add_header("ocp-date", date)
-        signed = self.authorization(method, urlsplit(self._url).path + path, date, query=query, body=body)
+        signed = self.authorization(
+            method, urlsplit(self._url).path + path, date, query=query, body=body, headers=headers
+        )
+        for name, value in (headers or {}).items():
+            request.add_header(name, value)
         request.add_header("Authorization", signed)
         request.add_header("Accept", "application/json")
         if body is not None:
             request.add_header("Content-Type", _JSON)
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=self._trust) as response:  # noqa: S310
-                text = response.read()
-                answer = json.loads(text) if text else {}
+            answer = urllib.request.urlopen(request, timeout=timeout_s, context=self._trust)  # noqa: S310
         except urllib.error.HTTPError as error:
             with error:
-                raise CliError(_message_of(error)) from error
+                raise _refusal(error) from error
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise CliError(f"the service at {self._url} does not answer ({reason}); is it running?") from error
-        if not isinstance(answer, dict):
-            raise CliError(f"what answers at {self._url} is not Millpond")
+            raise self._silent(error) from error
+        assert isinstance(answer, http.client.HTTPResponse)
         return answer
 
     def authorization(
-        self, method: str, path: str, date: str, *, query: dict[str, str] | None = None, body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        date: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> str:
         """The SharedKey signature of a call, `date` being its ocp-date."""
         # Twelve lines; of what they name these calls send no more than a length and a type.
@@ -89,7 +131,8 @@ class Client:
         lines = [method, "", "", length, "", "" if body is None else _JSON, *[""] * 6]
         query = query or {"api-version": _API_VERSION}
         resource = [f"/{self._account}{path}", *(f"{name}:{value}" for name, value in sorted(query.items()))]
-        text = "\n".join([*lines, f"ocp-date:{date}", *resource])
+        ours = {name: value for name, value in (headers or {}).items() if name.startswith("ocp-")} | {"ocp-date": date}
+        text = "\n".join([*lines, *(f"{name}:{value}" for name, value in sorted(ours.items())), *resource])
         signature = base64.b64encode(hmac.digest(self._key, text.encode(), hashlib.sha256)).decode()
         return f"SharedKey {self._account}:{signature}"
 
@@ -98,9 +141,24 @@ def _path_of(segments: tuple[str, ...]) -> str:
     return "/" + "/".join(quote(segment, safe="") for segment in segments)
 
 
-def _message_of(error: urllib.error.HTTPError) -> str:
+class ServiceError(CliError):
+    """The service refuses. `code` is its error code, empty where the answer has none (as to HEAD)."""
+
+    def __init__(self, message: str, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Unreachable(CliError):
+    """The service does not answer."""
+
+
+def _refusal(error: urllib.error.HTTPError) -> ServiceError:
     try:
         answer = json.load(error)
-        return f"{answer['code']}: {answer['message']['value'].splitlines()[0]}"
+        return ServiceError(
+            f"{answer['code']}: {answer['message']['value'].splitlines()[0]}", error.code, str(answer["code"])
+        )
     except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
-        return f"the service answered {error.code} {error.reason}"
+        return ServiceError(f"the service answered {error.code} {error.reason}", error.code, "")

@@ -13,6 +13,7 @@ _COMMANDS: Final = {
     "env": ("millpond.cli.env:env", "Print the export lines that point Azure Batch clients at the service."),
     "explain": ("millpond.cli.explain:explain", "Say why a job, task, pool or node waits."),
     "intercept": ("millpond.cli.intercept:intercept", "Run a command that has Azure's host names built in."),
+    "logs": ("millpond.cli.logs:logs", "Print what a task writes, also when its node is gone; -f follows it."),
     "node": ("millpond.cli.node:node", "List the nodes of a pool; reboot, disable, preempt … one of them."),
     "status": ("millpond.cli.status:status", "Say whether a service runs in the data directory, and how it is."),
     "storage": ("millpond.cli.storage:storage", "Put, get and list files of the account's own storage."),

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from millpond.control.applications import Applications
+from millpond.control.kept_files import KeptFiles
 from millpond.control.tokens import TaskClaim
 from millpond.domain.autoscale import AutoScaleRun
 from millpond.domain.durations import Timestamp
@@ -22,6 +23,7 @@ from millpond.protocol.messages import (
     LaunchAnswer,
     LaunchCall,
     LaunchReply,
+    Logs,
     Sync,
     SyncReply,
     Welcome,
@@ -61,7 +63,11 @@ class NodeFiles(Protocol):
     agent refuses (a path that leaves the root is FileNotFound).
     """
 
-    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]: ...
+    async def list(
+        self, pool_id: str | None, node_id: str, path: str, *, recursive: bool, after: str = "", limit: int = 0
+    ) -> list[FileEntry]:
+        """In order of name, those after `after`, at most `limit` of them (0: all)."""
+        ...
 
     async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry: ...
 
@@ -70,6 +76,28 @@ class NodeFiles(Protocol):
     ) -> FileContent: ...
 
     async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None: ...
+
+    async def follow(self, node_id: str, path: str, *, key: int, attempt: int, offset: int) -> AsyncIterator[bytes]:
+        """What is in a task's file from `offset` on and what is added to it, until that attempt is over; empty chunks
+        now and then while there is nothing. A file that is not there yet is waited for. ConnectionResetError when the
+        node is gone."""
+        ...
+
+
+class KeptLogs(Protocol):
+    """Files of tasks that have ended, kept by the service (see `logs.LogKeeper`)."""
+
+    async def of(self, key: int) -> KeptFiles | None:
+        """What is kept of a task's files. Raises StoreUnavailable."""
+        ...
+
+    async def read(self, kept: KeptFiles, name: str, *, offset: int, length: int | None) -> FileContent:
+        """Raises BatchError FileNotFound, InvalidRange."""
+        ...
+
+    async def remove(self, kept: KeptFiles, name: str, *, recursive: bool) -> None:
+        """Raises BatchError FileNotFound, OperationInvalidForCurrentState."""
+        ...
 
 
 class AgentGateway(Protocol):
@@ -87,6 +115,10 @@ class AgentGateway(Protocol):
 
     async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:
         """Returns when the asker has taken the whole body, or is gone."""
+        ...
+
+    async def keep_logs(self, logs: Logs) -> None:
+        """Returns when they are safe. Raises BatchError ServerBusy: they are to be sent again."""
         ...
 
     async def launch(self, token: str, call: LaunchCall) -> LaunchAnswer:
@@ -115,6 +147,9 @@ class ControlPlane(Protocol):
 
     @property
     def files(self) -> NodeFiles: ...
+
+    @property
+    def logs(self) -> KeptLogs: ...
 
     @property
     def agents(self) -> AgentGateway: ...

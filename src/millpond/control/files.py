@@ -11,6 +11,7 @@ from millpond.control.base import FileContent
 from millpond.control.settings import ControlSettings
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.ids import id_key
+from millpond.protocol.frames import unframed
 from millpond.protocol.messages import FileEntry, FileReply, FileRequest
 
 
@@ -66,9 +67,13 @@ class NodeFilesService:
         self._requests = requests
         self._settings = settings
 
-    async def list(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> list[FileEntry]:
-        reply, _ = await self._ask(pool_id, node_id, "list", path, recursive=recursive)
-        return list(reply.entries)
+    async def list(
+        self, pool_id: str | None, node_id: str, path: str, *, recursive: bool, after: str = "", limit: int = 0
+    ) -> list[FileEntry]:
+        request = FileRequest("", "list", path, recursive=recursive, after=after, limit=limit)
+        request_id, reply, _ = await self._open(pool_id, node_id, request)
+        self._requests.close(request_id)
+        return [*reply.entries]
 
     async def stat(self, pool_id: str | None, node_id: str, path: str) -> FileEntry:
         reply, _ = await self._ask(pool_id, node_id, "stat", path)
@@ -89,6 +94,11 @@ class NodeFilesService:
             self._requests.close(request_id)
             raise
         return FileContent(entry, _Body(body, lambda: self._requests.close(request_id)))
+
+    async def follow(self, node_id: str, path: str, *, key: int, attempt: int, offset: int) -> AsyncIterator[bytes]:
+        request = FileRequest("", "follow", path, offset=offset, key=key, attempt=attempt)
+        request_id, _, body = await self._open(None, node_id, request)
+        return unframed(_Body(body, lambda: self._requests.close(request_id)))
 
     async def _ask(
         self, pool_id: str | None, node_id: str, operation: str, path: str, *, recursive: bool = False

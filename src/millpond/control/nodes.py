@@ -13,6 +13,7 @@ from millpond.control.engine import Engine
 from millpond.control.files import FileRequests
 from millpond.control.identities import Identities
 from millpond.control.launches import Launches
+from millpond.control.logs import LogKeeper
 from millpond.control.outbox import Outbox
 from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
@@ -90,6 +91,7 @@ class NodeLinks:
         settings: ControlSettings,
         files: FileRequests,
         identities: Identities,
+        logs: LogKeeper,
     ) -> None:
         self._secret = secret
         self._account_name = account_name
@@ -98,6 +100,7 @@ class NodeLinks:
         self._settings = settings
         self._files = files
         self._identities = identities
+        self._logs = logs
         self._launches = Launches(secret, lambda: self)
         self._links: dict[str, NodeLink] = {}
         self._monitor: asyncio.Task[None] | None = None
@@ -242,6 +245,7 @@ class NodeLinks:
             park_s=self._settings.park_s,
             pool_spec=_pool_spec(state.pool),
             storage_options=self._storage_options(state.pool),
+            kept_log_bytes=self._logs.file_bytes,
         )
 
     def _storage_options(self, pool: Pool | None) -> bytes:
@@ -332,6 +336,9 @@ class NodeLinks:
 
     async def file_reply(self, node_id: str, request_id: str, reply: m.FileReply, body: AsyncIterator[bytes]) -> None:
         await self._files.answer(node_id, request_id, reply, body)
+
+    async def keep_logs(self, logs: m.Logs) -> None:
+        await self._logs.keep(logs)
 
     async def launch(self, token: str, call: m.LaunchCall) -> m.LaunchAnswer:
         return await self._launches.launch(token, call)

@@ -15,6 +15,7 @@ from millpond.control.engine import Engine
 from millpond.control.files import FileRequests, NodeFilesService
 from millpond.control.identities import Identities
 from millpond.control.job_schedules import JobScheduleKeeper
+from millpond.control.logs import LogKeeper
 from millpond.control.nodes import NodeLinks
 from millpond.control.outbox import Outbox
 from millpond.control.provisioning import Provisioning
@@ -114,8 +115,16 @@ class ControlService:
         self._clock = clock
         self._file_requests = FileRequests()
         self._files = NodeFilesService(lambda: self, self._file_requests, self._settings)
+        self._logs = LogKeeper(store, storage, clock, self._settings)
         self._links = NodeLinks(
-            secret, account_name, account_url, clock, self._settings, self._file_requests, identities or Identities()
+            secret,
+            account_name,
+            account_url,
+            clock,
+            self._settings,
+            self._file_requests,
+            identities or Identities(),
+            self._logs,
         )
         self._provisioning = Provisioning(provider, vm_sizes, self._links, clock, self._settings)
         self._purger = Purger(store, clock, self._settings)
@@ -159,6 +168,7 @@ class ControlService:
         self._next_job_no = facts.next_job_no
         self._jobs = {id_key(job_id): _JobEntry(no, pool_id) for job_id, no, pool_id in facts.jobs}
         self._schedules.know(facts.job_schedules, facts.next_job_schedule_no)
+        await self._logs.start()
         self._links.start()
         self._provisioning.start()
         self._autoscaling.start()
@@ -176,6 +186,7 @@ class ControlService:
         """Stop taking changes, finish what is being committed, close the store. Nodes and tasks stay as they are."""
         self._started = False
         await self._links.close()
+        await self._logs.close()
         await self._provisioning.close()
         await self._schedules.stop()
         await self._autoscaling.stop()
@@ -213,6 +224,10 @@ class ControlService:
     @property
     def files(self) -> NodeFilesService:
         return self._files
+
+    @property
+    def logs(self) -> LogKeeper:
+        return self._logs
 
     @property
     def agents(self) -> NodeLinks:

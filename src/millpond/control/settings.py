@@ -52,3 +52,9 @@ class ControlSettings(msgspec.Struct, frozen=True):
     """How often pools are sampled for formulas."""
     sample_history_s: float = 2 * 86400.0
     """How long samples are kept."""
+    kept_log_file_bytes: int = 1 << 20
+    """How much is kept of each file of a task's logs; 0 keeps none."""
+    kept_log_total_bytes: int = 10 << 30
+    """How much is kept of all of them; the oldest go."""
+    kept_log_s: float = 30 * 86400.0
+    """How long logs are kept."""

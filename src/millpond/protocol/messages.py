@@ -30,6 +30,8 @@ SYNC_PATH: Final = "/agent/v1/sync"
 FILE_REPLY_PATH: Final = "/agent/v1/files/"
 """POST `/agent/v1/files/<request id>`: a `FileReply` as the body; or, where the content of a file follows, the content
 as the body and the `FileReply` in the header below."""
+LOGS_PATH: Final = "/agent/v1/logs"
+"""POST: `Logs`, files of tasks to be kept by the service. Answered once they are safe; 503 while it can take no more."""
 LAUNCH_PATH: Final = "/agent/v1/launch"
 """POST by the launch agent in an instance of a multi-instance task, in JSON, with the attempt's own bearer token: see
 `LaunchCall` and `LaunchAnswer`."""
@@ -200,13 +202,21 @@ class FileRequest(_Message, frozen=True, gc=False, omit_defaults=True):
 
     id: str
     operation: str
-    """`list`, `stat`, `read` or `delete`"""
+    """`list`, `stat`, `read`, `delete` or `follow`"""
     path: str
     """Relative to the node's root, `/` separated, decoded; empty is the root itself."""
     recursive: bool = False
     offset: int = 0
     length: int | None = None
     """Bytes to read from `offset`; None reads to the end."""
+    after: str = ""
+    """For `list`: names after this one."""
+    limit: int = 0
+    """For `list`: no more than so many, the first in order of name; 0 is all there are."""
+    key: int = 0
+    """With `attempt`, for `follow`: the attempt whose file it is. The answer's content is then `frames` (see
+    `protocol.frames`): what is in the file from `offset` on and what is added to it, until the attempt is over."""
+    attempt: int = 0
 
 
 class FileEntry(_Message, frozen=True, gc=False, omit_defaults=True):
@@ -219,6 +229,8 @@ class FileEntry(_Message, frozen=True, gc=False, omit_defaults=True):
     last_modified: Timestamp = 0.0
     mode: int = 0
     """st_mode"""
+    original_size: int = 0
+    """Of a kept file of which only the two ends are there; else 0."""
 
 
 class FileReply(_Message, frozen=True, gc=False, omit_defaults=True):
@@ -228,6 +240,45 @@ class FileReply(_Message, frozen=True, gc=False, omit_defaults=True):
     message: str = ""
     entries: tuple[FileEntry, ...] = ()
     """`list`: the entries, sorted by name; `stat` and `read`: the one file."""
+
+
+# --- logs that outlive the node ---
+
+
+class LogFile(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One file of a task, as the service keeps it."""
+
+    name: str
+    """Relative to the task's directory."""
+    size: int
+    """Bytes kept."""
+    offset: int
+    """Of the first of them in the task's contents."""
+    last_modified: Timestamp
+    mode: int
+    """st_mode"""
+    original_size: int = 0
+    """Where only its two ends are kept, with a line between that says so; else 0."""
+
+
+class TaskLogs(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The files of one attempt that has ended."""
+
+    key: int
+    attempt: int
+    offset: int
+    """Of its contents in the message's."""
+    files: bytes
+    """`list[LogFile]` in MessagePack: the service stores it as it is."""
+
+
+class Logs(_Message, frozen=True, gc=False, omit_defaults=True):
+    """Files of tasks that have ended on a node. The same may come again; a later attempt's takes an earlier one's
+    place."""
+
+    tasks: tuple[TaskLogs, ...]
+    data: bytes = b""
+    """The contents of all files, one after the other."""
 
 
 # --- launching commands in other instances --------------------------------------------------------------------------
@@ -317,6 +368,8 @@ class Welcome(_Message, frozen=True, gc=False, omit_defaults=True):
     """The credentials of the pool's identities that do not go into URLs (S3, Google Cloud Storage): options of obstore by
     prefix of URL, as `{"s3://bucket": {"access_key_id": …}}` (JSON). Secrets: not to be logged, nor to lie where tasks
     can read."""
+    kept_log_bytes: int = 0
+    """How much the service keeps of each file of a task's logs; 0: send it none."""
 
 
 class NodeMetrics(_Message, frozen=True, gc=False, omit_defaults=True):

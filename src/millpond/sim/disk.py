@@ -30,6 +30,8 @@ from millpond.store import copies
 from millpond.store.base import (
     Fence,
     JobContents,
+    KeptLog,
+    LogPack,
     NodeCounts,
     Page,
     PoolContents,
@@ -244,6 +246,38 @@ class SimDisk:
     async def load_samples(self, pool_no: int, since: Timestamp) -> list[SampleBlock]:
         await asyncio.sleep(self.latency_s)
         return await self._inner.load_samples(pool_no, since)
+
+    async def save_kept_logs(self, logs: Sequence[KeptLog], pack: LogPack | None = None) -> None:
+        await asyncio.sleep(self.latency_s)
+        await self._inner.save_kept_logs(logs, pack)
+
+    async def change_kept_log(self, log: KeptLog) -> None:
+        await asyncio.sleep(self.latency_s)
+        await self._inner.change_kept_log(log)
+
+    async def get_kept_log(self, key: int) -> KeptLog | None:
+        await asyncio.sleep(self.latency_s)
+        return await self._inner.get_kept_log(key)
+
+    async def kept_log_bytes(self) -> int:
+        await asyncio.sleep(self.latency_s)
+        return await self._inner.kept_log_bytes()
+
+    async def list_log_packs(self, after: int, limit: int) -> list[LogPack]:
+        await asyncio.sleep(self.latency_s)
+        return await self._inner.list_log_packs(after, limit)
+
+    async def unused_log_packs(self, after: int, limit: int) -> tuple[list[LogPack], int | None]:
+        await asyncio.sleep(self.latency_s)
+        return await self._inner.unused_log_packs(after, limit)
+
+    async def drop_kept_logs(self, packs: Sequence[int]) -> None:
+        await asyncio.sleep(self.latency_s)
+        await self._inner.drop_kept_logs(packs)
+
+    async def delete_log_packs(self, packs: Sequence[int]) -> None:
+        await asyncio.sleep(self.latency_s)
+        await self._inner.delete_log_packs(packs)
 
     async def save_auto_scale_runs(self, runs: Sequence[StoredRun], keep: int) -> None:
         await asyncio.sleep(self.latency_s)

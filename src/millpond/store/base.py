@@ -103,6 +103,25 @@ class StoredRun(msgspec.Struct, frozen=True):
     """JSON"""
 
 
+class KeptLog(msgspec.Struct, frozen=True):
+    """What is kept of one task's files; the store knows nothing of what is in `data`."""
+
+    key: int
+    """The task's."""
+    attempt: int
+    pack: int | None
+    """The pack that holds their content; None when there is none."""
+    data: bytes
+
+
+class LogPack(msgspec.Struct, frozen=True):
+    """A blob that holds files of many tasks."""
+
+    no: int
+    size: int
+    """Bytes."""
+
+
 class StoreFacts(msgspec.Struct, frozen=True):
     """What the control plane reads at start."""
 
@@ -210,6 +229,39 @@ class Store(Protocol):
 
     async def list_applications(self, limit: int, after: str | None, *, active: bool = False) -> Page[Application]:
         """In order of id key; with `active` only those that have an active package."""
+
+    # --- logs of tasks: kept beside the truth, hence not fenced; they go with their task ---
+
+    async def save_kept_logs(self, logs: Sequence[KeptLog], pack: LogPack | None = None) -> None:
+        """Insert or replace, but for tasks there are not, and for attempts earlier than what is there. `pack` is new,
+        and its blob written. Raises StoreUnavailable."""
+        ...
+
+    async def change_kept_log(self, log: KeptLog) -> None:
+        """Change the data of a row; one that is gone, or of another attempt or pack by now, is left alone."""
+        ...
+
+    async def get_kept_log(self, key: int) -> KeptLog | None: ...
+
+    async def kept_log_bytes(self) -> int:
+        """Of all packs together."""
+        ...
+
+    async def list_log_packs(self, after: int, limit: int) -> list[LogPack]:
+        """The next after number `after`, in order of number, which is that of time."""
+        ...
+
+    async def unused_log_packs(self, after: int, limit: int) -> tuple[list[LogPack], int | None]:
+        """Of the next `limit` packs after number `after` those that no row names, and where to go on (None: that was
+        all)."""
+        ...
+
+    async def drop_kept_logs(self, packs: Sequence[int]) -> None:
+        """Delete all rows that name one of these packs."""
+        ...
+
+    async def delete_log_packs(self, packs: Sequence[int]) -> None:
+        """Forget packs; their blobs are deleted."""
         ...
 
     # --- reads for the API ---

@@ -28,6 +28,8 @@ from millpond.store import copies, filterable, paging
 from millpond.store.base import (
     Fence,
     JobContents,
+    KeptLog,
+    LogPack,
     NodeCounts,
     Page,
     PoolContents,
@@ -88,6 +90,9 @@ class MemoryStore:
         self._samples: dict[int, dict[Timestamp, bytes]] = {}
         """Pool number → start of the block → data."""
         self._runs: dict[int, dict[Timestamp, bytes]] = {}
+        self._kept_logs: dict[int, KeptLog] = {}
+        self._log_packs: dict[int, int] = {}
+        """Number → size."""
         self._job_schedules: dict[int, JobSchedule] = {}
         self._job_schedule_nos: dict[str, int] = {}
         self._applications: dict[str, Application] = {}
@@ -249,6 +254,7 @@ class MemoryStore:
             del tasks.by_id[ids.id_key(task.id)]
         self._specs.pop(key, None)
         self._subtasks.pop(key, None)
+        self._kept_logs.pop(key, None)
 
     def _job_tasks(self, job_no: int) -> _JobTasks:
         return self._tasks.get(job_no) or _JobTasks()
@@ -357,6 +363,52 @@ class MemoryStore:
         rows = (application for id_key, application in sorted(self._applications.items()) if id_key > start)
         found = (application for application in rows if application.active_versions or not active)
         return _page(found, limit, lambda application: paging.token_of_id(application.id))
+
+    # --- logs of tasks ---
+
+    async def save_kept_logs(self, logs: Sequence[KeptLog], pack: LogPack | None = None) -> None:
+        self._check_open()
+        if pack is not None:
+            self._log_packs[pack.no] = pack.size
+        for log in logs:
+            known = self._kept_logs.get(log.key)
+            if log.key in self._job_tasks(ids.job_no_of(log.key)).rows and not (known and known.attempt > log.attempt):
+                self._kept_logs[log.key] = log
+
+    async def change_kept_log(self, log: KeptLog) -> None:
+        self._check_open()
+        known = self._kept_logs.get(log.key)
+        if known is not None and (known.attempt, known.pack) == (log.attempt, log.pack):
+            self._kept_logs[log.key] = log
+
+    async def get_kept_log(self, key: int) -> KeptLog | None:
+        self._check_open()
+        return self._kept_logs.get(key)
+
+    async def kept_log_bytes(self) -> int:
+        self._check_open()
+        return sum(self._log_packs.values())
+
+    async def list_log_packs(self, after: int, limit: int) -> list[LogPack]:
+        self._check_open()
+        return [LogPack(no, size) for no, size in sorted(self._log_packs.items()) if no > after][:limit]
+
+    async def unused_log_packs(self, after: int, limit: int) -> tuple[list[LogPack], int | None]:
+        self._check_open()
+        packs = [LogPack(no, size) for no, size in sorted(self._log_packs.items()) if no > after][:limit]
+        used = {log.pack for log in self._kept_logs.values()}
+        return [pack for pack in packs if pack.no not in used], packs[-1].no if any(
+            no > packs[-1].no for no in self._log_packs
+        ) else None
+
+    async def drop_kept_logs(self, packs: Sequence[int]) -> None:
+        self._check_open()
+        self._kept_logs = {key: log for key, log in self._kept_logs.items() if log.pack not in packs}
+
+    async def delete_log_packs(self, packs: Sequence[int]) -> None:
+        self._check_open()
+        for no in packs:
+            self._log_packs.pop(no, None)
 
     # --- what the API reads ---
 

@@ -31,10 +31,12 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 from millpond.odata.filters import Filter
 from millpond.odata.sql import Columns, Parameter, to_sql
-from millpond.store import paging, sqlite_autoscale, sqlite_rows
+from millpond.store import paging, sqlite_autoscale, sqlite_logs, sqlite_rows
 from millpond.store.base import (
     Fence,
     JobContents,
+    KeptLog,
+    LogPack,
     NodeCounts,
     Page,
     PoolContents,
@@ -71,6 +73,7 @@ class SqliteStore:
     def __init__(self, path: str) -> None:
         self._path = path
         self._queries = load_queries()
+        self._kept_logs = sqlite_logs.KeptLogs(self._queries)
         self._writer: Writer | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._local = threading.local()
@@ -164,7 +167,7 @@ class SqliteStore:
             for query in ("delete_satisfied", "delete_job_nodes"):
                 connection.execute(self._queries[query], (f"[{job_no}]",))
         gone = connection.execute(self._queries["purge_tasks"], (first, last)).rowcount
-        for query in ("purge_specs", "purge_subtasks"):
+        for query in ("purge_specs", "purge_subtasks", "purge_kept_logs"):
             connection.execute(self._queries[query], (first, last))
         return gone
 
@@ -274,6 +277,32 @@ class SqliteStore:
         rows = await self._read(lambda it: self._all(it, "list_applications", start, int(active), limit + 1))
         token = paging.token_of_id(rows[limit - 1][0]) if len(rows) > limit else None
         return Page([sqlite_rows.application_of_record(record) for _, record in rows[:limit]], token)
+
+    # --- logs of tasks ---
+
+    async def save_kept_logs(self, logs: Sequence[KeptLog], pack: LogPack | None = None) -> None:
+        await self._write(lambda it: self._kept_logs.save(it, logs, pack))
+
+    async def change_kept_log(self, log: KeptLog) -> None:
+        await self._write(lambda it: self._kept_logs.change(it, log))
+
+    async def get_kept_log(self, key: int) -> KeptLog | None:
+        return await self._read(lambda it: self._kept_logs.get(it, key))
+
+    async def kept_log_bytes(self) -> int:
+        return await self._read(self._kept_logs.size)
+
+    async def list_log_packs(self, after: int, limit: int) -> list[LogPack]:
+        return await self._read(lambda it: self._kept_logs.packs(it, after, limit))
+
+    async def unused_log_packs(self, after: int, limit: int) -> tuple[list[LogPack], int | None]:
+        return await self._read(lambda it: self._kept_logs.unused(it, after, limit))
+
+    async def drop_kept_logs(self, packs: Sequence[int]) -> None:
+        await self._write(lambda it: self._kept_logs.drop(it, packs))
+
+    async def delete_log_packs(self, packs: Sequence[int]) -> None:
+        await self._write(lambda it: self._kept_logs.delete_packs(it, packs))
 
     # --- what the API reads ---
 

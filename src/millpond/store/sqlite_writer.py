@@ -57,7 +57,7 @@ class _Stop(msgspec.Struct, eq=False):
     done: "asyncio.Future[None]"
 
 
-class _Bulk:
+class Bulk:
     """A statement over many rows of `width` columns."""
 
     def __init__(self, sql: str, width: int) -> None:
@@ -106,17 +106,17 @@ class Writer:
         self._queries = queries
         self._inbox: queue.SimpleQueue[_Commit | _Call[Any] | _Stop] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="millpond-store-writer", daemon=True)
-        self._save_pools = _Bulk(queries["save_pools"], 12)
-        self._save_nodes = _Bulk(queries["save_nodes"], 13)
-        self._save_jobs = _Bulk(queries["save_jobs"], 11)
-        self._insert_tasks = _Bulk(queries["insert_tasks"], 22)
-        self._update_tasks = _Bulk(queries["update_tasks"], 20)
-        self._save_specs = _Bulk(queries["save_specs"], 2)
-        self._save_satisfied = _Bulk(queries["save_satisfied"], 2)
-        self._save_job_nodes = _Bulk(queries["save_job_nodes"], 14)
-        self._save_subtasks = _Bulk(queries["save_subtasks"], 3)
-        self._save_job_schedules = _Bulk(queries["save_job_schedules"], 10)
-        self._name_nodes = _Bulk(queries["name_nodes"], 1)
+        self._save_pools = Bulk(queries["save_pools"], 12)
+        self._save_nodes = Bulk(queries["save_nodes"], 13)
+        self._save_jobs = Bulk(queries["save_jobs"], 11)
+        self._insert_tasks = Bulk(queries["insert_tasks"], 22)
+        self._update_tasks = Bulk(queries["update_tasks"], 20)
+        self._save_specs = Bulk(queries["save_specs"], 2)
+        self._save_satisfied = Bulk(queries["save_satisfied"], 2)
+        self._save_job_nodes = Bulk(queries["save_job_nodes"], 14)
+        self._save_subtasks = Bulk(queries["save_subtasks"], 3)
+        self._save_job_schedules = Bulk(queries["save_job_schedules"], 10)
+        self._name_nodes = Bulk(queries["name_nodes"], 1)
         # What the file holds for certain: asked for again rather than remembered wrongly.
         self._named: set[str] = set()
         self._counters: dict[str, int] = {}
@@ -234,7 +234,7 @@ class Writer:
         """Deletions first: what is deleted and what is saved may carry the same id."""
         connection = self._connection
         if rows.deleted_tasks:
-            self._delete(("delete_tasks", "delete_specs", "delete_subtasks"), rows.deleted_tasks)
+            self._delete(("delete_tasks", "delete_specs", "delete_subtasks", "delete_kept_logs"), rows.deleted_tasks)
         if rows.deleted_subtasks:
             self._delete(("delete_subtasks",), rows.deleted_subtasks)
         if rows.deleted_nodes:

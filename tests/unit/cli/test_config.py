@@ -147,6 +147,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "nodes.mount_endpoints": "store=http://127.0.0.1:10000/store",
         "autoscale.on_queue_change": "true",
         "server.management": "off",
+        "kept_logs.enabled": "false",
         "server.tls": "true",
         "auth.modes": "AAD",
         "auth.issuers": "https://issuer.example",
@@ -167,7 +168,10 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
 
 
 def test_the_agents_own_markers_are_not_settings() -> None:
-    assert load(environ={"MILLPOND_TASK_ID": "n/1/1", "MILLPOND_PROCESS": "x"}).server.port == 10010
+    assert (
+        load(environ={"MILLPOND_TASK_ID": "n/1/1", "MILLPOND_PROCESS": "x", "MILLPOND_KEEP_FILES": "*"}).server.port
+        == 10010
+    )
 
 
 KEY = "c2VjcmV0LXNlY3JldA=="

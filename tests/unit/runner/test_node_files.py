@@ -121,8 +121,47 @@ async def test_list_has_an_end(place: Place, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_names_that_are_not_text(place: Place) -> None:
-    (place.task / "wd/sub" / os.fsdecode(b"\xff.txt")).touch()
-    assert await place.names(f"{TASK}/wd/sub") == ["b.txt", "\ufffd.txt"]
+    """They are shown as text, all differently, and asked for by it."""
+    names = [b"\xff.txt", b"\xfe.txt", "\uefff.txt".encode(), b"\xc3(\xff", "ü.txt".encode(), b"a%2Fb"]
+    for number, name in enumerate(names):
+        (place.task / "wd/sub" / os.fsdecode(name)).write_text(str(number))
+    shown = await place.names(f"{TASK}/wd/sub")
+    assert len(set(shown)) == 1 + len(names)
+    assert {"\uefff.txt", "\uefc3(\uefff", "ü.txt", "a%2Fb"} < set(shown)
+    assert "".join(shown).encode()
+    found = sorted([await place.read(f"{TASK}/wd/sub/{name}") for name in shown if name != "b.txt"])
+    assert found == [b"%d" % number for number in range(len(names))]
+    assert await place.read(f"{TASK}/wd/sub/\uefff.txt") == b"0"
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+@pytest.mark.parametrize("limit", [1, 2, 3, 7])
+async def test_page_by_page_it_is_the_whole_listing(place: Place, recursive: bool, limit: int) -> None:
+    for name in ("sub-x", "sub.y", "subz/a/b/c", "sub0/d", "sub/e/f"):
+        (place.task / "wd" / name).mkdir(parents=True)
+    for number in range(20):
+        (place.task / f"wd/sub/e/{number}").touch()
+    whole = await place.names(f"{TASK}/wd", recursive=recursive)
+    assert whole == sorted(whole)
+    pages: list[str] = []
+    while True:
+        after = pages[-1] if pages else ""
+        request = FileRequest("1", "list", f"{TASK}/wd", recursive=recursive, after=after, limit=limit)
+        reply, _ = await place.files.handle(request)
+        assert len(reply.entries) <= limit
+        pages += [entry.name for entry in reply.entries]
+        if len(reply.entries) < limit:
+            break
+    assert pages == whole
+
+
+async def test_a_page_holds_no_more_than_it_needs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "MAX_ENTRIES", 3)
+    for number in range(500):
+        (place.task / f"wd/{number:03}").touch()
+    request = FileRequest("1", "list", f"{TASK}/wd", after="100", limit=10)
+    reply, _ = await place.files.handle(request)
+    assert [entry.name for entry in reply.entries] == [f"{number:03}" for number in range(101, 111)]
 
 
 async def test_an_operation_nobody_knows(place: Place) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from millpond.agent.base import Executor, NodeFacts, Outcome, ProcessExit
 from millpond.agent.content_cache import ContentCache
 from millpond.agent.isolation.node import NodeIsolation
+from millpond.agent.logs import NodeLogs
 from millpond.agent.mount_kinds import MountSettings
 from millpond.agent.mounts import NodeMounts
 from millpond.agent.node_dirs import NodeDirectories
@@ -22,6 +23,7 @@ from millpond.agent.runner.hooks.directories import Directories
 from millpond.agent.runner.hooks.environment import Environment
 from millpond.agent.runner.hooks.hand_over import HandOver
 from millpond.agent.runner.hooks.identity import Identity, IsolatedIdentity
+from millpond.agent.runner.hooks.keep_logs import KeepLogs, WatchLogs
 from millpond.agent.runner.hooks.limits import Limits
 from millpond.agent.runner.hooks.log_files import LogFiles
 from millpond.agent.runner.hooks.mounts import MountPool
@@ -64,9 +66,10 @@ class TaskRunner:
         isolation: NodeIsolation | None = None,
         cache: ContentCache | None = None,
         mounts: NodeMounts | None = None,
+        logs: NodeLogs | None = None,
     ) -> None:
         """With `isolation` tasks run as users of the node. `cache` is the host's, of resource files; `mounts` are the
-        node's."""
+        node's; `logs` is told of every attempt that has ended."""
         self._facts = facts
         self._executor = executor
         self._clock = clock
@@ -80,6 +83,7 @@ class TaskRunner:
                 mounts or NodeMounts(facts.root, MountSettings()), None if isolation is None else isolation.users.group
             ),
             Directories(),
+            *(() if logs is None else (WatchLogs(logs),)),
             Identity() if isolation is None else IsolatedIdentity(isolation),
             Environment(facts, self._packages),
             Prepared(),
@@ -92,6 +96,7 @@ class TaskRunner:
             LogFiles(),
             # The command line runs here.
             OutputFiles(staging, clock),
+            *(() if logs is None else (KeepLogs(logs),)),
             Retention(),
         )
         self._set_up = [hook.set_up for hook in self._hooks if type(hook).set_up is not TaskHook.set_up]
