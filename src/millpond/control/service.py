@@ -13,6 +13,7 @@ from millpond.control.base import JobMaker, NewJob
 from millpond.control.engine import Engine
 from millpond.control.files import FileRequests, NodeFilesService
 from millpond.control.job_schedules import JobScheduleKeeper
+from millpond.control.leases import LeaseKeeper
 from millpond.control.nodes import NodeLinks
 from millpond.control.outbox import Outbox
 from millpond.control.provisioning import Provisioning
@@ -39,7 +40,7 @@ from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
 from millpond.scheduler import explain, explain_nodes
 from millpond.scheduler.state import SchedulerState
-from millpond.store.base import Store
+from millpond.store.base import Fence, Store
 from millpond.store.changes import ChangeSet
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ class ControlService:
         self._engines: dict[str, Engine] = {}
         self._autoscaling = AutoScaling(store, clock, self._settings, self._timers, self._links, self._engines.values)
         self._schedules = JobScheduleKeeper(store, clock, self._settings, self._timers, self, make_job)
+        self._leases = LeaseKeeper(store, clock, self._settings, self._fences)
         self._directives = StartDirectives(store, secret, prepare_spec, self._settings)
         self._starting: dict[str, asyncio.Task[Engine]] = {}
         self._jobs: dict[str, _JobEntry] = {}
@@ -133,6 +135,7 @@ class ControlService:
         self._next_job_no = facts.next_job_no
         self._jobs = {id_key(job_id): _JobEntry(no, pool_id) for job_id, no, pool_id in facts.jobs}
         self._schedules.know(facts.job_schedules, facts.next_job_schedule_no)
+        self._leases.start()
         self._links.start()
         self._provisioning.start()
         self._autoscaling.start()
@@ -160,6 +163,7 @@ class ControlService:
         for task in self._starting.values():
             task.cancel()
         await asyncio.gather(*self._starting.values(), return_exceptions=True)
+        await self._leases.stop()
         for engine in self._engines.values():
             await engine.stop()
         await self._store.close()
@@ -499,6 +503,9 @@ class ControlService:
         await engine.start()
         self._engines[engine.pool_key] = engine
         return engine
+
+    def _fences(self) -> list[Fence | None]:
+        return [*(engine.fence for engine in self._engines.values()), self._schedules.fence]
 
     def _learn_from(self, state: SchedulerState) -> None:
         """Jobs and numbers that were not on disk yet when this service looked: a commit of the service before it may
