@@ -37,6 +37,7 @@ Days = Annotated[float, Meta(gt=0, le=366, description="a number of days above 0
 NodeLimit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")]
 Switch = Annotated[bool, Meta(description="true or false")]
 Directory = Annotated[str, Meta(min_length=1, description="a directory's path")]
+EventsFile = Annotated[str, Meta(description="a file's path, or nothing for none")]
 LogLevel = Annotated[
     str,
     Meta(pattern=r"^(debug|info|warning|error)\Z", description="one of debug, info, warning, error"),
@@ -105,6 +106,8 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
     level: LogLevel = "warning"
+    events_file: EventsFile = ""
+    """A file that events of the service log are appended to, one JSON object a line; empty is none."""
 
 
 class VmSizeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ import msgspec
 from millpond.autoscale.samples import History
 from millpond.control import formulas
 from millpond.control.base import FileContent, NewJob
+from millpond.control.events_feed import EventsFeed
 from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
 from millpond.domain.autoscale import AutoScale, AutoScaleRun
@@ -280,6 +281,7 @@ class FakeControl:
         self.events: list[Any] = []
         self.added: list[NewJob] = []
         self.preempted: list[str] = []
+        self.events_feed = EventsFeed(clock, lambda wanted: None)
         self.error: BaseException | None = None
         self._clock = clock
 

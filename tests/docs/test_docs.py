@@ -34,7 +34,7 @@ def test_every_setting_is_described_with_its_default() -> None:
         assert variable == f"`{SETTINGS[key].variable}`"
         section, _, name = key.rpartition(".")
         value = getattr(getattr(defaults, section) if section else defaults, name)
-        shown = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else value
+        shown = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else value or '""'
         assert default == f"`{shown}`"
 
 

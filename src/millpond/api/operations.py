@@ -162,6 +162,7 @@ _EXTENSIONS: Final[tuple[tuple[str | int, ...], ...]] = (
     ("explain_node", "GET", "/pools/{poolId}/nodes/{nodeId}/explain", 200),
     ("list_auto_scale_runs", "GET", "/pools/{poolId}/autoscaleruns", 200),
     ("list_auto_scale_samples", "GET", "/pools/{poolId}/autoscalesamples", 200),
+    ("list_events", "GET", "/events", 200, "after wait"),
     # Azure's clouds take spot nodes back when they please; here somebody, or something, asks for it.
     ("preempt_node", "POST", "/pools/{poolId}/nodes/{nodeId}/preempt", 202),
 )

@@ -44,10 +44,10 @@ _SPACING_S: Final = 1.0
 """The least time between two evaluations of a pool because its queue has changed."""
 _AT_A_TIME: Final = 16
 """Formulas evaluated before their outcomes are handed over."""
+_REST_S: Final = 0.01
+"""Between one such group and the next, while more are due than go together."""
 _PAUSE_S: Final = 0.05
-"""Between one such group and the next: what becomes due meanwhile goes together."""
-_SHARE: Final = 1 / 3
-"""Of the time, for evaluating, while more are due than go together."""
+"""After the last that is due: what becomes due meanwhile goes together."""
 _GATHER_S: Final = 0.2
 """Runs wait so long for others to be written with them."""
 _MOST_UNWRITTEN: Final = 10_000
@@ -207,10 +207,8 @@ class AutoScaling:
             await self._wake.wait()
             self._wake.clear()
             while self._due:
-                began = asyncio.get_running_loop().time()
                 await self._evaluate_some()
-                spent_s = asyncio.get_running_loop().time() - began
-                await asyncio.sleep(spent_s * (1 / _SHARE - 1) if self._due else _PAUSE_S)
+                await asyncio.sleep(_REST_S if self._due else _PAUSE_S)
 
     async def _evaluate_some(self) -> None:
         outcomes: list[_Outcome] = []

@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from millpond.control.events_feed import EventsFeed
 from millpond.control.tokens import TaskClaim
 from millpond.domain.autoscale import AutoScaleRun
 from millpond.domain.durations import Timestamp
@@ -108,6 +109,9 @@ class ControlPlane(Protocol):
 
     @property
     def agents(self) -> AgentGateway: ...
+
+    @property
+    def events_feed(self) -> EventsFeed: ...
 
     @property
     def vm_sizes(self) -> dict[str, VmSize]:

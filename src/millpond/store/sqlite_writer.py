@@ -18,7 +18,7 @@ import msgspec
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.store.base import Fence
 from millpond.store.sqlite_bulk import Bulk
-from millpond.store.sqlite_rows import NEW_TASK_NODE, TASK_NODE, Row, Rows
+from millpond.store.sqlite_rows import NEW_TASK_NODE, TASK_NODE, Rows
 
 _log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from millpond.api.context import Handler
-from millpond.api.handlers import account, autoscale, explain, files, job_schedules, jobs, nodes, pools, tasks
+from millpond.api.handlers import account, autoscale, events, explain, files, job_schedules, jobs, nodes, pools, tasks
 
 _HANDLERS: Final[tuple[Handler, ...]] = (
     account.list_supported_images,
@@ -76,6 +76,7 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     explain.explain_task,
     explain.explain_pool,
     explain.explain_node,
+    events.list_events,
 )
 
 HANDLERS: Final[dict[str, Handler]] = {handler.__name__: handler for handler in _HANDLERS}
