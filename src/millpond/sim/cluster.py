@@ -271,6 +271,10 @@ class Cluster:
         self.faults.stop()
         self._fake.outage = False
         self.story.add("world", "calm")
+        if self.habits.scaled:
+            # Before anybody enables a formula anew, which would set the timer whatever had become of it.
+            await asyncio.sleep(90.0)
+            self._check_formulas_due()
         calm = self.loop.world_task(self.users.calm(self._end_endless), name="calm users")
         best: tuple[int, int] | None = None
         deadline = 0.0
@@ -386,6 +390,13 @@ class Cluster:
         }
         return [pool for pool in ledger.pools.values() if pool.auto_pool and id_key(pool.id) not in needed]
 
+    def _check_formulas_due(self) -> None:
+        """Every formula has a time to come at which it is due."""
+        for pool in self.ledger.pools.values():
+            scale = pool.auto_scale
+            if pool.state is not PoolState.DELETING and scale is not None and scale.next_run < self.clock() - OVERDUE_S:
+                self.audit.fail(f"the formula of pool {pool.id} was due at {scale.next_run}: it is lost")
+
     async def _final_checks(self) -> None:
         """All is at rest: everybody must agree."""
         await asyncio.sleep(30.0)
@@ -405,9 +416,7 @@ class Cluster:
                 self._check_node(node.row, connected=node.connected)
                 if node.stopping:
                     self.audit.fail(f"node {short(node.row.id)} still has stopping attempts: {list(node.stopping)}")
-        for pool in self.ledger.pools.values():
-            if pool.auto_scale is not None and pool.auto_scale.next_run < self.clock() - OVERDUE_S:
-                self.audit.fail(f"the formula of pool {pool.id} was due at {pool.auto_scale.next_run}: it is lost")
+        self._check_formulas_due()
         rows = set(self.ledger.nodes)
         for node_id in self._fake.node_ids:
             if node_id not in rows:
