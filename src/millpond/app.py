@@ -8,6 +8,7 @@ and the store.
 
 import asyncio
 import contextlib
+import datetime
 import gc
 import logging
 import os
@@ -16,7 +17,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import uvloop
@@ -24,19 +25,26 @@ import uvloop
 from millpond.agent.isolation.node import IsolationSettings, why_not
 from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
+from millpond.api.gate import SignIn
 from millpond.api.intake.job_schedules import job_maker
-from millpond.config import Config, uid_range_of
+from millpond.config import Config, listed, uid_range_of
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.control.specs import sign_auto_storage
 from millpond.datadir import DataDir, DataDirError, Endpoint
 from millpond.domain.errors import LeaseLost, StoreUnavailable
+from millpond.identity.roles import Role, RoleRules
 from millpond.providers.base import VmSize
 from millpond.providers.catalogue import catalogue
 from millpond.providers.local import LocalProvider
-from millpond.serving import HttpServer, ListenError, listen, url_of
+from millpond.serving import HttpServer, ListenError, is_loopback, listen, url_of
 from millpond.staging.auto_storage import AutoStorage
+from millpond.staging.directory_storage import DirectoryStorage
 from millpond.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from millpond.api.sign_in_routes import SignInRoutes
+    from millpond.tls import TlsFiles
 
 _STAGING_URL_S: Final = 86400.0
 """How long the URLs live that are signed for a task when it is handed to a node."""
@@ -70,7 +78,8 @@ def run(config: Config, ready: Callable[[Running], None], *, host_command: Seque
             contextlib.closing(data_dir.open()),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(_serve(config, data_dir, listener, ready, host_command))
+            tls = _tls_of(config, data_dir)
+            runner.run(_serve(config, data_dir, listener, tls, ready, host_command))
     except ListenError as error:
         holder = f"; a millpond runs in {data_dir.path} already" if data_dir.is_in_use() else ""
         raise StartError(f"{error}{holder}") from error
@@ -82,11 +91,15 @@ async def _serve(
     config: Config,
     data_dir: DataDir,
     listener: socket.socket,
+    tls: "TlsFiles | None",
     ready: Callable[[Running], None],
     host_command: Sequence[str],
 ) -> None:
-    async with _service(config, data_dir, listener, host_command) as stop:
-        endpoint = Endpoint(url_of(listener), config.account.name, os.getpid())
+    async with _service(config, data_dir, listener, tls, host_command) as stop:
+        endpoint = Endpoint(_url_of(listener, tls), config.account.name, os.getpid())
+        endpoint = endpoint._replace(development_issuer=config.auth.development_issuer)
+        if tls is not None:
+            endpoint = endpoint._replace(authority=tls.authority, bundle=tls.bundle)
         data_dir.write_endpoint(endpoint)
         # What start-up left lives as long as the process: the collector need not look at it again and again.
         gc.collect()
@@ -97,21 +110,23 @@ async def _serve(
 
 @contextlib.asynccontextmanager
 async def _service(
-    config: Config, data_dir: DataDir, listener: socket.socket, host_command: Sequence[str]
+    config: Config, data_dir: DataDir, listener: socket.socket, tls: "TlsFiles | None", host_command: Sequence[str]
 ) -> AsyncIterator[asyncio.Event]:
     """Everything started, in order; everything stopped, in order. Yields the event that a signal sets."""
-    account_url = url_of(listener)
+    account_url = _url_of(listener, tls)
     keys = AccountKeys.from_base64(config.account.name, *data_dir.account_keys(create=True))
-    storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
+    auto_storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
+    storage = DirectoryStorage(auto_storage, lambda: account_url)
     provider = LocalProvider(
         str(data_dir.nodes_path),
         endpoint=account_url,
         command=host_command,
         settings=msgspec.structs.asdict(_isolation_of(config, data_dir)),
+        ca_bundle=tls.bundle if tls is not None else "",
     )
 
     def sign(container: str) -> str:
-        return storage.sign(account_url, container, None, "rl", time.time() + _STAGING_URL_S)
+        return storage.sign(container, None, "rl", time.time() + _STAGING_URL_S)
 
     control = ControlService(
         config.account.name,
@@ -121,6 +136,7 @@ async def _service(
         secret=data_dir.node_secret(),
         account_url=lambda: account_url,
         make_job=job_maker(vm_sizes_of(config), time.time),
+        storage=storage,
         prepare_spec=lambda spec: sign_auto_storage(spec, sign),
         settings=ControlSettings(
             park_s=config.nodes.heartbeat_s,
@@ -135,13 +151,22 @@ async def _service(
             sample_history_s=config.autoscale.history_days * 86400.0,
         ),
     )
-    server = HttpServer(create_app(control, keys, storage), listener)
+    sign_in, sign_in_routes = _sign_in_of(config, data_dir, account_url)
+    server = HttpServer(
+        create_app(control, keys, auto_storage, sign_in, sign_in_routes),
+        listener,
+        certificate=None if tls is None else tls.certificate,
+        key=None if tls is None else tls.key,
+    )
 
     async with contextlib.AsyncExitStack() as stack:
         stop = _stop_on_signals(provider)
+        if sign_in.verifier is not None:
+            stack.push_async_callback(sign_in.verifier.close)
         stack.push_async_callback(server.stop)
         stack.push_async_callback(provider.close)
         stack.push_async_callback(provider.stop_host)
+        stack.push_async_callback(storage.close)
         stack.push_async_callback(control.stop)
         try:
             await control.start()
@@ -152,6 +177,70 @@ async def _service(
         await provider.prepare()
         yield stop
         _log.info("stopping")
+
+
+def _tls_of(config: Config, data_dir: DataDir) -> "TlsFiles | None":
+    """The certificates to serve with; None is plain http. Raises StartError."""
+    server = config.server
+    if not server.speaks_tls:
+        if not is_loopback(server.host) and not server.insecure_http:
+            raise StartError(
+                f"{server.host} can be reached by other machines, and over plain http they could read and change all that "
+                "passes; add --tls, or --insecure-http if that is what you want"
+            )
+        return None
+    try:
+        # Only who asks for TLS waits for it, and needs to have it installed.
+        from millpond import tls  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise StartError(f"TLS needs the library {error.name}; install it with pip install 'millpond[tls]'") from error
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        if server.tls_certificate:
+            return tls.given_certificates(
+                server.tls_certificate, server.tls_key, server.tls_authority, data_dir.tls_path, server.host, now
+            )
+        names = tls.names_of_service(server.host, config.account.name, server.tls_names.split(","))
+        return tls.own_certificates(data_dir.tls_path, names, now)
+    except tls.TlsError as error:
+        raise StartError(str(error)) from error
+
+
+def _sign_in_of(config: Config, data_dir: DataDir, url: str) -> "tuple[SignIn, SignInRoutes | None]":
+    """How callers sign in, and the routes of the development issuer if there is to be one. Raises StartError."""
+    auth = config.auth
+    modes = listed(auth.modes)
+    issuers = listed(auth.issuers)
+    if not issuers and not auth.development_issuer:
+        return SignIn(modes), None
+    try:
+        # Only who asks for it waits for it, and needs to have it installed.
+        from millpond.api.sign_in_routes import SignInRoutes  # noqa: PLC0415
+        from millpond.identity.development import DevelopmentIssuer, make_key  # noqa: PLC0415
+        from millpond.identity.oidc import KeySource, PublishedKeys, TokenVerifier  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise StartError(f"signing in needs {error.name}; install it with pip install 'millpond[sign-in]'") from error
+    sources: list[KeySource] = [PublishedKeys(issuer) for issuer in issuers]
+    routes = None
+    if auth.development_issuer:
+        key = data_dir.sign_in_key(make_key)
+        try:
+            issuer = DevelopmentIssuer(config.account.name, data_dir.node_secret(), key, lambda: url, time.time)
+        except ValueError as error:
+            raise StartError(f"sign-in-key.pem in {data_dir.path} is damaged; remove it to get a new one") from error
+        sources.append(issuer)
+        routes = SignInRoutes(issuer)
+    rules = RoleRules(
+        listed(auth.role_claims),
+        {value: Role[role.upper()] for value, _, role in (each.partition("=") for each in listed(auth.roles))},
+        Role[auth.default_role.upper()] if auth.default_role else None,
+    )
+    verifier = TokenVerifier(sources, time.time, audiences=listed(auth.audiences), skew_s=auth.skew_s)
+    return SignIn(modes, verifier, rules), routes
+
+
+def _url_of(listener: socket.socket, tls: "TlsFiles | None") -> str:
+    return url_of(listener, tls_host="" if tls is None else tls.host)
 
 
 def _isolation_of(config: Config, data_dir: DataDir) -> IsolationSettings:

@@ -44,6 +44,32 @@ LogLevel = Annotated[
 ]
 
 
+AuthModes = Annotated[
+    str,
+    Meta(
+        pattern=r"^(SharedKey|AAD|TaskAuthenticationToken)(, *(SharedKey|AAD|TaskAuthenticationToken))*\Z",
+        description="some of SharedKey, AAD, TaskAuthenticationToken, with commas between",
+    ),
+]
+UrlList = Annotated[
+    str,
+    Meta(
+        pattern=r"^(https?://[^\s,]+(, *https?://[^\s,]+)*)?\Z",
+        description="URLs with commas between, such as https://login.microsoftonline.com/<tenant>/v2.0",
+    ),
+]
+TextList = Annotated[str, Meta(description="texts with commas between")]
+_A_ROLE: Final = "(reader|submitter|operator|admin)"
+RoleMap = Annotated[
+    str,
+    Meta(
+        pattern=rf"^([^,=]+={_A_ROLE}(, *[^,=]+={_A_ROLE})*)?\Z",
+        description="values and roles (reader, submitter, operator, admin), such as 9f1c…=operator,jane=reader",
+    ),
+]
+DefaultRole = Annotated[
+    str, Meta(pattern=rf"^{_A_ROLE}?\Z", description="one of reader, submitter, operator, admin, or empty for none")
+]
 Isolation = Annotated[str, Meta(pattern=r"^(auto|users|none)\Z", description="one of auto, users, none")]
 Limits = Annotated[str, Meta(pattern=r"^(node|task|none)\Z", description="one of node, task, none")]
 UidRange = Annotated[
@@ -55,11 +81,37 @@ UidRange = Annotated[
 ]
 
 
+FilePath = Annotated[str, Meta(description="a file's path")]
+HostNames = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9A-Za-z.:_, -]*\Z",
+        description="host names and addresses with commas between, such as batch.example.org,10.0.0.5",
+    ),
+]
+
+
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the REST face listens."""
+    """Where the REST face listens, and how."""
 
     host: Host = "127.0.0.1"
     port: Port = DEFAULT_PORT
+    tls: Switch = False
+    """Whether it speaks https: by a certificate of its own making, unless one is given."""
+    tls_certificate: FilePath = ""
+    """A certificate of the operator's (PEM, with what stands between it and its authority); with `tls_key` it turns TLS
+    on."""
+    tls_key: FilePath = ""
+    tls_authority: FilePath = ""
+    """What that certificate is to be trusted by, where the machine does not trust it already."""
+    tls_names: HostNames = ""
+    """Further names in a certificate of the service's own making."""
+    insecure_http: Switch = False
+    """Whether plain http may be spoken where other machines can reach it."""
+
+    @property
+    def speaks_tls(self) -> bool:
+        return self.tls or bool(self.tls_certificate)
 
 
 class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +154,27 @@ class AutoscaleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long samples are kept."""
 
 
+class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How callers show who they are, and what they may do."""
+
+    modes: AuthModes = "SharedKey,AAD,TaskAuthenticationToken"
+    """Azure Batch: allowedAuthenticationModes."""
+    issuers: UrlList = ""
+    """OpenID Connect issuers whose tokens are taken."""
+    audiences: TextList = ""
+    """Taken beside those of Azure Batch and Azure Resource Manager."""
+    role_claims: TextList = "roles,groups,oid,appid,azp,sub"
+    """Claims of a token that are looked up for a role."""
+    roles: RoleMap = ""
+    """Role by value of such a claim."""
+    default_role: DefaultRole = ""
+    """Of a good token that gives none; empty turns it away."""
+    skew_s: Seconds = 300.0
+    """How far the clocks of issuers and ours may be apart."""
+    development_issuer: Switch = False
+    """Whether the service issues tokens itself, in the ways of Microsoft Entra ID."""
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -127,6 +200,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     account: AccountConfig = AccountConfig()
     nodes: NodesConfig = NodesConfig()
     autoscale: AutoscaleConfig = AutoscaleConfig()
+    auth: AuthConfig = AuthConfig()
     log: LogConfig = LogConfig()
     vm_sizes: dict[str, VmSizeConfig] = {}
     """By name in lower case; added to the built-in catalogue."""
@@ -166,6 +240,7 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "account": AccountConfig,
     "nodes": NodesConfig,
     "autoscale": AutoscaleConfig,
+    "auth": AuthConfig,
     "log": LogConfig,
 }
 _VM_SIZES: Final = "vm_sizes"
@@ -192,6 +267,11 @@ def uid_range_of(nodes: NodesConfig) -> tuple[int, int]:
     """The first and the last user id of nodes' users."""
     first, _, last = nodes.uid_range.partition("-")
     return int(first), int(last)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a setting with commas between."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def default_config_path() -> Path:
@@ -354,6 +434,10 @@ def _check_together(config: Config, sources: Mapping[str, str]) -> None:
             f"{sources.get('nodes.uid_range', 'the defaults')}: nodes.uid_range must hold at least {_MIN_UIDS} numbers "
             f"below {_NO_UID}, the smaller first, not {nodes.uid_range!r}; correct it"
         )
+    server = config.server
+    if bool(server.tls_certificate) != bool(server.tls_key):
+        given, missing = ("tls_certificate", "tls_key") if server.tls_certificate else ("tls_key", "tls_certificate")
+        raise ConfigError(f"{sources[f'server.{given}']}: server.{given} needs server.{missing} beside it; give both")
     ordered = (
         ("nodes.heartbeat_s", nodes.heartbeat_s),
         ("nodes.silence_s", nodes.silence_s),

@@ -57,6 +57,24 @@ async def test_a_container_is_made_by_the_first_write(world: World, tmp_path: Pa
     assert os.listdir(tmp_path / "storage" / "fresh") == []
 
 
+async def test_a_blob_that_is_known_already(world: World) -> None:
+    target = url(world, "files", "x")
+    etag = (await put(world, target, b"0123456789")).headers["etag"]
+    answer = await send(world.app, "GET", target, {"If-None-Match": etag})
+    assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", etag)
+    assert (await send(world.app, "GET", target, {"If-None-Match": '"other"'})).body == b"0123456789"
+
+
+async def test_the_rest_of_a_blob_only_if_it_is_the_same(world: World) -> None:
+    target = url(world, "files", "x")
+    etag = (await put(world, target, b"0123456789")).headers["etag"]
+    answer = await send(world.app, "GET", target, {"Range": "bytes=7-", "If-Range": etag})
+    assert (answer.status, answer.body) == (206, b"789")
+    await put(world, target, b"abcdefghij")
+    answer = await send(world.app, "GET", target, {"Range": "bytes=7-", "If-Range": etag})
+    assert (answer.status, answer.body) == (200, b"abcdefghij")
+
+
 @pytest.mark.parametrize(
     ("span", "status", "body", "content_range"),
     [
@@ -125,11 +143,15 @@ async def test_signatures(world: World) -> None:
 
 async def test_a_container_signature_reaches_every_blob_in_it_and_no_other(world: World) -> None:
     query = url(world, "files", None).partition("?")[2]
-    assert (await put(world, f"/storage/files/a/b?{query}", b"1")).status == 201
+    stored = await put(world, f"/storage/files/a/b?{query}", b"1")
+    assert stored.status == 201
     assert (await send(world.app, "GET", f"/storage/files/a%2Fb?{query}", {})).body == b"1"
     assert (await send(world.app, "GET", f"/storage/other/a?{query}", {})).status == 403
     listing = await send(world.app, "GET", f"/storage/files?{query}&comp=list", {})
-    assert listing.json() == {"blobs": [{"name": "a/b", "size": 1}], "next": None}
+    assert listing.json() == {
+        "blobs": [{"name": "a/b", "size": 1, "etag": stored.headers["etag"]}],
+        "next": None,
+    }
     blob_query = url(world, "files", "a").partition("?")[2]
     assert (await send(world.app, "GET", f"/storage/files?{blob_query}&comp=list", {})).status == 403
     reader = url(world, "files", None, "r").partition("?")[2]

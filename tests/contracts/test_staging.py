@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from millpond.domain.errors import TaskFailure, TaskFailureCode
-from millpond.staging.base import RemoteFile
+from millpond.staging.base import Fetched, RemoteFile
 from millpond.staging.http import HttpStaging, without_authority
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -150,6 +150,14 @@ async def test_fetch_replaces(storage: Storage, staging: HttpStaging, tmp_path: 
     (tmp_path / "a").write_text("old")
     await staging.fetch(storage.on("/c/a", body(b"new")), str(tmp_path / "a"))
     assert (tmp_path / "a").read_text() == "new"
+
+
+async def test_fetch_what_is_known_already(storage: Storage, staging: HttpStaging, tmp_path: Path) -> None:
+    url = storage.on("/c/a", body(b"new", ETag='"2"'), status(304))
+    assert await staging.fetch(url, str(tmp_path / "a"), known_etag='"1"') == Fetched(3, '"2"')
+    assert await staging.fetch(url, str(tmp_path / "b"), known_etag='"2"') is None
+    assert os.listdir(tmp_path) == ["a"]
+    assert [headers["If-None-Match"] for _, _, headers, _ in storage.requests] == ['"1"', '"2"']
 
 
 async def test_fetch_stores_what_is_sent(storage: Storage, staging: HttpStaging, tmp_path: Path) -> None:
@@ -327,11 +335,11 @@ async def test_put_what_is_not_there(storage: Storage, staging: HttpStaging, tmp
 
 
 async def test_list_of_auto_storage(storage: Storage, staging: HttpStaging) -> None:
-    first = {"blobs": [{"name": "in/a", "size": 3, "etag": "ignored"}, {"name": "out/b", "size": 1}], "next": "in/b c"}
+    first = {"blobs": [{"name": "in/a", "size": 3, "etag": '"0x1"'}, {"name": "out/b", "size": 1}], "next": "in/b c"}
     second = {"blobs": [{"name": "in/b c", "size": 0}], "next": None}
     url = storage.on("/c", body(json.dumps(first).encode()), body(json.dumps(second).encode()))
     # What does not begin with the prefix was not asked for.
-    assert await staging.list(url, "in/") == [RemoteFile("in/a", 3), RemoteFile("in/b c", 0)]
+    assert await staging.list(url, "in/") == [RemoteFile("in/a", 3, '"0x1"'), RemoteFile("in/b c", 0)]
     queries = [parse_qs(path.partition("?")[2], keep_blank_values=True) for _, path, *_ in storage.requests]
     assert [(query["comp"], query["prefix"], query["marker"], query["sig"]) for query in queries] == [
         (["list"], ["in/"], [""], ["a+b/c="]),

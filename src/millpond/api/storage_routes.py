@@ -24,11 +24,10 @@ from millpond.api.http import (
 from millpond.api.percent import decode_component
 from millpond.domain.durations import format_http_date
 from millpond.domain.errors import BatchError
+from millpond.staging.account_storage import BlobFacts, StorageError
 from millpond.staging.auto_storage import (
     PATH_PREFIX,
     AutoStorage,
-    BlobFacts,
-    StorageError,
     is_blob_name,
     is_container_name,
 )
@@ -100,8 +99,11 @@ class StorageRoutes:
             facts = await asyncio.to_thread(self._storage.stat, container, blob)
             return Response(200, _blob_headers(facts), length=facts.size)
         file, facts = await asyncio.to_thread(self._storage.open_file, container, blob)
+        if request.header(b"if-none-match") == facts.etag:
+            file.close()
+            return Response(304, _blob_headers(facts))
         try:
-            span = _range_of(request, facts.size)
+            span = _range_of(request, facts)
         except StorageError as error:
             file.close()
             response = _failure(error)
@@ -159,10 +161,13 @@ def _content_length(request: Request) -> int | None:
     return int(text)
 
 
-def _range_of(request: Request, size: int) -> tuple[int, int] | None:
-    """(first, end) of the bytes asked for, `end` exclusive; None is the whole blob, also for a Range that is none or
-    has several parts (RFC 9110). Raises StorageError 416."""
+def _range_of(request: Request, facts: BlobFacts) -> tuple[int, int] | None:
+    """(first, end) of the bytes asked for, `end` exclusive; None is the whole blob, also for a Range that is none, has
+    several parts, or is of what the blob was before (If-Range, RFC 9110). Raises StorageError 416."""
+    size = facts.size
     text = request.header(b"range") or request.header(b"x-ms-range")
+    if request.header(b"if-range") not in (None, facts.etag, format_http_date(facts.last_modified)):
+        return None
     match = _RANGE.match(text.strip()) if text else None
     if match is None or (not match[1] and not match[2]):
         return None

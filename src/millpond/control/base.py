@@ -27,6 +27,7 @@ from millpond.protocol.messages import (
     Welcome,
 )
 from millpond.providers.base import VmSize
+from millpond.staging.account_storage import AccountStorage
 from millpond.store.base import Store
 
 
@@ -103,6 +104,11 @@ class ControlPlane(Protocol):
 
     @property
     def store(self) -> Store: ...
+
+    @property
+    def storage(self) -> AccountStorage | None:
+        """The account's auto-storage; None when it has none."""
+        ...
 
     @property
     def files(self) -> NodeFiles: ...

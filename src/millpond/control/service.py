@@ -41,6 +41,7 @@ from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider, VmSize
 from millpond.scheduler import explain, explain_nodes
 from millpond.scheduler.state import SchedulerState
+from millpond.staging.account_storage import AccountStorage
 from millpond.store.base import Fence, Store
 from millpond.store.changes import ChangeSet
 
@@ -95,11 +96,13 @@ class ControlService:
         settings: ControlSettings | None = None,
         prepare_spec: Callable[[bytes], bytes] = lambda spec: spec,
         make_job: JobMaker = _no_job_maker,
+        storage: AccountStorage | None = None,
         clock: Callable[[], Timestamp] = time.time,
     ) -> None:
         """`secret` derives the nodes' tokens; `account_url` is what tasks see as AZ_BATCH_ACCOUNT_URL; `prepare_spec`
         turns a stored specification into one a node can use (signs URLs of the account's own storage); `make_job`
-        makes the jobs of job schedules."""
+        makes the jobs of job schedules; `storage` is the account's auto-storage (None: there is none)."""
+        self._storage = storage
         self._settings = settings or ControlSettings()
         self._secret = secret
         self._account_name = account_name
@@ -181,6 +184,10 @@ class ControlService:
     @property
     def store(self) -> Store:
         return self._store
+
+    @property
+    def storage(self) -> AccountStorage | None:
+        return self._storage
 
     @property
     def files(self) -> NodeFilesService:

@@ -26,6 +26,7 @@ from urllib.parse import quote
 import msgspec
 
 from millpond.domain.durations import Timestamp
+from millpond.staging.account_storage import BlobFacts, StorageError
 from millpond.staging.base import RemoteFile
 
 PATH_PREFIX: Final = "/storage/"
@@ -37,24 +38,6 @@ _CONTAINER: Final = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}\Z")
 _TEMPORARY: Final = ".partial"
 """Holds uploads in progress; no container can be called so."""
 _PUT_ATTEMPTS: Final = 16
-
-
-class StorageError(Exception):
-    """A storage request that cannot be served: HTTP status, code, message."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-
-
-class BlobFacts(msgspec.Struct, frozen=True):
-    """A blob's size, time and entity tag (with quotes)."""
-
-    size: int
-    last_modified: Timestamp
-    etag: str
 
 
 class BlobList(msgspec.Struct, frozen=True):
@@ -142,6 +125,12 @@ class AutoStorage:
             raise _denied("The signature has expired.")
         if permission not in permissions:
             raise _denied(f"The signature does not give the permission '{permission}'.")
+
+    def make_container(self, container: str) -> None:
+        """Make the container's directory, unless it is there. Raises StorageError 400 for a name that cannot be."""
+        if not is_container_name(container):
+            raise _bad_container()
+        os.makedirs(os.path.join(self._root, container), exist_ok=True)
 
     def open_file(self, container: str, blob: str) -> tuple[IO[bytes], BlobFacts]:
         """A blob's file, open for reading; the caller closes it. Raises StorageError 404."""
@@ -242,15 +231,17 @@ class AutoStorage:
             if len(blobs) == limit:
                 return BlobList(blobs, _make_marker(blobs[-1].name))
             try:
-                blobs.append(RemoteFile(name, entry.stat(follow_symlinks=False).st_size))
+                facts = self._facts_of(entry.stat(follow_symlinks=False))
             except FileNotFoundError:
                 continue
+            if facts is not None:
+                blobs.append(RemoteFile(name, facts.size, facts.etag))
         return BlobList(blobs, None)
 
     def _path(self, container: str, blob: str, *, make: bool = False) -> str:
         """The blob's path; its directories are made, or checked to be real ones: no link leads out of the container."""
         if not is_container_name(container):
-            raise StorageError(400, "InvalidResourceName", "A container's name has 3 to 63 a-z, 0-9, single hyphens.")
+            raise _bad_container()
         if not is_blob_name(blob):
             raise StorageError(400, "InvalidUri", "A blob's name is a relative path without '..' and empty parts.")
         path = os.path.join(self._root, container, *blob.split("/"))
@@ -304,6 +295,10 @@ def _read_marker(marker: str) -> str:
     except (binascii.Error, ValueError):
         raise StorageError(400, "InvalidQueryParameterValue", "The marker was not made by this service.") from None
     return raw.decode(errors="surrogateescape")
+
+
+def _bad_container() -> StorageError:
+    return StorageError(400, "InvalidResourceName", "A container's name has 3 to 63 a-z, 0-9, single hyphens.")
 
 
 def _no_container(container: str) -> StorageError:

@@ -12,6 +12,16 @@ class RemoteFile(msgspec.Struct, frozen=True):
     name: str
     """Path within the container, `/` separated."""
     size: int
+    etag: str = ""
+    """As the server says it, with its quotes; empty when it says none."""
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """What was downloaded."""
+
+    size: int
+    etag: str = ""
+    """As in `RemoteFile`."""
 
 
 class Staging(Protocol):
@@ -21,8 +31,12 @@ class Staging(Protocol):
     FileUpload…), transport errors only after retries with back-off.
     """
 
-    async def fetch(self, url: str, path: str) -> None:
-        """Download to a local file: first beside it, then renamed, so that a partial file is never seen."""
+    async def fetch(self, url: str, path: str, *, known_etag: str = "") -> Fetched | None:
+        """Download to a local file: first beside it, then renamed, so that a partial file is never seen.
+
+        With `known_etag` the file is only downloaded if it is another by now: None is returned, and nothing is written,
+        when that is still its ETag. The server has then checked the URL's authority as for a download.
+        """
         ...
 
     async def put(self, path: str, container_url: str, name: str, headers: Mapping[str, str]) -> None:

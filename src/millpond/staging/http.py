@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from millpond.domain.errors import TaskFailure, TaskFailureCode
-from millpond.staging.base import RemoteFile
+from millpond.staging.base import Fetched, RemoteFile
 from millpond.staging.threads import finish_in_thread
 
 _CHUNK: Final = 1 << 18
@@ -75,6 +75,7 @@ _PUT: Final = _Codes(
 class _Blob(msgspec.Struct, frozen=True):
     name: str
     size: int = 0
+    etag: str = ""
 
 
 class _Page(msgspec.Struct, frozen=True):
@@ -103,9 +104,9 @@ class HttpStaging:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=silence_s)
         self._session: aiohttp.ClientSession | None = None
 
-    async def fetch(self, url: str, path: str) -> None:
+    async def fetch(self, url: str, path: str, *, known_etag: str = "") -> Fetched | None:
         """See `Staging.fetch`. The bytes are stored as they come, also when the server calls them compressed."""
-        await self._retried(_FETCH, url, lambda: self._fetch(url, path))
+        return await self._retried(_FETCH, url, lambda: self._fetch(url, path, known_etag))
 
     async def put(self, path: str, container_url: str, name: str, headers: Mapping[str, str]) -> None:
         """See `Staging.put`."""
@@ -121,7 +122,9 @@ class HttpStaging:
                 container_url, {"restype": "container", "comp": "list", "prefix": prefix, "marker": marker}
             )
             page = await self._retried(_LIST, url, functools.partial(self._page, url))
-            found += [RemoteFile(blob.name, blob.size) for blob in page.blobs if blob.name.startswith(prefix)]
+            found += [
+                RemoteFile(blob.name, blob.size, blob.etag) for blob in page.blobs if blob.name.startswith(prefix)
+            ]
             if not page.next or page.next == marker:
                 return found
             marker = page.next
@@ -141,19 +144,25 @@ class HttpStaging:
 
     # --- one try ------------------------------------------------------------------------------------------------
 
-    async def _fetch(self, url: str, path: str) -> None:
+    async def _fetch(self, url: str, path: str, known_etag: str) -> Fetched | None:
         partial = f"{path}.{uuid.uuid4().hex}.part"
         try:
-            async with self._open("GET", url) as response:
+            async with self._open(
+                "GET", url, headers={"If-None-Match": known_etag} if known_etag else None
+            ) as response:
+                if known_etag and response.status == 304:
+                    return None
                 await _check(response, _FETCH, url)
                 with _local(_C.RESOURCE_FILE_CREATE_FAILED):
                     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660)
                 try:
                     await _copy(response.content, descriptor)
+                    fetched = Fetched(os.fstat(descriptor).st_size, response.headers.get("ETag", ""))
                 finally:
                     os.close(descriptor)
             with _local(_C.RESOURCE_FILE_CREATE_FAILED):
                 os.replace(partial, path)
+            return fetched
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(partial)
@@ -354,7 +363,16 @@ def _parse_xml(text: bytes) -> _Page:
     if root.tag != "EnumerationResults":
         raise ValueError(f"its root is {root.tag!r}")
     blobs = [
-        _Blob(blob.findtext("Name") or "", int(blob.findtext("Properties/Content-Length") or 0))
+        _Blob(
+            blob.findtext("Name") or "",
+            int(blob.findtext("Properties/Content-Length") or 0),
+            _quoted(blob.findtext("Properties/Etag") or ""),
+        )
         for blob in root.iterfind("Blobs/Blob")
     ]
     return _Page(tuple(blob for blob in blobs if blob.name), root.findtext("NextMarker") or None)
+
+
+def _quoted(etag: str) -> str:
+    """Listings say ETags without the quotes they have in headers."""
+    return f'"{etag}"' if etag and not etag.endswith('"') else etag

@@ -1,10 +1,11 @@
 """Storage in memory, for tests of the runner."""
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 
 from millpond.domain.errors import TaskFailure, TaskFailureCode
-from millpond.staging.base import RemoteFile
+from millpond.staging.base import Fetched, RemoteFile
 
 
 def write(path: str, data: bytes) -> None:
@@ -15,6 +16,10 @@ def write(path: str, data: bytes) -> None:
 def read(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+def etag_of(data: bytes) -> str:
+    return f'"{hashlib.sha256(data).hexdigest()[:16]}"'
 
 
 class MemoryStaging:
@@ -37,11 +42,15 @@ class MemoryStaging:
         finally:
             self.waiting -= 1
 
-    async def fetch(self, url: str, path: str) -> None:
+    async def fetch(self, url: str, path: str, *, known_etag: str = "") -> Fetched | None:
         await self._pass()
         if url not in self.files:
             raise TaskFailure(TaskFailureCode.BLOB_NOT_FOUND, f"{url} is not there")
-        write(path, self.files[url])
+        data = self.files[url]
+        if known_etag == etag_of(data):
+            return None
+        write(path, data)
+        return Fetched(len(data), etag_of(data))
 
     async def put(self, path: str, container_url: str, name: str, headers: Mapping[str, str]) -> None:
         await self._pass()
@@ -55,7 +64,11 @@ class MemoryStaging:
         await self._pass()
         start = f"{container_url}/"
         names = [url[len(start) :] for url in self.files if url.startswith(start)]
-        return [RemoteFile(name, len(self.files[start + name])) for name in names if name.startswith(prefix)]
+        return [
+            RemoteFile(name, len(self.files[start + name]), etag_of(self.files[start + name]))
+            for name in names
+            if name.startswith(prefix)
+        ]
 
     def file_url(self, container_url: str, name: str) -> str:
         return f"{container_url}/{name}"
