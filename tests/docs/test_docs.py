@@ -35,7 +35,6 @@ def test_every_setting_is_described_with_its_default() -> None:
         section, _, name = key.rpartition(".")
         value = getattr(getattr(defaults, section) if section else defaults, name)
         shown = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else value
-        shown = '""' if shown == "" else shown
         assert default == f"`{shown}`"
 
 
