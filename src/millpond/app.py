@@ -179,6 +179,7 @@ async def _service(
             auto_scale_min_interval_s=config.autoscale.min_interval_s,
             auto_scale_on_queue_change=config.autoscale.on_queue_change,
             auto_scale_max_nodes=config.autoscale.max_nodes,
+            events_file=config.log.events_file or None,
             sample_s=config.autoscale.sample_s,
             sample_history_s=config.autoscale.history_days * 86400.0,
             kept_log_file_bytes=config.kept_logs.file_kib << 10 if config.kept_logs.enabled else 0,

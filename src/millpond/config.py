@@ -42,6 +42,7 @@ LogSize = Annotated[int, Meta(ge=1, le=4096, description="a whole number of KiB 
 StoreSize = Annotated[int, Meta(ge=1, description="a whole number of MiB, at least 1")]
 Switch = Annotated[bool, Meta(description="true or false")]
 Directory = Annotated[str, Meta(min_length=1, description="a directory's path")]
+EventsFile = Annotated[str, Meta(description="a file's path, or nothing for none")]
 LogLevel = Annotated[
     str,
     Meta(pattern=r"^(debug|info|warning|error)\Z", description="one of debug, info, warning, error"),
@@ -244,6 +245,8 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
     level: LogLevel = "warning"
+    events_file: EventsFile = ""
+    """A file that events of the service log are appended to, one JSON object a line; empty is none."""
 
 
 class VmSizeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

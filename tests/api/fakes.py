@@ -12,6 +12,7 @@ from millpond.autoscale.samples import History
 from millpond.control import formulas
 from millpond.control.applications import ApplicationLimits, Applications
 from millpond.control.base import FileContent, NewJob
+from millpond.control.events_feed import EventsFeed
 from millpond.control.kept_files import KeptFiles, entry_of
 from millpond.control.tokens import TaskClaim
 from millpond.domain import events as e
@@ -435,6 +436,7 @@ class FakeControl:
         self.events: list[Any] = []
         self.added: list[NewJob] = []
         self.preempted: list[str] = []
+        self.events_feed = EventsFeed(clock, lambda wanted: None)
         self.error: BaseException | None = None
         self._clock = clock
 

@@ -274,11 +274,11 @@ async def test_a_lease_keeps_others_out_until_it_expires(store):
     mine = await store.acquire_lease("pool", "me", T0, 30.0)
     assert await store.acquire_lease("pool", "you", T0 + 29.9, 30.0) is None
     assert await store.acquire_lease("other", "you", T0, 30.0) is not None
-    assert await store.renew_lease(mine, "me", T0 + 20, 30.0)
+    assert await store.renew_leases([mine], "me", T0 + 20, 30.0) == []
     assert await store.acquire_lease("pool", "you", T0 + 49.9, 30.0) is None
     yours = await store.acquire_lease("pool", "you", T0 + 50, 30.0)
     assert yours.epoch > mine.epoch
-    assert not await store.renew_lease(mine, "me", T0 + 51, 30.0)
+    assert await store.renew_leases([mine], "me", T0 + 51, 30.0) == [mine]
     with pytest.raises(LeaseLost):
         await store.commit(with_tasks(a_task(1)), mine)
     with pytest.raises(LeaseLost):
@@ -293,28 +293,41 @@ async def test_taking_ones_own_lease_again_fences_off_the_past(store):
     assert second.epoch > first.epoch
     with pytest.raises(LeaseLost):
         await store.commit(ChangeSet(), first)
-    assert not await store.renew_lease(first, "me", T0 + 2, 30.0)
+    assert await store.renew_leases([first], "me", T0 + 2, 30.0) == [first]
     await store.commit(ChangeSet(), second)
 
 
 async def test_an_expired_lease_that_nobody_took_is_still_good(store):
     mine = await store.acquire_lease("pool", "me", T0, 30.0)
     await store.commit(with_tasks(a_task(1)), mine)
-    assert await store.renew_lease(mine, "me", T0 + 1000, 30.0)
+    assert await store.renew_leases([mine], "me", T0 + 1000, 30.0) == []
     assert await store.acquire_lease("pool", "you", T0 + 1029, 30.0) is None
 
 
 async def test_a_released_lease_is_free_at_once(store):
     mine = await store.acquire_lease("pool", "me", T0, 30.0)
-    assert not await store.renew_lease(mine, "you", T0, 30.0)
+    assert await store.renew_leases([mine], "you", T0, 30.0) == [mine]
     await store.release_lease(mine)
     with pytest.raises(LeaseLost):
         await store.commit(ChangeSet(), mine)
-    assert not await store.renew_lease(mine, "me", T0 + 1, 30.0)
+    assert await store.renew_leases([mine], "me", T0 + 1, 30.0) == [mine]
     yours = await store.acquire_lease("pool", "you", T0 + 1, 30.0)
     assert yours.epoch > mine.epoch
     await store.release_lease(mine)  # not the owner's any more: nothing happens
     await store.commit(ChangeSet(), yours)
+
+
+async def test_many_leases_are_renewed_at_once_and_those_lost_are_told(store):
+    assert await store.renew_leases([], "me", T0, 30.0) == []
+    mine = [await store.acquire_lease(f"pool{number}", "me", T0, 30.0) for number in range(700)]
+    theirs = await store.acquire_lease("other", "you", T0, 30.0)
+    stale = mine[3]
+    await store.acquire_lease(stale.pool_key, "me", T0, 30.0)
+    gone = Fence("nowhere", 1)
+    assert await store.renew_leases([*mine, theirs, gone], "me", T0 + 20, 30.0) == [stale, theirs, gone]
+    assert await store.acquire_lease("pool0", "you", T0 + 49, 30.0) is None
+    assert await store.acquire_lease("pool699", "you", T0 + 49, 30.0) is None
+    assert await store.acquire_lease("other", "me", T0 + 31, 30.0) is not None
 
 
 async def test_leases_that_were_not_given_back_are_told_at_the_start(store):

@@ -164,6 +164,7 @@ _EXTENSIONS: Final[tuple[tuple[str | int, ...], ...]] = (
     ("list_auto_scale_samples", "GET", "/pools/{poolId}/autoscalesamples", 200),
     # what a task writes, as it writes it
     ("follow_task_file", "GET", "/jobs/{jobId}/tasks/{taskId}/follow", 200, "filePath offset attempt"),
+    ("list_events", "GET", "/events", 200, "after wait"),
     # Azure's clouds take spot nodes back when they please; here somebody, or something, asks for it.
     ("preempt_node", "POST", "/pools/{poolId}/nodes/{nodeId}/preempt", 202),
 )

@@ -286,14 +286,27 @@ def suggest(wait: float, percentile: str, tries: int, spot: bool, azure: bool, p
 
     The exit code is 1 when none that was tried meets the goal; the one with the shortest waits is printed then.
     """
-    from millpond.lab.suggest import Goal  # noqa: PLC0415
+    from millpond.lab.suggest import Candidate, Goal  # noqa: PLC0415
     from millpond.lab.suggest import suggest as search  # noqa: PLC0415
 
     site, load = _site_and_load(given)
+    goal = Goal(wait, int(percentile))
+    shows = sys.stderr.isatty()
+
+    def on_try(number: int, best: Candidate) -> None:
+        if shows:
+            cost, reached = best.report.cost, "reaches" if best.meets else "misses"
+            waits = f"{reached} the goal with {goal.wait_of(best.report):,.0f} s"
+            line = f"{number} of at most {tries} tried; the best costs ${cost:,.2f} and {waits}"
+            click.echo(f"\r\033[K{line}", nl=False, err=True)
+
     try:
-        found = search(load, Goal(wait, int(percentile)), site, tries=tries, spot=spot, azure=azure)
+        found = search(load, goal, site, tries=tries, spot=spot, azure=azure, on_try=on_try)
     except ValueError as error:
         raise CliError(str(error)) from error
+    finally:
+        if shows:
+            click.echo("\r\033[K", nl=False, err=True)
     best = found.best
     click.echo(best.recipe.text())
     click.echo("")

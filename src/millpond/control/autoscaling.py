@@ -1,13 +1,17 @@
 """Automatic scaling: formulas are evaluated when they are due, and their outcomes handed to the pools' engines.
 
-One pool after the other, with a turn of the loop between them, so that a thousand formulas due at once hold nothing up.
+A few pools at a time: their formulas are evaluated one after the other with a turn of the loop between them, their
+outcomes handed over together, which makes one transaction of them; then the others have their turn. So a thousand
+formulas due at once hold nothing up.
 When a formula is due next is on the pool's row; a timer that was lost with an engine's memory is set again when that is
 rebuilt. An outcome counts only if the pool's settings are still those it was begun under: the scheduler sees to that.
 """
 
 import asyncio
+import contextlib
+import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -38,6 +42,12 @@ _DEBOUNCE_S: Final = 0.2
 """From a change of the queue to the evaluation it leads to: more tasks may be on their way."""
 _SPACING_S: Final = 1.0
 """The least time between two evaluations of a pool because its queue has changed."""
+_AT_A_TIME: Final = 16
+"""Formulas evaluated before their outcomes are handed over."""
+_REST_S: Final = 0.01
+"""Between one such group and the next, while more are due than go together."""
+_PAUSE_S: Final = 0.05
+"""After the last that is due: what becomes due meanwhile goes together."""
 _GATHER_S: Final = 0.2
 """Runs wait so long for others to be written with them."""
 _MOST_UNWRITTEN: Final = 10_000
@@ -59,6 +69,16 @@ class _Seen(NamedTuple):
     running: int
     active_slots: int
     running_slots: int
+
+
+class _Outcome(NamedTuple):
+    """An evaluation that is to be handed over."""
+
+    engine: Engine
+    trigger: Trigger
+    pool: Pool
+    event: e.PoolAutoScaled
+    record: bytes = b""
 
 
 class AutoScaling:
@@ -187,44 +207,63 @@ class AutoScaling:
             await self._wake.wait()
             self._wake.clear()
             while self._due:
-                key = next(iter(self._due))
-                engine, trigger = self._due.pop(key)
-                try:
-                    await self._evaluate(engine, trigger)
-                except (BatchError, StoreUnavailable) as error:
-                    log.info("the formula of pool %s waits: %s", engine.pool_id, error)
-                    self._again(engine, trigger)
-                except Exception:
-                    log.exception("the formula of pool %s could not be evaluated", engine.pool_id)
-                    self._again(engine, trigger)
-                await asyncio.sleep(0)
+                await self._evaluate_some()
+                await asyncio.sleep(_REST_S if self._due else _PAUSE_S)
+
+    async def _evaluate_some(self) -> None:
+        outcomes: list[_Outcome] = []
+        for key in list(itertools.islice(self._due, _AT_A_TIME)):
+            if (due := self._due.pop(key, None)) is None:
+                continue  # switched off meanwhile
+            engine, trigger = due
+            with self._trying(engine, trigger):
+                outcome = await self._evaluate(engine, trigger)
+                if outcome is not None:
+                    outcomes.append(outcome)
+            await asyncio.sleep(0)
+        for outcome in outcomes:
+            with self._trying(outcome.engine, outcome.trigger):
+                self._hand_over(outcome)
+
+    @contextlib.contextmanager
+    def _trying(self, engine: Engine, trigger: Trigger) -> Iterator[None]:
+        """What goes wrong with one pool is tried again, and is nothing to the others."""
+        try:
+            yield
+        except (BatchError, StoreUnavailable) as error:
+            log.info("the formula of pool %s waits: %s", engine.pool_id, error)
+            self._again(engine, trigger)
+        except Exception:
+            log.exception("the formula of pool %s could not be evaluated", engine.pool_id)
+            self._again(engine, trigger)
 
     def _again(self, engine: Engine, trigger: Trigger) -> None:
         if trigger is Trigger.INTERVAL:
             self.set_timer(engine, self._clock() + _RETRY_S)
 
-    async def _evaluate(self, engine: Engine, trigger: Trigger) -> None:
-        """Evaluate and hand the outcome over. Raises BatchError (ServerBusy), StoreUnavailable."""
+    async def _evaluate(self, engine: Engine, trigger: Trigger) -> "_Outcome | None":
+        """None where nothing follows. Raises BatchError (ServerBusy), StoreUnavailable."""
         # An engine that is rebuilt sets its timers again.
         if (found := _scaling(engine)) is None:
-            return
+            return None
         history = await self._sampler.history(engine, found[1])
         if (found := _scaling(engine)) is None:
-            return
+            return None
         state, pool, scale = found
         now = self._clock()
         self._seen[engine.pool_key] = _look(now, state.load)
         try:
             formula = self._read(engine.pool_key, scale.formula)
         except FormulaError as error:
-            self._hand_over(engine, pool, _outcome(pool, scale, formulas.unreadable(pool, error, now)), b"")
-            return
+            run = formulas.unreadable(pool, error, now)
+            failed = e.PoolAutoScaled(at=now, cause="formula", pool_no=pool.no, since=scale.since, run=run)
+            return _Outcome(engine, trigger, pool, failed)
         evaluation = formulas.evaluate_for(pool, formula, now, history, self._sampler.values(state, pool))
         targets = (evaluation.target_dedicated_nodes, evaluation.target_low_priority_nodes)
         if trigger is Trigger.QUEUE and (
             evaluation.error is not None or targets == (pool.target_dedicated_nodes, pool.target_low_priority_nodes)
         ):
-            return  # looked at only to see whether anything follows; nothing does
+            return None  # looked at only to see whether anything follows; nothing does
         event = e.PoolAutoScaled(
             at=now,
             cause=f"formula ({trigger})",
@@ -236,7 +275,7 @@ class AutoScaling:
             node_deallocation_option=evaluation.node_deallocation_option,
             max_nodes=self._settings.auto_scale_max_nodes,
         )
-        self._hand_over(engine, pool, event, formulas.record_of(scale.formula, trigger, evaluation))
+        return _Outcome(engine, trigger, pool, event, formulas.record_of(scale.formula, trigger, evaluation))
 
     def _read(self, key: str, text: str) -> Formula:
         known = self._parsed.get(key)
@@ -244,8 +283,10 @@ class AutoScaling:
             known = self._parsed[key] = (text, parse(text))
         return known[1]
 
-    def _hand_over(self, engine: Engine, pool: Pool, event: e.PoolAutoScaled, record: bytes) -> None:
-        run = StoredRun(event.pool_no, event.run.timestamp, record)
+    def _hand_over(self, outcome: "_Outcome") -> None:
+        """Raises BatchError ServerBusy."""
+        pool, event = outcome.pool, outcome.event
+        run = StoredRun(event.pool_no, event.run.timestamp, outcome.record)
         # Of the pool as it was evaluated: when the outcome is on disk, the next event may have changed it again.
         before = (pool.target_dedicated_nodes, pool.target_low_priority_nodes)
         is_taken = pool.allocation_state is not AllocationState.STOPPING
@@ -256,11 +297,11 @@ class AutoScaling:
                 return
             if event.run.error is not None or (is_taken and targets_of(event) != before):
                 _tell(pool.id, event, before)
-            if record:
+            if run.record:
                 self._runs.append(run)
                 self._new_runs.set()
 
-        engine.submit(event).add_done_callback(committed)
+        outcome.engine.submit(event).add_done_callback(committed)
 
     # --- runs ---
 
@@ -316,7 +357,3 @@ def _scaling(engine: Engine) -> tuple[SchedulerState, Pool, AutoScale] | None:
     if state is None or pool is None or pool.state is PoolState.DELETING or pool.auto_scale is None:
         return None
     return state, pool, pool.auto_scale
-
-
-def _outcome(pool: Pool, scale: AutoScale, run: AutoScaleRun) -> e.PoolAutoScaled:
-    return e.PoolAutoScaled(at=run.timestamp, cause="formula", pool_no=pool.no, since=scale.since, run=run)

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from millpond.control.applications import Applications
+from millpond.control.events_feed import EventsFeed
 from millpond.control.kept_files import KeptFiles
 from millpond.control.tokens import TaskClaim
 from millpond.domain.autoscale import AutoScaleRun
@@ -153,6 +154,9 @@ class ControlPlane(Protocol):
 
     @property
     def agents(self) -> AgentGateway: ...
+
+    @property
+    def events_feed(self) -> EventsFeed: ...
 
     @property
     def vm_sizes(self) -> dict[str, VmSize]:

@@ -116,7 +116,6 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         self._state: _State | None = None
         self._fence: Fence | None = None
         self._loop_task: asyncio.Task[None] | None = None
-        self._renew_task: asyncio.Task[None] | None = None
         self._failed_until = 0.0
         """By the loop's clock, which nobody sets."""
         self._stopped = False
@@ -157,15 +156,13 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         StoreUnavailable when the store cannot be read or written."""
         await self._take_over()
         self._loop_task = asyncio.create_task(self._run(), name=f"engine of {self._name}")
-        self._renew_task = asyncio.create_task(self._renew(), name=f"lease of {self._name}")
 
     async def stop(self) -> None:
         """Finish the batch in hand, refuse the rest, give the lease back."""
         self._stopped = True
-        for task in (self._loop_task, self._renew_task):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.gather(self._loop_task, return_exceptions=True)
         self._refuse_inbox()
         if self._fence is not None:
             try:
@@ -181,6 +178,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
 
     @property
     def fence(self) -> Fence | None:
+        """The lease it holds. `control.leases` keeps it."""
         return self._fence
 
     @property
@@ -346,22 +344,6 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         self._state = state
         self._rebuilt()
         await self._carry_out(batch.after, batch.changes)
-
-    async def _renew(self) -> None:
-        """Keep the lease. Losing it is noticed by the next commit, which is fenced."""
-        while True:
-            await asyncio.sleep(self._settings.lease_ttl_s / 3)
-            if self._fence is None:
-                continue
-            try:
-                held = await self._store.renew_lease(
-                    self._fence, self._settings.owner, self._clock(), self._settings.lease_ttl_s
-                )
-            except StoreUnavailable as error:
-                log.warning("the lease of %s could not be renewed: %s", self._name, error)
-                continue
-            if not held:
-                log.warning("the lease of %s was lost", self._name)
 
 
 class Engine(BaseEngine[SchedulerState, Event]):

@@ -29,7 +29,7 @@ from millpond.domain.pool import Pool
 from millpond.domain.states import JobScheduleState, JobState
 from millpond.domain.task import NewTask
 from millpond.scheduler.job_schedules import JobSchedulesState, apply, rebuild
-from millpond.store.base import Store
+from millpond.store.base import Fence, Store
 from millpond.store.changes import ChangeSet
 
 log = logging.getLogger(__name__)
@@ -156,6 +156,10 @@ class JobScheduleKeeper:
     @property
     def available(self) -> bool:
         return self._engine.available
+
+    @property
+    def fence(self) -> Fence | None:
+        return self._engine.fence
 
     # --- what users ask ---
 

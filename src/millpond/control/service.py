@@ -12,9 +12,11 @@ from millpond.control.applications import ApplicationLimits, Applications
 from millpond.control.autoscaling import AutoScaling
 from millpond.control.base import JobMaker, NewJob
 from millpond.control.engine import Engine
+from millpond.control.events_feed import EventsFeed
 from millpond.control.files import FileRequests, NodeFilesService
 from millpond.control.identities import Identities
 from millpond.control.job_schedules import JobScheduleKeeper
+from millpond.control.leases import LeaseKeeper
 from millpond.control.logs import LogKeeper
 from millpond.control.nodes import NodeLinks
 from millpond.control.outbox import Outbox
@@ -43,7 +45,7 @@ from millpond.providers.base import NodeProvider, VmSize
 from millpond.scheduler import explain, explain_nodes
 from millpond.scheduler.state import SchedulerState
 from millpond.staging.account_storage import AccountStorage
-from millpond.store.base import Store
+from millpond.store.base import Fence, Store
 from millpond.store.changes import ChangeSet
 
 log = logging.getLogger(__name__)
@@ -148,6 +150,8 @@ class ControlService:
             lambda spec, pool: prepare_spec(self._applications.prepare_spec(spec), pool),
             self._settings,
         )
+        self._leases = LeaseKeeper(store, clock, self._settings, self._fences)
+        self._feed = EventsFeed(clock, self._tell_tasks, self._settings.events_file)
         self._starting: dict[str, asyncio.Task[Engine]] = {}
         self._jobs: dict[str, _JobEntry] = {}
         self._moves: set[asyncio.Task[None]] = set()
@@ -169,6 +173,8 @@ class ControlService:
         self._jobs = {id_key(job_id): _JobEntry(no, pool_id) for job_id, no, pool_id in facts.jobs}
         self._schedules.know(facts.job_schedules, facts.next_job_schedule_no)
         await self._logs.start()
+        self._leases.start()
+        self._feed.start()
         self._links.start()
         self._provisioning.start()
         self._autoscaling.start()
@@ -199,8 +205,10 @@ class ControlService:
         for task in self._starting.values():
             task.cancel()
         await asyncio.gather(*self._starting.values(), return_exceptions=True)
+        await self._leases.stop()
         for engine in self._engines.values():
             await engine.stop()
+        await self._feed.stop()
         await self._store.close()
 
     # --- what the API sees ---
@@ -232,6 +240,10 @@ class ControlService:
     @property
     def agents(self) -> NodeLinks:
         return self._links
+
+    @property
+    def events_feed(self) -> EventsFeed:
+        return self._feed
 
     @property
     def vm_sizes(self) -> dict[str, VmSize]:
@@ -560,6 +572,14 @@ class ControlService:
         self._engines[engine.pool_key] = engine
         return engine
 
+    def _fences(self) -> list[Fence | None]:
+        return [*(engine.fence for engine in self._engines.values()), self._schedules.fence]
+
+    def _tell_tasks(self, wanted: bool) -> None:
+        for engine in self._engines.values():
+            if engine.state is not None:
+                engine.state.tells_tasks = wanted
+
     def _learn_from(self, state: SchedulerState) -> None:
         """Jobs and numbers that were not on disk yet when this service looked: a commit of the service before it may
         have been on its way then. From now on the lease keeps such commits out."""
@@ -575,6 +595,7 @@ class ControlService:
     def engine_rebuilt(self, engine: Engine) -> None:
         self._links.expect_hello(engine)
         if engine.state is not None:
+            engine.state.tells_tasks = self._feed.wants_tasks
             self._learn_from(engine.state)
             for node in engine.state.nodes.values():
                 self._links.add(engine, node.row.id)
@@ -634,6 +655,8 @@ class ControlService:
                     self._purge(engine, job)
                 case f.TellJobCompleted(job):
                     self._schedules.job_completed(job)
+                case f.Publish(event):
+                    self._feed.add(event)
                 case f.SetResizeTimer(deadline):
                     self._set_timer(engine, f"resize {engine.pool_key}", deadline, self._resize_timed_out)
                 case f.SetAutoScaleTimer(deadline):

@@ -48,6 +48,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     """Formulas are evaluated also soon after the tasks of their pool have changed."""
     auto_scale_max_nodes: int = 100_000
     """Nodes a formula may ask for; more are cut off."""
+    events_file: str | None = None
+    """Where service log events are appended, one JSON object a line; None is nowhere."""
     sample_s: float = 30.0
     """How often pools are sampled for formulas."""
     sample_history_s: float = 2 * 86400.0

@@ -14,6 +14,7 @@ MIN_INTERVAL_S: Final = 5 * 60.0
 MAX_INTERVAL_S: Final = 168 * 3600.0
 ENABLE_PAUSE_S: Final = 30.0
 """The least time between two requests that enable automatic scaling on one pool."""
+_EARLY_S: Final = 0.01
 MAX_FORMULA: Final = 8192
 """Characters."""
 
@@ -50,6 +51,6 @@ class AutoScale(msgspec.Struct, frozen=True, gc=False):
 
     def due_after(self, at: Timestamp) -> Timestamp:
         """When the formula is due next once it has been evaluated at `at`: the schedule keeps its beat, and what was
-        missed is not made up for."""
-        beats = math.floor((at - self.next_run) / self.interval_s) + 1
+        missed is not made up for. A timer may ring a moment early, and that must not make two runs of one."""
+        beats = math.floor((at + _EARLY_S - self.next_run) / self.interval_s) + 1
         return self.next_run + max(0, beats) * self.interval_s

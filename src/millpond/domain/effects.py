@@ -13,6 +13,7 @@ from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
+from millpond.domain.service_log import ServiceLogEvent
 from millpond.domain.special_task import JobNode
 from millpond.domain.states import TaskKind
 from millpond.domain.subtask import Subtask
@@ -307,6 +308,15 @@ class DeleteScheduleAutoPool(_Effect, frozen=True, gc=False):
     schedule: JobSchedule
 
 
+# --- those who watch ------------------------------------------------------------------------------------------------
+
+
+class Publish(_Effect, frozen=True, gc=False):
+    """Tell it in the service log."""
+
+    event: ServiceLogEvent
+
+
 class Reply(_Effect, frozen=True, gc=False):
     """The answer to the event's sender (at most one for an event; without one the answer is None)."""
 
@@ -356,5 +366,6 @@ Effect: TypeAlias = (
     | ReleaseNode
     | MoveJob
     | TellJobCompleted
+    | Publish
     | Reply
 )

@@ -7,7 +7,7 @@ begins again while anything gets better: some dozens of backtests, always the sa
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -102,9 +102,17 @@ class Suggestion(msgspec.Struct, frozen=True):
 
 
 def suggest(
-    load: Load, goal: Goal, site: Site | None = None, *, tries: int = 60, spot: bool = False, azure: bool = False
+    load: Load,
+    goal: Goal,
+    site: Site | None = None,
+    *,
+    tries: int = 60,
+    spot: bool = False,
+    azure: bool = False,
+    on_try: Callable[[int, Candidate], None] = lambda number, best: None,
 ) -> Suggestion:
-    """Search. With `azure`, only formulas that run on Azure Batch too; with `spot`, of spot nodes.
+    """Search. With `azure`, only formulas that run on Azure Batch too; with `spot`, of spot nodes. `on_try` is told
+    after each backtest how many there were, and the best so far.
 
     Raises ValueError for a goal or site that makes no sense, LoadError as `backtest`.
     """
@@ -114,15 +122,26 @@ def suggest(
         raise ValueError(f"{tries} tries are none")
     site = site or Site()
     site.check()
-    return _Search(load, goal, site, tries, spot=spot, azure=azure).run()
+    return _Search(load, goal, site, tries, on_try, spot=spot, azure=azure).run()
 
 
 class _Search:
-    def __init__(self, load: Load, goal: Goal, site: Site, tries: int, *, spot: bool, azure: bool) -> None:
+    def __init__(
+        self,
+        load: Load,
+        goal: Goal,
+        site: Site,
+        tries: int,
+        on_try: Callable[[int, Candidate], None],
+        *,
+        spot: bool,
+        azure: bool,
+    ) -> None:
         self._load = load
         self._goal = goal
         self._site = site
         self._tries = tries
+        self._on_try = on_try
         self._tried: dict[Recipe, Candidate] = {}
         tasks = len(load.arrivals)
         mean_slots = sum(one.slots for one in load.arrivals) / tasks if tasks else 1.0
@@ -169,6 +188,7 @@ class _Search:
         if known is None:
             report = backtest(recipe.text(), self._load, self._site, name=_name(recipe))
             known = self._tried[recipe] = Candidate(recipe, report, self._goal.is_met(report))
+            self._on_try(len(self._tried), min(self._tried.values(), key=self._rank))
         return known
 
     def _rank(self, candidate: Candidate) -> tuple[float, ...]:

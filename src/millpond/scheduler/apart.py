@@ -11,7 +11,7 @@ from millpond.domain.effects import Effect
 from millpond.domain.pool import Pool
 from millpond.domain.states import JobState, NodeFillType
 from millpond.domain.task import JobManagerRules, Task
-from millpond.scheduler import gangs, special
+from millpond.scheduler import gangs, service_log, special
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
 
 
@@ -161,6 +161,8 @@ def assign(
         else:
             node.ahead += 1
         state.refile(node, free_before)
+    if state.tells_tasks:
+        effects.append(service_log.task_started(job, task))
     for node in nodes:
         special.hand_over(state, job, node, node.assigned[task.key], at, effects)
 

@@ -15,6 +15,7 @@ from millpond.domain.events import PoolAutoScaled, PoolAutoScaleDisableRequested
 from millpond.domain.pool import Pool, ResizeError
 from millpond.domain.preconditions import Precondition
 from millpond.domain.states import AllocationState, PoolState
+from millpond.scheduler import service_log
 from millpond.scheduler.pools import begin_resize, find_pool
 from millpond.scheduler.state import SchedulerState
 
@@ -95,6 +96,7 @@ def on_pool_auto_scaled(state: SchedulerState, event: PoolAutoScaled, effects: l
         effects.append(Reply(value=False))
         return
     pool.auto_scale = msgspec.structs.replace(known, run=event.run, next_run=known.due_after(event.at))
+    effects.append(service_log.auto_scaled(pool, pool.auto_scale))
     if event.run.error is None and pool.allocation_state is not AllocationState.STOPPING:
         # While a resize is being stopped nothing is begun: the next run finds the targets as they are.
         _scale(state, pool, event, effects)

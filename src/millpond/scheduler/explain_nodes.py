@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from millpond.domain.durations import Timestamp
+from millpond.domain.durations import Timestamp, format_timestamp
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.explanation import Cause, Explanation, Reference
 from millpond.domain.pool import Pool
@@ -217,15 +217,47 @@ def nodes_missing(state: SchedulerState, wanted: int, wanted_since: Timestamp = 
         text = f"it needs {_plural(wanted, 'node')} at once, and the pool has {have}"
     target = 0 if pool is None else pool.target_dedicated_nodes + pool.target_low_priority_nodes
     coming = pool is not None and pool.allocation_state is not AllocationState.STEADY and target >= wanted
+    scales = pool is not None and pool.auto_scale is not None
     return Cause(
         "tooFewNodes",
         text + (", which is resizing" if coming else ""),
-        "" if coming else "resize the pool",
+        "" if coming or scales else "resize the pool",
         None if pool is None else max(pool.allocation_state_time, wanted_since),
-        never=not coming,
+        never=not coming and not scales,
         references=here,
-        causes=() if pool is None else tuple(_resize_causes(pool)),
+        causes=() if pool is None else (*_resize_causes(pool), *_formula_causes(pool, coming=coming)),
     )
+
+
+def _formula_causes(pool: Pool, *, coming: bool = False) -> Iterator[Cause]:
+    """What the formula has to do with the pool's size: that its last evaluation failed, or asked for no more."""
+    scale = pool.auto_scale
+    if scale is None:
+        return
+    run = scale.run
+    here = (Reference("pool", pool.id),)
+    due = f"it is evaluated next at {format_timestamp(scale.next_run)}"
+    if run is not None and run.error is not None:
+        details = "; ".join(value.value for value in run.error.values)
+        yield Cause(
+            "autoScaleFailed",
+            f"the pool's formula failed at {format_timestamp(run.timestamp)}: {run.error.code}: {run.error.message}"
+            + (f" ({details})" if details else "")
+            + f"; {due}",
+            "correct the formula, unless it only lacks samples",
+            run.timestamp,
+            references=here,
+        )
+    elif not coming:
+        target = pool.target_dedicated_nodes + pool.target_low_priority_nodes
+        said = "has not been evaluated yet" if run is None else f"asks for {_plural(target, 'node')}"
+        yield Cause(
+            "autoScaleWaits",
+            f"the pool's formula {said}; {due}",
+            "wait for that, or change the formula",
+            None if run is None else run.timestamp,
+            references=here,
+        )
 
 
 def _resize_causes(pool: Pool) -> Iterator[Cause]:
@@ -270,6 +302,8 @@ def _causes_of_pool(state: SchedulerState, pool: Pool) -> Iterator[Cause]:
     yield from _resize_causes(pool)
     if not state.nodes and pool.state is PoolState.ACTIVE:
         yield nodes_missing(state, 1)
+    elif pool.auto_scale is not None and pool.auto_scale.run is not None and pool.auto_scale.run.error is not None:
+        yield from _formula_causes(pool)
     yield from troubles(node for node in state.nodes.values() if node.row.removal is None)
     reservation = state.reservation
     if reservation is not None:

@@ -15,7 +15,7 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect, ReturnTask, SaveTask, StartTask
 from millpond.domain.states import JobDefaultOrder, JobState, NodeFillType
 from millpond.domain.task import Task
-from millpond.scheduler import apart, preemption, reservations, special
+from millpond.scheduler import apart, preemption, reservations, service_log, special
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
 
 FEED_AHEAD_S: Final = 0.1
@@ -285,6 +285,8 @@ def _assign(
         # To the end of the line, so that nodes are fed in turn.
         state.hungry.pop(node.row.id, None)
         state.hungry[node.row.id] = node
+    if state.tells_tasks:
+        effects.append(service_log.task_started(job, task))
     if job.row.preparation is None:
         effects.append(SaveTask(task))
         effects.append(StartTask(node.row.id, job.row, task, task.attempt, task.required_slots))

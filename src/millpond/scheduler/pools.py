@@ -28,7 +28,7 @@ from millpond.domain.states import (
     PoolLifetimeOption,
     PoolState,
 )
-from millpond.scheduler import apart
+from millpond.scheduler import apart, service_log
 from millpond.scheduler.node_operations import carry_on, keep_node, remove_node
 from millpond.scheduler.nodes import create_node
 from millpond.scheduler.state import NodeMemory, SchedulerState
@@ -57,6 +57,7 @@ def on_pool_added(state: SchedulerState, event: PoolAdded, effects: list[Effect]
     pool.creation_time = pool.last_modified = pool.state_time = pool.allocation_state_time = at
     state.pool = pool
     state.pool_id = pool.id
+    effects.append(service_log.pool_created(pool))
     if pool.target_dedicated_nodes or pool.target_low_priority_nodes:
         begin_resize(state, pool, pool.resize_timeout_s, NodeDeallocationOption.REQUEUE, at, effects)
     if pool.auto_scale is not None:
@@ -115,6 +116,7 @@ def _enter_resizing(
     pool.resize_deadline = None if timeout_s is None else at + timeout_s
     _set_allocation_state(pool, AllocationState.RESIZING, at)
     effects.append(SetResizeTimer(pool.resize_deadline))
+    effects.append(service_log.resize_started(state, pool))
     state.pool_unsettled = True
 
 
@@ -277,7 +279,7 @@ def on_pool_resize_timed_out(state: SchedulerState, event: PoolResizeTimedOut, e
         return
     if pool.allocation_state is AllocationState.RESIZING:
         _give_up_resize(state, pool, _timed_out(state, pool), event.at, effects)
-    _end_resize(pool, event.at, effects)
+    _end_resize(state, pool, event.at, effects)
 
 
 def _timed_out(state: SchedulerState, pool: Pool) -> ResizeError:
@@ -318,11 +320,13 @@ def _give_up_resize(
     effects.append(SavePool(pool))
 
 
-def _end_resize(pool: Pool, at: Timestamp, effects: list[Effect]) -> None:
+def _end_resize(state: SchedulerState, pool: Pool, at: Timestamp, effects: list[Effect]) -> None:
+    started = pool.allocation_state_time
     _set_allocation_state(pool, AllocationState.STEADY, at)
     pool.resize_deadline = None
     effects.append(SetResizeTimer(None))
     effects.append(SavePool(pool))
+    effects.append(service_log.resize_completed(state, pool, started, at))
 
 
 def on_pool_delete_requested(state: SchedulerState, event: PoolDeleteRequested, effects: list[Effect]) -> None:
@@ -346,6 +350,7 @@ def on_pool_delete_requested(state: SchedulerState, event: PoolDeleteRequested, 
         remove_node(state, node, NodeDeallocationOption.REQUEUE, at, effects)
     state.pool_unsettled = True
     effects.append(SavePool(pool))
+    effects.append(service_log.delete_started(pool))
 
 
 def settle(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
@@ -360,8 +365,9 @@ def settle(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
         if not state.nodes:
             state.pool = None
             effects.append(DeletePool(pool))
+            effects.append(service_log.delete_completed(pool, at))
         return
     if pool.allocation_state is AllocationState.STEADY:
         return
     if not any(node.row.removal is not None or _is_wanted(node) for node in state.nodes.values()):
-        _end_resize(pool, at, effects)
+        _end_resize(state, pool, at, effects)

@@ -294,6 +294,8 @@ class SchedulerState:
         """Rotates the start among jobs of equal priority."""
         self.load = TaskLoad()
         """Of all jobs, as of the last batch."""
+        self.tells_tasks = False
+        """Somebody reads in the service log what becomes of tasks. Set from outside; not part of the truth."""
         self.run_time_s: float | None = None
         """Smoothed run time of recent tasks: how far ahead nodes are fed. A hint only: not part of the truth."""
 

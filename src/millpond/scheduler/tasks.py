@@ -38,7 +38,7 @@ from millpond.domain.states import (
     TaskState,
 )
 from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskRules
-from millpond.scheduler import dependencies, gangs, load, retries
+from millpond.scheduler import dependencies, gangs, load, retries, service_log
 from millpond.scheduler.state import (
     Assignment,
     JobMemory,
@@ -272,6 +272,8 @@ def requeue(
         if by_user:
             task.requeue_count += 1
             task.last_requeue_time = at
+        if state.tells_tasks:
+            effects.append(service_log.task_requeued(job, task))
     task.node_id = None
     task.start_time = None
     effects.append(SaveTask(task))
@@ -312,6 +314,8 @@ def complete(
             for released in dependencies.mark_satisfied(index, id_key(task.id)):
                 make_ready(state, job, released)
     effects.append(SaveTask(task))
+    if state.tells_tasks:
+        effects.extend(service_log.task_completed(job, task))
     state.touch_unsettled(job)
     if job.row.on_task_failure is OnTaskFailure.PERFORM_EXIT_OPTIONS_JOB_ACTION:
         action = retries.job_action(task)

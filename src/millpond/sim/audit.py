@@ -25,6 +25,7 @@ from millpond.protocol import messages as m
 from millpond.scheduler.check import digest, violations
 from millpond.sim.ledger import Ledger
 from millpond.sim.loop import VirtualLoop
+from millpond.sim.making import MOST_NODES
 from millpond.sim.names import named, short
 from millpond.sim.story import Story, Violation
 from millpond.store.changes import ChangeSet
@@ -35,6 +36,7 @@ _RESTARTS = (NodeState.REBOOTING, NodeState.REIMAGING, NodeState.UNKNOWN, NodeSt
 _REQUEUES = (
     e.PoolResizeRequested,
     e.PoolResizeTimedOut,
+    e.PoolAutoScaled,
     e.PoolDeleteRequested,
     e.NodesRemoveRequested,
     e.NodeOperationRequested,
@@ -44,6 +46,9 @@ _REQUEUES = (
     e.TaskTerminateRequested,
 )
 """What a user, or a job's exit conditions, may have tasks requeued by so that it is counted."""
+
+
+_SETS_TARGETS = (e.PoolResizeRequested, e.NodesRemoveRequested, e.PoolDeleteRequested, e.JobDeleteRequested)
 
 
 class MachineFacts:
@@ -110,6 +115,7 @@ class Audit:
         self.checks += 1
         self._check_moves(changes)
         self._check_counters(changes, events)
+        self._check_targets(changes, events)
         for key, task in changes.tasks.items():
             before = ledger.task(key)
             if task.exit_code is not None and task.exit_code not in self.exits.get((key, task.attempt), ()):
@@ -192,6 +198,21 @@ class Audit:
             limit = pool.start_task.max_retry_count if pool is not None and pool.start_task is not None else -1
             if node.start_task.retry_count > max(row.start_task.retry_count, limit) and limit >= 0:
                 self.fail(f"node {short(node_id)}: its start task is retried more often than {limit} times")
+
+    def _check_targets(self, changes: ChangeSet, events: list[Event]) -> None:
+        """Of a pool that scales itself: they change by what formulas said only, and within limits."""
+        for no, pool in changes.pools.items():
+            before = self._ledger.pools.get(no)
+            if before is None or before.auto_scale is None or any(isinstance(one, _SETS_TARGETS) for one in events):
+                continue
+            targets = (pool.target_dedicated_nodes, pool.target_low_priority_nodes)
+            if targets == (before.target_dedicated_nodes, before.target_low_priority_nodes):
+                continue
+            runs = [one for one in events if isinstance(one, e.PoolAutoScaled) and one.run.error is None]
+            if not runs:
+                self.fail(f"the targets of pool {pool.id} are {targets}: no formula said so")
+            if min(targets) < 0 or sum(targets) > MOST_NODES:
+                self.fail(f"the targets of pool {pool.id} are {targets}, which is beyond the limit")
 
     def after_write(self, changes: ChangeSet) -> None:
         """The rows are written."""

@@ -28,7 +28,7 @@ from millpond.sim.faults import Faults
 from millpond.sim.habits import Habits
 from millpond.sim.ledger import Ledger
 from millpond.sim.loop import VirtualLoop
-from millpond.sim.making import make_scheduled_job
+from millpond.sim.making import MOST_NODES, make_scheduled_job
 from millpond.sim.names import named, short
 from millpond.sim.network import Network
 from millpond.sim.nodes import Launches, Machine
@@ -39,6 +39,10 @@ from millpond.sim.workload import Users
 EPOCH = 1_700_000_000.0
 CALM_S = 4000.0
 """How long nothing may come to its end once the last fault is over: more than any resize or task takes."""
+
+OVERDUE_S = 5.0
+REST_S = 60.0
+"""How long all is at rest before the end where pools scale themselves."""
 
 _SIZES = {"small": VmSize("small", 4, 8192, 0.1)}
 
@@ -88,8 +92,14 @@ class Cluster:
         self.launches = Launches()
         self._machines: dict[str, Machine] = {}
         self._machine_random = self.random("machines")
+        settings = self.random("settings")
         self._settings = ControlSettings(
-            park_s=self.random("settings").choice((3.0, 10.0)), observe_interval_s=5.0, purge_chunk=7
+            park_s=settings.choice((3.0, 10.0)),
+            observe_interval_s=5.0,
+            purge_chunk=7,
+            auto_scale_min_interval_s=1.0,
+            auto_scale_on_queue_change=settings.choice((False, True)),
+            auto_scale_max_nodes=MOST_NODES,
         )
         self.faults = Faults(self, self.random("faults"))
         self._server: ControlServer | None = None
@@ -261,16 +271,25 @@ class Cluster:
         self.faults.stop()
         self._fake.outage = False
         self.story.add("world", "calm")
+        if self.habits.scaled:
+            # Before anybody enables a formula anew, which would set the timer whatever had become of it.
+            await asyncio.sleep(90.0)
+            self._check_formulas_due()
         calm = self.loop.world_task(self.users.calm(self._end_endless), name="calm users")
         best: tuple[int, int] | None = None
         deadline = 0.0
+        rest_s = REST_S if self.habits.scaled else 0.0
+        rest = self.loop.time() + rest_s
         while True:
             await asyncio.sleep(5.0)
             left = self.unfinished()
             if not self.users.pools_have_nodes:
                 left.append("users wait for their pools")
-            if not left:
+            if not left and self.loop.time() >= rest:
                 break
+            if left:
+                # Whatever a formula makes of it, it has had its turn then.
+                rest = self.loop.time() + rest_s
             progress = (self._runs_taken_in(), -len(left))
             if best is None or progress > best:
                 best, deadline = progress, self.loop.time() + CALM_S
@@ -338,12 +357,26 @@ class Cluster:
             return False
         nodes = self.ledger.nodes_of(pool)
         rules = task.rules
+        if pool.auto_scale is not None:
+            # Its nodes come when they are needed: five dedicated ones at most, in the calm.
+            return self._fits_scaled(task, pool)
         if rules is not None and rules.instances:
             fits = pool.inter_node_communication and pool.task_slots_per_node == 1 and task.required_slots == 1
             return fits and rules.instances <= len(nodes)
         if rules is not None and rules.job_manager is not None and not rules.job_manager.allow_low_priority_node:
             nodes = [node for node in nodes if node.is_dedicated]
         return bool(nodes) and task.required_slots <= pool.task_slots_per_node
+
+    @staticmethod
+    def _fits_scaled(task: Task, pool: Pool) -> bool:
+        if task.rules is None or not task.rules.instances:
+            return task.required_slots <= pool.task_slots_per_node
+        return (
+            pool.inter_node_communication
+            and pool.task_slots_per_node == 1
+            and task.required_slots == 1
+            and task.rules.instances <= 5
+        )
 
     def _leaked_pools(self) -> list[Pool]:
         """Auto pools that are not to be kept, and whose job or job schedule is over."""
@@ -356,6 +389,13 @@ class Cluster:
             if schedule.pool_id is not None and schedule.state is not JobScheduleState.COMPLETED
         }
         return [pool for pool in ledger.pools.values() if pool.auto_pool and id_key(pool.id) not in needed]
+
+    def _check_formulas_due(self) -> None:
+        """Every formula has a time to come at which it is due."""
+        for pool in self.ledger.pools.values():
+            scale = pool.auto_scale
+            if pool.state is not PoolState.DELETING and scale is not None and scale.next_run < self.clock() - OVERDUE_S:
+                self.audit.fail(f"the formula of pool {pool.id} was due at {scale.next_run}: it is lost")
 
     async def _final_checks(self) -> None:
         """All is at rest: everybody must agree."""
@@ -376,6 +416,7 @@ class Cluster:
                 self._check_node(node.row, connected=node.connected)
                 if node.stopping:
                     self.audit.fail(f"node {short(node.row.id)} still has stopping attempts: {list(node.stopping)}")
+        self._check_formulas_due()
         rows = set(self.ledger.nodes)
         for node_id in self._fake.node_ids:
             if node_id not in rows:

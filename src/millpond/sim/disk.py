@@ -99,9 +99,9 @@ class SimDisk:
         if pool_keys:
             await self._inner.acquire_lease(self._random.choice(pool_keys), "local", at, 1.0)
 
-    async def renew_lease(self, fence: Fence, owner: str, at: Timestamp, ttl_s: float) -> bool:
+    async def renew_leases(self, fences: Sequence[Fence], owner: str, at: Timestamp, ttl_s: float) -> list[Fence]:
         await self._read()
-        return await self._inner.renew_lease(fence, owner, at, ttl_s)
+        return await self._inner.renew_leases(fences, owner, at, ttl_s)
 
     async def release_lease(self, fence: Fence) -> None:
         await self._read()

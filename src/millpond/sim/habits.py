@@ -34,6 +34,8 @@ class Habits(msgspec.Struct, frozen=True):
     """How likely a task runs until the calm."""
     job_actions: float
     """How likely a job does what the exit conditions of its tasks say."""
+    scaled: float
+    """How likely a pool scales itself."""
     weights: tuple[float, ...]
     """How often users add tasks, add jobs, read, change pools, change jobs, change tasks, change nodes, change job
     schedules."""
@@ -46,7 +48,8 @@ class Habits(msgspec.Struct, frozen=True):
         shortest = random.choice((0.001, 0.02, 0.5, 5.0))
         gangs = often(0.35, 0.1, 0.4)
         schedules = random.random() < 0.35
-        return Habits(
+        drawn = Habits(
+            scaled=0.0,
             pools=random.choice((("red",), ("red",), ("red", "Blue"))),
             jobs_at_most=random.randint(2, 5),
             nodes_at_most=random.randint(1, 5) if not gangs else random.randint(3, 5),
@@ -77,3 +80,4 @@ class Habits(msgspec.Struct, frozen=True):
                 random.choice((0.5, 1.5)) if schedules else 0.0,
             ),
         )
+        return msgspec.structs.replace(drawn, scaled=often(0.35, 0.5, 1.0))

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from millpond.control.base import NewJob
+from millpond.domain.autoscale import AutoScale
 from millpond.domain.ids import id_key, make_auto_pool_id
 from millpond.domain.job import AutoPool, Job
 from millpond.domain.job_schedule import JobSchedule, Recurrence
@@ -36,6 +37,23 @@ from millpond.sim.habits import Habits
 from millpond.sim.plans import TaskPlan
 
 ENDLESS_S = 1e9
+MOST_NODES = 8
+"""That a formula may ask for."""
+CALM_FORMULA = "$TargetDedicatedNodes = min(5, max(1, $PendingTasks.GetSample(1))); $TargetLowPriorityNodes = 0;"
+"""Gets everything done, and comes to rest."""
+_FORMULAS = (
+    "$TargetDedicatedNodes = min(4, $PendingTasks.GetSample(1));",
+    "$TargetDedicatedNodes = min(3, $PendingTasks.GetSample(1)); $TargetLowPriorityNodes = min(1, $ActiveTasks);",
+    """few = $PendingTasks.GetSamplePercent(TimeInterval_Minute * 2) < 50;
+    $TargetDedicatedNodes = min(5, few ? $PendingTasks.GetSample(1) : max($PendingTasks.GetSample(TimeInterval_Minute * 2)));
+    """,
+    "$TargetLowPriorityNodes = min(3, $PendingTasks.GetSample(1)); $TargetDedicatedNodes = 1;",
+    # of no sense: too many, too few samples, now and then an error, up and down
+    "$TargetDedicatedNodes = 5; $TargetLowPriorityNodes = 1000;",
+    "$TargetDedicatedNodes = max($PendingTasks.GetSample(TimeInterval_Hour, 99));",
+    "$TargetDedicatedNodes = 2 / ($PendingTasks.GetSample(1) % 2);",
+    "$TargetDedicatedNodes = 3 - $TargetDedicatedNodes;",
+)
 
 
 class Maker:
@@ -74,6 +92,15 @@ class Maker:
                 max_retry_count=random.choice((0, 1, 3)), wait_for_success=random.random() < 0.7
             )
         return pool
+
+    def auto_scale(self) -> AutoScale:
+        """How a pool scales itself: mostly in a way that gets its work done, at times in one that makes no sense."""
+        random = self._random
+        option = random.choice(("requeue", "terminate", "taskcompletion"))
+        if self._habits.retention and random.random() < 0.3:
+            option = "retaineddata"
+        formula = f"{random.choice(_FORMULAS)} $NodeDeallocationOption = {option};"
+        return AutoScale(formula, random.choice((5.0, 20.0, 60.0)), 0.0, 0.0)
 
     def _special_plan(self) -> JsonObject:
         """What a start, preparation or release task does: mostly it succeeds, at the first try or at a later one."""

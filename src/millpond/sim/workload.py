@@ -24,7 +24,7 @@ from millpond.domain.states import (
 )
 from millpond.sim.control import SimControl
 from millpond.sim.desk import Desk, Known
-from millpond.sim.making import Maker
+from millpond.sim.making import CALM_FORMULA, Maker
 from millpond.sim.tasks import TaskUsers
 
 _OPTIONS = (
@@ -61,6 +61,9 @@ class Users:
     async def add_pool(self, pool_id: str, nodes: int) -> bool:
         desk = self._desk
         pool = self._maker.pool(pool_id, nodes)
+        if desk.habits.scaled and self._random.random() < desk.habits.scaled:
+            pool.auto_scale = self._maker.auto_scale()
+            pool.target_dedicated_nodes = pool.target_low_priority_nodes = 0
 
         def check(pool: Pool) -> None:
             if ("pool", id_key(pool_id)) not in desk.ledger.written_at:
@@ -84,9 +87,31 @@ class Users:
             ),
         )
 
+    async def enable_scaling(self, pool_id: str, formula: str | None, interval_s: float | None) -> bool:
+        return await self._desk.to_pool(
+            pool_id,
+            "enable automatic scaling",
+            lambda at: e.PoolAutoScaleEnableRequested(at=at, cause="user", formula=formula, interval_s=interval_s),
+        )
+
+    async def _change_scaling(self, pool_id: str) -> None:
+        if self._random.random() < 0.3:
+            await self._desk.to_pool(
+                pool_id,
+                "disable automatic scaling",
+                lambda at: e.PoolAutoScaleDisableRequested(at=at, cause="user"),
+                changes=False,
+            )
+            return
+        scale = self._maker.auto_scale()
+        await self.enable_scaling(pool_id, scale.formula, self._random.choice((None, scale.interval_s)))
+
     async def _change_pool(self) -> None:
         random = self._random
         pool_id = random.choice(self._habits.pools)
+        if self._habits.scaled and random.random() < 0.4:
+            await self._change_scaling(pool_id)
+            return
         dice = random.random()
         if dice < 0.08:
             await self._desk.to_pool(pool_id, "delete", lambda at: e.PoolDeleteRequested(at=at, cause="user"))
@@ -377,8 +402,18 @@ class Users:
                 pool = self._desk.ledger.pool_named(pool_id)
                 if pool is None:
                     await self.add_pool(pool_id, max(2, fewest))
-                elif pool.state is PoolState.DELETING or pool.allocation_state is not AllocationState.STEADY:
+                elif pool.state is PoolState.DELETING:
                     pass
+                elif pool.allocation_state is not AllocationState.STEADY:
+                    if pool.auto_scale is not None:
+                        # Nodes may drain for ever: no formula's resize has a timeout.
+                        await self._desk.to_pool(
+                            pool_id, "stop resize", lambda at: e.PoolResizeStopRequested(at=at, cause="user")
+                        )
+                elif pool.auto_scale is not None:
+                    if pool.auto_scale.formula == CALM_FORMULA:
+                        break
+                    await self.enable_scaling(pool_id, CALM_FORMULA, 20.0)
                 elif pool.target_dedicated_nodes < fewest or pool.resize_errors:
                     await self.resize(pool_id, max(fewest, pool.target_dedicated_nodes))
                 else:

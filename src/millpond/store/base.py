@@ -158,8 +158,8 @@ class Store(Protocol):
         the owner stays the same; from then on commits with an older epoch raise LeaseLost."""
         ...
 
-    async def renew_lease(self, fence: Fence, owner: str, at: Timestamp, ttl_s: float) -> bool:
-        """Extend the lease; False when it was lost."""
+    async def renew_leases(self, fences: Sequence[Fence], owner: str, at: Timestamp, ttl_s: float) -> list[Fence]:
+        """Extend the leases; returns those that were lost."""
         ...
 
     async def release_lease(self, fence: Fence) -> None: ...

@@ -126,13 +126,16 @@ class MemoryStore:
         lease.expires = at + ttl_s
         return Fence(pool_key, lease.epoch)
 
-    async def renew_lease(self, fence: Fence, owner: str, at: Timestamp, ttl_s: float) -> bool:
+    async def renew_leases(self, fences: Sequence[Fence], owner: str, at: Timestamp, ttl_s: float) -> list[Fence]:
         self._check_open()
-        lease = self._leases.get(fence.pool_key)
-        if lease is None or lease.epoch != fence.epoch or lease.owner != owner:
-            return False
-        lease.expires = max(lease.expires, at + ttl_s)
-        return True
+        lost: list[Fence] = []
+        for fence in fences:
+            lease = self._leases.get(fence.pool_key)
+            if lease is None or lease.epoch != fence.epoch or lease.owner != owner:
+                lost.append(fence)
+            else:
+                lease.expires = max(lease.expires, at + ttl_s)
+        return lost
 
     async def release_lease(self, fence: Fence) -> None:
         """The epoch moves on, so that a commit of the former owner still on its way is void."""

@@ -31,7 +31,7 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 from millpond.odata.filters import Filter
 from millpond.odata.sql import Columns, Parameter, to_sql
-from millpond.store import paging, sqlite_autoscale, sqlite_logs, sqlite_rows
+from millpond.store import paging, sqlite_logs, sqlite_rows
 from millpond.store.base import (
     Fence,
     JobContents,
@@ -47,12 +47,15 @@ from millpond.store.base import (
 )
 from millpond.store.changes import ChangeSet
 from millpond.store.sql_files import load_migrations, load_queries
+from millpond.store.sqlite_autoscale import AutoScaleTables
 from millpond.store.sqlite_writer import Writer, failure_of
 
 SCAN_ROWS: Final = 20_000
 """Rows one call looks at, at most, to fill a page of a filtered listing."""
 PURGE_ROWS: Final = 1000
 """Tasks deleted in one transaction: commits of others go in between."""
+OBSERVATIONS: Final = 64
+"""Samples or runs of automatic scaling written in one transaction, for the same reason."""
 READERS: Final = 3
 """Threads that read; one may be loading a pool for seconds."""
 APPLICATION_ID: Final = 0x4D494C4C
@@ -74,6 +77,7 @@ class SqliteStore:
         self._path = path
         self._queries = load_queries()
         self._kept_logs = sqlite_logs.KeptLogs(self._queries)
+        self._autoscale = AutoScaleTables(self._queries)
         self._writer: Writer | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._local = threading.local()
@@ -126,10 +130,15 @@ class SqliteStore:
 
         return await self._write(acquire)
 
-    async def renew_lease(self, fence: Fence, owner: str, at: Timestamp, ttl_s: float) -> bool:
-        def renew(connection: sqlite3.Connection) -> bool:
-            parameters = (at + ttl_s, fence.pool_key, fence.epoch, owner)
-            return connection.execute(self._queries["renew_lease"], parameters).rowcount == 1
+    async def renew_leases(self, fences: Sequence[Fence], owner: str, at: Timestamp, ttl_s: float) -> list[Fence]:
+        epochs = _json({fence.pool_key: fence.epoch for fence in fences})
+
+        def renew(connection: sqlite3.Connection) -> list[Fence]:
+            renewed = connection.execute(self._queries["renew_leases"], (at + ttl_s, owner, epochs)).rowcount
+            if renewed == len(fences):
+                return []
+            held = {key for (key,) in connection.execute(self._queries["held_leases"], (owner, epochs))}
+            return [fence for fence in fences if fence.pool_key not in held]
 
         return await self._write(renew)
 
@@ -237,16 +246,21 @@ class SqliteStore:
     # --- automatic scaling ---
 
     async def save_samples(self, blocks: Sequence[SampleBlock], forget_before: Mapping[int, Timestamp]) -> None:
-        await self._write(lambda it: sqlite_autoscale.save_samples(it, self._queries, blocks, forget_before))
+        for some in _observations(blocks):
+            await self._write(functools.partial(self._autoscale.save_samples, blocks=some))
+        for numbers in _observations(list(forget_before)):
+            forget = {number: forget_before[number] for number in numbers}
+            await self._write(functools.partial(self._autoscale.forget_samples, before=forget))
 
     async def load_samples(self, pool_no: int, since: Timestamp) -> list[SampleBlock]:
-        return await self._read(lambda it: sqlite_autoscale.load_samples(it, self._queries, pool_no, since))
+        return await self._read(lambda it: self._autoscale.load_samples(it, pool_no, since))
 
     async def save_auto_scale_runs(self, runs: Sequence[StoredRun], keep: int) -> None:
-        await self._write(lambda it: sqlite_autoscale.save_runs(it, self._queries, runs, keep))
+        for some in _observations(runs):
+            await self._write(functools.partial(self._autoscale.save_runs, runs=some, keep=keep))
 
     async def list_auto_scale_runs(self, pool_no: int, limit: int) -> list[StoredRun]:
-        return await self._read(lambda it: sqlite_autoscale.list_runs(it, self._queries, pool_no, limit))
+        return await self._read(lambda it: self._autoscale.list_runs(it, pool_no, limit))
 
     # --- applications ---
 
@@ -584,8 +598,12 @@ def _closed() -> StoreUnavailable:
     return StoreUnavailable("the store is not open")
 
 
-def _json(values: Sequence[int] | Sequence[str]) -> str:
+def _json(values: Sequence[int] | Sequence[str] | Mapping[str, int]) -> str:
     return msgspec.json.encode(values).decode()
+
+
+def _observations(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    return (items[start : start + OBSERVATIONS] for start in range(0, len(items), OBSERVATIONS))
 
 
 def _range_of_job(job_no: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from millpond.store.base import KeptLog, LogPack
-from millpond.store.sqlite_writer import Bulk
+from millpond.store.sqlite_bulk import Bulk
 
 
 class KeptLogs:

@@ -2,10 +2,6 @@
 
 What waits while a transaction is on its way to the disk is written in the next one, all together: one `fsync` for any
 number of engines.
-
-sqlite3 lets go of the interpreter at every step of a statement, and with a busy event loop it takes a while to get it
-back. So rows are written many to a statement. The number of rows in one is a power of two, to have few statements to
-compile; what is missing is filled up with rows of NULL, which the statements leave out.
 """
 
 import asyncio
@@ -15,19 +11,16 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.store.base import Fence
-from millpond.store.sqlite_rows import NEW_TASK_NODE, TASK_NODE, Row, Rows
+from millpond.store.sqlite_bulk import Bulk
+from millpond.store.sqlite_rows import NEW_TASK_NODE, TASK_NODE, Rows
 
 _log = logging.getLogger(__name__)
-
-MAX_ROWS: Final = 512
-"""Rows of one statement."""
 
 SWITCH_INTERVAL_S: Final = 0.0001
 """How long a thread waits before it asks for the interpreter.
@@ -55,30 +48,6 @@ class _Call(msgspec.Struct, Generic[_T], eq=False):
 
 class _Stop(msgspec.Struct, eq=False):
     done: "asyncio.Future[None]"
-
-
-class Bulk:
-    """A statement over many rows of `width` columns."""
-
-    def __init__(self, sql: str, width: int) -> None:
-        self._sql = sql
-        self._width = width
-        self._row = f"({', '.join('?' * width)})"
-        self._texts: dict[int, str] = {}
-
-    def run(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-        """How many rows it changed."""
-        changed = 0
-        for start in range(0, len(rows), MAX_ROWS):
-            part = rows[start : start + MAX_ROWS]
-            size = 1 << (len(part) - 1).bit_length()
-            text = self._texts.get(size)
-            if text is None:
-                text = self._texts[size] = self._sql.replace("/*values*/", ", ".join([self._row] * size))
-            values: list[Any] = list(chain.from_iterable(part))
-            values += [None] * ((size - len(part)) * self._width)
-            changed += connection.execute(text, values).rowcount
-        return changed
 
 
 def failure_of(error: sqlite3.Error) -> Exception:

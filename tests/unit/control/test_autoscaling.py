@@ -112,6 +112,29 @@ def test_a_pool_grows_and_shrinks_at_its_interval(lab: Lab) -> None:
     lab.run(main())
 
 
+@pytest.mark.parametrize("early_s", [0.0, 0.0009])
+def test_a_timer_that_rings_early_does_not_make_two_runs_of_one(early_s: float) -> None:
+    scale = AutoScale(LATEST, 300.0, EPOCH, EPOCH + 300.0)
+    assert scale.due_after(EPOCH + 300.0 - early_s) == EPOCH + 600.0
+    assert scale.due_after(EPOCH + 200.0) == EPOCH + 300.0
+    assert scale.due_after(EPOCH + 1250.0) == EPOCH + 1500.0
+
+
+def test_many_formulas_due_at_once_are_all_evaluated_once(lab: Lab) -> None:
+    async def main() -> None:
+        pools = [f"pool{number}" for number in range(50)]
+        for pool_id in pools:
+            await add_pool(lab, pool_id=pool_id)
+        for pool_id in pools:
+            await until_run(lab, pool_id)
+        await asyncio.sleep(310.0)
+        for number, pool_id in enumerate(pools, 1):
+            records = [run.at for run in await lab.store.list_auto_scale_runs(number, 10)]
+            assert len(records) == 2, (pool_id, records)
+
+    lab.run(main())
+
+
 def test_every_run_is_recorded_with_what_it_looked_at(lab: Lab) -> None:
     async def main() -> None:
         await add_pool(lab, "n = $PendingTasks.GetSamplePercent(TimeInterval_Minute); $TargetDedicatedNodes = 2;")

@@ -1,13 +1,15 @@
 """Why something waits: the causes of tasks, jobs, nodes and pools."""
 
+import msgspec
 import pytest
 
 from millpond.domain import events as e
+from millpond.domain.autoscale import AutoScaleRun, AutoScaleRunError
 from millpond.domain.errors import BatchError
 from millpond.domain.explanation import Cause, Explanation
 from millpond.domain.special_task import JobPreparationRules, JobReleaseRules, StartTaskRules
 from millpond.domain.states import DisableJobOption, TaskKind
-from millpond.domain.task import JobManagerRules, NewTask, TaskRules
+from millpond.domain.task import JobManagerRules, NameValue, NewTask, TaskRules
 from millpond.scheduler.explain import explain_job, explain_task
 from millpond.scheduler.explain_nodes import explain_node, explain_pool
 from tests.unit.scheduler.world import World
@@ -43,6 +45,39 @@ def test_what_does_not_exist_is_said_so() -> None:
     world.add_job()
     with pytest.raises(BatchError, match="task 't' does not exist"):
         why(world, "t")
+
+
+def scaled(world: World, error: AutoScaleRunError | None, targets: int = 0) -> None:
+    """The pool's formula has been evaluated."""
+    pool = world.state.pool
+    assert pool is not None
+    assert pool.auto_scale is not None
+    run = AutoScaleRun(world.now, "", error)
+    event = e.PoolAutoScaled(at=world.now, pool_no=pool.no, since=pool.auto_scale.since, run=run)
+    world.do(msgspec.structs.replace(event, target_dedicated_nodes=targets))
+
+
+def test_a_pool_whose_formula_fails_or_asks_for_nothing() -> None:
+    world = World()
+    world.add_pool(nodes=0)
+    world.do(e.PoolAutoScaleEnableRequested(at=world.now, formula="$TargetDedicatedNodes = 1 / 0;", interval_s=300.0))
+    world.add_job()
+    world.add_tasks("t")
+    waits = only(why(world, "t"), "tooFewNodes")
+    assert (waits.never, waits.unblock) == (False, "")  # a resize would be refused
+    assert waits.causes[0].code == "autoScaleWaits"
+    assert "has not been evaluated yet" in waits.causes[0].message
+    values = (NameValue("Message", "Line 1, Col 27: Division by zero"),)
+    scaled(world, AutoScaleRunError("AutoScalingFormulaEvaluationError", "It failed", values))
+    failed = only(why(world, "t"), "tooFewNodes").causes[0]
+    assert (failed.code, failed.since, failed.never) == ("autoScaleFailed", world.now, False)
+    assert "AutoScalingFormulaEvaluationError: It failed (Line 1, Col 27: Division by zero); it is" in failed.message
+    assert only(explain_pool(world.state), "tooFewNodes").causes[0] == failed
+    scaled(world, None)
+    assert "asks for 0 nodes" in only(explain_pool(world.state), "tooFewNodes").causes[0].message
+    scaled(world, None, targets=1)
+    scaled(world, AutoScaleRunError("InsufficientSampleData", "Too few"))
+    assert "autoScaleFailed" in codes(explain_pool(world.state))
 
 
 def test_too_many_slots_for_the_pools_nodes() -> None:

@@ -7,6 +7,7 @@ from millpond.api.handlers import (
     account,
     applications,
     autoscale,
+    events,
     explain,
     files,
     follow,
@@ -91,6 +92,7 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     explain.explain_task,
     explain.explain_pool,
     explain.explain_node,
+    events.list_events,
 )
 
 HANDLERS: Final[dict[str, Handler]] = {handler.__name__: handler for handler in _HANDLERS}

@@ -5,8 +5,13 @@ SELECT epoch, owner, expires FROM lease WHERE pool_key = ?
 INSERT INTO lease (pool_key, epoch, owner, expires) VALUES (?, ?, ?, ?)
 ON CONFLICT (pool_key) DO UPDATE SET epoch = excluded.epoch, owner = excluded.owner, expires = excluded.expires
 
--- name: renew_lease
-UPDATE lease SET expires = max(expires, ?) WHERE pool_key = ? AND epoch = ? AND owner = ?
+-- name: renew_leases
+-- Of many: {pool key: epoch}.
+UPDATE lease SET expires = max(expires, ?1)
+WHERE owner = ?2 AND (pool_key, epoch) IN (SELECT key, value FROM json_each(?3))
+
+-- name: held_leases
+SELECT pool_key FROM lease WHERE owner = ?1 AND (pool_key, epoch) IN (SELECT key, value FROM json_each(?2))
 
 -- name: release_lease
 -- The epoch moves on, so that a commit of the former owner still on its way is void.
