@@ -348,6 +348,9 @@ class FakeControl:
         match event:
             case e.PoolUpdated(changes=changes):
                 pool.spec = {name: value for name, value in {**pool.spec, **changes.spec}.items() if value is not None}
+                pool.inter_node_communication |= changes.inter_node_communication or False
+                pool.task_slots_per_node = changes.task_slots_per_node or pool.task_slots_per_node
+                pool.fill_type = changes.fill_type or pool.fill_type
             case e.PoolDeleteRequested():
                 pool.state = PoolState.DELETING
             case e.PoolResizeRequested():
