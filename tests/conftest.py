@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -77,7 +78,8 @@ class MillpondProcess:
             facts = json.loads((self.data_dir / "endpoint.json").read_text())
             if facts["pid"] != self.pid:
                 return False
-            with urllib.request.urlopen(facts["url"] + "/healthz", timeout=5) as answer:
+            trust = ssl.create_default_context(cafile=facts["bundle"]) if facts["bundle"] else None
+            with urllib.request.urlopen(facts["url"] + "/healthz", timeout=5, context=trust) as answer:
                 if answer.status != 200:
                     return False
             keys = json.loads((self.data_dir / "keys.json").read_text())

@@ -8,6 +8,7 @@ and the store.
 
 import asyncio
 import contextlib
+import datetime
 import gc
 import logging
 import os
@@ -16,7 +17,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import uvloop
@@ -34,10 +35,13 @@ from millpond.domain.errors import LeaseLost, StoreUnavailable
 from millpond.providers.base import VmSize
 from millpond.providers.catalogue import catalogue
 from millpond.providers.local import LocalProvider
-from millpond.serving import HttpServer, ListenError, listen, url_of
+from millpond.serving import HttpServer, ListenError, is_loopback, listen, url_of
 from millpond.staging.auto_storage import AutoStorage
 from millpond.staging.directory_storage import DirectoryStorage
 from millpond.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from millpond.tls import TlsFiles
 
 _STAGING_URL_S: Final = 86400.0
 """How long the URLs live that are signed for a task when it is handed to a node."""
@@ -71,7 +75,8 @@ def run(config: Config, ready: Callable[[Running], None], *, host_command: Seque
             contextlib.closing(data_dir.open()),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(_serve(config, data_dir, listener, ready, host_command))
+            tls = _tls_of(config, data_dir)
+            runner.run(_serve(config, data_dir, listener, tls, ready, host_command))
     except ListenError as error:
         holder = f"; a millpond runs in {data_dir.path} already" if data_dir.is_in_use() else ""
         raise StartError(f"{error}{holder}") from error
@@ -83,11 +88,14 @@ async def _serve(
     config: Config,
     data_dir: DataDir,
     listener: socket.socket,
+    tls: "TlsFiles | None",
     ready: Callable[[Running], None],
     host_command: Sequence[str],
 ) -> None:
-    async with _service(config, data_dir, listener, host_command) as stop:
-        endpoint = Endpoint(url_of(listener), config.account.name, os.getpid())
+    async with _service(config, data_dir, listener, tls, host_command) as stop:
+        endpoint = Endpoint(_url_of(listener, tls), config.account.name, os.getpid())
+        if tls is not None:
+            endpoint = endpoint._replace(authority=tls.authority, bundle=tls.bundle)
         data_dir.write_endpoint(endpoint)
         # What start-up left lives as long as the process: the collector need not look at it again and again.
         gc.collect()
@@ -98,10 +106,10 @@ async def _serve(
 
 @contextlib.asynccontextmanager
 async def _service(
-    config: Config, data_dir: DataDir, listener: socket.socket, host_command: Sequence[str]
+    config: Config, data_dir: DataDir, listener: socket.socket, tls: "TlsFiles | None", host_command: Sequence[str]
 ) -> AsyncIterator[asyncio.Event]:
     """Everything started, in order; everything stopped, in order. Yields the event that a signal sets."""
-    account_url = url_of(listener)
+    account_url = _url_of(listener, tls)
     keys = AccountKeys.from_base64(config.account.name, *data_dir.account_keys(create=True))
     auto_storage = AutoStorage(str(data_dir.storage_path), keys.name, keys.primary, time.time)
     storage = DirectoryStorage(auto_storage, lambda: account_url)
@@ -110,6 +118,7 @@ async def _service(
         endpoint=account_url,
         command=host_command,
         settings=msgspec.structs.asdict(_isolation_of(config, data_dir)),
+        ca_bundle=tls.bundle if tls is not None else "",
     )
 
     def sign(container: str) -> str:
@@ -137,7 +146,12 @@ async def _service(
             sample_history_s=config.autoscale.history_days * 86400.0,
         ),
     )
-    server = HttpServer(create_app(control, keys, auto_storage), listener)
+    server = HttpServer(
+        create_app(control, keys, auto_storage),
+        listener,
+        certificate=None if tls is None else tls.certificate,
+        key=None if tls is None else tls.key,
+    )
 
     async with contextlib.AsyncExitStack() as stack:
         stop = _stop_on_signals(provider)
@@ -155,6 +169,37 @@ async def _service(
         await provider.prepare()
         yield stop
         _log.info("stopping")
+
+
+def _tls_of(config: Config, data_dir: DataDir) -> "TlsFiles | None":
+    """The certificates to serve with; None is plain http. Raises StartError."""
+    server = config.server
+    if not server.speaks_tls:
+        if not is_loopback(server.host) and not server.insecure_http:
+            raise StartError(
+                f"{server.host} can be reached by other machines, and over plain http they could read and change all that "
+                "passes; add --tls, or --insecure-http if that is what you want"
+            )
+        return None
+    try:
+        # Only who asks for TLS waits for it, and needs to have it installed.
+        from millpond import tls  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise StartError(f"TLS needs the library {error.name}; install it with pip install 'millpond[tls]'") from error
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        if server.tls_certificate:
+            return tls.given_certificates(
+                server.tls_certificate, server.tls_key, server.tls_authority, data_dir.tls_path, server.host, now
+            )
+        names = tls.names_of_service(server.host, config.account.name, server.tls_names.split(","))
+        return tls.own_certificates(data_dir.tls_path, names, now)
+    except tls.TlsError as error:
+        raise StartError(str(error)) from error
+
+
+def _url_of(listener: socket.socket, tls: "TlsFiles | None") -> str:
+    return url_of(listener, tls_host="" if tls is None else tls.host)
 
 
 def _isolation_of(config: Config, data_dir: DataDir) -> IsolationSettings:

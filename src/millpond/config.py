@@ -54,11 +54,37 @@ UidRange = Annotated[
 ]
 
 
+FilePath = Annotated[str, Meta(description="a file's path")]
+HostNames = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9A-Za-z.:_, -]*\Z",
+        description="host names and addresses with commas between, such as batch.example.org,10.0.0.5",
+    ),
+]
+
+
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the REST face listens."""
+    """Where the REST face listens, and how."""
 
     host: Host = "127.0.0.1"
     port: Port = DEFAULT_PORT
+    tls: Switch = False
+    """Whether it speaks https: by a certificate of its own making, unless one is given."""
+    tls_certificate: FilePath = ""
+    """A certificate of the operator's (PEM, with what stands between it and its authority); with `tls_key` it turns TLS
+    on."""
+    tls_key: FilePath = ""
+    tls_authority: FilePath = ""
+    """What that certificate is to be trusted by, where the machine does not trust it already."""
+    tls_names: HostNames = ""
+    """Further names in a certificate of the service's own making."""
+    insecure_http: Switch = False
+    """Whether plain http may be spoken where other machines can reach it."""
+
+    @property
+    def speaks_tls(self) -> bool:
+        return self.tls or bool(self.tls_certificate)
 
 
 class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -351,6 +377,10 @@ def _check_together(config: Config, sources: Mapping[str, str]) -> None:
             f"{sources.get('nodes.uid_range', 'the defaults')}: nodes.uid_range must hold at least {_MIN_UIDS} numbers "
             f"below {_NO_UID}, the smaller first, not {nodes.uid_range!r}; correct it"
         )
+    server = config.server
+    if bool(server.tls_certificate) != bool(server.tls_key):
+        given, missing = ("tls_certificate", "tls_key") if server.tls_certificate else ("tls_key", "tls_certificate")
+        raise ConfigError(f"{sources[f'server.{given}']}: server.{given} needs server.{missing} beside it; give both")
     ordered = (
         ("nodes.heartbeat_s", nodes.heartbeat_s),
         ("nodes.silence_s", nodes.silence_s),

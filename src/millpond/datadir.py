@@ -7,6 +7,7 @@
     millpond.db       the store
     nodes/            the local nodes
     storage/          the account's auto-storage
+    tls/              the service's own certificates (see `tls`)
 
 The kernel lets go of the lock when the process dies, however it dies.
 """
@@ -47,6 +48,10 @@ class Endpoint(NamedTuple):
     url: str
     account: str
     pid: int
+    authority: str = ""
+    """With https: path of the certificate to trust, where the machine does not trust the service's already."""
+    bundle: str = ""
+    """That and what the machine trusts, in one file."""
 
 
 class DataDir:
@@ -67,6 +72,10 @@ class DataDir:
     @property
     def storage_path(self) -> Path:
         return self.path / "storage"
+
+    @property
+    def tls_path(self) -> Path:
+        return self.path / "tls"
 
     @property
     def keys_path(self) -> Path:
@@ -160,7 +169,13 @@ class DataDir:
         """Where the service listens or last listened. Raises DataDirError when none ever ran here."""
         try:
             fields = json.loads((self.path / _ENDPOINT).read_text(encoding="utf-8"))
-            return Endpoint(str(fields["url"]), str(fields["account"]), int(fields["pid"]))
+            return Endpoint(
+                str(fields["url"]),
+                str(fields["account"]),
+                int(fields["pid"]),
+                str(fields.get("authority", "")),
+                str(fields.get("bundle", "")),
+            )
         except FileNotFoundError:
             raise DataDirError(f"no service has run in {self.path}; start one with millpond up") from None
         except (OSError, ValueError, TypeError, KeyError) as error:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Final, TypeAlias
@@ -55,18 +56,35 @@ def listen(server: ServerConfig) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
-    """The URL by which this machine reaches the socket."""
+def url_of(listener: socket.socket, *, tls_host: str = "") -> str:
+    """The URL by which this machine reaches the socket: https with `tls_host`, by that name."""
     host, port = listener.getsockname()[:2]
     wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - names the wildcard, does not bind it
-    host = wildcards.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    host = tls_host or wildcards.get(host, host)
+    scheme = "https" if tls_host else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 class HttpServer:
-    """Serves an ASGI application on a listening socket until it is stopped."""
+    """Serves an ASGI application on a listening socket until it is stopped: https with a certificate and its key, which
+    are PEM files."""
 
-    def __init__(self, application: Application, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        application: Application,
+        listener: socket.socket,
+        *,
+        certificate: str | None = None,
+        key: str | None = None,
+    ) -> None:
         self._listener = listener
         self._server = _Server(
             uvicorn.Config(
@@ -83,6 +101,8 @@ class HttpServer:
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_DRAIN_S,
                 backlog=_BACKLOG,
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
             )
         )
         self._task: asyncio.Task[None] | None = None

@@ -22,6 +22,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
     """The node's root directory (AZ_BATCH_NODE_ROOT_DIR): absolute; its layout is semantics 4.1."""
     pool_spec: bytes = b"{}"
     """See `protocol.messages.Welcome`."""
+    ca_bundle: str = ""
+    """A file of the certificates that processes of the node are to trust; empty: those of the machine."""
 
 
 class RunAs(msgspec.Struct, frozen=True):

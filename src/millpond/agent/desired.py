@@ -1,6 +1,7 @@
 """The files by which a host is told what to be: one directory, written by the provider, read by the host.
 
     DIR/endpoint                  URL of the service
+    DIR/ca-bundle.pem             certificates to trust, where the machine's own do not do; may be missing
     DIR/settings.json             how tasks are kept apart (`agent.isolation.node.IsolationSettings`); may be missing
     DIR/nodes/<node id>/node.json what node to be (`DesiredNode`)
     DIR/nodes/<node id>/journal   the node's journal (the host's own)
@@ -21,6 +22,7 @@ from typing import Final
 import msgspec
 
 ENDPOINT_FILE: Final = "endpoint"
+CA_BUNDLE_FILE: Final = "ca-bundle.pem"
 SETTINGS_FILE: Final = "settings.json"
 NODES_DIRECTORY: Final = "nodes"
 NODE_FILE: Final = "node.json"

@@ -12,7 +12,7 @@ import msgspec
 import uvloop
 
 from millpond.agent.base import NodeFacts, Runner
-from millpond.agent.desired import ENDPOINT_FILE, SETTINGS_FILE
+from millpond.agent.desired import CA_BUNDLE_FILE, ENDPOINT_FILE, SETTINGS_FILE
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.files import NodeFiles
 from millpond.agent.host import Host, HostRunning
@@ -30,15 +30,18 @@ def main() -> int:
     parser.add_argument("--directory", required=True, help="what nodes to be, and where they live")
     directory = os.path.abspath(parser.parse_args().directory)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    ca_bundle = os.path.join(directory, CA_BUNDLE_FILE)
+    if not os.path.exists(ca_bundle):
+        ca_bundle = ""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(directory))
+            runner.run(_run(directory, ca_bundle))
     except HostRunning:
         logging.getLogger(__name__).info("%s has a host already", directory)
     return 0
 
 
-async def _run(directory: str) -> None:
+async def _run(directory: str, ca_bundle: str) -> None:
     isolation = _isolation(directory)
     executor = ProcessExecutor(directory, switch=isolation.switch)
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
@@ -49,6 +52,7 @@ async def _run(directory: str) -> None:
         node = isolation.of(facts.root)
         if node is not None:
             node.set_up(facts.pool_spec)
+        facts = msgspec.structs.replace(facts, ca_bundle=ca_bundle)
         return TaskRunner(facts, executor, staging, isolation=node)
 
     def make_files(root: str) -> NodeFiles:

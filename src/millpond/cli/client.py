@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from millpond.cli.common import CliError, client_environment, find_service
+from millpond.cli.common import CliError, client_environment, find_service, trust
 
 _API_VERSION: Final = "2025-06-01"
 _TIMEOUT_S: Final = 30.0
@@ -25,7 +25,9 @@ class Client:
 
     def __init__(self, config_path: Path | None, data_dir: str | None) -> None:
         """Raises CliError."""
-        environment = client_environment(*find_service(config_path, data_dir))
+        directory, endpoint = find_service(config_path, data_dir)
+        environment = client_environment(directory, endpoint)
+        self._trust = trust(endpoint)
         self._url = environment["AZURE_BATCH_ENDPOINT"].rstrip("/")
         self._account = environment["AZURE_BATCH_ACCOUNT"]
         self._key = base64.b64decode(environment["AZURE_BATCH_ACCESS_KEY"])
@@ -65,7 +67,7 @@ class Client:
         if body is not None:
             request.add_header("Content-Type", _JSON)
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=self._trust) as response:  # noqa: S310
                 text = response.read()
                 answer = json.loads(text) if text else {}
         except urllib.error.HTTPError as error:

@@ -1,6 +1,7 @@
 """What the commands share: the options that choose a service, and errors in one line."""
 
 import shlex
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,11 +70,26 @@ def client_environment(directory: DataDir, endpoint: Endpoint) -> dict[str, str]
         key = directory.account_keys().primary
     except DataDirError as error:
         raise CliError(str(error)) from error
-    return {
+    environment = {
         "AZURE_BATCH_ACCOUNT": endpoint.account,
         "AZURE_BATCH_ACCESS_KEY": key,
         "AZURE_BATCH_ENDPOINT": endpoint.url,
     }
+    if endpoint.authority:
+        # For OpenSSL and Python, for requests (the Azure SDKs, az), for Node.js.
+        environment["SSL_CERT_FILE"] = environment["REQUESTS_CA_BUNDLE"] = endpoint.bundle
+        environment["NODE_EXTRA_CA_CERTS"] = endpoint.authority
+    return environment
+
+
+def trust(endpoint: Endpoint) -> ssl.SSLContext | None:
+    """What a call of the service verifies its certificate by; None for plain http."""
+    if not endpoint.url.startswith("https:"):
+        return None
+    try:
+        return ssl.create_default_context(cafile=endpoint.bundle or None)
+    except OSError as error:
+        raise CliError(f"{endpoint.bundle} cannot be read ({error.strerror}); start the service again") from error
 
 
 def export_lines(environment: dict[str, str]) -> str:

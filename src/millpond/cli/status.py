@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from millpond.cli.common import CliError, find_service, service_options
+from millpond.cli.common import CliError, find_service, service_options, trust
+from millpond.datadir import Endpoint
 
 _TIMEOUT_S = 5.0
 
@@ -22,7 +23,7 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
     directory, endpoint = find_service(config_path, data_dir)
     if not directory.is_in_use():
         raise CliError(f"no service runs in {directory.path} now; start it with millpond up")
-    answer = _ask(endpoint.url)
+    answer = _ask(endpoint)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
@@ -39,10 +40,11 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
         click.echo(f"{name:<{width}}  {text}")
 
 
-def _ask(url: str) -> dict[str, Any]:
+def _ask(endpoint: Endpoint) -> dict[str, Any]:
+    url = endpoint.url
     request = urllib.request.Request(url + "/", headers={"Accept": "application/json"})  # noqa: S310 - our own URL
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=trust(endpoint)) as response:  # noqa: S310
             answer = json.load(response)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)

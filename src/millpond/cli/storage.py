@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import click
 
-from millpond.cli.common import CliError, CliUsageError, client_environment, find_service, service_options
+from millpond.cli.common import CliError, CliUsageError, client_environment, find_service, service_options, trust
 from millpond.staging.auto_storage import sign_url
 
 _TIMEOUT_S: Final = 60.0
@@ -31,7 +31,9 @@ class _Storage:
     """The storage of one service."""
 
     def __init__(self, config_path: Path | None, data_dir: str | None) -> None:
-        environment = client_environment(*find_service(config_path, data_dir))
+        directory, endpoint = find_service(config_path, data_dir)
+        environment = client_environment(directory, endpoint)
+        self._trust = trust(endpoint)
         self._endpoint = environment["AZURE_BATCH_ENDPOINT"]
         self._account = environment["AZURE_BATCH_ACCOUNT"]
         self._key = base64.b64decode(environment["AZURE_BATCH_ACCESS_KEY"])
@@ -50,7 +52,7 @@ class _Storage:
             request.add_header("Content-Length", str(length))
             request.add_header("Content-Type", "application/octet-stream")
         try:
-            answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310
+            answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=self._trust)  # noqa: S310
         except urllib.error.HTTPError as error:
             with error:
                 raise CliError(_message_of(error)) from error

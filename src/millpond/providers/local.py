@@ -5,6 +5,7 @@ is read from the same files. The layout is the host's (see `agent/desired.py`):
 
     DIR/endpoint                    URL of the service
     DIR/nodes/<node id>/node.json   the wish: present or removed
+    DIR/ca-bundle.pem               certificates to trust, where the machine's own do not do
     DIR/host.json, DIR/host.log     the host's process and its output
     DIR/preempted/<node id>         the provider's own: a node that was not deleted, but preempted
 
@@ -57,16 +58,19 @@ class LocalProvider:
         python: str = sys.executable,
         command: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
+        ca_bundle: str = "",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`directory` holds the nodes and all their files. `endpoint` is the service's URL as nodes see it (see
         `set_endpoint`). `command` replaces the host's own command line; `--directory DIR` is added to it. `settings`
-        are the host's (its `settings.json`): they count from when it is started next."""
+        are the host's (its `settings.json`): they count from when it is started next. `ca_bundle` is a file of
+        certificates that nodes are to trust; empty: those of the machine."""
         self._directory = os.path.abspath(directory)
         self._nodes = os.path.join(self._directory, "nodes")
         self._preempted = os.path.join(self._directory, "preempted")
         self._endpoint = endpoint
         self._settings = settings
+        self._ca_bundle = ca_bundle
         self._endpoint_is_written = False
         self._command = [*(command or (python, "-P", "-m", "millpond.agent.main")), "--directory", self._directory]
         self._monotonic = monotonic
@@ -86,6 +90,9 @@ class LocalProvider:
 
     async def prepare(self) -> None:
         """Start the host, if there is none, so that the first node is quick. Raises ProviderError."""
+        if not await self._in_thread(self._bring_certificates):
+            # A host of before trusts what it was started with.
+            await self.stop_host()
         self._stopped = False
         await self._in_thread(self._ensure_host)
 
@@ -258,6 +265,19 @@ class LocalProvider:
         self._endpoint_is_written = True
         self._poke()
 
+    def _bring_certificates(self) -> bool:
+        """Write the certificates to trust; whether that leaves them as they were."""
+        path = os.path.join(self._directory, "ca-bundle.pem")
+        wanted = _read_file(self._ca_bundle) if self._ca_bundle else None
+        if wanted == _read_file(path):
+            return True
+        if wanted is None:
+            os.unlink(path)
+        else:
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            _write_file(path, wanted, 0o644)
+        return False
+
     # --- the host ---
 
     def _ensure_host(self) -> None:
@@ -290,6 +310,9 @@ class LocalProvider:
         # A session of its own and no descriptor of the service: the host lives on when the service dies. What the
         # service itself was configured with is none of the host's business.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLPOND_")}
+        if self._ca_bundle:
+            # What OpenSSL, and with it every library of the host, trusts; some look only when they are loaded.
+            environment["SSL_CERT_FILE"] = os.path.join(self._directory, "ca-bundle.pem")
         self._child = os.posix_spawn(
             self._command[0],
             self._command,
@@ -375,9 +398,19 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _write_file(path: str, content: bytes) -> None:
+def _read_file(path: str) -> bytes | None:
+    """None when there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _write_file(path: str, content: bytes, mode: int = 0o600) -> None:
     """Write a file so that a reader sees the whole of it or the one before."""
     temporary = f"{path}.{os.getpid()}.new"
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(content)
+    os.chmod(temporary, mode)
     os.replace(temporary, path)

@@ -144,6 +144,8 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "nodes.uid_range": "5000-9000",
         "nodes.limits": "task",
         "autoscale.on_queue_change": "true",
+        "server.tls": "true",
+        "server.insecure_http": "true",
     }
     environ = {s.variable: texts.get(key, "77") for key, s in config.SETTINGS.items()}
     loaded = load(environ=environ)

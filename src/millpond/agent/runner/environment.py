@@ -18,6 +18,8 @@ RESERVED_DISK_SPACE_BYTES: Final = 1_000_000
 Lookup: TypeAlias = Callable[[str], str | None]
 
 _REFERENCE: Final = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+_TRUST: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+"""By these OpenSSL and Python, requests, and Node.js find the certificates to trust."""
 _MAX_DEPTH: Final = 16
 _MAX_LENGTH: Final = 128 * 1024
 """The kernel takes no longer string in an environment."""
@@ -28,6 +30,7 @@ def node_environment(facts: NodeFacts) -> dict[str, str]:
     root = facts.root
     return {
         "LANG": "C.UTF-8",
+        **(dict.fromkeys(_TRUST, facts.ca_bundle) if facts.ca_bundle else {}),
         "AZ_BATCH_ACCOUNT_NAME": facts.account_name,
         "AZ_BATCH_ACCOUNT_URL": facts.account_url,
         "AZ_BATCH_POOL_ID": facts.pool_id,
