@@ -34,8 +34,10 @@ from millpond.protocol.messages import (
     LaunchAnswer,
     LaunchCall,
     LaunchReply,
+    NodeOrder,
     Sync,
     SyncReply,
+    UploadLogs,
     Welcome,
 )
 from millpond.providers.base import VmSize
@@ -172,6 +174,7 @@ class FakeFiles:
         self.deleted: list[tuple[str, str, bool]] = []
         self.pools: list[str | None] = []
         """The pool of each read."""
+        self.orders: list[NodeOrder] = []
 
     def _entry(self, node_id: str, path: str, name: str) -> FileEntry:
         if self.error is not None:
@@ -221,6 +224,12 @@ class FakeFiles:
                 self.closed += 1
 
         return FileContent(entry, chunks())
+
+    async def order(self, pool_id: str, node_id: str, order: NodeOrder) -> bytes:
+        if self.error is not None:
+            raise self.error
+        self.orders.append(order)
+        return b'{"files":2}' if isinstance(order, UploadLogs) else b""
 
     async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None:
         self._entry(node_id, path, path)

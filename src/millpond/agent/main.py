@@ -18,8 +18,10 @@ from millpond.agent.files import NodeFiles
 from millpond.agent.host import Host, HostRunning
 from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
 from millpond.agent.isolation.as_user import forget_groups
+from millpond.agent.isolation.logins import Logins
 from millpond.agent.isolation.node import Isolation, IsolationSettings
 from millpond.agent.metrics import MachineMeter
+from millpond.agent.orders import NodeDesk
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.staging.http import HttpStaging
 
@@ -55,9 +57,14 @@ async def _run(directory: str, ca_bundle: str) -> None:
         facts = msgspec.structs.replace(facts, ca_bundle=ca_bundle)
         return TaskRunner(facts, executor, staging, isolation=node)
 
-    def make_files(root: str) -> NodeFiles:
+    def logins_of(root: str) -> Logins | None:
         node = isolation.of(root)
-        return NodeFiles(root, None if node is None else node.users.owns)
+        return None if node is None else node.logins
+
+    def make_files(root: str) -> NodeDesk:
+        node = isolation.of(root)
+        files = NodeFiles(root, None if node is None else node.users.owns)
+        return NodeDesk(files, lambda: logins_of(root), isolation.reason, directory, staging)
 
     def make_transport(*, node_id: str, token: str) -> HttpTransport:
         return HttpTransport(session, endpoint, node_id=node_id, token=token)

@@ -38,7 +38,28 @@ class Claim(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-_NOTES: Final[dict[str, tuple[Served, ErrorCode | None, str]]] = {}
+_NO_CERTIFICATES: Final = (Served.REFUSED, ErrorCode.CERTIFICATE_NOT_FOUND, "There are none.")
+_NOTES: Final[dict[str, tuple[Served, ErrorCode | None, str]]] = {
+    "create_node_user": (
+        Served.DONE,
+        None,
+        "On nodes whose tasks run as users of their own; `NotImplemented` says why where they do not.",
+    ),
+    "replace_node_user": (Served.DONE, None, "As create_node_user."),
+    "get_node_remote_login_settings": (
+        Served.DONE,
+        None,
+        "The address of the node's machine and port 22: an SSH server there is the machine's own.",
+    ),
+    "get_node_remote_desktop": (Served.REFUSED, ErrorCode.OPERATION_NOT_VALID_ON_NODE, "Nodes run Linux."),
+    "list_node_extensions": (Served.DONE, None, "Always empty: extensions are for Azure's machines."),
+    "get_node_extension": (Served.REFUSED, ErrorCode.RESOURCE_NOT_FOUND, "There are none."),
+    "create_certificate": (Served.REFUSED, ErrorCode.NOT_IMPLEMENTED, "Withdrawn by Azure Batch."),
+    "list_certificates": (Served.DONE, None, "Always empty."),
+    "get_certificate": _NO_CERTIFICATES,
+    "delete_certificate": _NO_CERTIFICATES,
+    "cancel_certificate_deletion": _NO_CERTIFICATES,
+}
 """By operation name, where it is not plainly done."""
 
 

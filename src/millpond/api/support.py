@@ -69,6 +69,9 @@ def _rows() -> Iterator[Support]:
     yield Support("pool", "applicationLicenses", accepted, "Withdrawn by Azure Batch.")
     yield Support("pool", "targetNodeCommunicationMode", accepted, "Nodes call out only.")
     yield Support("pool", "resourceTags", accepted, "There are no Azure resources to tag.")
+    # nodes
+    yield Support("nodeUser", "isAdmin", refused, "Nobody is given root on the machine of the service.")
+    yield Support("node", "uploadBatchServiceLogs.identityReference", accepted, "There are no managed identities.")
     # jobs
     yield Support("job", "networkConfiguration", accepted, "Nodes have the network of their host.")
     # tasks

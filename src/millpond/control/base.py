@@ -21,6 +21,7 @@ from millpond.protocol.messages import (
     LaunchAnswer,
     LaunchCall,
     LaunchReply,
+    NodeOrder,
     Sync,
     SyncReply,
     Welcome,
@@ -69,6 +70,11 @@ class NodeFiles(Protocol):
     ) -> FileContent: ...
 
     async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None: ...
+
+    async def order(self, pool_id: str, node_id: str, order: NodeOrder) -> bytes:
+        """Have the node do something at once; the content of its answer. Raises BatchError: NodeNotFound, NodeNotReady,
+        and what the agent refuses."""
+        ...
 
 
 class AgentGateway(Protocol):

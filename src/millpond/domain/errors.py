@@ -15,6 +15,7 @@ class ErrorCode(StrEnum):
     AUTHENTICATION_FAILED = "AuthenticationFailed"
     AUTO_SCALE_FORMULA_TOO_LONG = "AutoScaleFormulaTooLong"
     AUTO_SCALING_FORMULA_SYNTAX_ERROR = "AutoScalingFormulaSyntaxError"
+    CERTIFICATE_NOT_FOUND = "CertificateNotFound"
     CONDITION_NOT_MET = "ConditionNotMet"
     EMPTY_METADATA_KEY = "EmptyMetadataKey"
     FILE_NOT_FOUND = "FileNotFound"
@@ -60,6 +61,8 @@ class ErrorCode(StrEnum):
     NODE_NOT_FOUND = "NodeNotFound"
     NODE_NOT_READY = "NodeNotReady"
     NODE_STATE_UNUSABLE = "NodeStateUnusable"
+    NODE_USER_EXISTS = "NodeUserExists"
+    NODE_USER_NOT_FOUND = "NodeUserNotFound"
     NOT_IMPLEMENTED = "NotImplemented"
     OPERATION_INVALID_FOR_CURRENT_STATE = "OperationInvalidForCurrentState"
     OPERATION_NOT_VALID_ON_NODE = "OperationNotValidOnNode"
@@ -111,6 +114,7 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.AUTO_SCALING_FORMULA_SYNTAX_ERROR: (400, "The autoscale formula has a syntax error."),
     _C.CONDITION_NOT_MET: (412, "The condition specified using HTTP conditional header(s) is not met."),
     _C.EMPTY_METADATA_KEY: (400, "The key of a metadata item is empty."),
+    _C.CERTIFICATE_NOT_FOUND: (404, "The specified certificate does not exist."),
     _C.FILE_NOT_FOUND: (404, "The specified file does not exist."),
     _C.INSUFFICIENT_ACCOUNT_PERMISSIONS: (
         403,
@@ -174,6 +178,8 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.NODE_NOT_FOUND: (404, "The specified node does not exist."),
     _C.NODE_NOT_READY: (409, "The node is not able to perform the requested operation in its current state."),
     _C.NODE_STATE_UNUSABLE: (409, "The specified node is unusable."),
+    _C.NODE_USER_EXISTS: (409, "The specified node user already exists."),
+    _C.NODE_USER_NOT_FOUND: (404, "The specified node user does not exist."),
     _C.NOT_IMPLEMENTED: (501, "The requested operation is not implemented on the specified resource."),
     _C.OPERATION_INVALID_FOR_CURRENT_STATE: (409, "The operation is not valid for the current state of the resource."),
     _C.OPERATION_NOT_VALID_ON_NODE: (409, "The specified operation is not valid on the node."),

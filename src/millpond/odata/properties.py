@@ -120,4 +120,5 @@ TASKS: Final[Properties] = {
 }
 FILES: Final[Properties] = {"name": _NAME}
 SUPPORTED_IMAGES: Final[Properties] = {"osType": _WORD, "verificationType": _WORD, "nodeAgentSKUId": _WORD}
+CERTIFICATES: Final[Properties] = {"state": _WORD, "stateTransitionTime": _TIME}
 NODE_COUNTS: Final[Properties] = {"poolId": _WORD_EQ}

@@ -3,7 +3,20 @@
 from typing import Final
 
 from millpond.api.context import Handler
-from millpond.api.handlers import account, autoscale, explain, files, job_schedules, jobs, nodes, pools, tasks
+from millpond.api.handlers import (
+    account,
+    autoscale,
+    certificates,
+    explain,
+    files,
+    job_schedules,
+    jobs,
+    node_services,
+    node_users,
+    nodes,
+    pools,
+    tasks,
+)
 
 _HANDLERS: Final[tuple[Handler, ...]] = (
     account.list_supported_images,
@@ -28,6 +41,14 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     nodes.disable_node_scheduling,
     nodes.enable_node_scheduling,
     nodes.preempt_node,
+    node_users.create_node_user,
+    node_users.replace_node_user,
+    node_users.delete_node_user,
+    node_services.get_node_remote_login_settings,
+    node_services.get_node_remote_desktop,
+    node_services.upload_node_logs,
+    node_services.list_node_extensions,
+    node_services.get_node_extension,
     files.list_node_files,
     files.get_node_file_properties,
     files.download_node_file,
@@ -76,6 +97,11 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     explain.explain_task,
     explain.explain_pool,
     explain.explain_node,
+    certificates.create_certificate,
+    certificates.list_certificates,
+    certificates.get_certificate,
+    certificates.delete_certificate,
+    certificates.cancel_certificate_deletion,
 )
 
 HANDLERS: Final[dict[str, Handler]] = {handler.__name__: handler for handler in _HANDLERS}
