@@ -4,13 +4,15 @@ from typing import Any
 
 import msgspec
 
+from millpond.autoscale.samples import History
+from millpond.autoscale.variables import Metric
 from millpond.domain.node import NodeError
 from millpond.domain.pool import ResizeError
 from millpond.domain.special_task import JobNode, SpecialTaskInfo
 from millpond.domain.states import ErrorCategory, NodeState, SpecialTaskState, SubtaskState, TaskState
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import FailureInfo, NameValue
-from millpond.store.base import TaskRow
+from millpond.store.base import SampleBlock, TaskRow
 from tests.api.client import NOW
 from tests.api.conftest import MACHINE, NODE, World
 
@@ -126,6 +128,21 @@ async def furnish(world: World) -> None:
         JobNode(1, "tvmps_" + "b" * 64 + "_d", "p1", preparation=going),
     ]
     store = world.control.store
+    history = History(period_s=30.0, keep_s=86400.0)
+    for at in range(int(NOW) // 3600 * 3600 - 3600, int(NOW), 30):
+        history.add(
+            float(at),
+            {
+                Metric.CURRENT_DEDICATED_NODES: 2.0,
+                Metric.CURRENT_LOW_PRIORITY_NODES: 1.0,
+                Metric.SAMPLE_NODE_COUNT: 3.0,
+                Metric.CPU_PERCENT: 0.5,
+                Metric.MEMORY_BYTES: 1073.741824,
+                Metric.DISK_READ_OPS: 2.0,
+            },
+        )
+    pool.creation_time = NOW - 7200
+    store.samples = [SampleBlock(pool.no, NOW - 7200, msgspec.msgpack.encode(history.snapshot()))]
     await world.add_task("t1")
     await world.add_task(
         "t2",

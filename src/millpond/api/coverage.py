@@ -40,6 +40,13 @@ class Claim(msgspec.Struct, frozen=True):
 
 _NO_CERTIFICATES: Final = (Served.REFUSED, ErrorCode.CERTIFICATE_NOT_FOUND, "There are none.")
 _NOTES: Final[dict[str, tuple[Served, ErrorCode | None, str]]] = {
+    "list_pool_usage_metrics": (
+        Served.DONE,
+        None,
+        "By full hours, of the pools there are, as far back as samples reach.",
+    ),
+    "get_pool_lifetime_statistics": (Served.DONE, None, "Of the pools there are, as far back as their samples reach."),
+    "get_job_lifetime_statistics": (Served.DONE, None, "Of the jobs there are."),
     "create_node_user": (
         Served.DONE,
         None,

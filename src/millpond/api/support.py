@@ -86,7 +86,10 @@ def _rows() -> Iterator[Support]:
 SUPPORT: Final[tuple[Support, ...]] = tuple(_rows())
 
 QUERY_SUPPORT: Final[tuple[tuple[str, str], ...]] = (
-    ("$expand=stats", "Accepted; statistics are not kept yet, so none are shown."),
+    (
+        "$expand=stats",
+        "Reads and writes of tasks are 0; those of pools reach back as far as samples, those of schedules are of their jobs.",
+    ),
     ("force", "Accepted on delete and terminate; nodes are never waited for without a limit."),
 )
 """(query parameter, note) of those that are taken without effect."""

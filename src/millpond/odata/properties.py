@@ -121,4 +121,11 @@ TASKS: Final[Properties] = {
 FILES: Final[Properties] = {"name": _NAME}
 SUPPORTED_IMAGES: Final[Properties] = {"osType": _WORD, "verificationType": _WORD, "nodeAgentSKUId": _WORD}
 CERTIFICATES: Final[Properties] = {"state": _WORD, "stateTransitionTime": _TIME}
+POOL_USAGE: Final[Properties] = {
+    "poolId": Property(
+        PropertyType.STRING,
+        frozenset({Operator.EQ, Operator.GE, Operator.GT, Operator.LE, Operator.LT}),
+        starts_with=True,
+    )
+}
 NODE_COUNTS: Final[Properties] = {"poolId": _WORD_EQ}

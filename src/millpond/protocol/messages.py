@@ -69,6 +69,8 @@ class Ended(_Message, frozen=True, gc=False, omit_defaults=True, tag="ended"):
     exit_code: int | None
     failure: FailureInfo | None = None
     retryable: bool = False
+    user_cpu_s: float = 0.0
+    kernel_cpu_s: float = 0.0
 
 
 class Coordinated(_Message, frozen=True, gc=False, omit_defaults=True, tag="coordinated"):

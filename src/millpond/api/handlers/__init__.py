@@ -15,12 +15,16 @@ from millpond.api.handlers import (
     node_users,
     nodes,
     pools,
+    statistics,
     tasks,
 )
 
 _HANDLERS: Final[tuple[Handler, ...]] = (
     account.list_supported_images,
     account.list_pool_node_counts,
+    statistics.list_pool_usage_metrics,
+    statistics.get_pool_lifetime_statistics,
+    statistics.get_job_lifetime_statistics,
     pools.create_pool,
     pools.get_pool,
     pools.pool_exists,
