@@ -93,6 +93,8 @@ class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: AccountName = "millpond"
     pool_quota: Quota = 0
     """Pools there may be at a time; 0 is no limit."""
+    active_job_and_job_schedule_quota: Quota = 0
+    """Jobs and job schedules that are not completed there may be at a time; 0 is no limit."""
 
 
 class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

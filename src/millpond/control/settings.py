@@ -32,6 +32,9 @@ class ControlSettings(msgspec.Struct, frozen=True):
     """Task specifications kept in memory between their commit and their hand-over to a node."""
     pool_quota: int | None = None
     """Pools there may be at a time; None is no limit."""
+    active_job_quota: int | None = None
+    """Jobs and job schedules that are not completed there may be at a time, the jobs that schedules make not refused;
+    None is no limit."""
     purge_chunk: int = 5_000
     """Task rows of a deleted job removed per transaction."""
     auto_scale_min_interval_s: float = MIN_INTERVAL_S

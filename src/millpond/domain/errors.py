@@ -12,6 +12,7 @@ class ErrorCode(StrEnum):
     """The code of an API error. Status and default message are in `CATALOGUE`."""
 
     ACCOUNT_IS_DISABLED = "AccountIsDisabled"
+    ACTIVE_JOB_AND_SCHEDULE_QUOTA_REACHED = "ActiveJobAndScheduleQuotaReached"
     AUTHENTICATION_FAILED = "AuthenticationFailed"
     AUTO_SCALE_FORMULA_TOO_LONG = "AutoScaleFormulaTooLong"
     AUTO_SCALING_FORMULA_SYNTAX_ERROR = "AutoScalingFormulaSyntaxError"
@@ -103,6 +104,10 @@ _C = ErrorCode
 
 CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.ACCOUNT_IS_DISABLED: (403, "The specified account is disabled."),
+    _C.ACTIVE_JOB_AND_SCHEDULE_QUOTA_REACHED: (
+        409,
+        "The quota of active jobs and job schedules of the account has been reached.",
+    ),
     _C.AUTHENTICATION_FAILED: (
         403,
         (

@@ -330,7 +330,7 @@ def test_new_constraints_bring_a_new_retention_time(world: World) -> None:
 def test_what_runs_used_is_summed_over_retries_and_over_the_job() -> None:
     world = World()
     world.add_pool(nodes=1, slots=2)
-    world.add_job(max_task_retry_count=1)
+    world.add_job(retries=1)
     world.tick(5)
     world.add_tasks("a", "b")
     world.tick(2)
