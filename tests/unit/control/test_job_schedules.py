@@ -318,6 +318,7 @@ def test_a_pool_that_cannot_be_made_completes_the_job_and_the_schedule_goes_on(
         await lab.insist(lambda c: c.add_pool(new_pool(), "test"))
         refused = await lab.insist(lambda c: c.add_pool(new_pool(pool_id="second"), "test"))
         assert isinstance(refused, BatchError) is (quota is not None)
+        assert quota is None or refused.code == "PoolQuotaReached"
         schedule = new_schedule(pool=SHARED_POOL, interval_s=HOUR)
         schedule.spec["jobSpecification"]["vmSize"] = vm_size
         await lab.insist(lambda c: c.add_job_schedule(schedule, "test"))
