@@ -25,13 +25,15 @@ import uvloop
 from millpond.agent.isolation.node import IsolationSettings, why_not
 from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
+from millpond.api.gate import SignIn
 from millpond.api.intake.job_schedules import job_maker
-from millpond.config import Config, uid_range_of
+from millpond.config import Config, listed, uid_range_of
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.control.specs import sign_auto_storage
 from millpond.datadir import DataDir, DataDirError, Endpoint
 from millpond.domain.errors import LeaseLost, StoreUnavailable
+from millpond.identity.roles import Role, RoleRules
 from millpond.providers.base import VmSize
 from millpond.providers.catalogue import catalogue
 from millpond.providers.local import LocalProvider
@@ -41,6 +43,7 @@ from millpond.staging.directory_storage import DirectoryStorage
 from millpond.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
+    from millpond.api.sign_in_routes import SignInRoutes
     from millpond.tls import TlsFiles
 
 _STAGING_URL_S: Final = 86400.0
@@ -94,6 +97,7 @@ async def _serve(
 ) -> None:
     async with _service(config, data_dir, listener, tls, host_command) as stop:
         endpoint = Endpoint(_url_of(listener, tls), config.account.name, os.getpid())
+        endpoint = endpoint._replace(development_issuer=config.auth.development_issuer)
         if tls is not None:
             endpoint = endpoint._replace(authority=tls.authority, bundle=tls.bundle)
         data_dir.write_endpoint(endpoint)
@@ -147,8 +151,9 @@ async def _service(
             sample_history_s=config.autoscale.history_days * 86400.0,
         ),
     )
+    sign_in, sign_in_routes = _sign_in_of(config, data_dir, account_url)
     server = HttpServer(
-        create_app(control, keys, auto_storage),
+        create_app(control, keys, auto_storage, sign_in, sign_in_routes),
         listener,
         certificate=None if tls is None else tls.certificate,
         key=None if tls is None else tls.key,
@@ -156,6 +161,8 @@ async def _service(
 
     async with contextlib.AsyncExitStack() as stack:
         stop = _stop_on_signals(provider)
+        if sign_in.verifier is not None:
+            stack.push_async_callback(sign_in.verifier.close)
         stack.push_async_callback(server.stop)
         stack.push_async_callback(provider.close)
         stack.push_async_callback(provider.stop_host)
@@ -197,6 +204,39 @@ def _tls_of(config: Config, data_dir: DataDir) -> "TlsFiles | None":
         return tls.own_certificates(data_dir.tls_path, names, now)
     except tls.TlsError as error:
         raise StartError(str(error)) from error
+
+
+def _sign_in_of(config: Config, data_dir: DataDir, url: str) -> "tuple[SignIn, SignInRoutes | None]":
+    """How callers sign in, and the routes of the development issuer if there is to be one. Raises StartError."""
+    auth = config.auth
+    modes = listed(auth.modes)
+    issuers = listed(auth.issuers)
+    if not issuers and not auth.development_issuer:
+        return SignIn(modes), None
+    try:
+        # Only who asks for it waits for it, and needs to have it installed.
+        from millpond.api.sign_in_routes import SignInRoutes  # noqa: PLC0415
+        from millpond.identity.development import DevelopmentIssuer, make_key  # noqa: PLC0415
+        from millpond.identity.oidc import KeySource, PublishedKeys, TokenVerifier  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise StartError(f"signing in needs {error.name}; install it with pip install 'millpond[sign-in]'") from error
+    sources: list[KeySource] = [PublishedKeys(issuer) for issuer in issuers]
+    routes = None
+    if auth.development_issuer:
+        key = data_dir.sign_in_key(make_key)
+        try:
+            issuer = DevelopmentIssuer(config.account.name, data_dir.node_secret(), key, lambda: url, time.time)
+        except ValueError as error:
+            raise StartError(f"sign-in-key.pem in {data_dir.path} is damaged; remove it to get a new one") from error
+        sources.append(issuer)
+        routes = SignInRoutes(issuer)
+    rules = RoleRules(
+        listed(auth.role_claims),
+        {value: Role[role.upper()] for value, _, role in (each.partition("=") for each in listed(auth.roles))},
+        Role[auth.default_role.upper()] if auth.default_role else None,
+    )
+    verifier = TokenVerifier(sources, time.time, audiences=listed(auth.audiences), skew_s=auth.skew_s)
+    return SignIn(modes, verifier, rules), routes
 
 
 def _url_of(listener: socket.socket, tls: "TlsFiles | None") -> str:

@@ -43,6 +43,32 @@ LogLevel = Annotated[
 ]
 
 
+AuthModes = Annotated[
+    str,
+    Meta(
+        pattern=r"^(SharedKey|AAD|TaskAuthenticationToken)(, *(SharedKey|AAD|TaskAuthenticationToken))*\Z",
+        description="some of SharedKey, AAD, TaskAuthenticationToken, with commas between",
+    ),
+]
+UrlList = Annotated[
+    str,
+    Meta(
+        pattern=r"^(https?://[^\s,]+(, *https?://[^\s,]+)*)?\Z",
+        description="URLs with commas between, such as https://login.microsoftonline.com/<tenant>/v2.0",
+    ),
+]
+TextList = Annotated[str, Meta(description="texts with commas between")]
+_A_ROLE: Final = "(reader|submitter|operator|admin)"
+RoleMap = Annotated[
+    str,
+    Meta(
+        pattern=rf"^([^,=]+={_A_ROLE}(, *[^,=]+={_A_ROLE})*)?\Z",
+        description="values and roles (reader, submitter, operator, admin), such as 9f1c…=operator,jane=reader",
+    ),
+]
+DefaultRole = Annotated[
+    str, Meta(pattern=rf"^{_A_ROLE}?\Z", description="one of reader, submitter, operator, admin, or empty for none")
+]
 Isolation = Annotated[str, Meta(pattern=r"^(auto|users|none)\Z", description="one of auto, users, none")]
 Limits = Annotated[str, Meta(pattern=r"^(node|task|none)\Z", description="one of node, task, none")]
 UidRange = Annotated[
@@ -129,6 +155,27 @@ class AutoscaleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long samples are kept."""
 
 
+class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How callers show who they are, and what they may do."""
+
+    modes: AuthModes = "SharedKey,AAD,TaskAuthenticationToken"
+    """Azure Batch: allowedAuthenticationModes."""
+    issuers: UrlList = ""
+    """OpenID Connect issuers whose tokens are taken."""
+    audiences: TextList = ""
+    """Taken beside those of Azure Batch and Azure Resource Manager."""
+    role_claims: TextList = "roles,groups,oid,appid,azp,sub"
+    """Claims of a token that are looked up for a role."""
+    roles: RoleMap = ""
+    """Role by value of such a claim."""
+    default_role: DefaultRole = ""
+    """Of a good token that gives none; empty turns it away."""
+    skew_s: Seconds = 300.0
+    """How far the clocks of issuers and ours may be apart."""
+    development_issuer: Switch = False
+    """Whether the service issues tokens itself, in the ways of Microsoft Entra ID."""
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -152,6 +199,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     account: AccountConfig = AccountConfig()
     nodes: NodesConfig = NodesConfig()
     autoscale: AutoscaleConfig = AutoscaleConfig()
+    auth: AuthConfig = AuthConfig()
     log: LogConfig = LogConfig()
     vm_sizes: dict[str, VmSizeConfig] = {}
     """By name in lower case; added to the built-in catalogue."""
@@ -191,6 +239,7 @@ _SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "account": AccountConfig,
     "nodes": NodesConfig,
     "autoscale": AutoscaleConfig,
+    "auth": AuthConfig,
     "log": LogConfig,
 }
 _VM_SIZES: Final = "vm_sizes"
@@ -217,6 +266,11 @@ def uid_range_of(nodes: NodesConfig) -> tuple[int, int]:
     """The first and the last user id of nodes' users."""
     first, _, last = nodes.uid_range.partition("-")
     return int(first), int(last)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a setting with commas between."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def default_config_path() -> Path:

@@ -7,6 +7,7 @@
     millpond.db       the store
     nodes/            the local nodes
     storage/          the account's auto-storage
+    sign-in-key.pem   what the development issuer signs with, mode 0600
     tls/              the service's own certificates (see `tls`)
 
 The kernel lets go of the lock when the process dies, however it dies.
@@ -20,6 +21,7 @@ import os
 import secrets
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -27,6 +29,7 @@ _LOCK: Final = "lock"
 _KEYS: Final = "keys.json"
 _NODE_FILE: Final = "node-secret.json"
 _ENDPOINT: Final = "endpoint.json"
+_SIGN_IN_KEY: Final = "sign-in-key.pem"
 _KEY_BYTES: Final = 64
 _NODE_SECRET_BYTES: Final = 32
 
@@ -52,6 +55,8 @@ class Endpoint(NamedTuple):
     """With https: path of the certificate to trust, where the machine does not trust the service's already."""
     bundle: str = ""
     """That and what the machine trusts, in one file."""
+    development_issuer: bool = False
+    """Whether it issues tokens."""
 
 
 class DataDir:
@@ -161,6 +166,18 @@ class DataDir:
             ) from error
         return secret
 
+    def sign_in_key(self, make: Callable[[], bytes]) -> bytes:
+        """What the development issuer signs with (PEM); made by `make` if there is none. Raises DataDirError."""
+        path = self.path / _SIGN_IN_KEY
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            key = make()
+            self._write_file(_SIGN_IN_KEY, key)
+            return key
+        except OSError as error:
+            raise DataDirError(f"{path} cannot be read: {_reason(error)}; make it readable, or remove it") from error
+
     def write_endpoint(self, endpoint: Endpoint) -> None:
         """Raises DataDirError."""
         self._write_private(_ENDPOINT, endpoint._asdict())
@@ -175,6 +192,7 @@ class DataDir:
                 int(fields["pid"]),
                 str(fields.get("authority", "")),
                 str(fields.get("bundle", "")),
+                bool(fields.get("development_issuer", False)),
             )
         except FileNotFoundError:
             raise DataDirError(f"no service has run in {self.path}; start one with millpond up") from None
@@ -228,14 +246,17 @@ class DataDir:
         return keys
 
     def _write_private(self, name: str, content: dict[str, Any]) -> None:
-        """Write a JSON file of mode 0600 so that a crash leaves the old one or the new one."""
+        """Write a JSON file as `_write_file` does."""
+        self._write_file(name, json.dumps(content, indent=2).encode() + b"\n")
+
+    def _write_file(self, name: str, content: bytes) -> None:
+        """Write a file of mode 0600 so that a crash leaves the old one or the new one."""
         path, temporary = self.path / name, self.path / f".{name}.new"
         try:
             temporary.unlink(missing_ok=True)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2)
-                file.write("\n")
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

@@ -69,15 +69,9 @@ def own_certificates(directory: Path, names: Sequence[str], now: datetime.dateti
     """
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
-        authority = _Authority.of(directory, now)
+        authority = Authority.of(directory, now)
         authority.issue(directory, names, now)
-        certificate = authority.certificate.public_bytes(serialization.Encoding.PEM)
-        _write(directory / "ca-bundle.pem", _system_bundle() + certificate, 0o644)
-        entry = PKCS12Certificate(authority.certificate, b"millpond")
-        store = pkcs12.serialize_java_truststore(
-            [entry], serialization.BestAvailableEncryption(TRUSTSTORE_PASSWORD.encode())
-        )
-        _write(directory / "truststore.p12", store, 0o644)
+        authority.write_trust(directory)
     except OSError as error:
         raise TlsError(f"{directory} cannot be used ({error.strerror}); make it writable, or remove it") from error
     return TlsFiles(
@@ -145,13 +139,15 @@ def _is_wildcard(host: str) -> bool:
         return False
 
 
-class _Authority(NamedTuple):
+class Authority(NamedTuple):
+    """A certificate authority, kept in a directory."""
+
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
     @classmethod
-    def of(cls, directory: Path, now: datetime.datetime) -> "_Authority":
-        """The one in the directory, or a new one: when there is none, or its end is near."""
+    def of(cls, directory: Path, now: datetime.datetime) -> "Authority":
+        """The one in the directory, or a new one: when there is none, or its end is near. Raises TlsError, OSError."""
         certificate_path, key_path = directory / "ca.crt", directory / "ca.key"
         try:
             certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
@@ -170,7 +166,7 @@ class _Authority(NamedTuple):
         return cls(certificate, key)
 
     @classmethod
-    def create(cls, certificate_path: Path, key_path: Path, now: datetime.datetime) -> "_Authority":
+    def create(cls, certificate_path: Path, key_path: Path, now: datetime.datetime) -> "Authority":
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name(
             [
@@ -191,7 +187,8 @@ class _Authority(NamedTuple):
         return cls(certificate, key)
 
     def issue(self, directory: Path, names: Sequence[str], now: datetime.datetime) -> None:
-        """The server's certificate and key, unless those there are good."""
+        """See to a certificate of these names in the directory, `server.crt`, and its key, `server.key`: made unless
+        those there are good."""
         certificate_path, key_path = directory / "server.crt", directory / "server.key"
         if self._is_good(certificate_path, key_path, names, now):
             return
@@ -211,6 +208,17 @@ class _Authority(NamedTuple):
             certificate_path.unlink()
         _write(key_path, _pem(key), 0o600)
         _write(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+
+    def write_trust(self, directory: Path, further: bytes = b"") -> None:
+        """Write `ca-bundle.pem` (what the machine trusts, this authority, and `further` certificates) and
+        `truststore.p12` into the directory."""
+        certificate = self.certificate.public_bytes(serialization.Encoding.PEM)
+        _write(directory / "ca-bundle.pem", _system_bundle() + certificate + further, 0o644)
+        entry = PKCS12Certificate(self.certificate, b"millpond")
+        store = pkcs12.serialize_java_truststore(
+            [entry], serialization.BestAvailableEncryption(TRUSTSTORE_PASSWORD.encode())
+        )
+        _write(directory / "truststore.p12", store, 0o644)
 
     def _is_good(self, certificate_path: Path, key_path: Path, names: Sequence[str], now: datetime.datetime) -> bool:
         try:

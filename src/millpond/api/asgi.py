@@ -4,12 +4,13 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from millpond.api import status_routes
 from millpond.api.agent_routes import AgentRoutes
-from millpond.api.auth import AccountKeys, SharedKeyAuth, bearer_token, unauthenticated
+from millpond.api.auth import AccountKeys
 from millpond.api.context import Context
+from millpond.api.gate import Gate, SignIn, allow
 from millpond.api.handlers import HANDLERS
 from millpond.api.http import (
     AsgiApp,
@@ -29,10 +30,11 @@ from millpond.api.storage_routes import StorageRoutes
 from millpond.api.versions import API_VERSIONS, QUERY_PARAMETERS, answer_for
 from millpond.api.wire_errors import error_body, error_headers
 from millpond.control.base import ControlPlane
-from millpond.control.tokens import TaskClaim
 from millpond.domain.errors import BatchError, ErrorCode, LeaseLost, StoreUnavailable
-from millpond.domain.ids import id_key
 from millpond.staging.auto_storage import AutoStorage
+
+if TYPE_CHECKING:
+    from millpond.api.sign_in_routes import SignInRoutes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -48,9 +50,18 @@ _COMMON_HEADERS: Final = (
 Face = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def create_app(control: ControlPlane, account: AccountKeys, auto_storage: AutoStorage) -> AsgiApp:
-    """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's."""
-    batch = BatchRoutes(control, account, auto_storage)
+def create_app(
+    control: ControlPlane,
+    account: AccountKeys,
+    auto_storage: AutoStorage,
+    sign_in: SignIn | None = None,
+    sign_in_routes: "SignInRoutes | None" = None,
+) -> AsgiApp:
+    """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's.
+
+    `sign_in_routes` are those of a development issuer, if there is one.
+    """
+    batch = BatchRoutes(control, Gate(control, account, sign_in or SignIn()), auto_storage)
     agents = AgentRoutes(control)
     storage = StorageRoutes(auto_storage)
     status = status_routes.StatusRoutes(control)
@@ -62,6 +73,8 @@ def create_app(control: ControlPlane, account: AccountKeys, auto_storage: AutoSt
             return storage
         if path in status_routes.PATHS:
             return status
+        if sign_in_routes is not None and sign_in_routes.serves(path):
+            return sign_in_routes
         return batch
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,9 +99,9 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 class BatchRoutes:
     """The Batch operations."""
 
-    def __init__(self, control: ControlPlane, account: AccountKeys, auto_storage: AutoStorage) -> None:
+    def __init__(self, control: ControlPlane, gate: Gate, auto_storage: AutoStorage) -> None:
         self._control = control
-        self._auth = SharedKeyAuth(account, control.now)
+        self._gate = gate
         self._context = Context(control, auto_storage)
         self._router = Router()
 
@@ -118,10 +131,9 @@ class BatchRoutes:
 
     async def _perform(self, request: Request) -> Response:
         request.read_query()
-        claim = self._authenticate(request)
+        grant = await self._gate.admit(request)
         request.operation, request.params = self._router.find(request.method, route_path(request.scope))
-        if claim is not None:
-            _require_own_job(claim, request)
+        allow(grant, request.operation, request.params)
         version = request.version = _checked_version(request)
         limit_s = _timeout_s(request)
         for name in request.query:
@@ -145,18 +157,6 @@ class BatchRoutes:
             response.body = answer_for(version, response.body)
         return response
 
-    def _authenticate(self, request: Request) -> TaskClaim | None:
-        """Raises BatchError unless the request is signed with a key of the account, or carries the token of a task that
-        runs: then what the token says."""
-        token = bearer_token(request.headers)
-        if token is None:
-            self._auth.check(request.method, request.raw_path, request.headers, request.query_pairs)
-            return None
-        claim = self._control.claim_of_token(token)
-        if claim is None:
-            raise unauthenticated("The bearer token is not that of a task that runs: it ends with the task's attempt.")
-        return claim
-
     def _failure(self, request: Request, error: BatchError) -> Response:
         headers = error_headers(error)
         if request.method == "HEAD":
@@ -175,16 +175,6 @@ class BatchRoutes:
         if client_id and request.headers.get(b"return-client-request-id", b"").lower() == b"true":
             headers.append((b"client-request-id", client_id))
         return headers
-
-
-def _require_own_job(claim: TaskClaim, request: Request) -> None:
-    """A task may do anything with its own job, and nothing else (Azure Batch: access `job`)."""
-    job_id = request.params.get("jobId")
-    if job_id is None or id_key(job_id) != id_key(claim.job_id):
-        raise BatchError(
-            ErrorCode.INSUFFICIENT_ACCOUNT_PERMISSIONS,
-            f"The token of task '{claim.task_id}' is good for operations on its own job '{claim.job_id}' only.",
-        )
 
 
 def _checked_version(request: Request) -> str:

@@ -11,6 +11,7 @@ _COMMANDS: Final = {
     "autoscale": ("millpond.cli.autoscale:autoscale", "See what an autoscale formula does before it runs."),
     "env": ("millpond.cli.env:env", "Print the export lines that point Azure Batch clients at the service."),
     "explain": ("millpond.cli.explain:explain", "Say why a job, task, pool or node waits."),
+    "intercept": ("millpond.cli.intercept:intercept", "Run a command that has Azure's host names built in."),
     "node": ("millpond.cli.node:node", "List the nodes of a pool; reboot, disable, preempt … one of them."),
     "status": ("millpond.cli.status:status", "Say whether a service runs in the data directory, and how it is."),
     "storage": ("millpond.cli.storage:storage", "Put, get and list files of the account's own storage."),

@@ -27,6 +27,12 @@ from millpond.cli.common import (
     default=None,
     help="Allow plain http where other machines can reach it: they can read and change all that passes.",
 )
+@click.option(
+    "--development-issuer",
+    is_flag=True,
+    default=None,
+    help="Issue tokens itself, as Microsoft Entra ID does; millpond env --entra ROLE says how to sign in.",
+)
 @click.option("--account", help="Name of the Batch account.  [default: millpond]", metavar="NAME")
 @click.option("--log-level", help="debug, info, warning or error.  [default: warning]", metavar="LEVEL")
 def up(
@@ -39,6 +45,7 @@ def up(
     tls_certificate: str | None,
     tls_key: str | None,
     insecure_http: bool | None,
+    development_issuer: bool | None,
     account: str | None,
     log_level: str | None,
 ) -> None:
@@ -56,6 +63,7 @@ def up(
         server__tls_certificate=("--tls-cert", tls_certificate),
         server__tls_key=("--tls-key", tls_key),
         server__insecure_http=("--insecure-http", insecure_http),
+        auth__development_issuer=("--development-issuer", development_issuer),
         account__name=("--account", account),
         log__level=("--log-level", log_level),
     )

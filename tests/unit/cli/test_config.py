@@ -145,6 +145,11 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "nodes.limits": "task",
         "autoscale.on_queue_change": "true",
         "server.tls": "true",
+        "auth.modes": "AAD",
+        "auth.issuers": "https://issuer.example",
+        "auth.roles": "jane=reader",
+        "auth.default_role": "submitter",
+        "auth.development_issuer": "true",
         "server.insecure_http": "true",
     }
     environ = {s.variable: texts.get(key, "77") for key, s in config.SETTINGS.items()}
@@ -152,7 +157,8 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
     for key in config.SETTINGS:
         section, _, name = key.rpartition(".")
         value = getattr(getattr(loaded, section) if section else loaded, name)
-        assert str(value).lower() in (texts.get(key, "77"), texts.get(key, "77") + ".0")
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        assert shown in (texts.get(key, "77"), texts.get(key, "77") + ".0")
 
 
 def test_the_agents_own_markers_are_not_settings() -> None:

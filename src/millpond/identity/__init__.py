@@ -1,0 +1,1 @@
+"""Who a bearer token speaks for, and what they may do."""

@@ -1,0 +1,59 @@
+"""Clients of other generations and languages, unmodified and pinned, each in an environment of its own.
+
+Each program asserts what it sees and prints the steps it has done.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clients.environments import EnvironmentMissing, node_environment, python_environment
+from tests.conftest import MillpondProcess
+
+PROGRAMS = Path(__file__).parent / "programs"
+DEADLINE_S = 240.0
+
+pytestmark = pytest.mark.timeout(1200)
+
+Require = Callable[[str, str], None]
+
+
+def run(service: MillpondProcess, *command: str, directory: Path | None = None) -> list[str]:
+    """The steps a program has done."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "AZURE_"))}
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env={**environment, **service.client_environment()},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout.split()
+
+
+def test_azure_batch_14(service: MillpondProcess, require_component: Require) -> None:
+    try:
+        python = python_environment("azure-batch-14", "azure-batch==14.2.0")
+    except EnvironmentMissing as error:
+        require_component("azure-batch 14.2", str(error))
+        raise
+    steps = run(service, str(python), str(PROGRAMS / "batch_14.py"))
+    assert steps == ["images", "pool", "tasks", "files", "jobs", "schedules", "autoscale", "nodes", "end"]
+
+
+def test_javascript(service: MillpondProcess, require_component: Require) -> None:
+    try:
+        directory = node_environment("azure-batch-js", "@azure/batch@10.2.0")
+    except EnvironmentMissing as error:
+        require_component("@azure/batch", str(error))
+        raise
+    # A program finds its packages beside itself.
+    program = directory / "batch.mjs"
+    program.write_bytes((PROGRAMS / "batch.mjs").read_bytes())
+    assert run(service, "node", str(program), directory=directory) == ["images", "pool", "tasks", "files", "end"]
