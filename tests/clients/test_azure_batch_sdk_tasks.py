@@ -468,4 +468,5 @@ def test_the_agents_logs_are_uploaded(batch: Any, storage: "Storage") -> None:
     options = m.UploadBatchServiceLogsOptions(container_url=storage.url(None, "rwl"), start_time=start)
     result = batch.client.upload_node_logs(batch.pool_id, node.id, options)
     assert result.number_of_files_uploaded >= 1
-    assert f"node {node.id}" in storage.get(f"{result.virtual_directory_name}/host.log").decode()
+    assert result.virtual_directory_name.startswith(f"{batch.pool_id}/{node.id}/")
+    storage.get(f"{result.virtual_directory_name}/host.log")  # there, or this raises
