@@ -10,7 +10,7 @@ JOBS ?= auto
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sim planted-bugs soak clean
+.PHONY: help setup demo test lint bench sim planted-bugs soak fuzz clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ planted-bugs: setup ## See how many seeds the simulation needs to notice each of
 
 soak: setup ## Thousands of real tasks while service and nodes are killed, for as long as SOAK_ARGS="--minutes 10" says
 	@$(BIN)/python -m tests.process.soak $(SOAK_ARGS)
+
+fuzz: setup ## Requests made at random from the specification, when that is at hand: MILLPOND_FUZZ_EXAMPLES of each kind
+	@MILLPOND_FUZZ_EXAMPLES="$${MILLPOND_FUZZ_EXAMPLES:-1000}" $(BIN)/python -m pytest -n $(JOBS) --timeout 3600 tests/api/test_fuzz.py
 
 clean: ## Remove the environment, caches and everything under out/
 	@rm -rf '$(VENV)' .cache out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

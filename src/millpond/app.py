@@ -176,6 +176,7 @@ async def _service(
             max_applications=config.account.max_applications or None,
             max_application_packages=config.account.max_application_packages or None,
             pool_quota=config.account.pool_quota or None,
+            active_job_quota=config.account.active_job_and_job_schedule_quota or None,
             auto_scale_min_interval_s=config.autoscale.min_interval_s,
             auto_scale_on_queue_change=config.autoscale.on_queue_change,
             auto_scale_max_nodes=config.autoscale.max_nodes,

@@ -154,6 +154,8 @@ class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Applications whose packages nodes can be given."""
     max_application_packages: Quota = 40
     """Packages (versions) of one application."""
+    active_job_and_job_schedule_quota: Quota = 0
+    """Jobs and job schedules that are not completed there may be at a time; 0 is no limit."""
 
 
 class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -41,8 +41,10 @@ from millpond.protocol.messages import (
     LaunchReply,
     LogFile,
     Logs,
+    NodeOrder,
     Sync,
     SyncReply,
+    UploadLogs,
     Welcome,
 )
 from millpond.providers.base import VmSize
@@ -255,6 +257,7 @@ class FakeFiles:
         self.deleted: list[tuple[str, str, bool]] = []
         self.pools: list[str | None] = []
         """The pool of each read."""
+        self.orders: list[NodeOrder] = []
 
     def _entry(self, node_id: str, path: str, name: str) -> FileEntry:
         if self.error is not None:
@@ -328,6 +331,12 @@ class FakeFiles:
                 self.closed += 1
 
         return chunks()
+
+    async def order(self, pool_id: str, node_id: str, order: NodeOrder) -> bytes:
+        if self.error is not None:
+            raise self.error
+        self.orders.append(order)
+        return b'{"files":2}' if isinstance(order, UploadLogs) else b""
 
     async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None:
         self._entry(node_id, path, path)
@@ -505,6 +514,9 @@ class FakeControl:
         match event:
             case e.PoolUpdated(changes=changes):
                 pool.spec = {name: value for name, value in {**pool.spec, **changes.spec}.items() if value is not None}
+                pool.inter_node_communication |= changes.inter_node_communication or False
+                pool.task_slots_per_node = changes.task_slots_per_node or pool.task_slots_per_node
+                pool.fill_type = changes.fill_type or pool.fill_type
             case e.PoolDeleteRequested():
                 pool.state = PoolState.DELETING
             case e.PoolResizeRequested():

@@ -253,7 +253,7 @@ async def test_task_counts(busy: World) -> None:
 
 async def test_list(busy: World) -> None:
     await busy.add_job("j2")
-    body = (await busy.call("GET", "/jobs", query="$select=id,state&$expand=stats")).json()
+    body = (await busy.call("GET", "/jobs", query="$select=id,state")).json()
     assert body["value"] == [{"id": "j1", "state": "active"}, {"id": "j2", "state": "active"}]
     body = (await busy.call("GET", "/jobs", query="$filter=id%20eq%20'J2'&maxresults=1")).json()
     assert [job["id"] for job in body["value"]] == ["j2"]

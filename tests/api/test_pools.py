@@ -109,9 +109,6 @@ async def test_everything_that_describes_is_kept_and_secrets_are_not(world: Worl
             },
         },
         "upgradePolicy": {"mode": "Manual", "automaticOSUpgradePolicy": {"enableAutomaticOSUpgrade": True}},
-        "applicationLicenses": ["maya"],
-        "resourceTags": {"a": "b"},
-        "targetNodeCommunicationMode": "Simplified",
     }
     await world.add_pool(**more)
     answer = await world.call("GET", "/pools/p1")
@@ -124,8 +121,30 @@ async def test_everything_that_describes_is_kept_and_secrets_are_not(world: Worl
     assert b"hide" not in answer.body
     assert body["networkConfiguration"]["endpointConfiguration"]["inboundNATPools"][0]["protocol"] == "tcp"
     assert body["upgradePolicy"]["automaticOSUpgradePolicy"] == {"enableAutomaticOSUpgrade": True}
-    assert body["targetNodeCommunicationMode"] == "simplified"
-    assert body["resourceTags"] == {"a": "b"}
+
+
+async def test_a_version_has_only_its_own_properties(world: World) -> None:
+    withdrawn = {
+        "applicationLicenses": ["maya"],
+        "resourceTags": {"ipTags": "b"},
+        "targetNodeCommunicationMode": "Simplified",
+    }
+    answer = await world.call("POST", "/pools", {**POOL, **withdrawn})
+    assert (answer.status, answer.code) == (400, "UnsupportedProperty")
+    assert answer.values() == {"PropertyName": "applicationLicenses"}
+    old, new = "2024-02-01.19.0", {"taskSchedulingPolicy": {"nodeFillType": "pack", "jobDefaultOrder": "none"}}
+    answer = await world.call("POST", "/pools", {**POOL, **new}, version=old)
+    assert answer.values() == {"PropertyName": "taskSchedulingPolicy.jobDefaultOrder"}
+    assert (await world.call("POST", "/pools", {**POOL, **withdrawn}, version=old)).status == 201
+    of_old = (await world.call("GET", f"/pools/{POOL['id']}", version=old)).json()
+    assert of_old["targetNodeCommunicationMode"] == "simplified"
+    assert of_old["resourceTags"] == {"ipTags": "b"}
+    of_new = (await world.call("GET", f"/pools/{POOL['id']}")).json()
+    assert of_new.keys().isdisjoint(withdrawn)
+    answer = await world.call("PATCH", f"/pools/{POOL['id']}", {"displayName": "x"}, version=old)
+    assert answer.values() == {"PropertyName": "displayName"}
+    answer = await world.call("DELETE", "/jobs/none", query="force=true", version=old)
+    assert (answer.status, answer.code) == (400, "UnsupportedQueryParameter")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +230,8 @@ async def test_an_unknown_size_of_a_big_catalogue_is_told_what_is_like_it(world:
     ],
 )
 async def test_what_is_not_built_is_refused(world: World, change: dict[str, Any], named: str) -> None:
-    answer = await world.call("POST", "/pools", {**POOL, **change})
+    # The last version that still knows what was withdrawn.
+    answer = await world.call("POST", "/pools", {**POOL, **change}, version="2024-07-01.20.0")
     assert (answer.status, answer.code) == (501, "NotImplemented")
     assert answer.values()["PropertyName"] == named
     assert not world.control.store.pools

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from millpond.api.handlers import HANDLERS
 from millpond.api.operations import OPERATIONS, Operation
 from millpond.domain.errors import CATALOGUE
+from tests.api.calls import PARAMS
 from tests.api.conftest import MACHINE, NODE, World
 
 WRITING = [
@@ -146,9 +147,7 @@ SLOW = settings(max_examples=40, deadline=None, suppress_health_check=list(Healt
 
 
 def target_of(operation: Operation) -> str:
-    return operation.path.format(
-        poolId="p1", nodeId=NODE, jobId="j1", taskId="t1", filePath="wd%2Fx", jobScheduleId="s1", applicationId="a1"
-    )
+    return operation.path.format(**PARAMS)
 
 
 async def prepared(directory: str) -> World:

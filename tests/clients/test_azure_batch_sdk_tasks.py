@@ -447,3 +447,26 @@ def test_a_signature_that_has_expired_or_allows_less(storage: Storage) -> None:
             urllib.request.urlopen(url, timeout=10)
         with caught.value as error:
             assert error.code == 403
+
+
+def test_statistics_are_of_what_ran(batch: Any) -> None:
+    job_id = batch.create_job()
+    batch.sh(job_id, "busy", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
+    batch.completed(job_id, "busy")
+    stats = batch.client.get_task(job_id, "busy", expand=["stats"]).task_statistics
+    assert stats.user_cpu_time > timedelta(0)
+    assert stats.wall_clock_time >= stats.user_cpu_time / 4
+    assert batch.client.get_task(job_id, "busy").task_statistics is None
+    whole = batch.client.get_job(job_id, expand=["stats"]).job_statistics
+    assert (whole.succeeded_tasks_count, whole.failed_tasks_count) == (1, 0)
+    assert whole.user_cpu_time == stats.user_cpu_time
+
+
+def test_the_agents_logs_are_uploaded(batch: Any, storage: "Storage") -> None:
+    node = batch.nodes()[0]
+    start = node.allocation_time - timedelta(minutes=1)
+    options = m.UploadBatchServiceLogsOptions(container_url=storage.url(None, "rwl"), start_time=start)
+    result = batch.client.upload_node_logs(batch.pool_id, node.id, options)
+    assert result.number_of_files_uploaded >= 1
+    assert result.virtual_directory_name.startswith(f"{batch.pool_id}/{node.id}/")
+    storage.get(f"{result.virtual_directory_name}/host.log")  # there, or this raises

@@ -22,6 +22,7 @@ from millpond.domain.task import (
     ExitOptions,
     FailureInfo,
     NameValue,
+    ResourceUse,
     Task,
     TaskRules,
 )
@@ -126,6 +127,7 @@ def a_wide_task(number: int = 1, job_no: int = 1) -> Task:
         exit_code=-9,
         failure=FailureInfo(ErrorCategory.USER_ERROR, "FailureExitCode", "it failed: \u2713", (NameValue("a", "b"),)),
         satisfies=True,
+        use=ResourceUse(1.5, 0.25, 60.0, 3.0, 2),
         rules=TaskRules(
             depends_on_ids=("a", "b"),
             depends_on_ranges=((1, 4),),

@@ -22,7 +22,7 @@ from millpond.domain.states import (
     SchedulingState,
     TaskState,
 )
-from millpond.domain.task import FailureInfo, NameValue, TaskCounts
+from millpond.domain.task import FailureInfo, NameValue, ResourceUse, TaskCounts
 from millpond.odata import properties
 from millpond.odata.parse import parse_filter
 from millpond.store.base import Fence, NodeCounts, Page
@@ -82,6 +82,7 @@ async def test_records_come_back_whole(store, fence):
         previous_state_time=T0 - 1,
         counts=TaskCounts(active=1, succeeded=4),
         next_task_number=9,
+        use=ResourceUse(user_cpu_s=4.0, retries=1),
     )
     wide, plain = a_wide_task(1), a_task(2)
     await store.commit(

@@ -110,6 +110,8 @@ class Outcome(msgspec.Struct, frozen=True):
     exit_code: int | None
     failure: FailureInfo | None = None
     retryable: bool = False
+    user_cpu_s: float = 0.0
+    kernel_cpu_s: float = 0.0
 
 
 class Runner(Protocol):

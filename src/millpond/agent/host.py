@@ -265,6 +265,8 @@ class Host:
 
     def _look(self) -> None:
         """Bring the nodes in line with the files."""
+        if self._isolation is not None:
+            self._isolation.expire_logins()
         try:
             names = os.listdir(self._nodes_directory)
         except OSError as error:

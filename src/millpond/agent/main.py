@@ -22,12 +22,14 @@ from millpond.agent.follow import FollowedFile
 from millpond.agent.host import Host, HostRunning
 from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
 from millpond.agent.isolation.as_user import forget_groups
+from millpond.agent.isolation.logins import Logins
 from millpond.agent.isolation.node import Isolation, IsolationSettings
 from millpond.agent.link import Follow
 from millpond.agent.logs import NodeLogs
 from millpond.agent.metrics import MachineMeter
 from millpond.agent.mount_kinds import MountSettings
 from millpond.agent.mounts import Mounts
+from millpond.agent.orders import NodeDesk
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.agent.watch import Watches
 from millpond.protocol.messages import FileRequest
@@ -73,7 +75,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
     def logs_of(root: str) -> NodeLogs:
         found = logs.get(root)
         if found is None:
-            found = logs[root] = NodeLogs(root, make_files(root))
+            found = logs[root] = NodeLogs(root, files_of(root))
         return found
 
     watches = Watches()
@@ -108,9 +110,16 @@ async def _run(directory: str, ca_bundle: str) -> None:
             logs=logs_of(facts.root),
         )
 
-    def make_files(root: str) -> NodeFiles:
+    def logins_of(root: str) -> Logins | None:
+        node = isolation.of(root)
+        return None if node is None else node.logins
+
+    def files_of(root: str) -> NodeFiles:
         node = isolation.of(root)
         return NodeFiles(root, None if node is None else node.users.owns)
+
+    def make_files(root: str) -> NodeDesk:
+        return NodeDesk(files_of(root), lambda: logins_of(root), isolation.reason, directory, staging_with(b"{}"))
 
     def make_transport(*, node_id: str, token: str) -> HttpTransport:
         return HttpTransport(session, endpoint, node_id=node_id, token=token)

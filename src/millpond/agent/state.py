@@ -525,6 +525,8 @@ class AgentState:
                 exit_code=outcome.exit_code,
                 failure=outcome.failure,
                 retryable=outcome.retryable,
+                user_cpu_s=outcome.user_cpu_s,
+                kernel_cpu_s=outcome.kernel_cpu_s,
             )
         self._report(report, held.start.slots, actions)
 

@@ -30,7 +30,7 @@ from millpond.api.operations import Router
 from millpond.api.paging import integer_parameter
 from millpond.api.replies import CONTENT_TYPE
 from millpond.api.storage_routes import StorageRoutes
-from millpond.api.versions import API_VERSIONS
+from millpond.api.versions import API_VERSIONS, QUERY_PARAMETERS, answer_for
 from millpond.api.wire_errors import error_body, error_headers
 from millpond.control.base import ControlPlane
 from millpond.domain.errors import BatchError, ErrorCode, LeaseLost, StoreUnavailable
@@ -144,10 +144,11 @@ class BatchRoutes:
         grant = await self._gate.admit(request)
         request.operation, request.params = self._router.find(request.method, route_path(request.scope))
         allow(grant, request.operation, request.params)
-        _check_version(request)
+        version = request.version = _checked_version(request)
         limit_s = _timeout_s(request)
         for name in request.query:
-            if name not in _COMMON_QUERY and name not in request.operation.query:
+            known = name in _COMMON_QUERY or name in request.operation.query
+            if not known or (name in QUERY_PARAMETERS and not QUERY_PARAMETERS[name].has(version)):
                 raise BatchError(ErrorCode.UNSUPPORTED_QUERY_PARAMETER, QueryParameterName=name[:256])
         request.require_host()
         handler = HANDLERS.get(request.operation.name)
@@ -159,9 +160,12 @@ class BatchRoutes:
             )
         try:
             async with asyncio.timeout(limit_s):
-                return await handler(self._context, request)
+                response = await handler(self._context, request)
         except TimeoutError:
             raise BatchError(ErrorCode.OPERATION_TIMED_OUT) from None
+        if CONTENT_TYPE in response.headers and isinstance(response.body, bytes):
+            response.body = answer_for(version, response.body)
+        return response
 
     def _failure(self, request: Request, error: BatchError) -> Response:
         headers = error_headers(error)
@@ -183,7 +187,8 @@ class BatchRoutes:
         return headers
 
 
-def _check_version(request: Request) -> None:
+def _checked_version(request: Request) -> str:
+    """The api-version, which has the operation. Raises BatchError."""
     version = request.query.get("api-version")
     if version is None:
         raise BatchError(ErrorCode.MISSING_REQUIRED_QUERY_PARAMETER, QueryParameterName="api-version")
@@ -194,6 +199,14 @@ def _check_version(request: Request) -> None:
             QueryParameterValue=version[:256],
             Supported=", ".join(API_VERSIONS),
         )
+    operation = request.operation
+    if not operation.span.has(version):
+        raise BatchError(
+            ErrorCode.INVALID_URI,
+            f"api-version {version} has no operation {operation.method} {operation.path}: it is in "
+            f"{operation.span.first} to {operation.span.last}.",
+        )
+    return version
 
 
 def _timeout_s(request: Request) -> float:

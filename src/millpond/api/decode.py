@@ -7,6 +7,7 @@ import msgspec
 
 from millpond.api.http import Request
 from millpond.api.schema.base import JsonObject, Wire
+from millpond.api.versions import check_body
 from millpond.domain.errors import BatchError, ErrorCode
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
@@ -32,6 +33,7 @@ async def read_json(request: Request, decoder: "msgspec.json.Decoder[_W]", limit
     body = await request.body(limit)
     if not body or body.isspace():
         raise BatchError(ErrorCode.INVALID_REQUEST_BODY, "The request body is empty, but the operation needs one.")
+    check_body(request.version, request.operation.name, body)
     return decode(decoder, body)
 
 

@@ -76,9 +76,12 @@ class Request:
         "raw_path",
         "request_id",
         "scope",
+        "version",
     )
 
     operation: "Operation"
+    version: str
+    """The api-version, once it is known to be one that has the operation."""
 
     def __init__(self, scope: Scope, receive: Receive, request_id: str) -> None:
         self.scope = scope

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from millpond.api.percent import decode_component
+from millpond.api.versions import ALWAYS, LAST_CLASSIC, Span
 from millpond.domain.errors import BatchError, ErrorCode
 
 _READ: Final = "$select $expand"
@@ -18,13 +19,16 @@ _LIST: Final = "maxresults $filter $select $expand"
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One operation: `name`, HTTP method, path template, status of success, query parameters by lower-case name."""
+    """One operation: `name`, HTTP method, path template, status of success, query parameters by lower-case name, the
+    versions that have it, and whether it is one of our own."""
 
     name: str
     method: str
     path: str
     success: int
     query: frozenset[str] = frozenset()
+    span: Span = ALWAYS
+    extension: bool = False
 
 
 def _operations() -> Iterator[Operation]:
@@ -38,7 +42,8 @@ def _operations() -> Iterator[Operation]:
         names = " ".join(str(part) for part in query).lower().split()
         if "maxresults" in names or name == "list_subtasks":
             names.append("$skiptoken")
-        yield Operation(name, method, path, success, frozenset(names))
+        span = _SPANS.get(name, ALWAYS)
+        yield Operation(name, method, path, success, frozenset(names), span, extension=row in _EXTENSIONS)
 
 
 _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
@@ -83,8 +88,6 @@ _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
     ("delete_node_file", "DELETE", "/pools/{poolId}/nodes/{nodeId}/files/{filePath}", 200, "recursive"),
     ("download_node_file", "GET", "/pools/{poolId}/nodes/{nodeId}/files/{filePath}", 200),
     ("get_node_file_properties", "HEAD", "/pools/{poolId}/nodes/{nodeId}/files/{filePath}", 200),
-    # an extension of ours: what the node's agent says of itself
-    ("get_node_properties", "GET", "/pools/{poolId}/nodes/{nodeId}/properties", 200),
     # jobs
     ("create_job", "POST", "/jobs", 201),
     ("list_jobs", "GET", "/jobs", 200, _LIST),
@@ -154,7 +157,23 @@ _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
     ),
 )
 
+_SPANS: Final[dict[str, Span]] = {
+    "start_node": Span(first="2024-07-01.20.0"),
+    "deallocate_node": Span(first="2024-07-01.20.0"),
+    "get_node_remote_desktop": Span(last=LAST_CLASSIC),
+    "create_certificate": Span(last=LAST_CLASSIC),
+    "list_certificates": Span(last=LAST_CLASSIC),
+    "get_certificate": Span(last=LAST_CLASSIC),
+    "delete_certificate": Span(last=LAST_CLASSIC),
+    "cancel_certificate_deletion": Span(last=LAST_CLASSIC),
+    "get_pool_lifetime_statistics": Span(last="2022-10-01.16.0"),
+    "get_job_lifetime_statistics": Span(last="2022-10-01.16.0"),
+}
+"""Of the operations that not all versions have."""
+
 _EXTENSIONS: Final[tuple[tuple[str | int, ...], ...]] = (
+    # what the node's agent says of itself
+    ("get_node_properties", "GET", "/pools/{poolId}/nodes/{nodeId}/properties", 200),
     # why something waits
     ("explain_job", "GET", "/jobs/{jobId}/explain", 200),
     ("explain_task", "GET", "/jobs/{jobId}/tasks/{taskId}/explain", 200),

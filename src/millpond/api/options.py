@@ -1,7 +1,7 @@
 """The OData options of a request: `$filter`, `$select`, `$expand`."""
 
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Final
 
 from millpond.api.http import Request
 from millpond.api.paging import invalid_parameter
@@ -24,8 +24,8 @@ def filter_of(request: Request, properties: Properties) -> Filter | None:
 
 
 def select_of(request: Request, names: AbstractSet[str]) -> frozenset[str] | None:
-    """The properties to show, None for all of them. `$expand` is checked too: statistics are not kept, so `stats` is
-    taken and adds nothing. Raises BatchError InvalidQueryParameterValue."""
+    """The properties to show, None for all of them. `$expand` is checked too: see `wants_stats`. Raises BatchError
+    InvalidQueryParameterValue."""
     expand = request.query.get("$expand")
     if expand is not None:
         try:
@@ -41,9 +41,19 @@ def select_of(request: Request, names: AbstractSet[str]) -> frozenset[str] | Non
         raise invalid_parameter("$select", text, _reason(error)) from None
 
 
+STATS: Final = "stats"
+
+
+def wants_stats(request: Request, select: frozenset[str] | None) -> bool:
+    """Whether statistics are to be shown: expanded, or selected."""
+    return "$expand" in request.query or (select is not None and STATS in select)
+
+
 def shown(entity: dict[str, Any], select: frozenset[str] | None) -> dict[str, Any]:
-    """The entity with the selected properties only."""
-    return entity if select is None else {name: value for name, value in entity.items() if name in select}
+    """The entity with the selected properties only; statistics are there only when they are wanted."""
+    if select is None:
+        return entity
+    return {name: value for name, value in entity.items() if name in select or name == STATS}
 
 
 def _reason(error: QueryOptionError) -> str:

@@ -78,6 +78,9 @@ def _rows() -> Iterator[Support]:
     yield Support("pool", "applicationLicenses", accepted, "Withdrawn by Azure Batch.")
     yield Support("pool", "targetNodeCommunicationMode", accepted, "Nodes call out only.")
     yield Support("pool", "resourceTags", accepted, "There are no Azure resources to tag.")
+    # nodes
+    yield Support("nodeUser", "isAdmin", refused, "Nobody is given root on the machine of the service.")
+    yield Support("node", "uploadBatchServiceLogs.identityReference", accepted, "There are no managed identities.")
     # jobs
     yield Support("job", "networkConfiguration", accepted, "Nodes have the network of their host.")
     # tasks
@@ -87,7 +90,10 @@ def _rows() -> Iterator[Support]:
 SUPPORT: Final[tuple[Support, ...]] = tuple(_rows())
 
 QUERY_SUPPORT: Final[tuple[tuple[str, str], ...]] = (
-    ("$expand=stats", "Accepted; statistics are not kept yet, so none are shown."),
+    (
+        "$expand=stats",
+        "Reads and writes of tasks are 0; those of pools reach back as far as samples, those of schedules are of their jobs.",
+    ),
     ("force", "Accepted on delete and terminate; nodes are never waited for without a limit."),
 )
 """(query parameter, note) of those that are taken without effect."""

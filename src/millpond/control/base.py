@@ -25,6 +25,7 @@ from millpond.protocol.messages import (
     LaunchCall,
     LaunchReply,
     Logs,
+    NodeOrder,
     Sync,
     SyncReply,
     Welcome,
@@ -78,6 +79,11 @@ class NodeFiles(Protocol):
 
     async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None: ...
 
+    async def order(self, pool_id: str, node_id: str, order: NodeOrder) -> bytes:
+        """Have the node do something at once; the content of its answer. Raises BatchError: NodeNotFound, NodeNotReady,
+        and what the agent refuses."""
+        ...
+
     async def follow(self, node_id: str, path: str, *, key: int, attempt: int, offset: int) -> AsyncIterator[bytes]:
         """What is in a task's file from `offset` on and what is added to it, until that attempt is over; empty chunks
         now and then while there is nothing. A file that is not there yet is waited for. ConnectionResetError when the
@@ -98,7 +104,6 @@ class KeptLogs(Protocol):
 
     async def remove(self, kept: KeptFiles, name: str, *, recursive: bool) -> None:
         """Raises BatchError FileNotFound, OperationInvalidForCurrentState."""
-        ...
 
 
 class AgentGateway(Protocol):

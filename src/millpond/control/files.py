@@ -12,7 +12,7 @@ from millpond.control.settings import ControlSettings
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.ids import id_key
 from millpond.protocol.frames import unframed
-from millpond.protocol.messages import FileEntry, FileReply, FileRequest
+from millpond.protocol.messages import FileEntry, FileReply, FileRequest, NodeOrder
 
 
 class _Asked(msgspec.Struct):
@@ -81,6 +81,12 @@ class NodeFilesService:
 
     async def delete(self, pool_id: str | None, node_id: str, path: str, *, recursive: bool) -> None:
         await self._ask(pool_id, node_id, "delete", path, recursive=recursive)
+
+    async def order(self, pool_id: str, node_id: str, order: NodeOrder) -> bytes:
+        request = FileRequest("", "order", "", content=msgspec.json.encode(order))
+        request_id, reply, _ = await self._open(pool_id, node_id, request)
+        self._requests.close(request_id)
+        return reply.content
 
     async def read(
         self, pool_id: str | None, node_id: str, path: str, *, offset: int, length: int | None

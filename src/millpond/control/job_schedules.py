@@ -167,6 +167,12 @@ class JobScheduleKeeper:
         """Whether there is such a schedule, or one is being added."""
         return id_key(schedule_id) in self._numbers
 
+    def active_count(self) -> int:
+        """How many are not completed, those being added among them."""
+        state = self._engine.state
+        rows = {} if state is None else state.rows
+        return sum(key not in rows or rows[key].state is not JobScheduleState.COMPLETED for key in self._numbers)
+
     async def add(self, schedule: JobSchedule, cause: str) -> JobSchedule:
         """Raises BatchError JobScheduleExists, JobScheduleBeingDeleted, ServerBusy."""
         key = id_key(schedule.id)

@@ -303,7 +303,7 @@ class NodeLinks:
                             start_time=start_time,
                         )
                     )
-                case m.Ended(seq, key, attempt, start_time, end_time, exit_code, failure, retryable):
+                case m.Ended(seq, key, attempt, start_time, end_time, exit_code, failure, retryable, user_s, kernel_s):
                     events.append(
                         e.TaskEnded(
                             at=at,
@@ -316,6 +316,8 @@ class NodeLinks:
                             exit_code=exit_code,
                             failure=failure,
                             retryable=retryable,
+                            user_cpu_s=user_s,
+                            kernel_cpu_s=kernel_s,
                         )
                     )
                 case m.Coordinated(seq, key, attempt):

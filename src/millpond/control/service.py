@@ -319,6 +319,8 @@ class ControlService:
             raise BatchError(self._taken_id(key), JobId=job.id)
         if self._schedules.knows(key):
             raise BatchError(ErrorCode.JOB_SCHEDULE_WITH_SAME_ID_EXISTS, JobId=job.id)
+        if job.schedule_id is None:
+            self._require_job_quota()
         job.no = self._next_job_no
         self._next_job_no += 1
         if auto_pool is not None:
@@ -343,6 +345,25 @@ class ControlService:
         await asyncio.shield(added)
         return job
 
+    def _require_job_quota(self) -> None:
+        """Raises BatchError ActiveJobAndScheduleQuotaReached when one more job or schedule would be too many. A job that
+        a schedule makes is counted and never refused: its schedule was let in."""
+        quota = self._settings.active_job_quota
+        if quota is None:
+            return
+        # Those that are being added are not in any state yet; of an engine that is being rebuilt all are counted.
+        active = self._schedules.active_count()
+        for key, entry in self._jobs.items():
+            engine = self._engines.get(id_key(entry.pool_id))
+            job = engine.state.jobs.get(key) if engine is not None and engine.state is not None else None
+            active += job is None or job.row.state is not JobState.COMPLETED
+        if active >= quota:
+            raise BatchError(
+                ErrorCode.ACTIVE_JOB_AND_SCHEDULE_QUOTA_REACHED,
+                f"There are {active} active jobs and job schedules, and {quota} are the limit: delete or terminate one, or "
+                "raise account.active_job_and_job_schedule_quota in the configuration.",
+            )
+
     def _taken_id(self, key: str) -> ErrorCode:
         engine = self._engines.get(id_key(self._jobs[key].pool_id))
         job = engine.state.jobs.get(key) if engine is not None and engine.state is not None else None
@@ -352,6 +373,8 @@ class ControlService:
     async def add_job_schedule(self, schedule: JobSchedule, cause: str) -> JobSchedule:
         if id_key(schedule.id) in self._jobs:
             raise BatchError(ErrorCode.JOB_WITH_SAME_ID_EXISTS, JobScheduleId=schedule.id)
+        if not self._schedules.knows(schedule.id):
+            self._require_job_quota()
         return await self._schedules.add(schedule, cause)
 
     async def to_job_schedules(self, event: JobScheduleEvent) -> Any:

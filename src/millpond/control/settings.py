@@ -36,6 +36,9 @@ class ControlSettings(msgspec.Struct, frozen=True):
     """Packages one of them may have."""
     pool_quota: int | None = None
     """Pools there may be at a time; None is no limit."""
+    active_job_quota: int | None = None
+    """Jobs and job schedules that are not completed there may be at a time, the jobs that schedules make not refused;
+    None is no limit."""
     purge_chunk: int = 5_000
     """Task rows of a deleted job removed per transaction."""
     sweep_interval_s: float = 6 * 3600.0

@@ -14,9 +14,11 @@ class ErrorCode(StrEnum):
     ACCOUNT_IS_DISABLED = "AccountIsDisabled"
     APPLICATION_NOT_FOUND = "ApplicationNotFound"
     APPLICATION_PACKAGE_NOT_FOUND = "ApplicationPackageNotFound"
+    ACTIVE_JOB_AND_SCHEDULE_QUOTA_REACHED = "ActiveJobAndScheduleQuotaReached"
     AUTHENTICATION_FAILED = "AuthenticationFailed"
     AUTO_SCALE_FORMULA_TOO_LONG = "AutoScaleFormulaTooLong"
     AUTO_SCALING_FORMULA_SYNTAX_ERROR = "AutoScalingFormulaSyntaxError"
+    CERTIFICATE_NOT_FOUND = "CertificateNotFound"
     CONDITION_NOT_MET = "ConditionNotMet"
     CONFLICT = "Conflict"
     """Of the management plane, where it has no code of its own."""
@@ -65,6 +67,8 @@ class ErrorCode(StrEnum):
     NODE_NOT_FOUND = "NodeNotFound"
     NODE_NOT_READY = "NodeNotReady"
     NODE_STATE_UNUSABLE = "NodeStateUnusable"
+    NODE_USER_EXISTS = "NodeUserExists"
+    NODE_USER_NOT_FOUND = "NodeUserNotFound"
     NOT_IMPLEMENTED = "NotImplemented"
     OPERATION_INVALID_FOR_CURRENT_STATE = "OperationInvalidForCurrentState"
     OPERATION_NOT_VALID_ON_NODE = "OperationNotValidOnNode"
@@ -107,6 +111,10 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.ACCOUNT_IS_DISABLED: (403, "The specified account is disabled."),
     _C.APPLICATION_NOT_FOUND: (404, "The specified application does not exist."),
     _C.APPLICATION_PACKAGE_NOT_FOUND: (404, "The specified application package does not exist."),
+    _C.ACTIVE_JOB_AND_SCHEDULE_QUOTA_REACHED: (
+        409,
+        "The quota of active jobs and job schedules of the account has been reached.",
+    ),
     _C.AUTHENTICATION_FAILED: (
         403,
         (
@@ -119,6 +127,7 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.CONDITION_NOT_MET: (412, "The condition specified using HTTP conditional header(s) is not met."),
     _C.CONFLICT: (409, "The request conflicts with the current state of the resource."),
     _C.EMPTY_METADATA_KEY: (400, "The key of a metadata item is empty."),
+    _C.CERTIFICATE_NOT_FOUND: (404, "The specified certificate does not exist."),
     _C.FILE_NOT_FOUND: (404, "The specified file does not exist."),
     _C.INSUFFICIENT_ACCOUNT_PERMISSIONS: (
         403,
@@ -189,6 +198,8 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
     _C.NODE_NOT_FOUND: (404, "The specified node does not exist."),
     _C.NODE_NOT_READY: (409, "The node is not able to perform the requested operation in its current state."),
     _C.NODE_STATE_UNUSABLE: (409, "The specified node is unusable."),
+    _C.NODE_USER_EXISTS: (409, "The specified node user already exists."),
+    _C.NODE_USER_NOT_FOUND: (404, "The specified node user does not exist."),
     _C.NOT_IMPLEMENTED: (501, "The requested operation is not implemented on the specified resource."),
     _C.OPERATION_INVALID_FOR_CURRENT_STATE: (409, "The operation is not valid for the current state of the resource."),
     _C.OPERATION_NOT_VALID_ON_NODE: (409, "The specified operation is not valid on the node."),

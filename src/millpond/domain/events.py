@@ -336,6 +336,9 @@ class TaskEnded(_Event, frozen=True, kw_only=True):
     exit_code: int | None
     failure: FailureInfo | None = None
     retryable: bool = False
+    user_cpu_s: float = 0.0
+    kernel_cpu_s: float = 0.0
+    """Seconds of processor time the attempt's process and those it waited for used."""
 
 
 class InstanceCoordinated(_Event, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from millpond.domain.states import (
     OnTaskFailure,
     PoolLifetimeOption,
 )
-from millpond.domain.task import JsonObject, NameValue, TaskCounts
+from millpond.domain.task import NO_USE, JsonObject, NameValue, ResourceUse, TaskCounts
 
 
 class SchedulingError(msgspec.Struct, frozen=True):
@@ -80,6 +80,8 @@ class Job(msgspec.Struct):
     """When the job ends without waiting any longer for its release tasks."""
     next_task_number: int = 1
     counts: TaskCounts = msgspec.field(default_factory=TaskCounts)
+    use: ResourceUse = NO_USE
+    """Of its tasks' runs that have ended, deleted tasks' too."""
 
 
 class JobChanges(msgspec.Struct, frozen=True):

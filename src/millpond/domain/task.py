@@ -80,6 +80,29 @@ class TaskRules(msgspec.Struct, frozen=True, gc=False):
         return bool(self.depends_on_ids or self.depends_on_ranges)
 
 
+class ResourceUse(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What runs used, in seconds: of a task over all its runs, or of all tasks of a job."""
+
+    user_cpu_s: float = 0.0
+    kernel_cpu_s: float = 0.0
+    wall_s: float = 0.0
+    wait_s: float = 0.0
+    """From creation to the first start."""
+    retries: int = 0
+
+    def plus(self, other: "ResourceUse") -> "ResourceUse":
+        return ResourceUse(
+            self.user_cpu_s + other.user_cpu_s,
+            self.kernel_cpu_s + other.kernel_cpu_s,
+            self.wall_s + other.wall_s,
+            self.wait_s + other.wait_s,
+            self.retries + other.retries,
+        )
+
+
+NO_USE = ResourceUse()
+
+
 class Task(msgspec.Struct, gc=False):
     """The slim record of a task: one row of the hot `task` table, one object in the scheduler's memory.
 
@@ -119,6 +142,8 @@ class Task(msgspec.Struct, gc=False):
     satisfies: bool = False
     """Completed in a way that releases its dependents."""
     rules: TaskRules | None = None
+    use: ResourceUse | None = None
+    """Of the runs that have ended by themselves; None before the first."""
 
     @property
     def job_no(self) -> int:

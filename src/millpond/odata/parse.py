@@ -220,6 +220,10 @@ class _Parser:
             )
         self._advance()
         value = self._literal(word, described.type)
+        if described.words is not None and str(value).lower() not in described.words:
+            raise self._error(
+                f"{str(value)[:64]!r} is no value of '{word}', which is one of: {', '.join(sorted(described.words))}."
+            )
         self._advance()
         return Comparison(path, operator, value)
 

@@ -27,6 +27,8 @@ class Property(msgspec.Struct, frozen=True):
     """Whether `startswith(property, …)` is offered."""
     name: str | None = None
     """The property meant, when the name is only another spelling of it."""
+    words: frozenset[str] | None = None
+    """The values of an enumeration, as spelled on the wire; None takes any."""
 
 
 Properties: TypeAlias = Mapping[str, Property]
@@ -41,15 +43,24 @@ _ID: Final = Property(PropertyType.STRING, _ALL, starts_with=True)
 _NAME: Final = Property(PropertyType.STRING, _NONE, starts_with=True)
 _WORD: Final = Property(PropertyType.STRING, _EQ_NE)
 _WORD_EQ: Final = Property(PropertyType.STRING, _EQ)
+
+
+def _one_of(words: str, operators: frozenset[Operator] = _EQ_NE) -> Property:
+    """An enumeration."""
+    return Property(PropertyType.STRING, operators, words=frozenset(words.split()))
+
+
+_RESULT: Final = _one_of("success failure")
+_RUN_STATE: Final = _one_of("running completed", _EQ)
 _FLAG: Final = Property(PropertyType.BOOLEAN, _EQ_NE)
 _NUMBER: Final = Property(PropertyType.INTEGER, _ALL)
 _TIME: Final = Property(PropertyType.DATE_TIME, _ALL)
 
 POOLS: Final[Properties] = {
     "id": _ID,
-    "state": _WORD,
+    "state": _one_of("active deleting"),
     "stateTransitionTime": _TIME,
-    "allocationState": _WORD_EQ,
+    "allocationState": _one_of("steady resizing stopping", _EQ),
     "allocationStateTransitionTime": _TIME,
     "creationTime": _TIME,
     "lastModified": _TIME,
@@ -58,19 +69,22 @@ POOLS: Final[Properties] = {
     "vmSize": _WORD,
 }
 NODES: Final[Properties] = {
-    "state": _WORD,
+    "state": _one_of(
+        "idle rebooting reimaging running unusable creating starting waitingforstarttask starttaskfailed unknown "
+        "leavingpool offline preempted upgradingos deallocated deallocating"
+    ),
     "stateTransitionTime": _TIME,
     "lastBootTime": _TIME,
     "allocationTime": _TIME,
-    "startTaskInfo/state": _WORD_EQ,
-    "startTaskInfo/result": _WORD,
+    "startTaskInfo/state": _RUN_STATE,
+    "startTaskInfo/result": _RESULT,
     "startTaskInfo/exitCode": _NUMBER,
     "startTaskInfo/startTime": _TIME,
     "startTaskInfo/endTime": _TIME,
 }
 JOBS: Final[Properties] = {
     "id": _ID,
-    "state": _WORD,
+    "state": _one_of("active disabling disabled enabling terminating completed deleting"),
     "stateTransitionTime": _TIME,
     "creationTime": _TIME,
     "lastModified": _TIME,
@@ -81,7 +95,7 @@ JOBS: Final[Properties] = {
 JOBS_OF_SCHEDULE: Final[Properties] = {name: meant for name, meant in JOBS.items() if name != "id"}
 JOB_SCHEDULES: Final[Properties] = {
     "id": _ID,
-    "state": _WORD,
+    "state": _one_of("active completed disabled terminating deleting"),
     "stateTransitionTime": _TIME,
     "creationTime": _TIME,
     "lastModified": _TIME,
@@ -96,18 +110,18 @@ JOB_NODES: Final[Properties] = {
         f"{info}/{name}": meant
         for info in ("jobPreparationTaskExecutionInfo", "jobReleaseTaskExecutionInfo")
         for name, meant in {
-            "state": _WORD_EQ,
+            "state": _RUN_STATE,
             "startTime": _TIME,
             "endTime": _TIME,
             "exitCode": _NUMBER,
-            "result": _WORD,
+            "result": _RESULT,
         }.items()
     },
 }
 """Of the list of preparation and release status."""
 TASKS: Final[Properties] = {
     "id": _ID,
-    "state": _WORD,
+    "state": _one_of("active preparing running completed"),
     "stateTransitionTime": _TIME,
     "creationTime": _TIME,
     "lastModified": _TIME,
@@ -116,8 +130,20 @@ TASKS: Final[Properties] = {
     "executionInfo/startTime": _TIME,
     "executionInfo/endTime": _TIME,
     "executionInfo/exitCode": _NUMBER,
-    "executionInfo/result": _WORD,
+    "executionInfo/result": _RESULT,
 }
 FILES: Final[Properties] = {"name": _NAME}
-SUPPORTED_IMAGES: Final[Properties] = {"osType": _WORD, "verificationType": _WORD, "nodeAgentSKUId": _WORD}
+SUPPORTED_IMAGES: Final[Properties] = {
+    "osType": _one_of("linux windows"),
+    "verificationType": _one_of("verified unverified"),
+    "nodeAgentSKUId": _WORD,
+}
+CERTIFICATES: Final[Properties] = {"state": _one_of("active deleting deletefailed"), "stateTransitionTime": _TIME}
+POOL_USAGE: Final[Properties] = {
+    "poolId": Property(
+        PropertyType.STRING,
+        frozenset({Operator.EQ, Operator.GE, Operator.GT, Operator.LE, Operator.LT}),
+        starts_with=True,
+    )
+}
 NODE_COUNTS: Final[Properties] = {"poolId": _WORD_EQ}

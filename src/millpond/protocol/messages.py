@@ -71,6 +71,8 @@ class Ended(_Message, frozen=True, gc=False, omit_defaults=True, tag="ended"):
     exit_code: int | None
     failure: FailureInfo | None = None
     retryable: bool = False
+    user_cpu_s: float = 0.0
+    kernel_cpu_s: float = 0.0
 
 
 class Coordinated(_Message, frozen=True, gc=False, omit_defaults=True, tag="coordinated"):
@@ -217,6 +219,8 @@ class FileRequest(_Message, frozen=True, gc=False, omit_defaults=True):
     """With `attempt`, for `follow`: the attempt whose file it is. The answer's content is then `frames` (see
     `protocol.frames`): what is in the file from `offset` on and what is added to it, until the attempt is over."""
     attempt: int = 0
+    content: bytes = b""
+    """Of a request that is not about files (`NodeOrder`): the order, JSON."""
 
 
 class FileEntry(_Message, frozen=True, gc=False, omit_defaults=True):
@@ -240,6 +244,43 @@ class FileReply(_Message, frozen=True, gc=False, omit_defaults=True):
     message: str = ""
     entries: tuple[FileEntry, ...] = ()
     """`list`: the entries, sorted by name; `stat` and `read`: the one file."""
+    content: bytes = b""
+    """What an order (`NodeOrder`) brought: JSON."""
+
+
+class PutUser(_Message, frozen=True, gc=False, omit_defaults=True, tag="putUser"):
+    """Make a user who may log in to the node, or give the one there is new credentials."""
+
+    name: str
+    exists: bool
+    """Whether there must be one already, or must be none."""
+    expires: Timestamp
+    password: str = ""
+    public_key: str = ""
+
+
+class RemoveUser(_Message, frozen=True, gc=False, omit_defaults=True, tag="removeUser"):
+    """Take such a user away, with all that runs as it."""
+
+    name: str
+
+
+class UploadLogs(_Message, frozen=True, gc=False, omit_defaults=True, tag="uploadLogs"):
+    """Upload what the agent logged. Answered by `UploadedLogs`."""
+
+    container_url: str
+    directory: str
+    """In the container."""
+    start: Timestamp
+    end: Timestamp | None = None
+
+
+NodeOrder: TypeAlias = PutUser | RemoveUser | UploadLogs
+"""What a node can be asked to do at once, besides file operations: the content of a file request of operation `order`."""
+
+
+class UploadedLogs(_Message, frozen=True, gc=False, omit_defaults=True):
+    files: int
 
 
 # --- logs that outlive the node ---

@@ -8,7 +8,7 @@ from millpond.domain.effects import Effect, SaveTask
 from millpond.domain.events import TaskEnded, TaskReturned, TaskStarted, TaskStopped
 from millpond.domain.ids import is_special_key
 from millpond.domain.states import IN_SERVICE_NODE_STATES, TaskState
-from millpond.domain.task import Task
+from millpond.domain.task import ResourceUse, Task
 from millpond.scheduler import gangs, retries, special, tasks
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, settle_node_state
 
@@ -85,6 +85,7 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
         run_time_s = end_time - task.start_time
         known = state.run_time_s
         state.run_time_s = run_time_s if known is None else 0.9 * known + 0.1 * run_time_s
+    _note_use(job, task, event, end_time)
     tasks.detach(state, job, task, at, stop=False, effects=effects, node=node)
     failure = event.failure
     if failure is not None and event.retryable:
@@ -95,6 +96,7 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
     elif retries.failed_by_exit_code(event):
         if retries.may_retry(task, job.row):
             task.retry_count += 1
+            job.row.use = job.row.use.plus(ResourceUse(retries=1))
             task.last_retry_time = at
             tasks.requeue(state, job, task, at, effects, by_user=False)
             return
@@ -105,6 +107,17 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
     elif assignment.index:
         failure = gangs.blame(assignment, failure)
     tasks.complete(state, job, task, at, effects, end_time=end_time, exit_code=event.exit_code, failure=failure)
+
+
+def _note_use(job: JobMemory, task: Task, event: TaskEnded, end_time: Timestamp) -> None:
+    """Add what the run used to the task's sum and to the job's. Both are saved with whatever comes of the end."""
+    if task.start_time is None:
+        return
+    run = ResourceUse(event.user_cpu_s, event.kernel_cpu_s, end_time - task.start_time)
+    if task.use is None:
+        run = run.plus(ResourceUse(wait_s=max(0.0, task.start_time - task.creation_time)))
+    task.use = run if task.use is None else task.use.plus(run)
+    job.row.use = job.row.use.plus(run)
 
 
 def _instance_ended(

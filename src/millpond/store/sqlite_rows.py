@@ -13,7 +13,7 @@ from millpond.domain.pool import Pool
 from millpond.domain.special_task import JobNode, SpecialTaskInfo
 from millpond.domain.states import NodeState, TaskState
 from millpond.domain.subtask import Subtask
-from millpond.domain.task import FailureInfo, Task, TaskRules
+from millpond.domain.task import FailureInfo, ResourceUse, Task, TaskRules
 from millpond.odata.sql import Column, Columns
 from millpond.store.changes import ChangeSet
 
@@ -29,6 +29,7 @@ job_schedule_of_record: Final = msgspec.json.Decoder(JobSchedule).decode
 subtask_of_record: Final = msgspec.json.Decoder(Subtask).decode
 _failure_of: Final = msgspec.json.Decoder(FailureInfo).decode
 _rules_of: Final = msgspec.json.Decoder(TaskRules).decode
+_use_of: Final = msgspec.json.Decoder(ResourceUse).decode
 
 _TASK_STATES: Final = {state.value: state for state in TaskState}
 _PREVIOUS_STATES: Final[Mapping[str | None, TaskState | None]] = {
@@ -207,6 +208,7 @@ def _new_task_row(task: Task) -> Row:
         None if task.failure is None else _encode(task.failure),
         1 if task.satisfies else 0,
         None if task.rules is None else _encode(task.rules),
+        None if task.use is None else _encode(task.use),
     )
 
 
@@ -233,6 +235,7 @@ def _task_row(task: Task) -> Row:
         None if task.failure is None else _encode(task.failure),
         1 if task.satisfies else 0,
         None if task.rules is None else _encode(task.rules),
+        None if task.use is None else _encode(task.use),
     )
 
 
@@ -240,6 +243,7 @@ def task_of_row(row: Row, node_names: Mapping[int | None, str | None]) -> Task:
     """A task from the query fragment `task_columns`; further columns are ignored."""
     failure = row[19]
     rules = row[21]
+    use = row[22]
     return Task(
         row[0],
         row[1],
@@ -263,6 +267,7 @@ def task_of_row(row: Row, node_names: Mapping[int | None, str | None]) -> Task:
         failure and _failure_of(failure),
         row[20] == 1,
         rules and _rules_of(rules),
+        use and _use_of(use),
     )
 
 

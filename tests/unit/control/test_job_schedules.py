@@ -318,6 +318,7 @@ def test_a_pool_that_cannot_be_made_completes_the_job_and_the_schedule_goes_on(
         await lab.insist(lambda c: c.add_pool(new_pool(), "test"))
         refused = await lab.insist(lambda c: c.add_pool(new_pool(pool_id="second"), "test"))
         assert isinstance(refused, BatchError) is (quota is not None)
+        assert quota is None or refused.code == "PoolQuotaReached"
         schedule = new_schedule(pool=SHARED_POOL, interval_s=HOUR)
         schedule.spec["jobSpecification"]["vmSize"] = vm_size
         await lab.insist(lambda c: c.add_job_schedule(schedule, "test"))
@@ -372,5 +373,34 @@ def test_an_update_is_for_later_jobs(lab: Lab) -> None:
             ("daily:job-1", "pool"),
             ("daily:job-2", "other"),
         ]
+
+    lab.run(story())
+
+
+def test_active_jobs_and_schedules_have_a_quota_together() -> None:
+    lab = Lab(msgspec.structs.replace(SETTINGS, active_job_quota=3))
+
+    async def story() -> None:
+        await lab.start()
+        await lab.insist(lambda c: c.add_pool(new_pool(), "test"))
+        await lab.insist(lambda c: c.add_job_schedule(new_schedule(interval_s=HOUR), "test"))
+        # The schedule's own job is the second.
+        await asyncio.sleep(HOUR / 2)
+        added = await lab.insist(lambda c: c.add_job(new_job("one", no=0), "test"))
+        assert not isinstance(added, BatchError)
+        refused = await lab.insist(lambda c: c.add_job(new_job("two", no=0), "test"))
+        assert isinstance(refused, BatchError)
+        assert refused.code == "ActiveJobAndScheduleQuotaReached"
+        refused = await lab.insist(lambda c: c.add_job_schedule(new_schedule("other"), "test"))
+        assert isinstance(refused, BatchError)
+        assert refused.code == "ActiveJobAndScheduleQuotaReached"
+        again = await lab.insist(lambda c: c.add_job(new_job("one", no=0), "test"))
+        assert isinstance(again, BatchError)
+        assert again.code == "JobExists"
+        # A completed job is not active.
+        event = e.JobTerminateRequested(at=lab.clock(), cause="test", job_id="one", reason="enough")
+        await lab.insist(lambda c: c.to_job("one", event))
+        added = await lab.insist(lambda c: c.add_job(new_job("two", no=0), "test"))
+        assert not isinstance(added, BatchError)
 
     lab.run(story())

@@ -15,7 +15,7 @@ from millpond.domain.states import (
     OnAllTasksComplete,
     TaskState,
 )
-from millpond.domain.task import FailureInfo, NameValue, TaskAddOutcome
+from millpond.domain.task import FailureInfo, NameValue, ResourceUse, TaskAddOutcome
 from tests.unit.scheduler.world import World
 
 DOWNLOAD_FAILED = FailureInfo(ErrorCategory.USER_ERROR, "BlobNotFound", "no such blob")
@@ -325,3 +325,41 @@ def test_new_constraints_bring_a_new_retention_time(world: World) -> None:
         assert (None if task.rules is None else task.rules.retention_s) == retention
         saved = [effect.task for effect in world.effects if isinstance(effect, f.SaveTask)]
         assert (None if saved[-1].rules is None else saved[-1].rules.retention_s) == retention
+
+
+def test_what_runs_used_is_summed_over_retries_and_over_the_job() -> None:
+    world = World()
+    world.add_pool(nodes=1, slots=2)
+    world.add_job(retries=1)
+    world.tick(5)
+    world.add_tasks("a", "b")
+    world.tick(2)
+
+    def run(task_id: str, exit_code: int) -> None:
+        world.start(task_id)
+        began = world.now
+        world.tick(10)
+        task = world.task(task_id)
+        world.do(
+            e.TaskEnded(
+                at=world.now,
+                node_id=task.node_id or "",
+                key=task.key,
+                attempt=task.attempt,
+                start_time=began,
+                end_time=world.now,
+                exit_code=exit_code,
+                user_cpu_s=3.0,
+                kernel_cpu_s=1.0,
+            )
+        )
+
+    run("a", 1)
+    assert world.task("a").use == ResourceUse(3.0, 1.0, 10.0, 2.0)
+    assert world.job().use == ResourceUse(3.0, 1.0, 10.0, 2.0, 1)
+    run("a", 0)
+    run("b", 0)
+    assert world.task("a").use == ResourceUse(6.0, 2.0, 20.0, 2.0)
+    assert world.task("b").use == ResourceUse(3.0, 1.0, 10.0, 22.0)
+    assert world.job().use == ResourceUse(9.0, 3.0, 30.0, 24.0, 1)
+    world.check()

@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Final
 
 import msgspec
@@ -44,11 +44,36 @@ class AccountFiles:
             for account in accounts
         ]
         groups = [f"{account.name}:*:{account.uid}:" for account in accounts]
-        groups.append(f"{group[0]}:*:{group[1]}:{','.join(account.name for account in accounts)}")
         with self._locked():
+            # Who may log in is a member too, and stays one.
+            before = [line.split(":") for line in self._lines("group")]
+            known = next(
+                (fields[3].split(",") for fields in before if len(fields) > 3 and fields[2] == str(group[1])), []
+            )
+            members = dict.fromkeys([account.name for account in accounts] + [name for name in known if name])
+            groups.append(f"{group[0]}:*:{group[1]}:{','.join(members)}")
             # Groups first: no user is ever there without its own.
             self._change("group", lambda fields: fields[2] not in gids, groups)
             self._change("passwd", lambda fields: fields[2] not in uids, users)
+
+    def put_login(self, account: AccountEntry, password: str, last_day: int, group: int) -> None:
+        """Have a user who may log in, as a member of the group. `password` is hashed, or `!` for none; `last_day` is the
+        last the user is let in, in days since 1970. Raises OSError."""
+        shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
+        user = f"{account.name}:x:{account.uid}:{account.uid}:Millpond node user:{account.home}:{shell}"
+        number = str(account.uid)
+        with self._locked():
+            groups = [line.split(":") for line in self._lines("group")]
+            ours = next((fields for fields in groups if len(fields) > 3 and fields[2] == str(group)), None)
+            more = [f"{account.name}:x:{account.uid}:"]
+            if ours is not None:
+                members = [name for name in ours[3].split(",") if name and name != account.name]
+                more.append(":".join([*ours[:3], ",".join([*members, account.name])]))
+            self._change("group", lambda fields: fields[2] not in (number, str(group if ours else number)), more)
+            shadow = f"{account.name}:{password}:{max(1, last_day - 1)}:0:99999:7::{last_day}:"
+            # Before the user is there: without this entry anybody could be it.
+            self._change("shadow", lambda fields: fields[0] != account.name, [shadow], mode=0o600)
+            self._change("passwd", lambda fields: fields[2] != number, [user])
 
     def remove(self, first: int, last: int) -> None:
         """Remove all users and groups whose numbers are in that range. Raises OSError."""
@@ -57,8 +82,28 @@ class AccountFiles:
             return not (fields[2].isdigit() and first <= int(fields[2]) <= last)
 
         with self._locked():
+            gone = {
+                fields[0]
+                for line in self._lines("passwd")
+                if len(fields := line.split(":")) > 3 and fields[1] == "x" and not stays(fields)
+            }
             self._change("passwd", stays, ())
+            if gone:
+                self._change("shadow", lambda fields: fields[0] not in gone, (), mode=0o600)
+                self._drop_members(gone)
             self._change("group", stays, ())
+
+    def _drop_members(self, names: Set[str]) -> None:
+        """Take users out of the groups they are in."""
+        more = []
+        changed = set()
+        for line in self._lines("group"):
+            fields = line.split(":")
+            if len(fields) > 3 and not names.isdisjoint(fields[3].split(",")):
+                changed.add(fields[0])
+                kept = ",".join(name for name in fields[3].split(",") if name not in names)
+                more.append(":".join([*fields[:3], kept]))
+        self._change("group", lambda fields: fields[0] not in changed, more)
 
     def taken_names(self) -> dict[str, int]:
         """All names of users and groups in the files, and their numbers (a user's, where both have the name)."""
@@ -78,7 +123,9 @@ class AccountFiles:
             # A bare container.
             return []
 
-    def _change(self, name: str, stays: Callable[[Sequence[str]], bool], more: Sequence[str]) -> None:
+    def _change(
+        self, name: str, stays: Callable[[Sequence[str]], bool], more: Sequence[str], mode: int = 0o644
+    ) -> None:
         before = self._lines(name)
         # What is no entry (a comment, NIS) is left as it is.
         after = [line for line in before if line.count(":") < 3 or stays(line.split(":"))]
@@ -88,7 +135,7 @@ class AccountFiles:
         path = f"{self._etc}/{name}"
         temporary = f"{path}.millpond"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(temporary, flags, 0o644)
+        descriptor = os.open(temporary, flags, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write("".join(f"{line}\n" for line in after))
             file.flush()

@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ from millpond.agent import switch
 from millpond.agent.isolation.account_files import AccountFiles
 from millpond.agent.isolation.cgroups import CgroupTree, NodeCgroup, find_tree, remove_group
 from millpond.agent.isolation.claims import DEFAULT_DIRECTORY, Block, NoUidsLeft, UidClaims, UidRange
+from millpond.agent.isolation.logins import Logins
 from millpond.agent.isolation.users import NodeUsers, named_accounts, read_state
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.domain.task import NameValue
@@ -107,10 +109,11 @@ def _is_mapped(name: str, uid_range: UidRange) -> bool:
 class NodeIsolation:
     """What one node has: users, and a control group where there are any."""
 
-    def __init__(self, root: str, users: NodeUsers, cgroup: NodeCgroup | None) -> None:
+    def __init__(self, root: str, users: NodeUsers, cgroup: NodeCgroup | None, logins: Logins) -> None:
         self._root = root
         self.users = users
         self.cgroup = cgroup
+        self.logins = logins
         self.capabilities: tuple[NameValue, ...] = ()
         self._directories = NodeDirectories.of(root)
         """Held here: they know whom they are open to, and are no longer there than somebody has them."""
@@ -197,7 +200,8 @@ class Isolation:
         os.chmod(directory, 0o711)  # noqa: S103  to be passed, not looked into
         users = NodeUsers(directory, block, self._account_files)
         cgroup = self._make_cgroup(_group_name(block), memory_mib, task_slots)
-        node = NodeIsolation(root, users, cgroup)
+        node = NodeIsolation(root, users, cgroup, Logins(directory, block, self._account_files, time.time))
+        node.logins.expire()
         node.set_up(b"{}")
         node.capabilities = self._capabilities(node)
         return node
@@ -248,11 +252,20 @@ class Isolation:
                 told["processLimit"] = str(cgroup.max_processes)
         return tuple(NameValue(name, value) for name, value in told.items())
 
+    def expire_logins(self) -> None:
+        """Take away the node users whose time is over."""
+        for node in self._nodes.values():
+            try:
+                node.logins.expire()
+            except OSError as error:
+                _log.warning("node users whose time is over cannot be taken away: %s", error)
+
     def wiped(self, root: str) -> None:
         """The node's disk is empty: homes are made anew when it is set up next."""
         node = self._nodes.get(root)
         if node is not None:
             node.users.forget_homes()
+            node.logins.clear()
 
     def close_node(self, root: str) -> None:
         """The agent ends; the node stays."""

@@ -6,6 +6,7 @@ All have numbers of the node's block (`claims`):
     first + 1         the pool's auto-user, with its private group
     first + 2 …       named accounts that come without a number
     first + 32 …      users of single tasks, handed out in turn
+    the last 64       users who log in (`logins`)
 
 Elevated (`admin`) is root, whoever asked for it (ADR 12).
 """
@@ -20,6 +21,7 @@ import msgspec
 from millpond.agent.base import RunAs
 from millpond.agent.isolation.account_files import AccountEntry, AccountFiles
 from millpond.agent.isolation.claims import Block
+from millpond.agent.isolation.logins import MOST as MOST_LOGINS
 from millpond.agent.runner.spec import UserIdentity
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.domain.states import TaskKind
@@ -218,7 +220,7 @@ class NodeUsers:
 
     def _take(self) -> int:
         """A number no task has now, and none has had for as long as can be."""
-        count = self.block.size - _FIRST_TASK
+        count = self.block.size - _FIRST_TASK - MOST_LOGINS
         for _ in range(count):
             place = self._next % count
             self._next += 1

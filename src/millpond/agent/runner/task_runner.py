@@ -151,6 +151,8 @@ class TaskRunner:
             None if attempt.exit is None else attempt.exit.exit_code,
             attempt.failure,
             attempt.retryable,
+            0.0 if attempt.exit is None else attempt.exit.user_cpu_s,
+            0.0 if attempt.exit is None else attempt.exit.kernel_cpu_s,
         )
 
     async def stop(self, key: int, attempt: int) -> None:

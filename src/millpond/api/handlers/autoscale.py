@@ -11,7 +11,7 @@ from millpond.api.http import Request, Response
 from millpond.api.intake.autoscale import enable_of
 from millpond.api.preconditions import precondition_of
 from millpond.api.render.autoscale import run_object, samples_object, stored_run_object
-from millpond.api.replies import encode_json, json_reply
+from millpond.api.replies import CONTENT_TYPE, encode_json, json_reply
 from millpond.api.schema.pool import PoolEnableAutoScale, PoolEvaluateAutoScale
 from millpond.autoscale.samples import History, HistoryData
 from millpond.domain.events import PoolAutoScaleDisableRequested
@@ -48,7 +48,11 @@ async def evaluate_pool_auto_scale(context: Context, request: Request) -> Respon
     body = await read_json(request, _evaluate_decoder)
     run = await context.control.evaluate_auto_scale(request.params["poolId"], body.auto_scale_formula)
     metadata = f"{request.base_url}/$metadata#Microsoft.Azure.Batch.Protocol.Entities.AutoScaleRun"
-    return json_reply(request, encode_json({"odata.metadata": metadata, **run_object(run)}))
+    # Whoever evaluates may go on to enable what was evaluated, on the pool as it was then.
+    head = await written(context, request)
+    return Response(
+        head.status, [CONTENT_TYPE, *head.headers], encode_json({"odata.metadata": metadata, **run_object(run)})
+    )
 
 
 async def list_auto_scale_runs(context: Context, request: Request) -> Response:

@@ -1,14 +1,17 @@
 """Operations on job schedules."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from millpond.api.context import Context
 from millpond.api.decode import body_decoder, drain, read_json
+from millpond.api.handlers.jobs import shown_job
+from millpond.api.handlers.statistics import stats_of_job_schedule
 from millpond.api.http import Request, Response
 from millpond.api.intake.job_schedules import new_job_schedule, patch_of, replacement_of
-from millpond.api.options import filter_of, select_of, shown
+from millpond.api.options import filter_of, select_of, shown, wants_stats
 from millpond.api.paging import bad_skiptoken, boolean_parameter, page_of, page_size, page_start
 from millpond.api.preconditions import precondition_of
 from millpond.api.render import jobs as render_jobs
@@ -75,9 +78,18 @@ async def get_job_schedule(context: Context, request: Request) -> Response:
     if unmet is not None:
         return unmet
     unmade = await _unmade(context, [schedule])
-    body = shown(job_schedule_object(schedule, request.base_url, unmade), select)
+    body = await _shown(context, request, schedule, unmade, select)
     metadata = f"{request.base_url}/$metadata#jobschedules/@Element"
     return json_reply(request, encode_json({"odata.metadata": metadata, **body}), schedule.last_modified)
+
+
+async def _shown(
+    context: Context, request: Request, schedule: JobSchedule, unmade: set[str], select: frozenset[str] | None
+) -> dict[str, Any]:
+    whole = job_schedule_object(schedule, request.base_url, unmade)
+    if wants_stats(request, select):
+        whole["stats"] = await stats_of_job_schedule(context, request, schedule)
+    return shown(whole, select)
 
 
 async def job_schedule_exists(context: Context, request: Request) -> Response:
@@ -97,7 +109,7 @@ async def list_job_schedules(context: Context, request: Request) -> Response:
     except ValueError:
         raise bad_skiptoken(request.query["$skiptoken"]) from None
     unmade = await _unmade(context, page.items)
-    items = [shown(job_schedule_object(schedule, request.base_url, unmade), select) for schedule in page.items]
+    items = [await _shown(context, request, schedule, unmade, select) for schedule in page.items]
     return json_reply(request, encode_json(page_of(request, "jobschedules", items, page.next)))
 
 
@@ -111,7 +123,7 @@ async def list_jobs_from_schedule(context: Context, request: Request) -> Respons
         page = await context.control.store.list_jobs(where, limit, after, schedule_id=schedule.id)
     except ValueError:
         raise bad_skiptoken(request.query["$skiptoken"]) from None
-    items = [shown(render_jobs.job_object(job, request.base_url), select) for job in page.items]
+    items = [shown_job(context, request, job, select) for job in page.items]
     return json_reply(request, encode_json(page_of(request, "jobs", items, page.next)))
 
 

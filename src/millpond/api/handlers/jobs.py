@@ -1,15 +1,18 @@
 """Operations on jobs."""
 
+from typing import Any
+
 from millpond.api.context import Context
 from millpond.api.decode import body_decoder, drain, read_json, read_optional_json
 from millpond.api.http import Request, Response
 from millpond.api.intake.jobs import new_job, patch_of, replacement_of, terminate_reason
-from millpond.api.options import filter_of, select_of, shown
+from millpond.api.options import filter_of, select_of, shown, wants_stats
 from millpond.api.paging import bad_skiptoken, boolean_parameter, page_of, page_size, page_start
 from millpond.api.preconditions import precondition_of
 from millpond.api.render.common import job_url
 from millpond.api.render.jobs import PROPERTIES, job_object, task_counts_object
 from millpond.api.render.special_tasks import STATUS_PROPERTIES, preparation_and_release_object
+from millpond.api.render.statistics import job_statistics
 from millpond.api.replies import done_reply, encode_json, json_reply, not_found, unmet_read, written_reply
 from millpond.api.schema.job import JobCreate, JobDisable, JobPatch, JobReplace, JobTerminate
 from millpond.domain.errors import BatchError, ErrorCode
@@ -53,9 +56,16 @@ async def get_job(context: Context, request: Request) -> Response:
     unmet = unmet_read(condition, job.last_modified)
     if unmet is not None:
         return unmet
-    body = shown(job_object(job, request.base_url), select)
+    body = shown_job(context, request, job, select)
     metadata = f"{request.base_url}/$metadata#jobs/@Element"
     return json_reply(request, encode_json({"odata.metadata": metadata, **body}), job.last_modified)
+
+
+def shown_job(context: Context, request: Request, job: Job, select: frozenset[str] | None) -> dict[str, Any]:
+    whole = job_object(job, request.base_url)
+    if wants_stats(request, select):
+        whole["stats"] = job_statistics(job, whole["url"], context.control.now())
+    return shown(whole, select)
 
 
 async def list_jobs(context: Context, request: Request) -> Response:
@@ -67,7 +77,7 @@ async def list_jobs(context: Context, request: Request) -> Response:
         page = await context.control.store.list_jobs(where, limit, after)
     except ValueError:
         raise bad_skiptoken(request.query["$skiptoken"]) from None
-    items = [shown(job_object(job, request.base_url), select) for job in page.items]
+    items = [shown_job(context, request, job, select) for job in page.items]
     return json_reply(request, encode_json(page_of(request, "jobs", items, page.next)))
 
 

@@ -2,10 +2,11 @@
 
 from millpond.api.context import Context
 from millpond.api.decode import body_decoder, drain, read_json
+from millpond.api.handlers.statistics import stats_of_pool
 from millpond.api.http import Request, Response
 from millpond.api.intake.pool_changes import patch_of, replacement_of
 from millpond.api.intake.pools import new_pool, removal_of, resize_of
-from millpond.api.options import filter_of, select_of, shown
+from millpond.api.options import filter_of, select_of, shown, wants_stats
 from millpond.api.paging import bad_skiptoken, page_of, page_size, page_start
 from millpond.api.preconditions import precondition_of
 from millpond.api.render.common import pool_url
@@ -65,7 +66,10 @@ async def get_pool(context: Context, request: Request) -> Response:
     # An id of the store has only letters, digits, hyphens and underscores, so it can stand in a filter as it is.
     of_pool = parse_filter(f"poolId eq '{pool.id}'", properties.NODE_COUNTS)
     counts = await context.control.store.node_counts(of_pool)
-    body = shown(pool_object(pool, request.base_url, current_nodes(counts)), select)
+    whole = pool_object(pool, request.base_url, current_nodes(counts))
+    if wants_stats(request, select):
+        whole["stats"] = await stats_of_pool(context, request, pool)
+    body = shown(whole, select)
     metadata = f"{request.base_url}/$metadata#pools/@Element"
     return json_reply(request, encode_json({"odata.metadata": metadata, **body}), pool.last_modified)
 
@@ -90,10 +94,12 @@ async def list_pools(context: Context, request: Request) -> Response:
     if page.items and (select is None or not select.isdisjoint(("currentDedicatedNodes", "currentLowPriorityNodes"))):
         for entry in await context.control.store.node_counts(None):
             counts.setdefault(id_key(entry.pool_id), []).append(entry)
-    items = [
-        shown(pool_object(pool, request.base_url, current_nodes(counts.get(id_key(pool.id), ()))), select)
-        for pool in page.items
-    ]
+    items = []
+    for pool in page.items:
+        whole = pool_object(pool, request.base_url, current_nodes(counts.get(id_key(pool.id), ())))
+        if wants_stats(request, select):
+            whole["stats"] = await stats_of_pool(context, request, pool)
+        items.append(shown(whole, select))
     return json_reply(request, encode_json(page_of(request, "pools", items, page.next)))
 
 

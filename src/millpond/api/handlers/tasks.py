@@ -16,7 +16,7 @@ from millpond.api.intake.tasks import (
     new_task,
     retention_s,
 )
-from millpond.api.options import filter_of, select_of, shown
+from millpond.api.options import filter_of, select_of, shown, wants_stats
 from millpond.api.paging import bad_skiptoken, next_link, page_of, page_size, page_start
 from millpond.api.preconditions import precondition_of
 from millpond.api.render.common import etag_text, job_url, task_url, timestamp_text
@@ -132,7 +132,8 @@ async def get_task(context: Context, request: Request) -> Response:
         return unmet
     job = await require_job(context, request.params["jobId"])
     metadata = f"{request.base_url}/$metadata#tasks/@Element"
-    body = TaskRenderer(job, request.base_url, select).render(row, metadata=metadata)
+    stats_at = context.control.now() if wants_stats(request, select) else None
+    body = TaskRenderer(job, request.base_url, select, stats_at).render(row, metadata=metadata)
     response = json_reply(request, body, row.task.last_modified)
     response.headers.append((b"dataserviceid", task_url(request.base_url, job.id, row.task.id).encode()))
     return response
@@ -148,7 +149,8 @@ async def list_tasks(context: Context, request: Request) -> Response:
         page = await context.control.store.list_tasks(job.no, where, limit, after)
     except ValueError:
         raise bad_skiptoken(request.query["$skiptoken"]) from None
-    render = TaskRenderer(job, request.base_url, select).render
+    stats_at = context.control.now() if wants_stats(request, select) else None
+    render = TaskRenderer(job, request.base_url, select, stats_at).render
     pieces = [
         b'{"odata.metadata":"',
         request.base_url.encode(),

@@ -39,7 +39,7 @@ def node_object(node: Node, pool: Pool, base_url: str, recent: Sequence[tuple[st
     }
     put_time(body, "lastBootTime", node.last_boot_time)
     if node.ip_address:
-        body["ipAddress"] = node.ip_address
+        body["ipv6Address" if ":" in node.ip_address else "ipAddress"] = node.ip_address
     if recent:
         body["recentTasks"] = [task_info(job_id, task, base_url) for job_id, task in recent]
     start_task = pool.spec.get("startTask")

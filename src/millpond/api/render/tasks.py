@@ -19,8 +19,9 @@ from millpond.api.render.common import (
     timestamp_text,
     words,
 )
+from millpond.api.render.statistics import task_statistics
 from millpond.api.schema.task import StoredTask
-from millpond.domain.durations import etag_of
+from millpond.domain.durations import Timestamp, etag_of
 from millpond.domain.ids import affinity_id, task_directory
 from millpond.domain.job import Job
 from millpond.domain.states import TaskState
@@ -48,11 +49,19 @@ _ACTIVE: Final = TaskState.ACTIVE
 class TaskRenderer:
     """Renders tasks of one job for one request."""
 
-    def __init__(self, job: Job, base_url: str, select: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        base_url: str,
+        select: frozenset[str] | None = None,
+        stats_at: Timestamp | None = None,
+    ) -> None:
+        """With `stats_at`, the time it is, statistics are shown, selected or not."""
         self._job = job
         self._tasks_url = f"{job_url(base_url, job.id)}/tasks/"
         self._base_url = base_url
-        self._select = select
+        self._select = select if select is None or stats_at is None else select | {"stats"}
+        self._stats_at = stats_at
         self._default_constraints = self._constraints_text({})
 
     def render(self, row: TaskRow, *, metadata: str = "") -> bytes:
@@ -87,6 +96,9 @@ class TaskRenderer:
             tail += _DEFAULT_IDENTITY
         if stored.required_slots is msgspec.UNSET:
             tail += ',"requiredSlots":1'
+        if self._stats_at is not None:
+            stats = task_statistics(task, f"{self._tasks_url}{task.id}", self._stats_at)
+            tail += f',"stats":{_encode(stats).decode()}'
         return b"%b%b%b" % (self._head(task).encode(), spec[1:-1], (tail + self._ending(task)).encode())
 
     def _head(self, task: Task) -> str:

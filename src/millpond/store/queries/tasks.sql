@@ -3,18 +3,19 @@
 task.key, task.id, task.state, task.creation_time, task.last_modified, task.state_time, task.required_slots,
 task.max_retry_count, task.previous_state, task.previous_state_time, task.attempt, task.node, task.retry_count,
 task.requeue_count, task.last_retry_time, task.last_requeue_time, task.start_time, task.end_time, task.exit_code,
-task.failure, task.satisfies, task.rules
+task.failure, task.satisfies, task.rules, task.use
 
 -- name: insert_tasks
 INSERT INTO task (
     key, id, state, creation_time, last_modified, state_time, required_slots, max_retry_count, previous_state,
     previous_state_time, attempt, node, retry_count, requeue_count, last_retry_time, last_requeue_time, start_time,
-    end_time, exit_code, failure, satisfies, rules
+    end_time, exit_code, failure, satisfies, rules, use
 )
 SELECT
     column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column11,
     (SELECT ref FROM node_name WHERE node_name.id = column12),
-    column13, column14, column15, column16, column17, column18, column19, column20, column21, column22
+    column13, column14, column15, column16, column17, column18, column19, column20, column21, column22,
+    column23
 FROM (VALUES /*values*/)
 WHERE column1 IS NOT NULL
 
@@ -39,7 +40,8 @@ UPDATE task SET
     exit_code = new.column17,
     failure = new.column18,
     satisfies = new.column19,
-    rules = new.column20
+    rules = new.column20,
+    use = new.column21
 FROM (VALUES /*values*/) AS new
 WHERE task.key = new.column1
 
