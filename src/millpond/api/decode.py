@@ -33,7 +33,8 @@ async def read_json(request: Request, decoder: "msgspec.json.Decoder[_W]", limit
     body = await request.body(limit)
     if not body or body.isspace():
         raise BatchError(ErrorCode.INVALID_REQUEST_BODY, "The request body is empty, but the operation needs one.")
-    check_body(request.version, request.operation.name, body)
+    if request.version:
+        check_body(request.version, request.operation.name, body)
     return decode(decoder, body)
 
 
