@@ -1,8 +1,12 @@
 """The examples, as a newcomer runs them, in small."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +103,84 @@ def test_the_quickstart_says_what_is_missing(tmp_path: Path) -> None:
     result = run("quickstart/quickstart.py", environment={"AZURE_BATCH_ENDPOINT": ""}, cwd=tmp_path)
     assert result.returncode == 1
     assert "millpond up" in result.stdout
+
+
+@pytest.fixture
+def ffmpeg(require_component: Callable[[str, str], None]) -> None:
+    for program in ("ffmpeg", "ffprobe"):
+        if shutil.which(program) is None:
+            require_component("ffmpeg", f"there is no {program} (Debian: ffmpeg)")
+
+
+def sound_of(path: Path) -> dict[str, Any]:
+    command = ["ffprobe", "-v", "error", "-of", "json", "-show_streams", str(path)]
+    (stream,) = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["streams"]
+    assert isinstance(stream, dict)
+    return stream
+
+
+@pytest.mark.usefixtures("ffmpeg")
+@pytest.mark.parametrize("place", ["directory", "account"])
+def test_clips_become_mp3s_and_a_broken_one_leaves_its_log(
+    place: str, request: pytest.FixtureRequest, new_service: Any, tmp_path: Path
+) -> None:
+    environment: dict[str, str] = {}
+    arguments: tuple[str, ...] = ()
+    if place == "account":
+        environment["AZURE_STORAGE_CONNECTION_STRING"] = request.getfixturevalue("azurite").connection_string
+        arguments = ("--blob-connection-string-env", "AZURE_STORAGE_CONNECTION_STRING")
+    service = new_service("data", *arguments, environment=environment).start()
+    result = run("ffmpeg/convert.py", environment={**environment, **service.client_environment()}, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "failed     broken.mp4: " in result.stdout
+    assert "out/ffmpeg/logs/broken.txt: Conversion failed!" in result.stdout
+    # Half of it had been written: the condition kept it from being uploaded, not its absence.
+    assert "is on the node, and was not uploaded" in result.stdout
+    out = tmp_path / "out" / "ffmpeg"
+    clips = [f"clip-{number}" for number in (1, 2, 3)]
+    assert sorted(path.name for path in out.glob("*.*")) == [f"{clip}.mp3" for clip in clips]
+    assert sorted(path.stem for path in (out / "logs").iterdir()) == ["broken", *clips]
+    for clip in clips:
+        sound = sound_of(out / f"{clip}.mp3")
+        assert sound["codec_name"] == "mp3"
+        assert 0.9 < float(sound["duration"]) < 1.3
+
+
+def add_package(service: Any, directory: Path) -> None:
+    """The example's application package, as its README makes it."""
+    package = directory / "to-mp3.zip"
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.write(EXAMPLES / "ffmpeg" / "to-mp3" / "to-mp3.sh", "to-mp3.sh")
+    add = ["app", "add", "to-mp3", "1.0", str(package), "--default", "--data-dir", str(service.data_dir)]
+    subprocess.run([sys.executable, "-m", "millpond", *add], check=True, timeout=60)
+
+
+@pytest.mark.usefixtures("ffmpeg")
+def test_films_of_the_users_own_are_converted_by_a_package(service: Any, tmp_path: Path) -> None:
+    film = tmp_path / "mill & Größe.mkv"
+    make = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "sine=duration=1", str(film)]
+    subprocess.run(make, check=True)
+    add_package(service, tmp_path)
+    arguments = (str(film), "--package", "to-mp3", "--nodes", "1", "--out", "my films")
+    result = run("ffmpeg/convert.py", *arguments, environment=service.client_environment(), cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    # The rate is one that only the package's script sets.
+    assert sound_of(tmp_path / "my films" / "mill & Größe.mp3")["sample_rate"] == "22050"
+
+
+@pytest.mark.usefixtures("ffmpeg")
+def test_the_conversion_says_what_is_missing(service: Any, tmp_path: Path) -> None:
+    environment = service.client_environment()
+    result = run("ffmpeg/convert.py", environment={"AZURE_BATCH_ENDPOINT": ""}, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "millpond up" in result.stdout
+    result = run("ffmpeg/convert.py", environment={**environment, "PATH": "/nowhere"}, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "there is no ffmpeg and no ffprobe here" in result.stdout
+    add_package(service, tmp_path)
+    for path in (service.data_dir / "storage" / "millpond-packages").glob("to-mp3-*"):
+        path.unlink()
+    result = run("ffmpeg/convert.py", "--package", "to-mp3", environment=environment, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "is unusable: " in result.stdout
+    assert "to-mp3" in result.stdout.partition("is unusable: ")[2]
