@@ -81,8 +81,7 @@ class Request:
 
     operation: "Operation"
     version: str
-    """The data plane's api-version, once it is known to be one that has the operation; empty before, and for requests
-    of the management plane, which has versions of its own."""
+    """The api-version, once it is known to be one that has the operation."""
 
     def __init__(self, scope: Scope, receive: Receive, request_id: str) -> None:
         self.scope = scope
@@ -94,7 +93,6 @@ class Request:
         self.query_pairs: list[tuple[bytes, bytes]] = []
         self.query: dict[str, str] = {}
         self.params: dict[str, str] = {}
-        self.version = ""
         self._base_url: str | None = None
 
     def read_query(self) -> None:
