@@ -24,6 +24,31 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached: set[Path] = set()
+    waiting = [REPOSITORY / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in reached:
+            continue
+        reached.add(page)
+        found = re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        waiting += [(page.parent / target).resolve() for target in found]
+    assert set(PAGES) <= reached, [str(page.relative_to(REPOSITORY)) for page in PAGES if page not in reached]
+
+
+def test_the_index_lists_every_page_and_example() -> None:
+    index = (REPOSITORY / "docs" / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"\]\(([^)]+\.md)\)", index))
+    pages = {
+        f"{path.parent.name}/{path.name}"
+        for kind in ("how-to", "reference", "tutorials")
+        for path in (REPOSITORY / "docs" / kind).glob("*.md")
+    }
+    examples = {f"../examples/{path.parent.name}/README.md" for path in (REPOSITORY / "examples").glob("*/README.md")}
+    assert pages | examples <= listed, (pages | examples) - listed
+
+
 def test_every_setting_is_described_with_its_default() -> None:
     text = (REPOSITORY / "docs/reference/configuration.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| (`MILLPOND_.*) \|$", text, re.MULTILINE))
