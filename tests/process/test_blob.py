@@ -182,6 +182,26 @@ def output_file(pattern: str, container_url: str, **more: Any) -> m.OutputFile:
     )
 
 
+def test_another_storage_than_at_the_last_start_is_pointed_out(new_service: Any, azurite: Any) -> None:
+    service = new_service("data", environment={"STRING": azurite.connection_string})
+
+    def printed(*arguments: str) -> str:
+        before = len(service.log())
+        service.arguments = arguments
+        service.start()
+        said: str = until(lambda: service.log()[before:], lambda text: "Ctrl-C" in text)
+        service.stop()
+        return said
+
+    account = ("--blob-connection-string-env", "STRING")
+    assert "at the last start" not in printed()
+    # The directory had nothing in it yet.
+    assert "at the last start" not in printed(*account)
+    assert f"(at the last start it was the account at {azurite.endpoint}; its files stay there)" in printed()
+    (service.data_dir / "storage" / "inputs").mkdir(parents=True)
+    assert f"(at the last start it was the directory {service.data_dir}/storage; " in printed(*account)
+
+
 def test_a_used_port_for_azurite_is_one_line(tmp_path: Path, azurite_cache: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

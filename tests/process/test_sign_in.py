@@ -121,6 +121,21 @@ def _status(service: MillpondProcess, token: str) -> tuple[int, str]:
         return answer.code, "another audience" if "another audience" in text else text
 
 
+def test_the_shell_forgets_the_key_that_would_be_used_first(service: MillpondProcess) -> None:
+    assert "millpond env --entra reader|submitter|operator|admin" in service.log()
+    command = f'eval "$({sys.executable} -m millpond env --entra reader --data-dir {service.data_dir})" && env'
+    done = subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": str(REPOSITORY / "src"), "AZURE_BATCH_ACCESS_KEY": "of an earlier eval"},
+        check=True,
+    )
+    assert "AZURE_CLIENT_SECRET=" in done.stdout
+    assert "AZURE_BATCH_ACCESS_KEY" not in done.stdout
+
+
 def test_a_service_without_an_issuer_says_so(new_service: ServiceFactory) -> None:
     plain = new_service("data").start()
     done = subprocess.run(

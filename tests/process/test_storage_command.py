@@ -67,6 +67,15 @@ def test_put_ls_get_url(storage: Any, tmp_path: Path) -> None:
         assert answer.read() == b"one\n"
 
 
+def test_containers_are_listed(storage: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    for container in ("zebra", "aardvark"):
+        assert storage("put", "a.txt", container).returncode == 0
+    names = storage("ls").stdout.decode().splitlines()
+    assert [name for name in names if name in ("zebra", "aardvark")] == ["aardvark", "zebra"]
+    assert names == sorted(names)
+
+
 def test_errors_are_one_line(storage: Any, tmp_path: Path) -> None:
     (tmp_path / "there.txt").write_text("mine")
     assert storage("put", "there.txt", "errors").returncode == 0

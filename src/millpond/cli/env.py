@@ -39,6 +39,9 @@ def env(config_path: Path | None, data_dir: str | None, as_json: bool, entra: st
     if entra is not None:
         environment = {**environment, **_sign_in_environment(directory, endpoint, Role[entra.upper()])}
         del environment["AZURE_BATCH_ACCESS_KEY"]
+        if not as_json:
+            # Clients that find a key sign with it, and never ask for a token.
+            click.echo("unset AZURE_BATCH_ACCESS_KEY")
     click.echo(json.dumps(environment, indent=2) if as_json else export_lines(environment))
     if not directory.is_in_use():
         click.echo(f"millpond: no service runs in {directory.path} now; start it with millpond up", err=True)

@@ -41,7 +41,7 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
     }
     width = max(map(len, rows))
     for name, value in rows.items():
-        text = value if not isinstance(value, (dict, list)) else json.dumps(value)
+        text = json.dumps(value) if isinstance(value, (bool, dict, list)) else value
         click.echo(f"{name:<{width}}  {text}")
 
 

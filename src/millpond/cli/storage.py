@@ -37,6 +37,7 @@ from millpond.staging.blob_protocol import (
     block_id,
     block_list,
     check_blob,
+    parse_containers,
     parse_error,
     parse_listing,
 )
@@ -65,6 +66,7 @@ class _Storage:
         environment = client_environment(directory, endpoint)
         self._name = environment["AZURE_BATCH_ACCOUNT"]
         self._trust = trust(endpoint)
+        self._directory = directory.storage_path
         self._key = base64.b64decode(environment["AZURE_BATCH_ACCESS_KEY"])
         try:
             facts = directory.storage()
@@ -94,6 +96,27 @@ class _Storage:
         url = f"{self._account.url(container)}?restype=container&{query}"
         with contextlib.suppress(_Exists):
             self.ask(url, "PUT", io.BytesIO()).close()
+
+    def containers(self) -> Iterator[str]:
+        """In order of name."""
+        if self._account is None:
+            # Signed URLs of a directory are for one container; who has the key has the directory, too.
+            with contextlib.suppress(FileNotFoundError):
+                yield from sorted(filter(is_container_name, os.listdir(self._directory)))
+            return
+        query = self._account.account_query("l", "s", time.time() + _URL_FOR_ITSELF_S)
+        url = f"{self._account.endpoint}/?comp=list&{query}"
+        marker = ""
+        while True:
+            with self.ask(f"{url}&marker={quote(marker, safe='')}" if marker else url) as answer:
+                text = answer.read()
+            try:
+                names, marker = parse_containers(text)
+            except StorageError as error:
+                raise CliError(error.message) from error
+            yield from names
+            if not marker:
+                return
 
     def put(self, container: str, name: str, file: _Readable, size: int) -> None:
         url = self.url(container, name, "w")
@@ -262,11 +285,16 @@ def _get_folder(service: _Storage, container: str, prefix: str, directory: Path)
 
 @storage.command()
 @service_options
-@click.argument("target", metavar="CONTAINER[/PREFIX]")
-def ls(config_path: Path | None, data_dir: str | None, target: str) -> None:
-    """List the files of a container: size in bytes and name."""
+@click.argument("target", metavar="[CONTAINER[/PREFIX]]", required=False)
+def ls(config_path: Path | None, data_dir: str | None, target: str | None) -> None:
+    """List the files of a container: size in bytes and name. Without CONTAINER, list the containers."""
+    storage = _Storage(config_path, data_dir)
+    if target is None:
+        for name in storage.containers():
+            click.echo(name)
+        return
     container, prefix = _split(target)
-    for file in _Storage(config_path, data_dir).list(container, prefix or ""):
+    for file in storage.list(container, prefix or ""):
         click.echo(f"{file.size:>12}  {file.name}")
 
 

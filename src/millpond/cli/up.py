@@ -1,5 +1,6 @@
 """`millpond up`: the service in the foreground."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from millpond.cli.common import (
     service_options,
     storage_words,
 )
+from millpond.config import Config
+from millpond.datadir import DataDir, DataDirError, StorageFacts
 
 
 @click.command()
@@ -95,6 +98,8 @@ def up(
         log__level=("--log-level", log_level),
     )
 
+    storage_before = _storage_of_last_start(config)
+
     def announce(running: app.Running) -> None:
         lines = export_lines(client_environment(running.data_dir, running.endpoint))
         storage = running.storage
@@ -103,9 +108,11 @@ def up(
             f"  account  {running.endpoint.account}\n"
             f"  key      in {running.data_dir.keys_path}\n"
             f"  data     {running.data_dir.path}\n"
-            f"  storage  {storage_words(storage, running.data_dir)}\n\n"
+            f"  storage  {storage_words(storage, running.data_dir)}\n"
+            f"{_moved(storage_before, running)}\n"
             f"{_how_to_trust(running)}"
             f"Point Azure Batch clients at it (millpond env prints this again):\n\n{lines}\n\n"
+            f"{_how_to_sign_in(running)}"
             "Ctrl-C stops it."
         )
 
@@ -115,6 +122,32 @@ def up(
         raise CliError(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _storage_of_last_start(config: Config) -> StorageFacts | None:
+    """Where the account's storage was; None where there is nothing in it that could be missed."""
+    directory = DataDir(Path(config.data_dir))
+    # What cannot be read the start itself complains of, or writes anew.
+    with contextlib.suppress(DataDirError, OSError):
+        facts = directory.storage()
+        if facts.kind != "directory" or any(directory.storage_path.iterdir()):
+            return facts
+    return None
+
+
+def _moved(before: StorageFacts | None, running: app.Running) -> str:
+    """A line where the storage is another than at the last start, so that nobody takes its files for lost."""
+    now = running.storage
+    # Azurite keeps its blobs whatever its port.
+    if before is None or (before.kind == now.kind and (now.kind != "account" or before.url == now.url)):
+        return ""
+    return f"           (at the last start it was {storage_words(before, running.data_dir)}; its files stay there)\n"
+
+
+def _how_to_sign_in(running: app.Running) -> str:
+    if not running.endpoint.development_issuer:
+        return ""
+    return "To sign in by a token instead: millpond env --entra reader|submitter|operator|admin\n\n"
 
 
 def _how_to_trust(running: app.Running) -> str:

@@ -63,6 +63,17 @@ def parse_listing(text: bytes) -> tuple[list[RemoteFile], str]:
         raise StorageError(502, "StorageError", "What the storage account answers is not a listing.") from error
 
 
+def parse_containers(text: bytes) -> tuple[list[str], str]:
+    """The names of the containers of one page, and the marker of the next (empty: there is none). Raises StorageError
+    502."""
+    try:
+        root = _parse(text)
+    except (ET.ParseError, ValueError) as error:
+        raise StorageError(502, "StorageError", "What the storage account answers is not a listing.") from error
+    names = [name.text for name in root.iterfind("Containers/Container/Name") if name.text]
+    return names, root.findtext("NextMarker") or ""
+
+
 def _file(blob: ET.Element) -> RemoteFile:
     name = blob.find("Name")
     if name is None or not name.text:
