@@ -105,10 +105,12 @@ def convert(tasks: dict[str, Path], out: Path, nodes: int, package: str | None, 
         client.create_tasks(name, [task(*pair, command_line, inputs, outputs) for pair in tasks.items()])
         print(f"added      {len(tasks)} tasks to job {name}")
         failed = wait(client, name)
+        for task_id, why in failed.items():
+            print(f"failed     {tasks[task_id].name}: {why}")
         fetch(tasks, outputs, out, failed)
         for task_id, film in tasks.items():
             if task_id in failed:
-                tell_failure(client, name, task_id, film, failed[task_id], out)
+                show_log(client, name, task_id, out)
             else:
                 check(film, out / f"{film.stem}.mp3")
         if failed.keys() - expected_to_fail:
@@ -211,13 +213,13 @@ def fetch(tasks: dict[str, Path], outputs: Container, out: Path, failed: dict[st
         outputs.download(name, out / name)
 
 
-def tell_failure(client: BatchClient, job: str, task_id: str, film: Path, why: str, out: Path) -> None:
+def show_log(client: BatchClient, job: str, task_id: str, out: Path) -> None:
+    """The end of a failed task's log, and whether half an MP3 is on its node."""
     log = out / "logs" / f"{task_id}.txt"
-    print(f"failed     {film.name}: {why}")
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]:
-        print(f"           {log}: {line}")
+        print(f"log        {log}: {line}")
     if any(file.name == "wd/sound.mp3" for file in client.list_task_files(job, task_id, recursive=True)):
-        print("           What ffmpeg had written by then is on the node, and was not uploaded.")
+        print(f"           What task {task_id} had written by then is on its node, and was not uploaded.")
 
 
 def check(film: Path, mp3: Path) -> None:

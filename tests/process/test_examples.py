@@ -135,7 +135,7 @@ def test_clips_become_mp3s_and_a_broken_one_leaves_its_log(
     assert "failed     broken.mp4: " in result.stdout
     assert "out/ffmpeg/logs/broken.txt: Conversion failed!" in result.stdout
     # Half of it had been written: the condition kept it from being uploaded, not its absence.
-    assert "is on the node, and was not uploaded" in result.stdout
+    assert "is on its node, and was not uploaded" in result.stdout
     out = tmp_path / "out" / "ffmpeg"
     clips = [f"clip-{number}" for number in (1, 2, 3)]
     assert sorted(path.name for path in out.glob("*.*")) == [f"{clip}.mp3" for clip in clips]
