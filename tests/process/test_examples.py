@@ -150,7 +150,7 @@ def add_package(service: Any, directory: Path) -> None:
     """The example's application package, as its README makes it."""
     package = directory / "to-mp3.zip"
     with zipfile.ZipFile(package, "w") as archive:
-        archive.write(EXAMPLES / "ffmpeg" / "to-mp3" / "to-mp3.sh", "to-mp3.sh")
+        archive.write(EXAMPLES / "ffmpeg" / "to-mp3.sh", "to-mp3.sh")
     add = ["app", "add", "to-mp3", "1.0", str(package), "--default", "--data-dir", str(service.data_dir)]
     subprocess.run([sys.executable, "-m", "millpond", *add], check=True, timeout=60)
 
