@@ -113,7 +113,7 @@ class SqliteStore:
         return await self._write(acquire)
 
     async def renew_leases(self, fences: Sequence[Fence], owner: str, at: Timestamp, ttl_s: float) -> list[Fence]:
-        epochs = _json({fence.pool_key: fence.epoch for fence in fences})
+        epochs = sqlite_rows.json_of({fence.pool_key: fence.epoch for fence in fences})
 
         def renew(connection: sqlite3.Connection) -> list[Fence]:
             renewed = connection.execute(self._queries["renew_leases"], (at + ttl_s, owner, epochs)).rowcount
@@ -345,7 +345,7 @@ class SqliteStore:
         return await self._read(lambda it: self._tasks.recent(it, node_id, limit))
 
     async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
-        encoded = _json(list(job_ids))
+        encoded = sqlite_rows.json_of(list(job_ids))
         rows = await self._read(lambda connection: self._all(connection, "pools_of_jobs", encoded))
         return {ids.id_key(job_id): pool_id for job_id, pool_id in rows}
 
@@ -416,10 +416,6 @@ _job_facts: Final = msgspec.json.Decoder(_JobFacts).decode
 
 def _closed() -> StoreUnavailable:
     return StoreUnavailable("the store is not open")
-
-
-def _json(values: Sequence[int] | Sequence[str] | Mapping[str, int]) -> str:
-    return msgspec.json.encode(values).decode()
 
 
 def _observations(items: Sequence[_T]) -> Iterator[Sequence[_T]]:

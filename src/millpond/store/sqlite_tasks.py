@@ -4,8 +4,6 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from millpond.domain import ids
 from millpond.domain.errors import LeaseLost
 from millpond.domain.task import Task
@@ -34,7 +32,7 @@ class TaskTables:
         return tasks
 
     def specs(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, bytes]:
-        return dict(self._all(connection, "task_specs", msgspec.json.encode(keys).decode()))
+        return dict(self._all(connection, "task_specs", sqlite_rows.json_of(keys)))
 
     def get(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
         rows = self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
@@ -92,7 +90,7 @@ class TaskTables:
         names = self._node_names
         missing = {row[sqlite_rows.TASK_REF] for row in rows} - names.keys()
         if missing:
-            names.update(self._all(connection, "node_names", msgspec.json.encode(sorted(missing)).decode()))
+            names.update(self._all(connection, "node_names", sqlite_rows.json_of(sorted(missing))))
             if missing - names.keys():
                 # The task, and with it the name, went between the two reads.
                 names = {**dict.fromkeys(missing), **names}
