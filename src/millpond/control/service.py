@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -24,7 +23,7 @@ from millpond.control.provisioning import Provisioning
 from millpond.control.retention import Purger, Sweeper
 from millpond.control.settings import ControlSettings
 from millpond.control.start_directives import PrepareSpec, StartDirectives
-from millpond.control.timers import Timers
+from millpond.control.timers import Timers, wall_clock
 from millpond.control.tokens import TaskClaim, read_task_token
 from millpond.domain import effects as f
 from millpond.domain import events as e
@@ -102,7 +101,7 @@ class ControlService:
         make_job: JobMaker = _no_job_maker,
         storage: AccountStorage | None = None,
         scratch: str | None = None,
-        clock: Callable[[], Timestamp] = time.time,
+        clock: Callable[[], Timestamp] = wall_clock,
     ) -> None:
         """`secret` derives the nodes' tokens; `account_url` is what tasks see as AZ_BATCH_ACCOUNT_URL; `prepare_spec`
         turns a stored specification into one a node can use (signs URLs); `identities` says what credentials the agents
