@@ -191,7 +191,15 @@ async def _service(
     )
     sign_in, sign_in_routes = _sign_in_of(config, data_dir, account_url)
     server = HttpServer(
-        create_app(control, keys, auto_storage, sign_in, sign_in_routes, management=config.server.management),
+        create_app(
+            control,
+            keys,
+            auto_storage,
+            sign_in,
+            sign_in_routes,
+            management=config.server.management,
+            strict_images=config.account.strict_images,
+        ),
         listener,
         certificate=None if tls is None else tls.certificate,
         key=None if tls is None else tls.key,

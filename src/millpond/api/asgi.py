@@ -61,18 +61,20 @@ def create_app(
     sign_in_routes: "SignInRoutes | None" = None,
     *,
     management: str = LOOPBACK,
+    strict_images: bool = False,
 ) -> AsgiApp:
     """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's.
 
     `sign_in_routes` are those of a development issuer, if there is one; `management` says from where management tokens
-    are taken (`management.auth`).
+    are taken (`management.auth`); `strict_images` refuses pools with images that are not in the list.
     """
     gate = Gate(control, account, sign_in or SignIn())
-    batch = BatchRoutes(control, gate, auto_storage)
+    context = Context(control, auto_storage, strict_images)
+    batch = BatchRoutes(context, gate)
     agents = AgentRoutes(control)
     storage = StorageRoutes(auto_storage)
     status = status_routes.StatusRoutes(control)
-    managers = ManagementRoutes(Context(control, auto_storage), ManagementGate(gate, account, control.now, management))
+    managers = ManagementRoutes(context, ManagementGate(gate, account, control.now, management))
 
     def face_of(path: bytes) -> Face:
         if path.startswith(b"/agent/"):
@@ -109,10 +111,10 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 class BatchRoutes:
     """The Batch operations."""
 
-    def __init__(self, control: ControlPlane, gate: Gate, auto_storage: AutoStorage) -> None:
-        self._control = control
+    def __init__(self, context: Context, gate: Gate) -> None:
+        self._control = context.control
         self._gate = gate
-        self._context = Context(control, auto_storage)
+        self._context = context
         self._router = Router()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
