@@ -28,6 +28,7 @@ from millpond.api.management.operations import is_management
 from millpond.api.management.routes import ManagementRoutes
 from millpond.api.operations import Router
 from millpond.api.paging import integer_parameter
+from millpond.api.preconditions import refuse_conditions
 from millpond.api.replies import CONTENT_TYPE
 from millpond.api.storage_routes import StorageRoutes
 from millpond.api.versions import API_VERSIONS, QUERY_PARAMETERS, answer_for
@@ -152,6 +153,8 @@ class BatchRoutes:
             known = name in _COMMON_QUERY or name in request.operation.query
             if not known or (name in QUERY_PARAMETERS and not QUERY_PARAMETERS[name].has(version)):
                 raise BatchError(ErrorCode.UNSUPPORTED_QUERY_PARAMETER, QueryParameterName=name[:256])
+        if not request.operation.conditional and request.method not in ("GET", "HEAD"):
+            refuse_conditions(request)
         request.require_host()
         handler = HANDLERS.get(request.operation.name)
         if handler is None:
