@@ -137,6 +137,7 @@ async def test_links_outlive_the_service(stored: World, tmp_path: Path) -> None:
         ("/poolusagemetrics", ""),
         ("/applications", ""),
         ("/certificates", ""),
+        ("/jobs/j1/tasks/t1/subtasksinfo", ""),
         (f"/pools/p1/nodes/{NODE}/files", "recursive=true"),
     ],
 )
@@ -177,3 +178,14 @@ async def test_a_token_cut_or_changed_is_refused(stored: World) -> None:
         answer = await stored.call("GET", "/jobs/j1/tasks", query=f"$skiptoken={bad}")
         assert (answer.status, answer.code) == (400, "InvalidQueryParameterValue"), bad
         assert answer.values()["QueryParameterName"] == "$skiptoken"
+
+
+@pytest.mark.parametrize(
+    ("path", "most"), [("/certificates", 100), ("/pools", 1000), ("/jobs", 1000), ("/nodecounts", 1000)]
+)
+async def test_a_page_has_a_longest(stored: World, path: str, most: int) -> None:
+    version = "2024-02-01.19.0"
+    assert (await stored.call("GET", path, query=f"maxresults={most}", version=version)).status == 200
+    answer = await stored.call("GET", path, query=f"maxresults={most + 1}", version=version)
+    assert (answer.status, answer.code) == (400, "OutOfRangeQueryParameterValue")
+    assert (answer.values()["MinimumAllowed"], answer.values()["MaximumAllowed"]) == ("1", str(most))

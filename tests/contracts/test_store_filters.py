@@ -292,6 +292,17 @@ def test_filters_mean_the_same_in_memory_and_on_disk(both: Both, noun: str, monk
     check()
 
 
+@pytest.mark.parametrize("pool_id", ["", "none", "it's", "\u00c4"])
+def test_node_counts_of_one_pool(both: Both, pool_id: str) -> None:
+    with_nodes = both.rows.pools[0].id
+    everything = both.runner.run(both.disk.node_counts(None))
+    assert sum(entry.count for entry in everything) == ROWS
+    for name, wanted in ((pool_id, []), (with_nodes, everything), (with_nodes.swapcase(), everything)):
+        where = parse_filter(f"poolId eq {quoted(name)}", properties.NODE_COUNTS)
+        assert both.runner.run(both.disk.node_counts(where)) == wanted
+        assert both.runner.run(both.memory.node_counts(where)) == wanted
+
+
 @pytest.mark.parametrize("noun", LISTINGS)
 def test_without_a_filter_all_rows_are_listed(both: Both, noun: str) -> None:
     everything = listed(both, both.disk, noun, None, 7)

@@ -52,18 +52,18 @@ def invalid_parameter(name: str, value: str, reason: str) -> BatchError:
     )
 
 
-def page_size(request: Request) -> int:
-    """`maxresults`, 1 to 1000 (the default). Raises BatchError Invalid- or OutOfRangeQueryParameterValue."""
+def page_size(request: Request, most: int = MAX_RESULTS) -> int:
+    """`maxresults`, 1 to `most` (the default). Raises BatchError Invalid- or OutOfRangeQueryParameterValue."""
     value = integer_parameter(request, "maxresults")
     if value is None:
-        return MAX_RESULTS
-    if not 1 <= value <= MAX_RESULTS:
+        return most
+    if not 1 <= value <= most:
         raise BatchError(
             ErrorCode.OUT_OF_RANGE_QUERY_PARAMETER_VALUE,
             QueryParameterName="maxresults",
             QueryParameterValue=str(value),
             MinimumAllowed="1",
-            MaximumAllowed=str(MAX_RESULTS),
+            MaximumAllowed=str(most),
         )
     return value
 
