@@ -35,6 +35,7 @@ from millpond.control.identities import Identities
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.control.specs import SpecPreparer
+from millpond.control.timers import wall_clock
 from millpond.datadir import DataDir, DataDirError, Endpoint, StorageFacts
 from millpond.domain.errors import LeaseLost, StoreUnavailable
 from millpond.identity.roles import Role, RoleRules
@@ -164,7 +165,7 @@ async def _service(
         vm_sizes_of(config),
         secret=data_dir.node_secret(),
         account_url=lambda: account_url,
-        make_job=job_maker(vm_sizes_of(config), time.time),
+        make_job=job_maker(vm_sizes_of(config), wall_clock),
         storage=choice.storage,
         scratch=str(data_dir.path),
         prepare_spec=SpecPreparer(sign, identities, time.time),
@@ -190,7 +191,15 @@ async def _service(
     )
     sign_in, sign_in_routes = _sign_in_of(config, data_dir, account_url)
     server = HttpServer(
-        create_app(control, keys, auto_storage, sign_in, sign_in_routes, management=config.server.management),
+        create_app(
+            control,
+            keys,
+            auto_storage,
+            sign_in,
+            sign_in_routes,
+            management=config.server.management,
+            strict_images=config.account.strict_images,
+        ),
         listener,
         certificate=None if tls is None else tls.certificate,
         key=None if tls is None else tls.key,

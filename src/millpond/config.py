@@ -141,6 +141,8 @@ class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Packages (versions) of one application."""
     active_job_and_job_schedule_quota: Quota = 0
     """Jobs and job schedules that are not completed there may be at a time; 0 is no limit."""
+    strict_images: Switch = False
+    """Whether pools are refused whose image or node agent is not in the list of supported images."""
 
 
 class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

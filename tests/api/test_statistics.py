@@ -119,6 +119,12 @@ async def test_usage_by_the_hour(world: World) -> None:
     token = page["odata.nextLink"].rpartition("=")[2]
     rest = await world.call("GET", "/poolusagemetrics", query=f"{query}&maxresults=2&$skiptoken={token}")
     assert rest.json()["value"] == whole[2:]
+    # Pages stay of the hours that the first was asked of, whatever hour it is by then.
+    default = (await world.call("GET", "/poolusagemetrics", query="startTime=2026-11-20T00:00:00Z&maxresults=1")).json()
+    world.now += 7200
+    link = default["odata.nextLink"].partition("api-version=2025-06-01&")[2]
+    rest = (await world.call("GET", "/poolusagemetrics", query=link)).json()
+    assert [item["startTime"][11:16] for item in default["value"] + rest["value"]] == ["02:00", "03:00"]
     other = await world.call("GET", "/poolusagemetrics", query=query + "&$filter=poolId%20eq%20'p2'")
     assert other.json()["value"] == []
     for bad in ("startTime=soon", "endtime=soon", "startTime=2026-11-22T00:00:00Z&endtime=2026-11-20T00:00:00Z"):

@@ -201,6 +201,13 @@ def test_many_tasks_are_added_listed_and_counted(batch: Any) -> None:
     some = list(batch.client.list_tasks(job_id, filter="startswith(id,'t24') and state eq 'active'", select=["id"]))
     assert sorted(task.id for task in some) == [f"t24{digit}" for digit in range(10)]
     assert some[0].command_line is None
+    # The SDK takes links apart and puts them together again: their filter, and so their token, must survive that.
+    last = max(task.creation_time for page in pages for task in page).isoformat()
+    assert last.endswith("+00:00")
+    text = f"creationTime le DateTime'{last}' AND (startswith(id,'t2') or id eq 'it''s, 50%+\u00e4 & more') and state ne null"
+    found = [list(page) for page in batch.client.list_tasks(job_id, filter=text, max_results=20).by_page()]
+    assert [len(page) for page in found] == [20, 20, 10]
+    assert sorted(task.id for page in found for task in page) == [f"t{number}" for number in range(200, 250)]
     counts = batch.client.get_job_task_counts(job_id).task_counts
     assert (counts.active, counts.running, counts.completed) == (250, 0, 0)
 

@@ -28,6 +28,7 @@ from millpond.api.management.operations import is_management
 from millpond.api.management.routes import ManagementRoutes
 from millpond.api.operations import Router
 from millpond.api.paging import integer_parameter
+from millpond.api.preconditions import refuse_conditions
 from millpond.api.replies import CONTENT_TYPE
 from millpond.api.storage_routes import StorageRoutes
 from millpond.api.versions import API_VERSIONS, QUERY_PARAMETERS, answer_for
@@ -61,18 +62,20 @@ def create_app(
     sign_in_routes: "SignInRoutes | None" = None,
     *,
     management: str = LOOPBACK,
+    strict_images: bool = False,
 ) -> AsgiApp:
     """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's.
 
     `sign_in_routes` are those of a development issuer, if there is one; `management` says from where management tokens
-    are taken (`management.auth`).
+    are taken (`management.auth`); `strict_images` refuses pools with images that are not in the list.
     """
     gate = Gate(control, account, sign_in or SignIn())
-    batch = BatchRoutes(control, gate, auto_storage)
+    context = Context(control, auto_storage, strict_images)
+    batch = BatchRoutes(context, gate)
     agents = AgentRoutes(control)
     storage = StorageRoutes(auto_storage)
     status = status_routes.StatusRoutes(control)
-    managers = ManagementRoutes(Context(control, auto_storage), ManagementGate(gate, account, control.now, management))
+    managers = ManagementRoutes(context, ManagementGate(gate, account, control.now, management))
 
     def face_of(path: bytes) -> Face:
         if path.startswith(b"/agent/"):
@@ -109,10 +112,10 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 class BatchRoutes:
     """The Batch operations."""
 
-    def __init__(self, control: ControlPlane, gate: Gate, auto_storage: AutoStorage) -> None:
-        self._control = control
+    def __init__(self, context: Context, gate: Gate) -> None:
+        self._control = context.control
         self._gate = gate
-        self._context = Context(control, auto_storage)
+        self._context = context
         self._router = Router()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,6 +153,8 @@ class BatchRoutes:
             known = name in _COMMON_QUERY or name in request.operation.query
             if not known or (name in QUERY_PARAMETERS and not QUERY_PARAMETERS[name].has(version)):
                 raise BatchError(ErrorCode.UNSUPPORTED_QUERY_PARAMETER, QueryParameterName=name[:256])
+        if not request.operation.conditional and request.method not in ("GET", "HEAD"):
+            refuse_conditions(request)
         request.require_host()
         handler = HANDLERS.get(request.operation.name)
         if handler is None:

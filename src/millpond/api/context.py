@@ -15,6 +15,8 @@ class Context(msgspec.Struct, frozen=True):
 
     control: ControlPlane
     storage: AutoStorage
+    strict_images: bool = False
+    """Pools are refused whose image or node agent is not in the list of supported images."""
 
 
 Handler: TypeAlias = Callable[[Context, Request], Awaitable[Response]]

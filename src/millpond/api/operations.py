@@ -20,7 +20,7 @@ _LIST: Final = "maxresults $filter $select $expand"
 
 class Operation(msgspec.Struct, frozen=True):
     """One operation: `name`, HTTP method, path template, status of success, query parameters by lower-case name, the
-    versions that have it, and whether it is one of our own."""
+    versions that have it, whether it takes condition headers, and whether it is one of our own."""
 
     name: str
     method: str
@@ -28,6 +28,7 @@ class Operation(msgspec.Struct, frozen=True):
     success: int
     query: frozenset[str] = frozenset()
     span: Span = ALWAYS
+    conditional: bool = False
     extension: bool = False
 
 
@@ -43,7 +44,9 @@ def _operations() -> Iterator[Operation]:
         if "maxresults" in names or name == "list_subtasks":
             names.append("$skiptoken")
         span = _SPANS.get(name, ALWAYS)
-        yield Operation(name, method, path, success, frozenset(names), span, extension=row in _EXTENSIONS)
+        yield Operation(
+            name, method, path, success, frozenset(names), span, name in _CONDITIONAL, extension=row in _EXTENSIONS
+        )
 
 
 _TABLE: Final[tuple[tuple[str | int, ...], ...]] = (
@@ -170,6 +173,47 @@ _SPANS: Final[dict[str, Span]] = {
     "get_job_lifetime_statistics": Span(last="2022-10-01.16.0"),
 }
 """Of the operations that not all versions have."""
+
+_CONDITIONAL: Final = frozenset(
+    [
+        "delete_pool",
+        "pool_exists",
+        "get_pool",
+        "update_pool",
+        "enable_pool_auto_scale",
+        "resize_pool",
+        "stop_pool_resize",
+        "remove_nodes",
+        "delete_job",
+        "get_job",
+        "update_job",
+        "replace_job",
+        "disable_job",
+        "enable_job",
+        "terminate_job",
+        "job_schedule_exists",
+        "delete_job_schedule",
+        "get_job_schedule",
+        "update_job_schedule",
+        "replace_job_schedule",
+        "disable_job_schedule",
+        "enable_job_schedule",
+        "terminate_job_schedule",
+        "delete_task",
+        "get_task",
+        "replace_task",
+        "terminate_task",
+        "reactivate_task",
+        "download_node_file",
+        "get_node_file_properties",
+        "download_task_file",
+        "get_task_file_properties",
+        "disable_pool_auto_scale",
+        "replace_pool_properties",
+    ]
+)
+"""The operations that take If-Match and its kin; those on files only the two dates. The last two do so beyond the
+specification."""
 
 _EXTENSIONS: Final[tuple[tuple[str | int, ...], ...]] = (
     # what the node's agent says of itself

@@ -8,7 +8,7 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.preconditions import Precondition
 
-_HEADERS: Final = (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since")
+HEADERS: Final = (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since")
 _CONFLICTS: Final = ((b"if-match", b"if-none-match"), (b"if-modified-since", b"if-unmodified-since"))
 
 
@@ -19,7 +19,7 @@ def precondition_of(request: Request) -> Precondition | None:
     InvalidHeaderValue for a date that cannot be read. Tags lose their quotes and `W/`.
     """
     headers = request.headers
-    if not any(name in headers for name in _HEADERS):
+    if not any(name in headers for name in HEADERS):
         return None
     for one, other in _CONFLICTS:
         if one in headers and other in headers:
@@ -32,14 +32,24 @@ def precondition_of(request: Request) -> Precondition | None:
     )
 
 
+def refuse_conditions(request: Request) -> None:
+    """For a change that takes no condition: one who sets a condition is not to have the change without it. (A read is
+    answered in full: that is never wrong.) Raises BatchError UnsupportedHeader."""
+    for name in HEADERS:
+        if name in request.headers:
+            reason = "this operation takes no conditions"
+            raise BatchError(ErrorCode.UNSUPPORTED_HEADER, HeaderName=_spelled(name), Reason=reason)
+
+
 def dates_only(request: Request) -> Precondition | None:
     """The condition of an operation that takes only the two date headers (files): tags are refused.
 
-    Raises BatchError InvalidHeaderValue, MultipleConditionHeadersNotSupported.
+    Raises BatchError UnsupportedHeader, InvalidHeaderValue, MultipleConditionHeadersNotSupported.
     """
     for name in (b"if-match", b"if-none-match"):
         if name in request.headers:
-            raise _invalid(request, name, "this operation takes If-Modified-Since and If-Unmodified-Since only")
+            reason = "this operation takes If-Modified-Since and If-Unmodified-Since only"
+            raise BatchError(ErrorCode.UNSUPPORTED_HEADER, HeaderName=_spelled(name), Reason=reason)
     return precondition_of(request)
 
 
@@ -68,7 +78,11 @@ def _date(request: Request, name: bytes) -> Timestamp | None:
 def _invalid(request: Request, name: bytes, reason: str) -> BatchError:
     return BatchError(
         ErrorCode.INVALID_HEADER_VALUE,
-        HeaderName="-".join(part.capitalize() for part in name.decode().split("-")),
+        HeaderName=_spelled(name),
         HeaderValue=(request.header(name) or "")[:256],
         Reason=reason,
     )
+
+
+def _spelled(name: bytes) -> str:
+    return "-".join(part.capitalize() for part in name.decode().split("-"))

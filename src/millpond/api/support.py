@@ -55,7 +55,12 @@ def _rows() -> Iterator[Support]:
         "pool", "virtualMachineConfiguration.containerConfiguration", refused, "Containers are not built yet."
     )
     yield Support("pool", "virtualMachineConfiguration.windowsConfiguration", refused, "Nodes run Linux.")
-    yield Support("pool", "virtualMachineConfiguration.imageReference", accepted, "Nodes run what their host runs.")
+    yield Support(
+        "pool",
+        "virtualMachineConfiguration.imageReference",
+        accepted,
+        "Nodes run what their host runs. `account.strict_images` refuses what is not in the list of supported images.",
+    )
     yield Support(
         "pool", "virtualMachineConfiguration.nodeAgentSKUId", accepted, "Nodes run what their host runs; Linux only."
     )

@@ -17,7 +17,7 @@ from millpond.control.logs import LogKeeper
 from millpond.control.outbox import Outbox
 from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
-from millpond.domain.durations import Timestamp
+from millpond.domain.durations import Timestamp, whole_microseconds
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.events import Event
 from millpond.domain.pool import Pool
@@ -219,7 +219,7 @@ class NodeLinks:
                 at=self._clock(),
                 cause=f"hello {session}",
                 node_id=hello.node_id,
-                boot_time=hello.boot_time,
+                boot_time=whole_microseconds(hello.boot_time),
                 ip_address=hello.ip_address,
                 agent_version=hello.agent_version,
                 inventory=hello.inventory,
@@ -300,7 +300,7 @@ class NodeLinks:
                             node_id=node_id,
                             key=key,
                             attempt=attempt,
-                            start_time=start_time,
+                            start_time=whole_microseconds(start_time),
                         )
                     )
                 case m.Ended(seq, key, attempt, start_time, end_time, exit_code, failure, retryable, user_s, kernel_s):
@@ -311,8 +311,8 @@ class NodeLinks:
                             node_id=node_id,
                             key=key,
                             attempt=attempt,
-                            start_time=start_time,
-                            end_time=end_time,
+                            start_time=None if start_time is None else whole_microseconds(start_time),
+                            end_time=whole_microseconds(end_time),
                             exit_code=exit_code,
                             failure=failure,
                             retryable=retryable,

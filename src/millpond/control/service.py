@@ -2,7 +2,6 @@
 together."""
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from millpond.control.provisioning import Provisioning
 from millpond.control.retention import Purger, Sweeper
 from millpond.control.settings import ControlSettings
 from millpond.control.start_directives import PrepareSpec, StartDirectives
-from millpond.control.timers import Timers
+from millpond.control.timers import Timers, wall_clock
 from millpond.control.tokens import TaskClaim
 from millpond.domain.autoscale import AutoScaleRun
 from millpond.domain.durations import Timestamp
@@ -69,7 +68,7 @@ class ControlService:
         make_job: JobMaker = _no_job_maker,
         storage: AccountStorage | None = None,
         scratch: str | None = None,
-        clock: Callable[[], Timestamp] = time.time,
+        clock: Callable[[], Timestamp] = wall_clock,
     ) -> None:
         """`secret` derives the nodes' tokens; `account_url` is what tasks see as AZ_BATCH_ACCOUNT_URL; `prepare_spec`
         turns a stored specification into one a node can use (signs URLs); `identities` says what credentials the agents

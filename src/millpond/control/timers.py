@@ -1,9 +1,15 @@
-"""Deadlines: one timer per key, on the loop's clock."""
+"""The clock, and deadlines: one timer per key, on the loop's clock."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
-from millpond.domain.durations import Timestamp
+from millpond.domain.durations import Timestamp, whole_microseconds
+
+
+def wall_clock() -> Timestamp:
+    """The time of everything that happens in the control plane."""
+    return whole_microseconds(time.time())
 
 
 class Timers:

@@ -101,6 +101,12 @@ def etag_of(last_modified: Timestamp) -> str:
     return f"0x8D{round(last_modified * 1_000_000):013X}"
 
 
+def whole_microseconds(at: Timestamp) -> Timestamp:
+    """The time as it is shown. Every time of an entity goes through here, or a client that asks for what changed after
+    the time it was shown would be told of the same change again, and one that asks for that time would find nothing."""
+    return round(at, 6)
+
+
 def later_than(previous: Timestamp, at: Timestamp) -> Timestamp:
     """`at`, or the next microsecond after `previous` when the clock has not moved on since."""
     return at if at > previous else round(previous + 1e-6, 6)

@@ -100,6 +100,7 @@ class ErrorCode(StrEnum):
     TASK_ID_SAME_AS_JOB_RELEASE_TASK = "TaskIdSameAsJobReleaseTask"
     TOO_MANY_ENABLE_AUTO_SCALE_REQUESTS = "TooManyEnableAutoScaleRequests"
     UNSUPPORTED_HTTP_VERB = "UnsupportedHttpVerb"
+    UNSUPPORTED_HEADER = "UnsupportedHeader"
     UNSUPPORTED_PROPERTY = "UnsupportedProperty"
     UNSUPPORTED_QUERY_PARAMETER = "UnsupportedQueryParameter"
     UNSUPPORTED_REQUEST_VERSION = "UnsupportedRequestVersion"
@@ -241,6 +242,7 @@ CATALOGUE: Final[dict[ErrorCode, tuple[int, str]]] = {
         "Autoscale was enabled on this pool a moment ago. Please retry your request.",
     ),
     _C.UNSUPPORTED_HTTP_VERB: (405, "The resource doesn't support the specified HTTP verb."),
+    _C.UNSUPPORTED_HEADER: (400, "One of the HTTP headers specified in the request is not supported."),
     _C.UNSUPPORTED_PROPERTY: (400, "One of the properties specified in the request body is not supported."),
     _C.UNSUPPORTED_QUERY_PARAMETER: (400, "One of the query parameters specified in the request URI is not supported."),
     _C.UNSUPPORTED_REQUEST_VERSION: (400, "The api-version specified in the request is not supported."),

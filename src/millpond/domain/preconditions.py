@@ -15,15 +15,23 @@ class Precondition(msgspec.Struct, frozen=True):
     if_unmodified_since: Timestamp | None = None
 
     def holds(self, last_modified: Timestamp) -> bool:
-        """Whether an entity last modified then meets the condition. HTTP dates have whole seconds."""
+        """Whether an entity last modified then meets the condition. HTTP dates have whole seconds.
+
+        Where a tag and a date say the same kind of thing, the tag decides (RFC 9110, 13.2.2): it tells apart what was
+        changed twice in one second.
+        """
         tag = etag_of(last_modified)
         if self.if_match and "*" not in self.if_match and tag not in self.if_match:
             return False
         if self.if_none_match and ("*" in self.if_none_match or tag in self.if_none_match):
             return False
-        if self.if_modified_since is not None and int(last_modified) <= self.if_modified_since:
+        if (
+            self.if_modified_since is not None
+            and not self.if_none_match
+            and int(last_modified) <= self.if_modified_since
+        ):
             return False
-        return self.if_unmodified_since is None or int(last_modified) <= self.if_unmodified_since
+        return self.if_unmodified_since is None or bool(self.if_match) or int(last_modified) <= self.if_unmodified_since
 
     def require(self, last_modified: Timestamp) -> None:
         """Raises ConditionNotMet (412 on a write) when the condition does not hold."""

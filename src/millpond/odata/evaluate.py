@@ -31,9 +31,11 @@ def _holds(condition: Condition, value_of: ValueOf) -> bool:
             return _compare(value_of(path), operator, literal)
 
 
-def _compare(value: Literal | None, operator: Operator, literal: Literal) -> bool:
+def _compare(value: Literal | None, operator: Operator, literal: Literal | None) -> bool:
     left: bytes | float
     right: bytes | float
+    if literal is None:
+        return operator is (Operator.EQ if value is None else Operator.NE)
     if isinstance(literal, str):
         if not isinstance(value, str):
             return operator is Operator.NE

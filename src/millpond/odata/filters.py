@@ -1,9 +1,9 @@
 """The tree of a parsed `$filter`.
 
 Names in the tree are those of the wire (`executionInfo/exitCode`); what they mean in a row is the reader's business
-(`evaluate`, `sql`). A property without a value is equal to nothing: `ne` holds for it, every other test fails (OData:
-null is unequal to every literal, and every ordering of null is false). There is no negation, so "fails" and "unknown"
-need not be told apart.
+(`evaluate`, `sql`). A property without a value is equal to null only: `eq null` holds for it, and `ne` with anything
+else; every other test fails (OData: null is unequal to every other literal, and every ordering of null is false). There
+is no negation, so "fails" and "unknown" need not be told apart.
 """
 
 from enum import StrEnum
@@ -32,7 +32,8 @@ class Comparison(msgspec.Struct, frozen=True):
 
     path: str
     operator: Operator
-    value: Literal
+    value: Literal | None
+    """None is the literal `null`; only `eq` and `ne` go with it."""
 
 
 class StartsWith(msgspec.Struct, frozen=True):

@@ -4,10 +4,11 @@
     all        := test { "and" test }
     test       := "(" filter ")" | "startswith" "(" path "," string ")" | path operator literal
     path       := name { "/" name }
-    literal    := 'string, a quote doubled' | integer | true | false | DateTime'…'
+    literal    := 'string, a quote doubled' | integer | true | false | null | DateTime'…' | 2026-01-31T12:00:00Z
 
-There is no `not`: the service documents none. Words are case-sensitive but for the prefix of date-times. Length,
-nesting and number of tests are bounded, so no filter takes more than a moment to parse, evaluate, or run as SQL.
+There is no `not`: the service documents none. Words are case-sensitive but for the prefix of date-times, and for AND and
+OR, which the documentation writes so. A date-time may stand bare, as later OData has it. `null` goes with `eq` and `ne`.
+Length, nesting and number of tests are bounded, so no filter takes more than a moment to parse, evaluate, or run as SQL.
 """
 
 import re
@@ -31,7 +32,8 @@ _TOKEN: Final = re.compile(
     (?P<space>[ \t\r\n]+)
     | (?P<time>[Dd][Aa][Tt][Ee][Tt][Ii][Mm][Ee]'(?:[^']++|'')*+')
     | (?P<string>'(?:[^']++|'')*+')
-    | (?P<integer>-?[0-9]+(?![A-Za-z0-9_.]))
+    | (?P<bare>[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[Tt][0-9:.]*+(?:[Zz]|[+-][0-9:]*+)?+)?+(?![\w.]))
+    | (?P<integer>-?[0-9]++(?![\w.-]))
     | (?P<word>[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z_][A-Za-z0-9_]*)*)
     | (?P<mark>[(),])
     """,
@@ -47,7 +49,7 @@ _RFC1123: Final = re.compile(
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _OPERATORS: Final = {operator.value: operator for operator in Operator}
-_RESERVED: Final = frozenset({*_OPERATORS, "and", "or", "not", "true", "false", "null"})
+_RESERVED: Final = frozenset({*_OPERATORS, "and", "AND", "or", "OR", "not", "true", "false", "null"})
 
 
 def parse_filter(text: str, properties: Properties) -> Filter:
@@ -139,19 +141,19 @@ class _Parser:
             )
         self._advance()
 
-    def _at_word(self, word: str) -> bool:
-        return self._kind == "word" and self._found == word
+    def _at_word(self, *words: str) -> bool:
+        return self._kind == "word" and self._found in words
 
     def _any(self) -> Condition:
         parts = [self._all()]
-        while self._at_word("or"):
+        while self._at_word("or", "OR"):
             self._advance()
             parts.append(self._all())
         return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
     def _all(self) -> Condition:
         parts = [self._test()]
-        while self._at_word("and"):
+        while self._at_word("and", "AND"):
             self._advance()
             parts.append(self._test())
         return parts[0] if len(parts) == 1 else And(tuple(parts))
@@ -219,6 +221,11 @@ class _Parser:
                 f"The property '{word}' cannot be used with '{operator}', only with: {', '.join(offered)}."
             )
         self._advance()
+        if self._at_word("null"):
+            if operator not in (Operator.EQ, Operator.NE):
+                raise self._error(f"Nothing is ordered against null: '{operator}' cannot be used with it.")
+            self._advance()
+            return Comparison(path, operator, None)
         value = self._literal(word, described.type)
         if described.words is not None and str(value).lower() not in described.words:
             raise self._error(
@@ -235,10 +242,10 @@ class _Parser:
             if len(self._found) <= 20 and abs(value := int(self._found)) <= MAX_INTEGER:
                 return value
             raise self._error(f"The integer compared with '{word}' is out of range.")
-        if wanted is PropertyType.BOOLEAN and (self._at_word("true") or self._at_word("false")):
+        if wanted is PropertyType.BOOLEAN and self._at_word("true", "false"):
             return self._found == "true"
-        if wanted is PropertyType.DATE_TIME and self._kind == "time":
-            inner = self._found[9:-1].replace("''", "'")
+        if wanted is PropertyType.DATE_TIME and self._kind in ("time", "bare"):
+            inner = self._found if self._kind == "bare" else self._found[9:-1].replace("''", "'")
             try:
                 return parse_date_time(inner)
             except ValueError:

@@ -56,6 +56,8 @@ def _sql(condition: Condition, columns: Columns, parameters: list[Parameter]) ->
         case Comparison(path, operator, literal):
             column = columns[path]
             sign = _SIGNS[operator]
+            if literal is None:
+                return f"({column.expression} IS {'' if operator is Operator.EQ else 'NOT '}NULL)"
             if not isinstance(literal, str):
                 parameters.append(int(literal) if isinstance(literal, bool) else literal)
                 return f"({column.expression} {sign} ?)"

@@ -39,6 +39,7 @@ TESTS = st.one_of(
     st.builds(Comparison, st.just("number"), OPERATORS, NUMBERS),
     st.builds(Comparison, st.just("time"), OPERATORS, TIMES),
     st.builds(Comparison, st.just("flag"), OPERATORS, st.booleans()),
+    st.builds(Comparison, st.sampled_from(list(COLUMNS)), st.sampled_from([Operator.EQ, Operator.NE]), st.none()),
 )
 
 
@@ -71,9 +72,10 @@ def test_sql_agrees_with_evaluate(rows, condition):
 
 
 @given(rows=st.lists(ROWS, max_size=4), condition=TESTS)
-def test_a_missing_value_passes_ne_only(rows, condition):
+def test_a_missing_value_passes_eq_null_and_ne_of_all_else(rows, condition):
     empty = dict.fromkeys(COLUMNS)
-    expected = isinstance(condition, Comparison) and condition.operator is Operator.NE
+    passing = Operator.NE if getattr(condition, "value", None) is not None else Operator.EQ
+    expected = isinstance(condition, Comparison) and condition.operator is passing
     assert matches(Filter("", condition), empty) is expected
     assert matches(Filter("", condition), {}) is expected
     assert (0 in _selected([empty, *rows], Filter("", condition))) is expected

@@ -43,7 +43,6 @@ NOT_PRODUCED = {
     "StorageAccountNotFound": "storage accounts are a matter of the configuration",
     "TooManyRequests": "too many requests are answered by ServerBusy",
     "UnsupportedConstraint": "every constraint is supported",
-    "UnsupportedHeader": "headers that are not known are of no matter",
     "UnsupportedHttpVersion": "the HTTP server's business",
     "UpgradePoolVersionConflict": "cloud services are refused as a whole",
 }

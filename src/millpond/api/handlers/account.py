@@ -1,9 +1,8 @@
 """Operations on the account: supported images, node counts."""
 
-from typing import Any, Final
-
 from millpond.api.context import Context
 from millpond.api.http import Request, Response
+from millpond.api.intake.images import SUPPORTED_IMAGES
 from millpond.api.options import filter_of
 from millpond.api.paging import bad_skiptoken, page_of, page_size, page_start
 from millpond.api.render.pools import node_counts_object
@@ -12,24 +11,6 @@ from millpond.domain.ids import id_key
 from millpond.odata import properties
 from millpond.odata.evaluate import matches
 from millpond.store.base import NodeCounts
-
-_LINUX: Final = (
-    ("canonical", "ubuntu-24_04-lts", "server", "batch.node.ubuntu 24.04"),
-    ("canonical", "0001-com-ubuntu-server-jammy", "22_04-lts", "batch.node.ubuntu 22.04"),
-    ("microsoft-dsvm", "ubuntu-hpc", "2204", "batch.node.ubuntu 22.04"),
-    ("debian", "debian-12", "12", "batch.node.debian 12"),
-    ("almalinux", "almalinux-x86_64", "9-gen2", "batch.node.el 9"),
-)
-SUPPORTED_IMAGES: Final[tuple[dict[str, Any], ...]] = tuple(
-    {
-        "nodeAgentSKUId": sku_id,
-        "imageReference": {"publisher": publisher, "offer": offer, "sku": sku, "version": "latest"},
-        "osType": "linux",
-        "verificationType": "verified",
-    }
-    for publisher, offer, sku, sku_id in _LINUX
-)
-"""Images clients may ask for. Nodes run what their host runs; the list lets clients that choose from it work."""
 
 
 async def list_supported_images(context: Context, request: Request) -> Response:

@@ -1,7 +1,7 @@
 """Certificates, which versions up to 2024-07-01.20.0 have: there are none, and none can be added. Azure Batch took them
 out of service in February 2024."""
 
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from millpond.api.context import Context
 from millpond.api.decode import drain
@@ -17,6 +17,8 @@ PROPERTIES = words(
     "thumbprint thumbprintAlgorithm url state stateTransitionTime previousState previousStateTransitionTime publicData "
     "deleteCertificateError"
 )
+_MAX_RESULTS: Final = 100
+"""Of certificates a page has no more."""
 
 
 async def create_certificate(context: Context, request: Request) -> Response:
@@ -31,7 +33,7 @@ async def create_certificate(context: Context, request: Request) -> Response:
 async def list_certificates(context: Context, request: Request) -> Response:
     select_of(request, PROPERTIES)
     filter_of(request, properties.CERTIFICATES)
-    page_size(request)
+    page_size(request, _MAX_RESULTS)
     page_start(request)
     return json_reply(request, encode_json(page_of(request, "certificates", [], None)))
 

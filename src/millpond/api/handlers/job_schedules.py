@@ -10,6 +10,9 @@ from millpond.api.decode import body_decoder, drain, read_json
 from millpond.api.handlers.jobs import shown_job
 from millpond.api.handlers.statistics import stats_of_job_schedule
 from millpond.api.http import Request, Response
+from millpond.api.intake.common import within
+from millpond.api.intake.images import check_supported_of_job
+from millpond.api.intake.job_schedules import PATH as SPECIFICATION
 from millpond.api.intake.job_schedules import new_job_schedule, patch_of, replacement_of
 from millpond.api.options import filter_of, select_of, shown, wants_stats
 from millpond.api.paging import bad_skiptoken, boolean_parameter, page_of, page_size, page_start
@@ -26,6 +29,7 @@ from millpond.api.replies import (
     unmet_read,
     written_reply,
 )
+from millpond.api.schema.job import JobSpecification
 from millpond.api.schema.job_schedule import JobScheduleCreate, JobSchedulePatch, JobScheduleReplace
 from millpond.domain.errors import ErrorCode
 from millpond.domain.events import (
@@ -65,6 +69,7 @@ async def _unmade(context: Context, schedules: Sequence[JobSchedule]) -> set[str
 async def create_job_schedule(context: Context, request: Request) -> Response:
     body = await read_json(request, _create_decoder)
     schedule = new_job_schedule(body, context.control.vm_sizes, context.control.now())
+    _check_images(context, body.job_specification)
     schedule = await context.control.add_job_schedule(schedule, request.request_id)
     url = job_schedule_url(request.base_url, schedule.id)
     return written_reply(request, url, schedule.last_modified, location=True)
@@ -130,15 +135,23 @@ async def list_jobs_from_schedule(context: Context, request: Request) -> Respons
 async def update_job_schedule(context: Context, request: Request) -> Response:
     body = await read_json(request, _patch_decoder)
     schedule_id = request.params["jobScheduleId"]
-    return await _update(context, request, patch_of(body, schedule_id, context.control.vm_sizes, context.control.now()))
+    event = patch_of(body, schedule_id, context.control.vm_sizes, context.control.now())
+    _check_images(context, body.job_specification)
+    return await _update(context, request, event)
 
 
 async def replace_job_schedule(context: Context, request: Request) -> Response:
     body = await read_json(request, _replace_decoder)
     schedule_id = request.params["jobScheduleId"]
-    return await _update(
-        context, request, replacement_of(body, schedule_id, context.control.vm_sizes, context.control.now())
-    )
+    event = replacement_of(body, schedule_id, context.control.vm_sizes, context.control.now())
+    _check_images(context, body.job_specification)
+    return await _update(context, request, event)
+
+
+def _check_images(context: Context, specification: JobSpecification | None) -> None:
+    if context.strict_images and specification is not None:
+        with within(SPECIFICATION):
+            check_supported_of_job(specification.pool_info)
 
 
 async def _update(context: Context, request: Request, event: JobScheduleUpdated) -> Response:

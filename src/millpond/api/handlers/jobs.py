@@ -5,6 +5,7 @@ from typing import Any
 from millpond.api.context import Context
 from millpond.api.decode import body_decoder, drain, read_json, read_optional_json
 from millpond.api.http import Request, Response
+from millpond.api.intake.images import check_supported_of_job
 from millpond.api.intake.jobs import new_job, patch_of, replacement_of, terminate_reason
 from millpond.api.options import filter_of, select_of, shown, wants_stats
 from millpond.api.paging import bad_skiptoken, boolean_parameter, page_of, page_size, page_start
@@ -45,6 +46,8 @@ async def require_job(context: Context, job_id: str) -> Job:
 async def create_job(context: Context, request: Request) -> Response:
     body = await read_json(request, _create_decoder)
     new = new_job(body, context.control.vm_sizes, context.control.now())
+    if context.strict_images:
+        check_supported_of_job(body.pool_info)
     job = await context.control.add_job(new.job, request.request_id, manager=new.manager, auto_pool=new.auto_pool)
     return written_reply(request, job_url(request.base_url, job.id), job.last_modified, location=True)
 

@@ -4,6 +4,7 @@ from millpond.api.context import Context
 from millpond.api.decode import body_decoder, drain, read_json
 from millpond.api.handlers.statistics import stats_of_pool
 from millpond.api.http import Request, Response
+from millpond.api.intake.images import check_supported
 from millpond.api.intake.pool_changes import patch_of, replacement_of
 from millpond.api.intake.pools import new_pool, removal_of, resize_of
 from millpond.api.options import filter_of, select_of, shown, wants_stats
@@ -49,6 +50,8 @@ async def require_pool(context: Context, pool_id: str) -> Pool:
 async def create_pool(context: Context, request: Request) -> Response:
     body = await read_json(request, _create_decoder)
     pool = new_pool(body, context.control.vm_sizes, context.control.now())
+    if context.strict_images:
+        check_supported(body.virtual_machine_configuration)
     if pool.auto_scale is not None:
         context.control.check_auto_scale(pool.auto_scale.formula, pool.auto_scale.interval_s)
     context.control.applications.check(pool.spec)
@@ -106,7 +109,10 @@ async def list_pools(context: Context, request: Request) -> Response:
 async def update_pool(context: Context, request: Request) -> Response:
     body = await read_json(request, _patch_decoder)
     pool = await require_pool(context, request.params["poolId"])
-    return await _update(context, request, patch_of(body, pool, context.control.vm_sizes))
+    changes = patch_of(body, pool, context.control.vm_sizes)
+    if context.strict_images:
+        check_supported(body.virtual_machine_configuration)
+    return await _update(context, request, changes)
 
 
 async def replace_pool_properties(context: Context, request: Request) -> Response:

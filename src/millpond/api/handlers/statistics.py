@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from typing import Any, Final
+import re
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -16,6 +17,7 @@ from millpond.api.replies import encode_json, json_reply
 from millpond.autoscale.samples import DEFAULT_PERIOD_S, History, HistoryData
 from millpond.autoscale.variables import Metric
 from millpond.domain.durations import Timestamp, parse_timestamp
+from millpond.domain.ids import id_key
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.pool import Pool
@@ -27,6 +29,7 @@ _BLOCKS_AT_A_TIME: Final = 4
 _PAGE: Final = 1000
 _KEEP_S: Final = 366 * 86_400.0
 _HOUR_S: Final = 3600.0
+_USAGE_TOKEN: Final = re.compile(r"(-?\d{1,12})/(-?\d{1,12})/(.+)\Z", re.ASCII)
 
 
 async def history_of(context: Context, pool: Pool, since: Timestamp) -> History:
@@ -124,27 +127,53 @@ async def list_pool_usage_metrics(context: Context, request: Request) -> Respons
     that is the last hour that is over."""
     where = filter_of(request, properties.POOL_USAGE)
     limit = page_size(request)
-    after = page_start(request) or "0"
-    if not after.isdecimal():
-        raise bad_skiptoken(request.query["$skiptoken"])
+    after = _usage_after(request)
     now = context.control.now()
     this_hour = math.floor(now / _HOUR_S) * _HOUR_S
-    end = _time(request, "endtime", this_hour)
-    start = _time(request, "starttime", min(end, this_hour) - _HOUR_S)
+    end = _time(request, "endtime", this_hour if after is None else after.this_hour)
+    start = _time(request, "starttime", min(end, this_hour if after is None else after.this_hour) - _HOUR_S)
     if start > end:
         raise invalid_parameter("starttime", request.query.get("starttime", ""), "it is after endTime")
-    items = []
+    items: list[tuple[str, Timestamp, dict[str, Any]]] = []
     for pool in await _pools(context):
-        if where is not None and not matches(where, {"poolId": pool.id}):
+        key = id_key(pool.id)
+        if (after is not None and key < after.pool_key) or not (where is None or matches(where, {"poolId": pool.id})):
             continue
-        items += await _usage(context, pool, max(start, pool.creation_time - _HOUR_S), min(end, now))
-    first = int(after)
-    following = str(first + limit) if first + limit < len(items) else None
-    body = page_of(request, "poolusagemetrics", items[first : first + limit], following)
+        usage = await _usage(context, pool, max(start, pool.creation_time - _HOUR_S), min(end, now))
+        items += [(key, *one) for one in usage if after is None or (key, one[0]) > (after.pool_key, after.hour)]
+        if len(items) > limit:
+            break
+    following = None
+    if len(items) > limit:
+        key, hour, _ = items[limit - 1]
+        following = f"{(this_hour if after is None else after.this_hour):.0f}/{hour:.0f}/{key}"
+    body = page_of(request, "poolusagemetrics", [item for _, _, item in items[:limit]], following)
     return json_reply(request, encode_json(body))
 
 
-async def _usage(context: Context, pool: Pool, start: Timestamp, end: Timestamp) -> list[dict[str, Any]]:
+class _UsageAfter(NamedTuple):
+    """The last row of the page before."""
+
+    this_hour: Timestamp
+    """When the first page was asked for: what is meant by a time that is not given stays what it was."""
+    hour: Timestamp
+    pool_key: str
+
+
+def _usage_after(request: Request) -> _UsageAfter | None:
+    token = page_start(request)
+    if token is None:
+        return None
+    match = _USAGE_TOKEN.match(token)
+    if match is None:
+        raise bad_skiptoken(request.query["$skiptoken"])
+    return _UsageAfter(float(match[1]), float(match[2]), match[3])
+
+
+async def _usage(
+    context: Context, pool: Pool, start: Timestamp, end: Timestamp
+) -> list[tuple[Timestamp, dict[str, Any]]]:
+    """(hour, item)"""
     history = await history_of(context, pool, start - _HOUR_S)
     cores = _cores(context, pool)
     items = []
@@ -153,15 +182,14 @@ async def _usage(context: Context, pool: Pool, start: Timestamp, end: Timestamp)
         if hour >= start:
             core_s = PoolFacts(history, cores, hour, hour + _HOUR_S).core_s
             if core_s:
-                items.append(
-                    {
-                        "poolId": pool.id,
-                        "startTime": timestamp_text(hour),
-                        "endTime": timestamp_text(hour + _HOUR_S),
-                        "vmSize": pool.vm_size,
-                        "totalCoreHours": core_s / _HOUR_S,
-                    }
-                )
+                item = {
+                    "poolId": pool.id,
+                    "startTime": timestamp_text(hour),
+                    "endTime": timestamp_text(hour + _HOUR_S),
+                    "vmSize": pool.vm_size,
+                    "totalCoreHours": core_s / _HOUR_S,
+                }
+                items.append((hour, item))
         hour += _HOUR_S
     return items
 

@@ -167,6 +167,7 @@ async def list_tasks(context: Context, request: Request) -> Response:
 async def list_subtasks(context: Context, request: Request) -> Response:
     """All instances but the primary, which is the task itself; none for an ordinary task. Always one page."""
     select = select_of(request, SUBTASK_PROPERTIES)
+    page_start(request)
     row = await require_task(context, request.params["jobId"], request.params["taskId"])
     job = await require_job(context, request.params["jobId"])
     subtasks = await context.control.store.list_subtasks(row.task.key)
