@@ -13,6 +13,12 @@ command -v ffmpeg >/dev/null 2>&1 || missing="$missing ffmpeg"
 command -v rclone >/dev/null 2>&1 || missing="$missing rclone"
 command -v fusermount3 >/dev/null 2>&1 || missing="$missing fuse3"
 command -v smbd >/dev/null 2>&1 || missing="$missing samba"
+case "${CI:-}" in
+1 | true | yes) # the Java client, one of the heavy ones of tests/clients
+    command -v javac >/dev/null 2>&1 || missing="$missing default-jdk-headless"
+    command -v mvn >/dev/null 2>&1 || missing="$missing maven"
+    ;;
+esac
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then exit 0; fi
 

@@ -26,6 +26,59 @@ Application: TypeAlias = Callable[
 """An ASGI application."""
 
 
+class _HeaderName(bytes):
+    """A name that keeps its capitals through uvicorn, which lowers every name and compares it with its own."""
+
+    __slots__ = ()
+
+    def lower(self) -> bytes:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, bytes) and bytes.lower(self) == bytes.lower(other)
+
+    def __hash__(self) -> int:
+        return hash(bytes.lower(self))
+
+
+_SPELLED: Final = {
+    bytes.lower(name): name
+    for name in map(
+        _HeaderName,
+        (
+            b"Content-Length",
+            b"Content-Type",
+            b"DataServiceId",
+            b"DataServiceVersion",
+            b"ETag",
+            b"Last-Modified",
+            b"Location",
+            b"Retry-After",
+            b"WWW-Authenticate",
+        ),
+    )
+}
+"""Headers as Azure Batch spells them: the Java client looks `Content-Length` and `ETag` up by exactly these letters."""
+
+
+def spelled_as_azure(application: Application) -> Application:
+    """The application with the names of its answers' headers in Azure's capitals."""
+
+    async def spelled(
+        scope: _Message,
+        receive: Callable[[], Awaitable[_Message]],
+        send: Callable[[_Message], Awaitable[None]],
+    ) -> None:
+        async def send_spelled(message: _Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [(_SPELLED.get(name, name), value) for name, value in message["headers"]]
+            await send(message)
+
+        await application(scope, receive, send_spelled)
+
+    return spelled
+
+
 class ListenError(Exception):
     """The address cannot be listened on. The text is one line that says why and what to do."""
 
@@ -88,7 +141,7 @@ class HttpServer:
         self._listener = listener
         self._server = _Server(
             uvicorn.Config(
-                application,
+                spelled_as_azure(application),
                 loop="none",
                 http="httptools",
                 ws="none",

@@ -2,6 +2,9 @@
 
 An environment is made from a pinned list; another list is another environment. Two test processes that want the same one
 at once wait for each other. Where it cannot be made (no way to a package index, no Node.js), tests are left out.
+
+A heavy one takes minutes and hundreds of megabytes: it is made in CI; elsewhere it is used if it is there.
+`CI=true make test PYTEST_ARGS=tests/clients` makes them all.
 """
 
 import fcntl
@@ -14,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, MillpondProcess, is_ci
 
 CACHE = REPOSITORY / ".cache" / "clients"
 INSTALL_DEADLINE_S = 900.0
@@ -24,15 +27,24 @@ class EnvironmentMissing(Exception):
     """It cannot be made; the text says why."""
 
 
-def python_environment(name: str, *requirements: str) -> Path:
+def client_environment(service: MillpondProcess, **more: str) -> dict[str, str]:
+    """What a client is started with: this process's environment, the service's address and key, nothing of ours, nor a word
+    against compiled modules: without them `az` takes twice as long to start."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "AZURE_"))}
+    return {**kept, **service.client_environment(), **more}
+
+
+def python_environment(name: str, *requirements: str, heavy: bool = False) -> Path:
     """The interpreter of a virtual environment with these requirements. Raises EnvironmentMissing."""
 
     def make(directory: Path) -> None:
         _run(sys.executable, "-m", "venv", str(directory))
         python = str(directory / "bin" / "python")
-        _run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
+        # What is imported is compiled then: of tens of thousands of modules few are.
+        options = ("--quiet", "--disable-pip-version-check", "--no-compile")
+        _run(python, "-m", "pip", "install", *options, *requirements)
 
-    return _environment(name, requirements, make) / "bin" / "python"
+    return _environment(name, requirements, make, heavy=heavy) / "bin" / "python"
 
 
 def node_environment(name: str, *packages: str) -> Path:
@@ -47,35 +59,35 @@ def node_environment(name: str, *packages: str) -> Path:
     return _environment(name, packages, make)
 
 
-def maven_project(name: str, pom: Path, *sources: Path) -> list[str]:
-    """The class path of a Maven project with this POM: its own compiled classes and all it needs. Raises
-    EnvironmentMissing."""
+def java_libraries(name: str, pom: Path, *, heavy: bool = False) -> Path:
+    """A directory with the jars that a Maven project with this POM needs. Raises EnvironmentMissing."""
     maven = _program("mvn")
     _program("javac")
-    texts = tuple(path.read_text() for path in (pom, *sources))
 
     def make(directory: Path) -> None:
-        code = directory / "src" / "main" / "java"
-        code.mkdir(parents=True)
+        directory.mkdir()
         shutil.copy(pom, directory / "pom.xml")
-        for source in sources:
-            shutil.copy(source, code / source.name)
-        _run(maven, "-q", "-B", "package", "dependency:copy-dependencies", directory=directory)
+        _run(maven, "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=jars", directory=directory)
 
-    directory = _environment(name, texts, make)
-    return [str(directory / "target" / "classes"), str(directory / "target" / "dependency" / "*")]
+    return _environment(name, (pom.read_text(),), make, heavy=heavy) / "jars"
 
 
-def _environment(name: str, wanted: tuple[str, ...], make: Callable[[Path], None]) -> Path:
-    digest = hashlib.sha256("\n".join((sys.version, *wanted)).encode()).hexdigest()[:12]
-    directory = CACHE / f"{name}-{digest}"
+def _environment(name: str, wanted: tuple[str, ...], make: Callable[[Path], None], *, heavy: bool = False) -> Path:
+    directory = _directory(name, wanted)
     ready = directory / ".ready"
-    with _alone(f"{name}-{digest}"):
+    with _alone(directory.name):
         if not ready.exists():
+            if heavy and not is_ci():
+                raise EnvironmentMissing("heavy client: runs with CI=true")
             shutil.rmtree(directory, ignore_errors=True)
             make(directory)
             ready.touch()
     return directory
+
+
+def _directory(name: str, wanted: tuple[str, ...]) -> Path:
+    digest = hashlib.sha256("\n".join((sys.version, *wanted)).encode()).hexdigest()[:12]
+    return CACHE / f"{name}-{digest}"
 
 
 @contextmanager
@@ -94,7 +106,7 @@ def _program(name: str) -> str:
 
 
 def _run(*command: str, directory: Path | None = None) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "AZURE_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "AZURE_"))}
     try:
         done = subprocess.run(
             command,

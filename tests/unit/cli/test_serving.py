@@ -55,3 +55,23 @@ async def test_it_answers_until_it_is_stopped_and_lets_answers_end() -> None:
         await stopping
         with pytest.raises(aiohttp.ClientConnectorError):
             await session.get(url + "/")
+
+
+async def test_headers_are_spelled_as_azure_spells_them() -> None:
+    async def application(scope, receive, send):  # type: ignore[no-untyped-def]
+        headers = [(b"etag", b"0x1"), (b"request-id", b"r"), (b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    listener = listen(ServerConfig(port=0))
+    server = HttpServer(application, listener)
+    await server.start()
+    reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+    writer.write(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+    answer = (await reader.read()).decode()
+    writer.close()
+    await server.stop()
+    head, _, body = answer.partition("\r\n\r\n")
+    names = [line.partition(":")[0] for line in head.splitlines()[1:]]
+    assert [name for name in names if name not in ("date", "connection")] == ["ETag", "request-id", "Content-Length"]
+    assert body == "ok"
