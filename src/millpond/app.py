@@ -189,8 +189,20 @@ async def _service(
         ),
     )
     sign_in, sign_in_routes = _sign_in_of(config, data_dir, account_url)
+    try:
+        application = create_app(
+            control,
+            keys,
+            auto_storage,
+            sign_in,
+            sign_in_routes,
+            management=config.server.management,
+            keeper=data_dir,
+        )
+    except ValueError as error:
+        raise StartError(f"account.json in {data_dir.path} is damaged: {error}; correct it") from error
     server = HttpServer(
-        create_app(control, keys, auto_storage, sign_in, sign_in_routes, management=config.server.management),
+        application,
         listener,
         certificate=None if tls is None else tls.certificate,
         key=None if tls is None else tls.key,

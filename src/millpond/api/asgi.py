@@ -23,7 +23,9 @@ from millpond.api.http import (
     route_path,
     send_response,
 )
+from millpond.api.management.account import Account, AccountKeeper, MemoryKeeper
 from millpond.api.management.auth import LOOPBACK, ManagementGate
+from millpond.api.management.context import ManagementContext
 from millpond.api.management.operations import is_management
 from millpond.api.management.routes import ManagementRoutes
 from millpond.api.operations import Router
@@ -61,18 +63,23 @@ def create_app(
     sign_in_routes: "SignInRoutes | None" = None,
     *,
     management: str = LOOPBACK,
+    keeper: AccountKeeper | None = None,
 ) -> AsgiApp:
     """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's.
 
     `sign_in_routes` are those of a development issuer, if there is one; `management` says from where management tokens
-    are taken (`management.auth`).
+    are taken (`management.auth`), `keeper` keeps what is changed of the account. Raises ValueError for settings of the
+    account that cannot be read.
     """
     gate = Gate(control, account, sign_in or SignIn())
     batch = BatchRoutes(control, gate, auto_storage)
     agents = AgentRoutes(control)
     storage = StorageRoutes(auto_storage)
     status = status_routes.StatusRoutes(control)
-    managers = ManagementRoutes(Context(control, auto_storage), ManagementGate(gate, account, control.now, management))
+    own = Account(account, gate, keeper or MemoryKeeper(), control.now, auto_storage.replace_key)
+    managers = ManagementRoutes(
+        ManagementContext(control, auto_storage, own), ManagementGate(gate, account, control.now, management)
+    )
 
     def face_of(path: bytes) -> Face:
         if path.startswith(b"/agent/"):
