@@ -30,11 +30,21 @@ async def read_json(request: Request, decoder: "msgspec.json.Decoder[_W]", limit
     Raises BatchError: InvalidRequestBody (not JSON, or empty), UnsupportedProperty, MissingRequiredProperty,
     InvalidPropertyValue (wrong type), RequestBodyTooLarge.
     """
+    body = await _body(request, limit)
+    check_body(request.version, request.operation.name, body)
+    return decode(decoder, body)
+
+
+async def read_unversioned_json(request: Request, decoder: "msgspec.json.Decoder[_W]") -> _W:
+    """The same for an operation whose properties are those of one version, whichever was asked for."""
+    return decode(decoder, await _body(request, MAX_BODY_BYTES))
+
+
+async def _body(request: Request, limit: int) -> bytes:
     body = await request.body(limit)
     if not body or body.isspace():
         raise BatchError(ErrorCode.INVALID_REQUEST_BODY, "The request body is empty, but the operation needs one.")
-    check_body(request.version, request.operation.name, body)
-    return decode(decoder, body)
+    return body
 
 
 async def read_optional_json(request: Request, decoder: "msgspec.json.Decoder[_W]") -> _W | None:
