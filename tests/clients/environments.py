@@ -35,6 +35,11 @@ def python_environment(name: str, *requirements: str) -> Path:
     return _environment(name, requirements, make) / "bin" / "python"
 
 
+def python_environment_is_there(name: str, *requirements: str) -> bool:
+    """Whether `python_environment` has made it already: for those that are too big to make unasked."""
+    return (_directory(name, requirements) / ".ready").exists()
+
+
 def node_environment(name: str, *packages: str) -> Path:
     """A directory with these npm packages, to run programs in. Raises EnvironmentMissing."""
     npm = _program("npm")
@@ -67,15 +72,19 @@ def maven_project(name: str, pom: Path, *sources: Path) -> list[str]:
 
 
 def _environment(name: str, wanted: tuple[str, ...], make: Callable[[Path], None]) -> Path:
-    digest = hashlib.sha256("\n".join((sys.version, *wanted)).encode()).hexdigest()[:12]
-    directory = CACHE / f"{name}-{digest}"
+    directory = _directory(name, wanted)
     ready = directory / ".ready"
-    with _alone(f"{name}-{digest}"):
+    with _alone(directory.name):
         if not ready.exists():
             shutil.rmtree(directory, ignore_errors=True)
             make(directory)
             ready.touch()
     return directory
+
+
+def _directory(name: str, wanted: tuple[str, ...]) -> Path:
+    digest = hashlib.sha256("\n".join((sys.version, *wanted)).encode()).hexdigest()[:12]
+    return CACHE / f"{name}-{digest}"
 
 
 @contextmanager

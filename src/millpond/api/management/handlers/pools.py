@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from millpond.api.decode import body_decoder, convert, drain, read_unversioned_json
+from millpond.api.decode import body_decoder, convert, drain, missing_property, read_unversioned_json
 from millpond.api.handlers.pools import require_pool
 from millpond.api.http import Request, Response
 from millpond.api.intake.autoscale import enable_of
@@ -80,19 +80,14 @@ async def create_account_pool(context: ManagementContext, request: Request) -> R
     body = await read_unversioned_json(request, _decoder)
     condition = precondition_of(request)
     pool_id = request.params["poolName"]
-    with named_as_here():
-        form = data_plane_form(body)
-        given = new_pool(
-            convert({"id": pool_id, **form, **scale_form(body.properties)}, PoolCreate),
-            context.control.vm_sizes,
-            context.control.now(),
-        )
     there = await context.control.store.get_pool(pool_id)
     if there is not None:
         return await _update(context, request, there, body, condition, whole=True)
     if condition is not None and condition.if_match:
         raise BatchError(ErrorCode.CONDITION_NOT_MET)
     with named_as_here():
+        form = {"id": pool_id, **data_plane_form(body), **scale_form(body.properties)}
+        given = new_pool(convert(form, PoolCreate), context.control.vm_sizes, context.control.now())
         if given.auto_scale is not None:
             context.control.check_auto_scale(given.auto_scale.formula, given.auto_scale.interval_s)
         context.control.applications.check(given.spec)
@@ -181,6 +176,9 @@ def _changes(context: ManagementContext, request: Request, pool: Pool, form: Jso
     """What a body changes: what it says as it is already is no change, so that a pool with nodes can be sent back as it
     was read. Raises BatchError."""
     shown = pool_object(pool, request.base_url, (0, 0))
+    for name in ("vmSize", "virtualMachineConfiguration"):
+        if whole and form.get(name) is None:
+            raise missing_property(name)
     _require_same(form, "identity", pool)
     _require_same(form, "applicationLicenses", pool)
     given = msgspec.to_builtins(convert({n: v for n, v in form.items() if n in _REPLACED or n in _REFUSED}, PoolPatch))
