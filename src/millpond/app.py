@@ -29,6 +29,7 @@ from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
 from millpond.api.gate import SignIn
 from millpond.api.intake.job_schedules import job_maker
+from millpond.api.management.account import AccountQuotas
 from millpond.azurite import AzuriteError
 from millpond.config import Config, NodesConfig, listed, uid_range_of
 from millpond.control.identities import Identities
@@ -198,6 +199,9 @@ async def _service(
             sign_in_routes,
             management=config.server.management,
             keeper=data_dir,
+            quotas=AccountQuotas(
+                config.account.pool_quota or None, config.account.active_job_and_job_schedule_quota or None
+            ),
         )
     except ValueError as error:
         raise StartError(f"account.json in {data_dir.path} is damaged: {error}; correct it") from error

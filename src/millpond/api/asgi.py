@@ -23,7 +23,7 @@ from millpond.api.http import (
     route_path,
     send_response,
 )
-from millpond.api.management.account import Account, AccountKeeper, MemoryKeeper
+from millpond.api.management.account import Account, AccountKeeper, AccountQuotas, MemoryKeeper
 from millpond.api.management.auth import LOOPBACK, ManagementGate
 from millpond.api.management.context import ManagementContext
 from millpond.api.management.operations import is_management
@@ -64,11 +64,12 @@ def create_app(
     *,
     management: str = LOOPBACK,
     keeper: AccountKeeper | None = None,
+    quotas: AccountQuotas | None = None,
 ) -> AsgiApp:
     """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's.
 
     `sign_in_routes` are those of a development issuer, if there is one; `management` says from where management tokens
-    are taken (`management.auth`), `keeper` keeps what is changed of the account. Raises ValueError for settings of the
+    are taken (`management.auth`), `keeper` keeps what is changed of the account, `quotas` are shown of it. Raises ValueError for settings of the
     account that cannot be read.
     """
     gate = Gate(control, account, sign_in or SignIn())
@@ -76,7 +77,9 @@ def create_app(
     agents = AgentRoutes(control)
     storage = StorageRoutes(auto_storage)
     status = status_routes.StatusRoutes(control)
-    own = Account(account, gate, keeper or MemoryKeeper(), control.now, auto_storage.replace_key)
+    own = Account(
+        account, gate, keeper or MemoryKeeper(), control.now, auto_storage.replace_key, quotas or AccountQuotas()
+    )
     managers = ManagementRoutes(
         ManagementContext(control, auto_storage, own), ManagementGate(gate, account, control.now, management)
     )

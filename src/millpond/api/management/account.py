@@ -49,6 +49,14 @@ class MemoryKeeper:
         self.settings = settings
 
 
+class AccountQuotas(msgspec.Struct, frozen=True):
+    """How many there may be at a time, as configured; None is no limit."""
+
+    pools: int | None = None
+    active_jobs: int | None = None
+    """And job schedules."""
+
+
 class AccountSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """What can be set of the account."""
 
@@ -73,6 +81,7 @@ class Account:
         keeper: AccountKeeper,
         clock: Callable[[], Timestamp],
         on_new_primary: Callable[[bytes], None],
+        quotas: AccountQuotas,
     ) -> None:
         """`on_new_primary` is told the primary key when it is another. Raises ValueError where what was kept cannot be
         read."""
@@ -81,6 +90,7 @@ class Account:
         self._keeper = keeper
         self._clock = clock
         self._on_new_primary = on_new_primary
+        self.quotas = quotas
         self._changing = asyncio.Lock()
         at = clock()
         kept = {"last_modified": at, "last_key_sync": at, **keeper.account_settings()}

@@ -124,7 +124,7 @@ async def get_nothing(context: ManagementContext, request: Request) -> Response:
 
 def account_object(context: ManagementContext, request: Request) -> dict[str, Any]:
     name = context.control.account_name
-    settings = context.account.settings
+    settings, quotas = context.account.settings, context.account.quotas
     # Without a scheme, as the service has it.
     endpoint = request.base_url.partition("://")[2]
     properties: dict[str, Any] = {
@@ -139,8 +139,8 @@ def account_object(context: ManagementContext, request: Request) -> dict[str, An
         "lowPriorityCoreQuota": _NO_LIMIT,
         "dedicatedCoreQuotaPerVMFamily": [],
         "dedicatedCoreQuotaPerVMFamilyEnforced": False,
-        "poolQuota": _NO_LIMIT,
-        "activeJobAndJobScheduleQuota": _NO_LIMIT,
+        "poolQuota": quotas.pools or _NO_LIMIT,
+        "activeJobAndJobScheduleQuota": quotas.active_jobs or _NO_LIMIT,
         "allowedAuthenticationModes": list(context.account.modes),
     }
     resource_id = account_id(request, name)
