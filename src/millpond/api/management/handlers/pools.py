@@ -193,7 +193,7 @@ def _changes(context: ManagementContext, request: Request, pool: Pool, form: Jso
     changes = patch_of(convert(changed, PoolPatch), pool, context.control.vm_sizes)
     if not whole:
         return changes
-    gone = [name for name in pool.spec if name in _REPLACED and name not in given]
+    gone = [name for name, value in pool.spec.items() if value and name in _REPLACED and name not in given]
     return msgspec.structs.replace(
         changes,
         spec={**changes.spec, **dict.fromkeys(gone)},
