@@ -47,6 +47,16 @@ _OUTPUT = {
     "uploadOptions": {"uploadCondition": "tasksuccess"},
 }
 
+_NFS = {"source": "h:/x", "relativeMountPath": "x"}
+_CIFS = {"source": "//h/x", "relativeMountPath": "x", "username": "u", "password": "p"}
+_BLOBS = {"accountName": "store", "containerName": "box", "relativeMountPath": "x", "accountKey": "a2V5"}
+_SHARE = {
+    "accountName": "store",
+    "accountKey": "a2V5",
+    "azureFileUrl": "https://store.file.core.windows.net/x",
+    "relativeMountPath": "x",
+}
+
 WHOLE: dict[str, Any] = {
     "VirtualMachineConfiguration": MACHINE,
     "ImageReference": MACHINE["imageReference"],
@@ -74,9 +84,22 @@ WHOLE: dict[str, Any] = {
     "Schedule": {"recurrenceInterval": "PT1H"},
     "MultiInstanceSettings": {"coordinationCommandLine": "true", "numberOfInstances": 2},
     "OutputFileDestination": _OUTPUT["destination"],
-    "MountConfiguration": {"nfsMountConfiguration": {"source": "h:/x", "relativeMountPath": "x"}},
+    "MountConfiguration": {"nfsMountConfiguration": _NFS},
+    "NFSMountConfiguration": _NFS,
+    "NfsMountConfiguration": _NFS,
+    "CIFSMountConfiguration": _CIFS,
+    "CifsMountConfiguration": _CIFS,
+    "AzureBlobFileSystemConfiguration": _BLOBS,
+    "AzureFileShareConfiguration": _SHARE,
+    "HttpHeader": {"name": "Content-Type", "value": "text/plain"},
+    "OutputFileUploadHeader": {"name": "Content-Type", "value": "text/plain"},
 }
 """The smallest sensible object of a definition, where that is not just its required properties."""
+
+
+def _without_key(instead: Json) -> Json:
+    return {name: value for name, value in _BLOBS.items() if name != "accountKey"} | instead
+
 
 _AUTO_SCALED = {"enableAutoScale": True, "autoScaleFormula": "$TargetDedicatedNodes=0;"}
 
@@ -91,6 +114,33 @@ ALONE: dict[tuple[str, str], Json] = {
     ("ImageReference", "virtualMachineImageId"): {"virtualMachineImageId": "/x"},
     ("BatchVmImageReference", "sharedGalleryImageId"): {"sharedGalleryImageId": "/x"},
     ("BatchVmImageReference", "communityGalleryImageId"): {"communityGalleryImageId": "/x"},
+    **{
+        ("MountConfiguration", kind): {kind: value}
+        for kind, value in {
+            "nfsMountConfiguration": _NFS,
+            "cifsMountConfiguration": _CIFS,
+            "azureBlobFileSystemConfiguration": _BLOBS,
+            "azureFileShareConfiguration": _SHARE,
+        }.items()
+    },
+    **{
+        (definition, name): whole
+        for definition, whole in (
+            ("NFSMountConfiguration", _NFS),
+            ("NfsMountConfiguration", _NFS),
+            ("CIFSMountConfiguration", _CIFS),
+            ("CifsMountConfiguration", _CIFS),
+            ("AzureBlobFileSystemConfiguration", _BLOBS),
+            ("AzureFileShareConfiguration", _SHARE),
+        )
+        for name in whole
+    },
+    ("AzureBlobFileSystemConfiguration", "sasKey"): _without_key({"sasKey": "sv=1&sig=x"}),
+    ("AzureBlobFileSystemConfiguration", "identityReference"): _without_key(
+        {"identityReference": {"resourceId": "/i"}}
+    ),
+    ("HttpHeader", "name"): {"name": "x-ms-meta-run", "value": "7"},
+    ("OutputFileUploadHeader", "name"): {"name": "x-ms-meta-run", "value": "7"},
 }
 """(definition, property) → the object that has it instead of the smallest one."""
 
@@ -218,12 +268,11 @@ def body_with(spec: Specification, place: Place, base: Json) -> Json:
     for index, name in enumerate(place.path):
         definition = place.definitions[index]
         alone = ALONE.get((definition, name))
-        if alone is not None and index == len(place.path) - 1:
-            at.clear()
-            at.update(alone)
-            return body
         if alone is not None:
             at.clear()
+            at.update(alone)
+            if index == len(place.path) - 1:
+                return body
         facts = spec.definitions[definition]["properties"][name]
         if index == len(place.path) - 1:
             at[name] = minimal(spec, facts, name)

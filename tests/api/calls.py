@@ -6,6 +6,7 @@ import msgspec
 
 from millpond.autoscale.samples import History
 from millpond.autoscale.variables import Metric
+from millpond.domain.application import Application, ApplicationPackage, PackageState
 from millpond.domain.node import NodeError
 from millpond.domain.pool import ResizeError
 from millpond.domain.special_task import JobNode, SpecialTaskInfo
@@ -106,6 +107,8 @@ async def furnish(world: World) -> None:
     """A pool with nodes in many states, jobs and tasks in all, a schedule, files."""
     await world.add_pool(**POOL)
     await world.add_job(**JOB)
+    package = ApplicationPackage("1", NOW, NOW, blob="app/1", state=PackageState.ACTIVE, size=7)
+    await world.control.store.save_application(Application("app", NOW, NOW, "An app", packages=(package,)))
     await world.add_job_schedule(jobSpecification={"poolInfo": {"poolId": "p1"}, **JOB})
     await world.add_job("s1job")
     world.control.store.jobs["s1job"].schedule_id = "s1"

@@ -252,3 +252,9 @@ async def test_an_upload_in_blocks_is_refused_and_not_taken_for_the_whole(world:
         answer = await send(world.app, "PUT", f"{url}&comp={comp}", {}, b"part")
         assert (answer.status, answer.json()["code"]) == (501, "NotImplemented")
     assert (await send(world.app, "GET", url, {})).body == b"whole"
+
+
+async def test_a_version_that_is_not_there(world: World) -> None:
+    assert error_of(await call(world, "GET", "applications/a")) == (404, "ApplicationNotFound")
+    assert (await call(world, "PUT", "applications/a")).status == 200
+    assert error_of(await call(world, "GET", "applications/a/versions/9")) == (404, "ApplicationPackageNotFound")

@@ -60,11 +60,14 @@ def test_supported_images_name_a_node_agent(batch: Any) -> None:
     assert all(i.node_agent_sku_id and i.image_reference and i.verification_type for i in linux)
 
 
-def test_an_operation_that_is_not_there_yet_says_so(batch: Any) -> None:
+def test_what_is_not_there_yet_says_so(batch: Any) -> None:
+    job_id = batch.create_job()
+    container = m.BatchTaskContainerSettings(image_name="debian")
     with pytest.raises(HttpResponseError) as caught:
-        list(batch.client.list_applications())
+        batch.add(job_id, "t", "true", container_settings=container)
     assert caught.value.status_code == 501
     assert code_of(caught) == "NotImplemented"
+    assert "containerSettings" in str(caught.value)
 
 
 # --- pools and nodes ---

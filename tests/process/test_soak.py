@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.process import soak
 
 
+@pytest.mark.timeout(400)
 def test_nothing_is_lost_and_nothing_done_twice_while_all_is_killed(new_service: Any, tmp_path: Path) -> None:
     service = new_service("data", "--port", str(soak.free_port())).start()
     told: list[str] = []

@@ -25,22 +25,22 @@ def body_decoder(kind: type[_W]) -> "msgspec.json.Decoder[_W]":
 
 
 async def read_json(request: Request, decoder: "msgspec.json.Decoder[_W]", limit: int = MAX_BODY_BYTES) -> _W:
-    """The request's body, decoded.
+    """The body of a Batch operation, decoded; properties that its api-version has not are refused.
 
     Raises BatchError: InvalidRequestBody (not JSON, or empty), UnsupportedProperty, MissingRequiredProperty,
     InvalidPropertyValue (wrong type), RequestBodyTooLarge.
     """
-    body = await _body(request, limit)
+    body = await _some_body(request, limit)
     check_body(request.version, request.operation.name, body)
     return decode(decoder, body)
 
 
-async def read_unversioned_json(request: Request, decoder: "msgspec.json.Decoder[_W]") -> _W:
-    """The same for an operation whose properties are those of one version, whichever was asked for."""
-    return decode(decoder, await _body(request, MAX_BODY_BYTES))
+async def read_management_json(request: Request, decoder: "msgspec.json.Decoder[_W]") -> _W:
+    """The body of an operation of the management plane, whose versions are others. Raises as `read_json` does."""
+    return decode(decoder, await _some_body(request, MAX_BODY_BYTES))
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def _some_body(request: Request, limit: int) -> bytes:
     body = await request.body(limit)
     if not body or body.isspace():
         raise BatchError(ErrorCode.INVALID_REQUEST_BODY, "The request body is empty, but the operation needs one.")

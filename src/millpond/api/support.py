@@ -80,7 +80,7 @@ def _rows() -> Iterator[Support]:
     yield Support("pool", "resourceTags", accepted, "There are no Azure resources to tag.")
     # nodes
     yield Support("nodeUser", "isAdmin", refused, "Nobody is given root on the machine of the service.")
-    yield Support("node", "uploadBatchServiceLogs.identityReference", accepted, "There are no managed identities.")
+    yield Support("uploadLogs", "identityReference", accepted, "There are no managed identities.")
     # jobs
     yield Support("job", "networkConfiguration", accepted, "Nodes have the network of their host.")
     # tasks

@@ -9,11 +9,18 @@ import pytest
 
 from millpond.api.schema.base import Wire
 from millpond.api.schema.job import JobCreate
+from millpond.api.schema.node import NodeUserCreate, UploadLogs
 from millpond.api.schema.pool import PoolCreate
 from millpond.api.schema.task import TaskCreate
 from millpond.api.support import SUPPORT, Support
 
-BODIES: dict[str, type[Wire]] = {"pool": PoolCreate, "job": JobCreate, "task": TaskCreate}
+BODIES: dict[str, type[Wire]] = {
+    "pool": PoolCreate,
+    "job": JobCreate,
+    "task": TaskCreate,
+    "nodeUser": NodeUserCreate,
+    "uploadLogs": UploadLogs,
+}
 
 
 def inner(kind: Any) -> Any:

@@ -14,7 +14,6 @@ THIS = Path(__file__).resolve()
 
 NOT_PRODUCED = {
     "AccountAlreadyExists": "there is one account, and nobody makes another",
-    "ApplicationNotFound": "belongs to application packages",
     "AutoScalingFormulaTooLong": "the SDKs know AutoScaleFormulaTooLong",
     "CertificateBeingDeleted": "there are no certificates",
     "CertificateDeleteFailed": "there are no certificates",
@@ -22,7 +21,6 @@ NOT_PRODUCED = {
     "CertificateStateActive": "there are no certificates",
     "HostInformationNotPresent": "a request without Host is answered by the HTTP server",
     "IOError": "of storage accounts the service reaches into; ours never does for a request",
-    "InvalidApplicationPackageReferences": "belongs to application packages",
     "InvalidCertificateReferences": "certificates are refused as a whole",
     "InvalidHttpVerb": "UnsupportedHttpVerb says it with 405",
     "InvalidInput": "InvalidPropertyValue names the property",

@@ -3,7 +3,7 @@
 import base64
 from typing import Any, Final
 
-from millpond.api.decode import body_decoder, drain, read_unversioned_json
+from millpond.api.decode import body_decoder, drain, read_management_json
 from millpond.api.http import Request, Response
 from millpond.api.intake.common import within
 from millpond.api.management.account import Account
@@ -51,7 +51,7 @@ async def get_account(context: ManagementContext, request: Request) -> Response:
 
 async def create_account(context: ManagementContext, request: Request) -> Response:
     """There is the account already: what is given is set, what is not goes back to what it was at first."""
-    body = await read_unversioned_json(request, _create_decoder)
+    body = await read_management_json(request, _create_decoder)
     if not body.location.strip():
         raise invalid_property("location", body.location, "it is empty")
     changes = _changes(context, body)
@@ -62,7 +62,7 @@ async def create_account(context: ManagementContext, request: Request) -> Respon
 
 
 async def update_account(context: ManagementContext, request: Request) -> Response:
-    body = await read_unversioned_json(request, _update_decoder)
+    body = await read_management_json(request, _update_decoder)
     if body.location is not None and body.location.lower() != context.account.settings.location:
         raise invalid_property("location", body.location, "it cannot be changed by an update")
     await context.account.change(**_changes(context, body))
@@ -85,7 +85,7 @@ async def list_account_keys(context: ManagementContext, request: Request) -> Res
 
 
 async def regenerate_account_key(context: ManagementContext, request: Request) -> Response:
-    body = await read_unversioned_json(request, _key_decoder)
+    body = await read_management_json(request, _key_decoder)
     await context.account.regenerate(primary=body.key_name is AccountKeyType.PRIMARY)
     return resource_reply(_keys_object(context.account))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from millpond.api.context import Context
-from millpond.api.decode import body_decoder, drain, read_optional_json, read_unversioned_json
+from millpond.api.decode import body_decoder, drain, read_management_json, read_optional_json
 from millpond.api.http import Request, Response
 from millpond.api.management.resources import account_id, page_reply, quoted_etag, resource_reply
 from millpond.api.management.schema import ActivateBody, ApplicationBody, ApplicationProperties, PackageBody
@@ -38,7 +38,7 @@ async def create_account_application(context: Context, request: Request) -> Resp
 
 
 async def update_account_application(context: Context, request: Request) -> Response:
-    changes = _changes(await read_unversioned_json(request, _application_decoder))
+    changes = _changes(await read_management_json(request, _application_decoder))
     application = await context.control.applications.update(request.params["applicationName"], changes)
     return resource_reply(_application(context, request, application))
 
@@ -92,7 +92,7 @@ async def delete_application_package(context: Context, request: Request) -> Resp
 
 
 async def activate_application_package(context: Context, request: Request) -> Response:
-    body = await read_unversioned_json(request, _activate_decoder)
+    body = await read_management_json(request, _activate_decoder)
     application, package = await context.control.applications.activate(
         request.params["applicationName"], request.params["versionName"], body.format
     )

@@ -5,7 +5,7 @@ There are no subscriptions and groups: whatever a client calls them, the account
 
 from typing import Any, Final
 
-from millpond.api.decode import body_decoder, drain, read_unversioned_json
+from millpond.api.decode import body_decoder, drain, read_management_json
 from millpond.api.http import Request, Response
 from millpond.api.management.account import DEFAULT_LOCATION
 from millpond.api.management.context import ManagementContext
@@ -76,7 +76,7 @@ async def resource_group_exists(context: ManagementContext, request: Request) ->
 
 async def create_resource_group(context: ManagementContext, request: Request) -> Response:
     """Every group is there, so this changes nothing; what it would have to remember is refused."""
-    body = await read_unversioned_json(request, _group_decoder)
+    body = await read_management_json(request, _group_decoder)
     if body.tags:
         raise ArmError(400, "InvalidTags", "Groups keep no tags here; the account does.")
     return resource_reply(_group(context, request, request.params["resourceGroupName"]))

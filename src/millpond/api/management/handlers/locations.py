@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from millpond.api.decode import body_decoder, read_unversioned_json
+from millpond.api.decode import body_decoder, read_management_json
 from millpond.api.http import Request, Response
 from millpond.api.management.context import ManagementContext
 from millpond.api.management.filters import SKUS
@@ -49,7 +49,7 @@ async def list_virtual_machine_skus(context: ManagementContext, request: Request
 
 
 async def check_name_availability(context: ManagementContext, request: Request) -> Response:
-    body = await read_unversioned_json(request, _name_decoder)
+    body = await read_management_json(request, _name_decoder)
     if body.type.lower() != _ACCOUNT_TYPE.lower():
         raise invalid_property("type", body.type, f"it must be {_ACCOUNT_TYPE}")
     own = context.control.account_name

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from millpond.api.decode import body_decoder, convert, drain, missing_property, read_unversioned_json
+from millpond.api.decode import body_decoder, convert, drain, missing_property, read_management_json
 from millpond.api.handlers.pools import require_pool
 from millpond.api.http import Request, Response
 from millpond.api.intake.autoscale import enable_of
@@ -77,7 +77,7 @@ async def get_account_pool(context: ManagementContext, request: Request) -> Resp
 
 async def create_account_pool(context: ManagementContext, request: Request) -> Response:
     """A pool that is there becomes like that; scale settings that are not given stay."""
-    body = await read_unversioned_json(request, _decoder)
+    body = await read_management_json(request, _decoder)
     condition = precondition_of(request)
     pool_id = request.params["poolName"]
     there = await context.control.store.get_pool(pool_id)
@@ -96,7 +96,7 @@ async def create_account_pool(context: ManagementContext, request: Request) -> R
 
 
 async def update_account_pool(context: ManagementContext, request: Request) -> Response:
-    body = await read_unversioned_json(request, _decoder)
+    body = await read_management_json(request, _decoder)
     pool = await require_pool(context, request.params["poolName"])
     return await _update(context, request, pool, body, precondition_of(request), whole=False)
 
