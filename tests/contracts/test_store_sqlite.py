@@ -30,7 +30,7 @@ from millpond.domain.states import (
 from millpond.domain.task import FailureInfo, Task
 from millpond.odata import properties
 from millpond.odata.parse import parse_filter
-from millpond.store import sqlite as sqlite_module
+from millpond.store import sqlite_file, sqlite_listing
 from millpond.store.base import Fence
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
@@ -314,7 +314,7 @@ async def test_what_waits_together_is_written_together(store, path):
 
 
 async def test_a_filtered_page_looks_at_so_many_rows_and_no_more(store, fence, monkeypatch):
-    monkeypatch.setattr(sqlite_module, "SCAN_ROWS", 100)
+    monkeypatch.setattr(sqlite_listing, "SCAN_ROWS", 100)
     tasks = [a_task(number, id="needle" if number == 250 else f"t{number}") for number in range(1, 301)]
     await store.commit(with_tasks(*tasks), fence)
     where = parse_filter("id eq 'needle'", properties.TASKS)
@@ -419,7 +419,7 @@ async def test_data_of_the_first_schema_is_opened_and_upgraded(path):
     first.executescript(script)
     first.execute("CREATE TABLE schema_version (version INTEGER PRIMARY KEY)")
     first.execute("INSERT INTO schema_version VALUES (1)")
-    first.execute(f"PRAGMA application_id = {sqlite_module.APPLICATION_ID}")
+    first.execute(f"PRAGMA application_id = {sqlite_file.APPLICATION_ID}")
     pool = (
         b'{"no":1,"id":"pool","state":"active","allocation_state":"steady","creation_time":1.5,"last_modified":1.5,'
         b'"state_time":1.5,"allocation_state_time":1.5,"spec":{"enableInterNodeCommunication":true,'

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from millpond.agent import spawner
 from millpond.agent.base import ProcessExit, ProcessSpec
 from millpond.agent.executors.process import ProcessExecutor
+from millpond.agent.spawning import frames
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 
 PATIENCE_S = 20.0
@@ -411,7 +411,7 @@ async def test_a_spawner_without_a_directory_ends_with_its_tasks(tmp_path: Path)
     await until(lambda: len(host.pids("pids")) == 1, "it did not begin")
     pid = host.spawner_pid()
     await host.executor.close()
-    (Path(host.directory) / spawner.SOCKET_NAME).unlink()
+    (Path(host.directory) / frames.SOCKET_NAME).unlink()
     await until(lambda: not runs(pid) and not runs(host.pids("pids")[0]), "they stay")
 
 
@@ -442,8 +442,8 @@ async def test_shutdown_ends_everything(host: Host) -> None:
 
 async def test_a_client_that_talks_nonsense_is_dropped(host: Host) -> None:
     assert (await host.run(host.shell("exit 0"))).exit_code == 0
-    for nonsense in (b"GET / HTTP/1.1\r\n\r\n" * 100, spawner.frame(99), spawner.frame(spawner.KILL, b"a", b"soon")):
-        reader, writer = await asyncio.open_unix_connection(f"{host.directory}/{spawner.SOCKET_NAME}")
+    for nonsense in (b"GET / HTTP/1.1\r\n\r\n" * 100, frames.frame(99), frames.frame(frames.KILL, b"a", b"soon")):
+        reader, writer = await asyncio.open_unix_connection(f"{host.directory}/{frames.SOCKET_NAME}")
         writer.write(nonsense)
         await reader.read()
         await asyncio.wait_for(reader.read(), PATIENCE_S)

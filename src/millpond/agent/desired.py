@@ -81,11 +81,3 @@ def process_start_time(pid: int) -> int:
     with open(f"/proc/{pid}/stat", "rb") as file:
         # The command name (in parentheses) may hold anything.
         return int(file.read().rpartition(b")")[2].split()[19])
-
-
-def write_file(path: str, content: bytes) -> None:
-    """Write a file so that a reader sees the whole of it or the one before."""
-    temporary = f"{path}.{os.getpid()}.new"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)

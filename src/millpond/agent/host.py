@@ -32,7 +32,6 @@ from millpond.agent.desired import (
     HostProcess,
     process_start_time,
     read_node,
-    write_file,
 )
 from millpond.agent.isolation.node import Isolation
 from millpond.agent.isolation.users import HOMES
@@ -42,6 +41,7 @@ from millpond.agent.logs import LogsFactory, LogTransport, NodeLogs
 from millpond.agent.mounts import Mounts
 from millpond.agent.node import NodeAgent
 from millpond.agent.node_dirs import NodeDirectories
+from millpond.agent.replacement import replace_file
 from millpond.agent.trash import Trash
 from millpond.domain.durations import Timestamp
 from millpond.domain.task import NameValue
@@ -176,7 +176,7 @@ class Host:
         own = HostProcess(pid=os.getpid(), start_time=process_start_time(os.getpid()), version=millpond.__version__)
         self._last_use = loop.time()
         # Nodes wished for from here on come with a poke; those before it are found by the first look.
-        write_file(os.path.join(self._directory, HOST_FILE), msgspec.json.encode(own))
+        replace_file(os.path.join(self._directory, HOST_FILE), msgspec.json.encode(own))
         if self._cache is not None:
             self._cache.open(self._trash.put, self._pools_wished_for())
         try:

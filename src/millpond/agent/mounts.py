@@ -29,6 +29,7 @@ from millpond.agent.mount_kinds import (
     program_environment,
 )
 from millpond.agent.mount_table import is_alive, mounted_below, unmount, unmount_below
+from millpond.agent.replacement import replace_file
 
 MOUNTS_DIRECTORY: Final = "fsmounts"
 _PRIVATE: Final = "volatile/mounts"
@@ -124,10 +125,7 @@ class NodeMounts:
             return []
 
     def _write_plan(self, plan: Sequence[_Planned]) -> None:
-        path = f"{self._private}/{_PLAN}"
-        with open(f"{path}.new", "wb") as file:
-            file.write(msgspec.json.encode(plan))
-        os.replace(f"{path}.new", path)
+        replace_file(f"{self._private}/{_PLAN}", msgspec.json.encode(plan))
 
     def _target(self, mount: Mount) -> str:
         return f"{self._directory}/{_relative(mount)}"

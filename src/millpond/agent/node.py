@@ -7,10 +7,11 @@ from typing import Final
 
 import millpond
 from millpond.agent.actions import Action, Deed, GoOn, Kill, Launch, Remove, Renew
+from millpond.agent.attempts import AttemptRef
 from millpond.agent.base import NodeFacts, Outcome, Runner
 from millpond.agent.local_state import Journal
 from millpond.agent.records import Joined
-from millpond.agent.state import AgentState, AttemptRef
+from millpond.agent.state import AgentState
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, ErrorCode, TaskFailureCode
 from millpond.domain.states import ErrorCategory

@@ -15,15 +15,12 @@ lost, doubled and late messages:
 
 from collections import deque
 from collections.abc import Iterable
-from enum import Enum, auto
 from itertools import islice
-from typing import Final, TypeAlias
-
-import msgspec
+from typing import Final
 
 from millpond.agent.actions import Action, GoOn, Kill, Launch, Renew
+from millpond.agent.attempts import AttemptRef, Attempts, Held, Phase, does_not_fit, interrupted
 from millpond.agent.base import Outcome
-from millpond.agent.directory_use import DirectoryUse
 from millpond.agent.records import (
     Accepted,
     Acknowledged,
@@ -40,10 +37,7 @@ from millpond.agent.records import (
     StopAsked,
 )
 from millpond.domain.durations import Timestamp
-from millpond.domain.errors import TaskFailureCode
 from millpond.domain.events import HeldAttempt
-from millpond.domain.states import ErrorCategory
-from millpond.domain.task import FailureInfo
 from millpond.protocol.messages import (
     Coordinated,
     Directive,
@@ -63,33 +57,8 @@ from millpond.protocol.messages import (
     Welcome,
 )
 
-AttemptRef: TypeAlias = tuple[int, int]
-"""(task key, attempt)"""
-
-
 _LEAST_BOOT_S: Final = 0.001
 """Boot times of a node differ at least by that, whatever its clock does."""
-
-
-class _Phase(Enum):
-    QUEUED = auto()
-    LAUNCHED = auto()
-    ENDED = auto()
-    """The report that ends it is due."""
-
-
-class _Held(msgspec.Struct):
-    """An attempt from its `Start` until its last report is acknowledged."""
-
-    start: Start
-    phase: _Phase = _Phase.QUEUED
-    started: bool = False
-    coordinated: bool = False
-    proceeds: bool = False
-    stop_asked: bool = False
-    exit_code: int | None = None
-    end_seq: int = 0
-    """Number of the report that ended it."""
 
 
 class AgentState:
@@ -117,14 +86,8 @@ class AgentState:
             self._replay(record)
 
     def _hold_nothing(self) -> None:
-        self._used = 0
-        self._held: dict[AttemptRef, _Held] = {}
-        self._queue: deque[AttemptRef] = deque()
-        self._slotless: deque[AttemptRef] = deque()
-        """Attempts that need no slots, and wait for their directory only."""
-        self._latest: dict[int, int] = {}
-        """Task key → its highest attempt held."""
-        self._directories = DirectoryUse()
+        self._attempts = Attempts()
+        self._directories = self._attempts.directories
         self._reports: deque[Reported] = deque()
         """Not acknowledged, in order of number."""
 
@@ -143,12 +106,12 @@ class AgentState:
     @property
     def idle(self) -> bool:
         """Nothing is queued, runs, or is about to be removed, no report is due, and no restart under way."""
-        return not (self._held or self._reports or self._directories.removals or self.restarting)
+        return not (self._attempts.held or self._reports or self._directories.removals or self.restarting)
 
     @property
     def launched(self) -> list[AttemptRef]:
         """The attempts that are with the runner."""
-        return [ref for ref, held in self._held.items() if held.phase is _Phase.LAUNCHED]
+        return self._attempts.launched
 
     @property
     def has_launched(self) -> bool:
@@ -157,7 +120,7 @@ class AgentState:
     @property
     def has_queued(self) -> bool:
         """Something waits for its turn. (What needs no slots keeps no slot busy.)"""
-        return bool(self._queue)
+        return bool(self._attempts.queue)
 
     @property
     def has_reports(self) -> bool:
@@ -170,8 +133,8 @@ class AgentState:
     def inventory(self) -> tuple[HeldAttempt, ...]:
         """All attempts held, for a hello."""
         return tuple(
-            HeldAttempt(key=key, attempt=attempt, slots=held.start.slots, ended=held.phase is _Phase.ENDED)
-            for (key, attempt), held in self._held.items()
+            HeldAttempt(key=key, attempt=attempt, slots=held.start.slots, ended=held.phase is Phase.ENDED)
+            for (key, attempt), held in self._attempts.held.items()
         )
 
     def snapshot(self) -> list[Record]:
@@ -182,15 +145,15 @@ class AgentState:
         if self.joined is not None:
             records.append(self.joined)
         records.extend(RemovalAsked(job_id=job_id, task_id=task_id) for job_id, task_id in self._directories.removals)
-        for (key, attempt), held in self._held.items():
-            if held.phase is _Phase.LAUNCHED:
+        for (key, attempt), held in self._attempts.held.items():
+            if held.phase is Phase.LAUNCHED:
                 launched = Launched(key=key, attempt=attempt, started=held.started, coordinated=held.coordinated)
                 records += (Accepted(held.start), launched)
                 if held.proceeds:
                     records.append(Proceeded(key=key, attempt=attempt))
                 if held.stop_asked:
                     records.append(StopAsked(key=key, attempt=attempt))
-        records.extend(Accepted(self._held[ref].start) for ref in (*self._slotless, *self._queue))
+        records.extend(Accepted(self._attempts.held[ref].start) for ref in self._attempts.waiting)
         records.extend(self._reports)
         if self.restarting is not None:
             records.append(self.restarting)
@@ -207,8 +170,8 @@ class AgentState:
             self._boot_time = at
             actions.append(Begun(boot_time=at))
         ending = self.leaving or self.restarting is not None
-        for (key, attempt), held in self._held.items():
-            if held.phase is _Phase.LAUNCHED:
+        for (key, attempt), held in self._attempts.held.items():
+            if held.phase is Phase.LAUNCHED:
                 actions.append(Launch(held.start, resumed=True))
                 if held.proceeds:
                     actions.append(GoOn(key, attempt))
@@ -299,9 +262,9 @@ class AgentState:
     def coordinated(self, key: int, attempt: int) -> list[Action]:
         """The runner says: the instance's coordination command has succeeded. Said again (by a resumed run), it is not
         reported again."""
-        held = self._held.get((key, attempt))
+        held = self._attempts.held.get((key, attempt))
         actions: list[Action] = []
-        if held is None or held.phase is not _Phase.LAUNCHED or held.coordinated or self._silent:
+        if held is None or held.phase is not Phase.LAUNCHED or held.coordinated or self._silent:
             return actions
         held.coordinated = True
         self._report(Coordinated(self._next_seq, key, attempt), None, actions)
@@ -309,9 +272,9 @@ class AgentState:
 
     def started(self, key: int, attempt: int, start_time: Timestamp) -> list[Action]:
         """The runner says: the attempt is `running`. Said again (by a resumed run), it is not reported again."""
-        held = self._held.get((key, attempt))
+        held = self._attempts.held.get((key, attempt))
         actions: list[Action] = []
-        if held is None or held.phase is not _Phase.LAUNCHED or held.started or self._silent:
+        if held is None or held.phase is not Phase.LAUNCHED or held.started or self._silent:
             return actions
         held.started = True
         self._report(Started(self._next_seq, key, attempt, start_time), None, actions)
@@ -320,18 +283,17 @@ class AgentState:
     def ended(self, key: int, attempt: int, outcome: Outcome, at: Timestamp) -> list[Action]:
         """The runner says: the attempt is over."""
         ref = (key, attempt)
-        held = self._held.get(ref)
+        held = self._attempts.held.get(ref)
         actions: list[Action] = []
-        if held is None or held.phase is not _Phase.LAUNCHED:
+        if held is None or held.phase is not Phase.LAUNCHED:
             return actions
-        self._used -= held.start.slots
-        self._directories.leave(held.start)
+        self._attempts.make_room(held)
         if self._silent:
-            self._forget(ref)
+            self._attempts.forget(held)
             self._renew(actions)
             return actions
         if self._interrupted and not held.stop_asked:
-            outcome = _interrupted(outcome)
+            outcome = interrupted(outcome)
         self._end(ref, held, outcome, actions)
         actions.extend(self._directories.begin_removals())
         self._fill(at, actions)
@@ -380,32 +342,30 @@ class AgentState:
 
     def _on_start(self, start: Start, actions: list[Action]) -> None:
         ref = (start.key, start.attempt)
-        if ref in self._held:
+        if ref in self._attempts.held:
             return
-        latest = self._latest.get(start.key)
+        latest = self._attempts.latest.get(start.key)
         if latest is not None:
             if latest > start.attempt:
                 self._report(Stopped(self._next_seq, start.key, start.attempt), None, actions)
                 return
             # A newer attempt is the current one, so the older is of no use to anybody.
             self._on_stop(start.key, latest, actions)
-        self._held[ref] = _Held(start)
-        self._latest[start.key] = start.attempt
-        self._line(start).append(ref)
+        self._attempts.accept(start)
         actions.append(Accepted(start))
 
     def _on_stop(self, key: int, attempt: int, actions: list[Action]) -> None:
         ref = (key, attempt)
-        held = self._held.get(ref)
+        held = self._attempts.held.get(ref)
         if held is None:
             self._report(Stopped(self._next_seq, key, attempt), None, actions)
         elif held.stop_asked:
             return
-        elif held.phase is _Phase.QUEUED:
+        elif held.phase is Phase.QUEUED:
             held.stop_asked = True
-            self._line(held.start).remove(ref)
+            self._attempts.leave_line(held)
             self._end(ref, held, None, actions)
-        elif held.phase is _Phase.LAUNCHED:
+        elif held.phase is Phase.LAUNCHED:
             held.stop_asked = True
             actions += (StopAsked(key=key, attempt=attempt), Kill(key, attempt))
         else:
@@ -416,17 +376,17 @@ class AgentState:
 
     def _on_return(self, directive: Return, actions: list[Action]) -> None:
         ref = (directive.key, directive.attempt)
-        held = self._held.get(ref)
-        if held is None or held.phase is not _Phase.QUEUED:
+        held = self._attempts.held.get(ref)
+        if held is None or held.phase is not Phase.QUEUED:
             return
-        self._line(held.start).remove(ref)
-        held.phase = _Phase.ENDED
+        self._attempts.leave_line(held)
+        held.phase = Phase.ENDED
         held.end_seq = self._next_seq
         self._report(Returned(self._next_seq, directive.key, directive.attempt), held.start.slots, actions)
 
     def _on_proceed(self, directive: Proceed, actions: list[Action]) -> None:
-        held = self._held.get((directive.key, directive.attempt))
-        if held is None or held.phase is not _Phase.LAUNCHED or held.proceeds:
+        held = self._attempts.held.get((directive.key, directive.attempt))
+        if held is None or held.phase is not Phase.LAUNCHED or held.proceeds:
             return
         held.proceeds = True
         actions += (
@@ -457,13 +417,9 @@ class AgentState:
         """Nothing is launched or reported any more, for good or until the node has restarted."""
         return self.leaving or self.restarting is not None
 
-    def _line(self, start: Start) -> deque[AttemptRef]:
-        """Where such an attempt waits."""
-        return self._queue if start.slots else self._slotless
-
     def _renew(self, actions: list[Action]) -> None:
         """Once nothing runs any more."""
-        if self.restarting is not None and not self.leaving and not self._held and not self._renewing:
+        if self.restarting is not None and not self.leaving and not self._attempts.held and not self._renewing:
             self._renewing = True
             actions.append(Renew(self.restarting.wipe))
 
@@ -476,39 +432,32 @@ class AgentState:
 
     def _fill(self, at: Timestamp, actions: list[Action]) -> None:
         """Launch what needs no slots, and from the head of the queue while it fits."""
-        if self._slotless and not self._interrupted:
-            waiting: deque[AttemptRef] = deque()
-            for ref in self._slotless:
-                if self._directories.is_free(self._held[ref].start):
-                    self._launch(ref, actions)
-                else:
-                    waiting.append(ref)
-            self._slotless = waiting
-        while self._queue and not self._interrupted:
-            ref = self._queue[0]
-            held = self._held[ref]
-            start = held.start
-            if start.slots > self._slots:
-                self._queue.popleft()
-                self._end(ref, held, _does_not_fit(start.slots, self._slots, at), actions)
-                continue
-            if start.slots > self._slots - self._used or not self._directories.is_free(start):
+        if self._interrupted:
+            return
+        attempts = self._attempts
+        for held in attempts.ready_without_slots():
+            self._launch(held, actions)
+        while attempts.queue:
+            held = attempts.held[attempts.queue[0]]
+            slots = held.start.slots
+            if slots > self._slots:
+                ref = attempts.queue.popleft()
+                self._end(ref, held, does_not_fit(slots, self._slots, at), actions)
+            elif slots <= self._slots - attempts.used_slots and self._directories.is_free(held.start):
+                attempts.queue.popleft()
+                self._launch(held, actions)
+            else:
                 return
-            self._queue.popleft()
-            self._launch(ref, actions)
 
-    def _launch(self, ref: AttemptRef, actions: list[Action]) -> None:
-        held = self._held[ref]
+    def _launch(self, held: Held, actions: list[Action]) -> None:
         start = held.start
-        held.phase = _Phase.LAUNCHED
-        self._used += start.slots
-        self._directories.take(start)
+        self._attempts.launch(held)
         actions += (Launched(key=start.key, attempt=start.attempt), Launch(start))
 
-    def _end(self, ref: AttemptRef, held: _Held, outcome: Outcome | None, actions: list[Action]) -> None:
+    def _end(self, ref: AttemptRef, held: Held, outcome: Outcome | None, actions: list[Action]) -> None:
         """Report the end of an attempt; `outcome` is None when it was stopped before it was launched."""
         key, attempt = ref
-        held.phase = _Phase.ENDED
+        held.phase = Phase.ENDED
         held.end_seq = self._next_seq
         if outcome is not None:
             held.exit_code = outcome.exit_code
@@ -543,24 +492,14 @@ class AgentState:
         while reports and reports[0].report.seq <= seq:
             report = reports.popleft().report
             ref = (report.key, report.attempt)
-            held = self._held.get(ref)
-            if held is not None and held.phase is _Phase.ENDED and held.end_seq == report.seq:
-                self._forget(ref)
+            held = self._attempts.held.get(ref)
+            if held is not None and held.phase is Phase.ENDED and held.end_seq == report.seq:
+                self._attempts.forget(held)
         actions.append(Acknowledged(seq=seq))
 
-    def _forget(self, ref: AttemptRef) -> None:
-        del self._held[ref]
-        key, attempt = ref
-        if self._latest.get(key) == attempt:
-            del self._latest[key]
-
     def _drop_all_but_launched(self) -> None:
-        self._queue.clear()
-        self._slotless.clear()
         self._reports.clear()
-        self._directories.removals.clear()
-        for ref in [ref for ref, held in self._held.items() if held.phase is not _Phase.LAUNCHED]:
-            self._forget(ref)
+        self._attempts.drop_all_but_launched()
 
     # --- the journal ---
 
@@ -575,22 +514,17 @@ class AgentState:
                 self.joined = record
                 self._slots = record.task_slots
             case Accepted(start=start):
-                ref = (start.key, start.attempt)
-                self._held[ref] = _Held(start)
-                self._latest[start.key] = max(start.attempt, self._latest.get(start.key, 0))
-                self._line(start).append(ref)
+                self._attempts.accept(start)
             case Launched(key=key, attempt=attempt, started=started, coordinated=coordinated):
-                held = self._held[key, attempt]
-                self._line(held.start).remove((key, attempt))
-                held.phase = _Phase.LAUNCHED
+                held = self._attempts.held[key, attempt]
+                self._attempts.leave_line(held)
+                self._attempts.launch(held)
                 held.started = started
                 held.coordinated = coordinated
-                self._used += held.start.slots
-                self._directories.take(held.start)
             case StopAsked(key=key, attempt=attempt):
-                self._held[key, attempt].stop_asked = True
+                self._attempts.held[key, attempt].stop_asked = True
             case Proceeded(key=key, attempt=attempt):
-                self._held[key, attempt].proceeds = True
+                self._attempts.held[key, attempt].proceeds = True
             case Reported():
                 self._replay_report(record)
             case Acknowledged(seq=seq):
@@ -610,7 +544,7 @@ class AgentState:
         ref = (report.key, report.attempt)
         self._reports.append(due)
         self._next_seq = max(self._next_seq, report.seq + 1)
-        held = self._held.get(ref)
+        held = self._attempts.held.get(ref)
         if isinstance(report, Started | Coordinated):
             if held is not None and isinstance(report, Started):
                 held.started = True
@@ -621,35 +555,13 @@ class AgentState:
             if due.slots is None:
                 return  # a Stop of an attempt that was never held
             bare = Start(0, report.key, report.attempt, job_id="", task_id="", slots=due.slots, spec=b"")
-            held = self._held[ref] = _Held(bare)
-        elif held.phase is _Phase.LAUNCHED:
-            self._used -= held.start.slots
-            self._directories.leave(held.start)
-        elif held.phase is _Phase.QUEUED:
-            self._line(held.start).remove(ref)
-        held.phase = _Phase.ENDED
+            held = self._attempts.held[ref] = Held(bare)
+        elif held.phase is Phase.LAUNCHED:
+            self._attempts.make_room(held)
+        elif held.phase is Phase.QUEUED:
+            self._attempts.leave_line(held)
+        held.phase = Phase.ENDED
         held.end_seq = report.seq
         if isinstance(report, Ended | Stopped):
             held.exit_code = report.exit_code
         held.stop_asked = isinstance(report, Stopped)
-
-
-def _interrupted(outcome: Outcome) -> Outcome:
-    """The outcome of an attempt that ended while the agent was being stopped: unless it succeeded, it was killed."""
-    if outcome.exit_code == 0 and outcome.failure is None:
-        return outcome
-    failure = FailureInfo(
-        category=ErrorCategory.SERVER_ERROR,
-        code=TaskFailureCode.UNKNOWN,
-        message="The node agent was stopped while the task ran.",
-    )
-    return msgspec.structs.replace(outcome, failure=failure, retryable=True)
-
-
-def _does_not_fit(slots: int, task_slots: int, at: Timestamp) -> Outcome:
-    failure = FailureInfo(
-        category=ErrorCategory.SERVER_ERROR,
-        code=TaskFailureCode.UNKNOWN,
-        message=f"The task needs {slots} task slots; the node has {task_slots}.",
-    )
-    return Outcome(start_time=None, end_time=at, exit_code=None, failure=failure, retryable=True)

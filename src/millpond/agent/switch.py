@@ -14,6 +14,8 @@ import shutil
 import struct
 from typing import Final
 
+from millpond.agent.replacement import replace_file
+
 PROGRAM_NAME: Final = "switch"
 _MACHINE: Final = "x86_64"
 _BASE: Final = 0x400000
@@ -129,15 +131,8 @@ def install(directory: str) -> str:
     content = program()
     if content is not None:
         path = os.path.join(directory, PROGRAM_NAME)
-        temporary = f"{path}.{os.getpid()}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o700)
-        try:
-            os.fchmod(descriptor, 0o700)
-            os.write(descriptor, content)
-        finally:
-            os.close(descriptor)
         # In place of the old one, which may be running: a file that runs cannot be written to.
-        os.replace(temporary, path)
+        replace_file(path, content, 0o700)
         return path
     found = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
     if found is None:

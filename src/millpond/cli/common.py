@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from millpond.config import Config, ConfigError, Flag, load
+from millpond.config import Config
+from millpond.config_sources import ConfigError, Flag, load
 from millpond.datadir import DataDir, DataDirError, Endpoint, StorageFacts
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -50,7 +50,7 @@ class FileRequests:
 
 
 class _Reach(Protocol):
-    """How a node is reached: see `service.ControlService`."""
+    """How a node is reached: see `nodes.NodeLinks`."""
 
     def ask_node(self, node_id: str, request: FileRequest) -> bool:
         """Hand the request to the node's next sync; False when the node is not connected."""
@@ -62,7 +62,7 @@ class _Reach(Protocol):
 class NodeFilesService:
     """`control.base.NodeFiles` over the agents."""
 
-    def __init__(self, reach: Callable[[], _Reach], requests: FileRequests, settings: ControlSettings) -> None:
+    def __init__(self, reach: _Reach, requests: FileRequests, settings: ControlSettings) -> None:
         self._reach = reach
         self._requests = requests
         self._settings = settings
@@ -118,15 +118,14 @@ class NodeFilesService:
     async def _open(
         self, pool_id: str | None, node_id: str, request: FileRequest
     ) -> tuple[str, FileReply, AsyncIterator[bytes]]:
-        reach = self._reach()
-        owner = reach.pool_of_node(node_id)
+        owner = self._reach.pool_of_node(node_id)
         if owner is None or (pool_id is not None and id_key(owner) != id_key(pool_id)):
             where = "" if pool_id is None else f" in pool '{pool_id}'"
             raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{node_id}' does not exist{where}.")
         request_id, asked = self._requests.open(node_id)
         kept = False
         try:
-            if not reach.ask_node(node_id, msgspec.structs.replace(request, id=request_id)):
+            if not self._reach.ask_node(node_id, msgspec.structs.replace(request, id=request_id)):
                 raise BatchError(ErrorCode.NODE_NOT_READY)
             try:
                 async with asyncio.timeout(self._settings.file_timeout_s):

@@ -360,6 +360,17 @@ class NodeLinks:
         link = self._links.get(node_id)
         return link.outbox if link is not None and link.session and not self._closing else None
 
+    def ask_node(self, node_id: str, request: m.FileRequest) -> bool:
+        link = self._links.get(node_id)
+        if link is None or not link.session:
+            return False
+        link.outbox.ask(request)
+        return True
+
+    def pool_of_node(self, node_id: str) -> str | None:
+        link = self._links.get(node_id)
+        return link.engine.pool_id if link is not None else None
+
     # --- silence ---
 
     async def _watch(self) -> None:

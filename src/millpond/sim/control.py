@@ -109,16 +109,14 @@ class SimControl(ControlService):
         self._audit = audit
         self._story = story
 
-    async def _start_engine(self, pool_id: str) -> Engine:
+    def _new_engine(self, pool_id: str) -> Engine:
         engine = SimEngine(self._account_name, pool_id, self._store, self._clock, self._settings, self)
         engine.watch(self._audit, self._story)
-        await engine.start()
-        self._engines[engine.pool_key] = engine
         return engine
 
     @property
     def engines(self) -> list[Engine]:
-        return list(self._engines.values())
+        return list(self._engines)
 
     @property
     def job_schedules(self) -> JobScheduleKeeper:

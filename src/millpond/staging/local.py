@@ -63,13 +63,8 @@ class LocalStaging:
             if etag == known_etag:
                 return None
             with PartialFile(path) as file:
-                file.create()
-                position = 0
-                while data := os.pread(source, _CHUNK, position):
-                    file.write(data, position)
-                    position += len(data)
-                file.place(position)
-            return Fetched(position, etag)
+                size = _copy(source, file)
+            return Fetched(size, etag)
         finally:
             os.close(source)
 
@@ -87,12 +82,7 @@ class LocalStaging:
             if os.path.isdir(target):
                 raise failed(PUT, PUT.conflict or PUT.other, url, "there is a directory of that name")
             with PartialFile(target) as file:
-                file.create()
-                position = 0
-                while data := os.pread(source, _CHUNK, position):
-                    file.write(data, position)
-                    position += len(data)
-                file.place(position)
+                _copy(source, file)
         finally:
             os.close(source)
 
@@ -124,6 +114,17 @@ def _open(codes: Codes, url: str, path: str) -> int:
         os.close(descriptor)
         raise failed(codes, codes.not_found, url, "it is no plain file")
     return descriptor
+
+
+def _copy(source: int, file: PartialFile) -> int:
+    """Put a copy of an open file in place; its size."""
+    file.create()
+    position = 0
+    while data := os.pread(source, _CHUNK, position):
+        file.write(data, position)
+        position += len(data)
+    file.place(position)
+    return position
 
 
 def _etag(facts: os.stat_result) -> str:

@@ -8,11 +8,9 @@ import asyncio
 import contextlib
 import functools
 import gc
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -20,7 +18,7 @@ import msgspec
 from millpond.domain import ids
 from millpond.domain.application import Application
 from millpond.domain.durations import Timestamp
-from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
+from millpond.domain.errors import Bug, StoreUnavailable
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
@@ -30,7 +28,7 @@ from millpond.domain.states import JobState
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 from millpond.odata.filters import Filter
-from millpond.odata.sql import Columns, Parameter, to_sql
+from millpond.odata.sql import Parameter
 from millpond.store import paging, sqlite_logs, sqlite_rows
 from millpond.store.base import (
     Fence,
@@ -46,27 +44,17 @@ from millpond.store.base import (
     TaskRow,
 )
 from millpond.store.changes import ChangeSet
-from millpond.store.sql_files import load_migrations, load_queries
+from millpond.store.sql_files import load_queries
 from millpond.store.sqlite_autoscale import AutoScaleTables
-from millpond.store.sqlite_writer import Writer, failure_of
+from millpond.store.sqlite_file import Readers, open_file, transaction
+from millpond.store.sqlite_listing import Condition, condition_of, page_of
+from millpond.store.sqlite_tasks import TaskTables, range_of_job
+from millpond.store.sqlite_writer import Writer
 
-SCAN_ROWS: Final = 20_000
-"""Rows one call looks at, at most, to fill a page of a filtered listing."""
 PURGE_ROWS: Final = 1000
 """Tasks deleted in one transaction: commits of others go in between."""
 OBSERVATIONS: Final = 64
 """Samples or runs of automatic scaling written in one transaction, for the same reason."""
-READERS: Final = 3
-"""Threads that read; one may be loading a pool for seconds."""
-APPLICATION_ID: Final = 0x4D494C4C
-"""Marks the file as Millpond's ("MILL")."""
-
-_BUSY_TIMEOUT_S: Final = 10.0
-_CHECKPOINT_PAGES: Final = 4000
-"""16 MB of write-ahead log are folded into the file at a time: fewer, larger writes than SQLite's default of 4 MB."""
-_LAST_ID: Final = "\U0010ffff"
-"""Above every id."""
-
 _T = TypeVar("_T")
 
 
@@ -78,13 +66,9 @@ class SqliteStore:
         self._queries = load_queries()
         self._kept_logs = sqlite_logs.KeptLogs(self._queries)
         self._autoscale = AutoScaleTables(self._queries)
+        self._tasks = TaskTables(self._queries)
         self._writer: Writer | None = None
-        self._readers: ThreadPoolExecutor | None = None
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        """Of the readers, to be closed at the end."""
-        self._node_names: dict[int | None, str | None] = {None: None}
-        """What `task.node` means. Names never change, so what was read once stays true."""
+        self._readers: Readers | None = None
 
     async def open(self) -> StoreFacts:
         """See `Store.open`. Raises ValueError also for a database that is not Millpond's.
@@ -93,11 +77,13 @@ class SqliteStore:
         """
         if self._writer is not None:
             raise Bug(f"the store {self._path} is open already")
-        readers = ThreadPoolExecutor(READERS, thread_name_prefix="millpond-store-reader")
+        connection = await asyncio.to_thread(open_file, self._path)
+        readers = Readers(self._path)
         try:
-            connection, facts = await asyncio.get_running_loop().run_in_executor(readers, self._open_file)
+            facts = await readers.call(self._facts)
         except BaseException:
-            readers.shutdown(wait=False)
+            await readers.close()
+            connection.close()
             raise
         self._readers = readers
         self._writer = Writer(connection, self._queries)
@@ -109,11 +95,7 @@ class SqliteStore:
         readers, self._readers = self._readers, None
         writer, self._writer = self._writer, None
         if readers is not None:
-            await asyncio.to_thread(readers.shutdown)
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
-            self._local = threading.local()
+            await readers.close()
         if writer is not None:
             await writer.stop()
 
@@ -131,7 +113,7 @@ class SqliteStore:
         return await self._write(acquire)
 
     async def renew_leases(self, fences: Sequence[Fence], owner: str, at: Timestamp, ttl_s: float) -> list[Fence]:
-        epochs = _json({fence.pool_key: fence.epoch for fence in fences})
+        epochs = sqlite_rows.json_of({fence.pool_key: fence.epoch for fence in fences})
 
         def renew(connection: sqlite3.Connection) -> list[Fence]:
             renewed = connection.execute(self._queries["renew_leases"], (at + ttl_s, owner, epochs)).rowcount
@@ -157,28 +139,11 @@ class SqliteStore:
         deleted = 0
         while deleted < limit:
             wanted = min(limit - deleted, PURGE_ROWS)
-            gone = await self._write(functools.partial(self._purge, job_no=job_no, wanted=wanted, fence=fence))
+            gone = await self._write(functools.partial(self._tasks.purge, job_no=job_no, wanted=wanted, fence=fence))
             deleted += gone
             if gone < wanted:
                 break
         return deleted
-
-    def _purge(self, connection: sqlite3.Connection, job_no: int, wanted: int, fence: Fence) -> int:
-        lease = connection.execute(self._queries["get_lease"], (fence.pool_key,)).fetchone()
-        if lease is None or lease[0] != fence.epoch:
-            raise LeaseLost(f"the lease of pool {fence.pool_key!r} is another's")
-        first, last = _range_of_job(job_no)
-        row = connection.execute(self._queries["scan_tasks"], (first - 1, last, wanted - 1)).fetchone()
-        if row is not None:
-            last = row[0]
-            connection.execute(self._queries["purge_satisfied"], (job_no, wanted))
-        else:
-            for query in ("delete_satisfied", "delete_job_nodes"):
-                connection.execute(self._queries[query], (f"[{job_no}]",))
-        gone = connection.execute(self._queries["purge_tasks"], (first, last)).rowcount
-        for query in ("purge_specs", "purge_subtasks", "purge_kept_logs"):
-            connection.execute(self._queries[query], (first, last))
-        return gone
 
     async def forget_node_names(self, after: int, limit: int) -> int | None:
         if self._writer is None:
@@ -193,7 +158,7 @@ class SqliteStore:
     def _load_pool(self, connection: sqlite3.Connection, pool_key: str) -> PoolContents:
         queries = self._queries
         # One transaction, hence one moment; without the collector, which would look at a million new tuples for nothing.
-        with _transaction(connection), _collector_off():
+        with transaction(connection), _collector_off():
             row = connection.execute(queries["get_pool"], (pool_key,)).fetchone()
             pool = None if row is None else sqlite_rows.pool_of_record(row[0])
             nodes: list[Node] = []
@@ -208,40 +173,32 @@ class SqliteStore:
             for job in jobs:
                 satisfied += connection.execute(queries["load_satisfied"], (job.no,))
                 if job.state is not JobState.COMPLETED:
-                    tasks += self._tasks_of_job(connection, job.no)
-                    job_nodes += self._job_nodes_of_job(connection, job.no)
-                    records = connection.execute(queries["load_subtasks"], _range_of_job(job.no))
+                    tasks += self._tasks.of_job(connection, job.no)
+                    job_nodes += self._job_nodes(connection, job.no)
+                    records = connection.execute(queries["load_subtasks"], range_of_job(job.no))
                     subtasks += [sqlite_rows.subtask_of_record(record) for (record,) in records]
         return PoolContents(pool, nodes, jobs, tasks, satisfied, job_nodes, subtasks)
 
     async def load_job(self, job_no: int) -> JobContents | None:
         def read(connection: sqlite3.Connection) -> JobContents | None:
-            with _transaction(connection), _collector_off():
+            with transaction(connection), _collector_off():
                 rows = self._all(connection, "load_job", job_no)
                 if not rows:
                     return None
                 return JobContents(
                     job=sqlite_rows.job_of_record(rows[0][0]),
-                    tasks=self._tasks_of_job(connection, job_no),
+                    tasks=self._tasks.of_job(connection, job_no),
                     satisfied=[id_key for _, id_key in self._all(connection, "load_satisfied", job_no)],
-                    job_nodes=self._job_nodes_of_job(connection, job_no),
+                    job_nodes=self._job_nodes(connection, job_no),
                 )
 
         return await self._read(read)
 
-    def _tasks_of_job(self, connection: sqlite3.Connection, job_no: int) -> list[Task]:
-        tasks: list[Task] = []
-        cursor = connection.execute(self._queries["load_tasks"], _range_of_job(job_no))
-        while rows := cursor.fetchmany(10_000):
-            tasks += self._tasks(connection, rows)
-        return tasks
-
-    def _job_nodes_of_job(self, connection: sqlite3.Connection, job_no: int) -> list[JobNode]:
-        return [sqlite_rows.job_node_of_record(row[0]) for row in self._all(connection, "load_job_nodes", job_no)]
-
     async def task_specs(self, keys: Sequence[int]) -> dict[int, bytes]:
-        encoded = _json(keys)
-        return dict(await self._read(lambda connection: self._all(connection, "task_specs", encoded)))
+        return await self._read(lambda it: self._tasks.specs(it, keys))
+
+    def _job_nodes(self, connection: sqlite3.Connection, job_no: int) -> list[JobNode]:
+        return [sqlite_rows.job_node_of_record(row[0]) for row in self._all(connection, "load_job_nodes", job_no)]
 
     # --- automatic scaling ---
 
@@ -283,8 +240,7 @@ class SqliteStore:
         return [sqlite_rows.application_of_record(record) for (record,) in rows]
 
     async def get_application(self, application_id: str) -> Application | None:
-        rows = await self._read(lambda connection: self._all(connection, "get_application", application_id))
-        return sqlite_rows.application_of_record(rows[0][0]) if rows else None
+        return await self._get("get_application", sqlite_rows.application_of_record, application_id)
 
     async def list_applications(self, limit: int, after: str | None, *, active: bool = False) -> Page[Application]:
         start = paging.id_after(after)
@@ -321,157 +277,79 @@ class SqliteStore:
     # --- what the API reads ---
 
     async def get_pool(self, pool_id: str) -> Pool | None:
-        rows = await self._read(lambda connection: self._all(connection, "get_pool", pool_id))
-        return sqlite_rows.pool_of_record(rows[0][0]) if rows else None
+        return await self._get("get_pool", sqlite_rows.pool_of_record, pool_id)
 
     async def list_pools(self, where: Filter | None, limit: int, after: str | None) -> Page[Pool]:
-        start = paging.id_after(after)
-        condition = _condition(where, sqlite_rows.POOL_COLUMNS)
-        rows, token = await self._read(
-            lambda connection: self._list(connection, "pools", condition, after=start, limit=limit)
-        )
-        return Page([sqlite_rows.pool_of_record(record) for _, record in rows], token)
+        condition = condition_of(where, sqlite_rows.POOL_COLUMNS)
+        return await self._page("pools", sqlite_rows.pool_of_record, condition, limit, after)
 
     async def get_node(self, pool_id: str, node_id: str) -> Node | None:
-        rows = await self._read(lambda connection: self._all(connection, "get_node", pool_id, node_id))
-        return sqlite_rows.node_of_record(rows[0][0]) if rows else None
+        return await self._get("get_node", sqlite_rows.node_of_record, pool_id, node_id)
 
     async def list_nodes(self, pool_id: str, where: Filter | None, limit: int, after: str | None) -> Page[Node]:
+        condition = condition_of(where, sqlite_rows.NODE_COLUMNS)
         start = paging.id_after(after)
-        condition = _condition(where, sqlite_rows.NODE_COLUMNS)
 
         def read(connection: sqlite3.Connection) -> tuple[list[Any], str | None]:
             pool = self._all(connection, "pool_number", pool_id)
             if not pool:
                 return [], None
-            return self._list(connection, "nodes", condition, after=start, limit=limit, scope=pool[0])
+            return page_of(connection, self._queries, "nodes", condition, after=start, limit=limit, scope=pool[0])
 
         rows, token = await self._read(read)
         return Page([sqlite_rows.node_of_record(record) for _, record in rows], token)
 
     async def node_counts(self, where: Filter | None) -> list[NodeCounts]:
-        condition, parameters = _condition(where, sqlite_rows.NODE_COUNTS_COLUMNS) or ("TRUE", [])
-        sql = self._queries["node_counts"].replace("/*where*/", condition)
-        rows = await self._read(lambda connection: connection.execute(sql, parameters).fetchall())
+        condition = condition_of(where, sqlite_rows.NODE_COUNTS_COLUMNS)
+        sql = self._queries["node_counts"].replace("/*where*/", condition.text)
+        rows = await self._read(lambda connection: connection.execute(sql, condition.parameters).fetchall())
         return [
             NodeCounts(pool_id, is_dedicated == 1, sqlite_rows.NODE_STATES[state], count)
             for pool_id, is_dedicated, state, count in rows
         ]
 
     async def get_job(self, job_id: str) -> Job | None:
-        rows = await self._read(lambda connection: self._all(connection, "get_job", job_id))
-        return sqlite_rows.job_of_record(rows[0][0]) if rows else None
+        return await self._get("get_job", sqlite_rows.job_of_record, job_id)
 
     async def list_jobs(
         self, where: Filter | None, limit: int, after: str | None, *, schedule_id: str | None = None
     ) -> Page[Job]:
-        start = paging.id_after(after)
-        condition = _condition(where, sqlite_rows.JOB_COLUMNS)
+        condition = condition_of(where, sqlite_rows.JOB_COLUMNS)
         noun, scope = ("jobs", ()) if schedule_id is None else ("jobs_of_schedule", (schedule_id,))
-        rows, token = await self._read(
-            lambda connection: self._list(connection, noun, condition, after=start, limit=limit, scope=scope)
-        )
-        return Page([sqlite_rows.job_of_record(record) for _, record in rows], token)
+        return await self._page(noun, sqlite_rows.job_of_record, condition, limit, after, scope)
 
     async def get_job_schedule(self, schedule_id: str) -> JobSchedule | None:
-        rows = await self._read(lambda connection: self._all(connection, "get_job_schedule", schedule_id))
-        return sqlite_rows.job_schedule_of_record(rows[0][0]) if rows else None
+        return await self._get("get_job_schedule", sqlite_rows.job_schedule_of_record, schedule_id)
 
     async def list_job_schedules(self, where: Filter | None, limit: int, after: str | None) -> Page[JobSchedule]:
-        start = paging.id_after(after)
-        condition = _condition(where, sqlite_rows.JOB_SCHEDULE_COLUMNS)
-        rows, token = await self._read(
-            lambda connection: self._list(connection, "job_schedules", condition, after=start, limit=limit)
-        )
-        return Page([sqlite_rows.job_schedule_of_record(record) for _, record in rows], token)
+        condition = condition_of(where, sqlite_rows.JOB_SCHEDULE_COLUMNS)
+        return await self._page("job_schedules", sqlite_rows.job_schedule_of_record, condition, limit, after)
 
     async def list_job_nodes(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[JobNode]:
-        start = paging.id_after(after)
-        condition = _condition(where, sqlite_rows.JOB_NODE_COLUMNS)
-        rows, token = await self._read(
-            lambda connection: self._list(connection, "job_nodes", condition, after=start, limit=limit, scope=(job_no,))
-        )
-        return Page([sqlite_rows.job_node_of_record(record) for _, record in rows], token)
+        condition = condition_of(where, sqlite_rows.JOB_NODE_COLUMNS)
+        return await self._page("job_nodes", sqlite_rows.job_node_of_record, condition, limit, after, (job_no,))
 
     async def list_subtasks(self, task_key: int) -> list[Subtask]:
         rows = await self._read(lambda connection: self._all(connection, "list_subtasks", task_key))
         return [sqlite_rows.subtask_of_record(record) for (record,) in rows]
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
-        def read(connection: sqlite3.Connection) -> list[TaskRow]:
-            return self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
-
-        rows = await self._read(read)
-        return rows[0] if rows else None
+        return await self._read(lambda it: self._tasks.get(it, job_id, task_id))
 
     async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
         start = paging.task_after(job_no, after)
-        condition, parameters = _condition(where, sqlite_rows.TASK_COLUMNS) or ("TRUE", [])
-        sql = self._queries["list_tasks"].replace("/*where*/", condition)
-
-        def read(connection: sqlite3.Connection) -> Page[TaskRow]:
-            end = last = _range_of_job(job_no)[1]
-            with _transaction(connection):
-                if where is not None:
-                    bound = self._all(connection, "scan_tasks", start, last, SCAN_ROWS - 1)
-                    end = bound[0][0] if bound else last
-                rows = connection.execute(sql, (start, end, *parameters, limit + 1)).fetchall()
-                items = self._task_rows(connection, rows[:limit])
-            token = None
-            if len(rows) > limit:
-                token = paging.token_of_task(items[-1].task.key)
-            elif end != last:
-                token = paging.token_of_task(end)
-            return Page(items, token)
-
-        return await self._read(read)
+        condition = condition_of(where, sqlite_rows.TASK_COLUMNS)
+        return await self._read(lambda it: self._tasks.page(it, job_no, condition, limit, start))
 
     async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
-        def read(connection: sqlite3.Connection) -> list[tuple[str, Task]]:
-            with _transaction(connection):
-                ref = self._all(connection, "node_ref", node_id)
-                rows = self._all(connection, "recent_tasks", ref[0][0], limit) if ref else []
-                return [(row[-1], task) for row, task in zip(rows, self._tasks(connection, rows), strict=True)]
-
-        return await self._read(read)
+        return await self._read(lambda it: self._tasks.recent(it, node_id, limit))
 
     async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
-        encoded = _json(list(job_ids))
+        encoded = sqlite_rows.json_of(list(job_ids))
         rows = await self._read(lambda connection: self._all(connection, "pools_of_jobs", encoded))
         return {ids.id_key(job_id): pool_id for job_id, pool_id in rows}
 
-    # --- connections ---
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
-        try:
-            for pragma in ("synchronous = FULL", "foreign_keys = OFF", "temp_store = MEMORY", "secure_delete = FAST"):
-                connection.execute(f"PRAGMA {pragma}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _open_file(self) -> tuple[sqlite3.Connection, StoreFacts]:
-        try:
-            # Specifications may hold secrets; SQLite gives the two files beside this one the same mode.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            connection = self._connect()
-        except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(f"the store {self._path} cannot be opened: {error}") from error
-        try:
-            _migrate(connection, self._path)
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            connection.execute("PRAGMA cache_size = -65536")
-            return connection, self._facts(connection)
-        except sqlite3.Error as error:
-            connection.close()
-            raise StoreUnavailable(f"the store {self._path} cannot be opened: {error}") from error
-        except BaseException:
-            connection.close()
-            raise
+    # --- how ---
 
     def _facts(self, connection: sqlite3.Connection) -> StoreFacts:
         counters = dict(self._all(connection, "get_counters"))
@@ -496,60 +374,29 @@ class SqliteStore:
     async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         if self._readers is None:
             raise _closed()
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_here, work)
-
-    def _read_here(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """In a reader's thread."""
-        try:
-            connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-            if connection is None:
-                connection = self._local.connection = self._connect()
-                self._connections.append(connection)
-                connection.execute("PRAGMA query_only = ON")
-            return work(connection)
-        except sqlite3.Error as error:
-            raise failure_of(error) from error
+        return await self._readers.call(work)
 
     def _all(self, connection: sqlite3.Connection, query: str, *parameters: Parameter) -> list[Any]:
         return connection.execute(self._queries[query], parameters).fetchall()
 
-    def _list(
+    async def _get(self, query: str, of_record: Callable[[bytes], _T], *parameters: Parameter) -> _T | None:
+        rows = await self._read(lambda connection: self._all(connection, query, *parameters))
+        return of_record(rows[0][0]) if rows else None
+
+    async def _page(
         self,
-        connection: sqlite3.Connection,
         noun: str,
-        condition: tuple[str, Sequence[Parameter]] | None,
-        *,
-        after: str,
+        of_record: Callable[[bytes], _T],
+        condition: Condition,
         limit: int,
+        after: str | None,
         scope: Sequence[Parameter] = (),
-    ) -> tuple[list[Any], str | None]:
-        """(id, record) of a page in order of id, and where the next one starts."""
-        end = _LAST_ID
-        with _transaction(connection):
-            if condition is not None:
-                bound = self._all(connection, f"scan_{noun}", *scope, after, SCAN_ROWS - 1)
-                end = bound[0][0] if bound else _LAST_ID
-            text, parameters = condition or ("TRUE", ())
-            sql = self._queries[f"list_{noun}"].replace("/*where*/", text)
-            rows = connection.execute(sql, (*scope, after, end, *parameters, limit + 1)).fetchall()
-        if len(rows) > limit:
-            return rows[:limit], paging.token_of_id(rows[limit - 1][0])
-        return rows, None if end == _LAST_ID else paging.token_of_id(end)
-
-    def _tasks(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[Task]:
-        names = self._node_names
-        missing = {row[sqlite_rows.TASK_REF] for row in rows} - names.keys()
-        if missing:
-            names.update(self._all(connection, "node_names", _json(sorted(missing))))
-            if missing - names.keys():
-                # The task, and with it the name, went between the two reads.
-                names = {**dict.fromkeys(missing), **names}
-        task_of_row = sqlite_rows.task_of_row
-        return [task_of_row(row, names) for row in rows]
-
-    def _task_rows(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[TaskRow]:
-        tasks = self._tasks(connection, rows)
-        return [TaskRow(task, row[-1] or b"{}") for task, row in zip(tasks, rows, strict=True)]
+    ) -> Page[_T]:
+        start = paging.id_after(after)
+        rows, token = await self._read(
+            lambda it: page_of(it, self._queries, noun, condition, after=start, limit=limit, scope=scope)
+        )
+        return Page([of_record(record) for _, record in rows], token)
 
 
 class _PoolFacts(msgspec.Struct):
@@ -567,62 +414,12 @@ _pool_facts: Final = msgspec.json.Decoder(_PoolFacts).decode
 _job_facts: Final = msgspec.json.Decoder(_JobFacts).decode
 
 
-def _migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Create the schema or bring it up to date. Raises ValueError for what this Millpond cannot read."""
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application_id != APPLICATION_ID and (application_id or tables):
-        raise ValueError(f"{path} is a database, but not one of Millpond's")
-    version = 0
-    if tables:
-        (version,) = connection.execute("SELECT max(version) FROM schema_version").fetchone()
-    migrations = load_migrations()
-    if version > len(migrations):
-        raise ValueError(
-            f"{path} was written by a newer Millpond: its schema is version {version}, "
-            f"this Millpond knows up to {len(migrations)}"
-        )
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        raise StoreUnavailable(f"the store {path} is where SQLite cannot keep a write-ahead log (journal mode {mode})")
-    for number, script in migrations[version:]:
-        # The script leaves its transaction open; a failure closes the connection, and with it nothing has happened.
-        connection.executescript(f"BEGIN IMMEDIATE; {script}")
-        connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)")
-        connection.execute("INSERT INTO schema_version VALUES (?)", (number,))
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("COMMIT")
-
-
 def _closed() -> StoreUnavailable:
     return StoreUnavailable("the store is not open")
 
 
-def _json(values: Sequence[int] | Sequence[str] | Mapping[str, int]) -> str:
-    return msgspec.json.encode(values).decode()
-
-
 def _observations(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
     return (items[start : start + OBSERVATIONS] for start in range(0, len(items), OBSERVATIONS))
-
-
-def _range_of_job(job_no: int) -> tuple[int, int]:
-    """First and last key a task of the job can have."""
-    return ids.task_key(job_no, 0), ids.task_key(job_no + 1, 0) - 1
-
-
-def _condition(where: Filter | None, columns: Columns) -> tuple[str, list[Parameter]] | None:
-    return None if where is None else to_sql(where, columns)
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """What is read inside is of one moment."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")
 
 
 class _Collector:

@@ -3,11 +3,10 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
 from millpond.domain.durations import Timestamp
 from millpond.store.base import SampleBlock, StoredRun
 from millpond.store.sqlite_bulk import Bulk
+from millpond.store.sqlite_rows import json_of
 
 
 class AutoScaleTables:
@@ -22,7 +21,7 @@ class AutoScaleTables:
         self._save_blocks.run(connection, [(block.pool_no, block.start, block.data) for block in blocks])
 
     def forget_samples(self, connection: sqlite3.Connection, before: Mapping[int, Timestamp]) -> None:
-        connection.execute(self._queries["prune_sample_blocks"], (_json(list(before.items())),))
+        connection.execute(self._queries["prune_sample_blocks"], (json_of(list(before.items())),))
 
     def load_samples(self, connection: sqlite3.Connection, pool_no: int, since: Timestamp) -> list[SampleBlock]:
         rows = connection.execute(self._queries["load_sample_blocks"], (pool_no, since))
@@ -30,13 +29,9 @@ class AutoScaleTables:
 
     def save_runs(self, connection: sqlite3.Connection, runs: Sequence[StoredRun], keep: int) -> None:
         self._save_runs.run(connection, [(run.pool_no, run.at, run.record) for run in runs])
-        pools = _json(sorted({run.pool_no for run in runs}))
+        pools = json_of(sorted({run.pool_no for run in runs}))
         connection.execute(self._queries["prune_autoscale_runs"], (pools, keep))
 
     def list_runs(self, connection: sqlite3.Connection, pool_no: int, limit: int) -> list[StoredRun]:
         rows = connection.execute(self._queries["list_autoscale_runs"], (pool_no, limit))
         return [StoredRun(pool_no, at, record) for at, record in rows]
-
-
-def _json(values: object) -> str:
-    return msgspec.json.encode(values).decode()

@@ -3,10 +3,9 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
 from millpond.store.base import KeptLog, LogPack
 from millpond.store.sqlite_bulk import Bulk
+from millpond.store.sqlite_rows import json_of
 
 
 class KeptLogs:
@@ -45,11 +44,7 @@ class KeptLogs:
         return [LogPack(*row) for row in rows], end if more else None
 
     def drop(self, connection: sqlite3.Connection, packs: Sequence[int]) -> None:
-        connection.execute(self._queries["drop_kept_logs"], (_json(packs),))
+        connection.execute(self._queries["drop_kept_logs"], (json_of(packs),))
 
     def delete_packs(self, connection: sqlite3.Connection, packs: Sequence[int]) -> None:
-        connection.execute(self._queries["delete_log_packs"], (_json(packs),))
-
-
-def _json(values: Sequence[int]) -> str:
-    return msgspec.json.encode(values).decode()
+        connection.execute(self._queries["delete_log_packs"], (json_of(packs),))

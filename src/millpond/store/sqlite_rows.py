@@ -119,6 +119,11 @@ TASK_REF: Final = 11
 """Where the node's number stands in a row that was read."""
 
 
+def json_of(values: object) -> str:
+    """Many values as one parameter of a query."""
+    return _encode(values).decode()
+
+
 class Rows(msgspec.Struct):
     """The rows of a change set, taken out of its records: nothing of it changes when they do."""
 

@@ -6,7 +6,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 
 from millpond.agent.actions import Action, GoOn, Kill, Launch, Remove, Renew
 from millpond.agent.base import Outcome
-from millpond.agent.records import Record
+from millpond.agent.records import Record, RemovalAsked
 from millpond.agent.state import AgentState
 from millpond.protocol.messages import (
     Coordinated,
@@ -336,7 +336,11 @@ class AgentTraffic(RuleBasedStateMachine):
     def what_needs_no_slots_waits_for_its_directory_only(self) -> None:
         if self.state.restarting:
             return
-        busy = {(start.job_id, start.task_id) for start in self.running.values()} | self.removing
+        busy = {(start.job_id, start.task_id) for start in self.running.values()}
+        # Also one that is to be removed once what uses it has ended.
+        busy |= {
+            (record.job_id, record.task_id) for record in self.state.snapshot() if isinstance(record, RemovalAsked)
+        }
         for held in self.state.inventory():
             ref = (held.key, held.attempt)
             if not held.ended and not held.slots and ref not in self.running:

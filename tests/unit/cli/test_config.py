@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from millpond import config
-from millpond.config import Config, ConfigError, Flag, load
+from millpond.config import Config
+from millpond.config_sources import ConfigError, Flag, load
 
 
 def write(path: Path, text: str) -> Path:

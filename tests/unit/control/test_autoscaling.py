@@ -613,7 +613,7 @@ def test_a_history_says_the_same_as_the_store(lab: Lab) -> None:
         await asyncio.sleep(2500)
 
         async def history(control: ControlService) -> list[tuple[float, dict[Metric, float]]]:
-            engine = control._engines["pool"]
+            engine = control._engines.of_pool("pool")
             assert engine.state is not None
             assert engine.state.pool is not None
             found: History = await control._autoscaling._sampler.history(engine, engine.state.pool)

@@ -48,7 +48,7 @@ async def where(lab: Lab) -> tuple[str, JobState]:
 def knowers(lab: Lab) -> list[str]:
     """Pools whose engines have the job in their memory."""
     assert lab.control is not None
-    engines = lab.control._engines.values()
+    engines = lab.control._engines
     return [engine.pool_key for engine in engines if engine.state is not None and "job" in engine.state.jobs]
 
 

@@ -219,7 +219,7 @@ async def test_a_node_is_deallocated_and_started(nodes: Nodes, provider: FakePro
 async def test_files_are_retained_until_the_timer_rings(nodes: Nodes) -> None:
     node_id = (await nodes.find(dedicated=True)).id
     await nodes.boot(node_id)
-    state = nodes.control._engines["pool"].state
+    state = nodes.control._engines.of_pool("pool").state
     assert state is not None
     state.nodes[node_id].row.retain_until = nodes.control.now() + 0.05
     await nodes.to_node(

@@ -14,6 +14,7 @@ from typing import Final, cast
 
 from millpond.agent import spawner
 from millpond.agent.base import ProcessExit, ProcessSpec, RunAs
+from millpond.agent.spawning import frames
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 
 DEFAULT_LINGER_S: Final = 24 * 3600.0
@@ -60,7 +61,7 @@ class _Connection(asyncio.Protocol):
         received = self._received
         received += data
         position = 0
-        header = spawner.HEADER
+        header = frames.HEADER
         while len(received) - position >= header.size:
             length, operation = header.unpack_from(received, position)
             end = position + header.size + length
@@ -93,30 +94,30 @@ class _Connection(asyncio.Protocol):
         self._unsent.clear()
 
     def _handle(self, operation: int, fields: list[bytes]) -> None:
-        if operation == spawner.HELLO:
-            if int(fields[0]) != spawner.VERSION:
+        if operation == frames.HELLO:
+            if int(fields[0]) != frames.VERSION:
                 # The spawner of another release: what it runs is lost, and a new one takes its place.
-                self.write(spawner.frame(spawner.SHUTDOWN))
+                self.write(frames.frame(frames.SHUTDOWN))
                 self.close()
             return
-        if operation == spawner.READY:
+        if operation == frames.READY:
             self.ready.set_result(None)
             return
         process_id = os.fsdecode(fields[0])
-        if operation == spawner.ENDED:
+        if operation == frames.ENDED:
             self._owner._on_attempt_ended(process_id)
-        elif operation == spawner.RUNNING:
+        elif operation == frames.RUNNING:
             if self.known is None:
                 self._owner._on_running(process_id)
             else:
                 self.known[process_id] = None
-        elif operation == spawner.EXITED:
+        elif operation == frames.EXITED:
             exit_ = ProcessExit(int(fields[1]), float(fields[2]), float(fields[3]), float(fields[4]))
             if self.known is None:
                 self._owner._on_exited(process_id, exit_)
             else:
                 self.known[process_id] = exit_
-        elif operation == spawner.REFUSED:
+        elif operation == frames.REFUSED:
             self._owner._on_refused(process_id, int(fields[1]), fields[2].decode())
 
 
@@ -192,7 +193,7 @@ class ProcessExecutor:
     async def kill(self, process_id: str) -> None:
         """See `Executor.kill`."""
         connection = self._connection or await self._connect()
-        connection.write(spawner.frame(spawner.KILL, os.fsencode(process_id), str(self._grace_ms).encode()))
+        connection.write(frames.frame(frames.KILL, os.fsencode(process_id), str(self._grace_ms).encode()))
 
     async def end(self, attempt_id: str) -> None:
         """See `Executor.end`."""
@@ -200,7 +201,7 @@ class ProcessExecutor:
         end = self._ends.get(attempt_id)
         if end is None:
             end = self._ends[attempt_id] = asyncio.get_running_loop().create_future()
-            connection.write(spawner.frame(spawner.END, os.fsencode(attempt_id)))
+            connection.write(frames.frame(frames.END, os.fsencode(attempt_id)))
         await asyncio.shield(end)
 
     async def known(self) -> Sequence[str]:
@@ -217,7 +218,7 @@ class ProcessExecutor:
             waiter = self._waiters.pop(process_id, None)
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
-            connection.write(spawner.frame(spawner.FORGET, os.fsencode(process_id)))
+            connection.write(frames.frame(frames.FORGET, os.fsencode(process_id)))
 
     async def close(self) -> None:
         """Let go of the spawner; processes run on."""
@@ -238,7 +239,7 @@ class ProcessExecutor:
             with contextlib.suppress(OSError):
                 connection = await self._open()
         if connection is not None:
-            connection.write(spawner.frame(spawner.SHUTDOWN))
+            connection.write(frames.frame(frames.SHUTDOWN))
             self._closed = True
             await connection.closed
         await self.close()
@@ -277,7 +278,7 @@ class ProcessExecutor:
             else:
                 connection.write(launch.frame)
         for attempt_id in self._ends:
-            connection.write(spawner.frame(spawner.END, os.fsencode(attempt_id)))
+            connection.write(frames.frame(frames.END, os.fsencode(attempt_id)))
         for process_id, waiter in list(self._waiters.items()):
             exit_ = self._known.get(process_id)
             if exit_ is not None or process_id not in self._known:
@@ -292,7 +293,7 @@ class ProcessExecutor:
         socket_ = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # Through the descriptor, as a socket's path may have no more than 107 bytes.
-            socket_.connect(f"/proc/self/fd/{directory}/{spawner.SOCKET_NAME}")
+            socket_.connect(f"/proc/self/fd/{directory}/{frames.SOCKET_NAME}")
         except OSError:
             socket_.close()
             raise
@@ -402,16 +403,16 @@ def _launch_frame(process: ProcessSpec, switch: str) -> bytes:
         process.directory,
         process.stdout_path,
         process.stderr_path,
-        (spawner.KEEPS if process.keeps else b"").decode()
-        + (spawner.APPENDS if process.appends else b"").decode()
-        + (spawner.PRIVATE_LOGS if process.private_logs else b"").decode(),
+        (frames.KEEPS if process.keeps else b"").decode()
+        + (frames.APPENDS if process.appends else b"").decode()
+        + (frames.PRIVATE_LOGS if process.private_logs else b"").decode(),
         str(len(process.argv)),
         *process.argv,
         *[f"{name}={value}" for name, value in process.environment.items()],
     ]
-    operation = spawner.LAUNCH
+    operation = frames.LAUNCH
     if process.run_as is not None:
-        operation = spawner.LAUNCH_AS
+        operation = frames.LAUNCH_AS
         fields[:0] = _switch_fields(process.run_as, process.cgroups, switch)
     text = "\0".join(fields)
     if text.count("\0") != len(fields) - 1:
@@ -419,12 +420,12 @@ def _launch_frame(process: ProcessSpec, switch: str) -> bytes:
             TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line or an environment variable holds a NUL character"
         )
     try:
-        frame = spawner.frame(operation, os.fsencode(text))
+        frame = frames.frame(operation, os.fsencode(text))
     except UnicodeEncodeError:
         raise TaskFailure(
             TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line or an environment variable is not valid text"
         ) from None
-    if len(frame) > spawner.MAX_FRAME:
+    if len(frame) > frames.MAX_FRAME:
         raise _refusal(process, errno.E2BIG, "exec")
     return frame
 

@@ -13,6 +13,8 @@ from typing import Final
 
 import msgspec
 
+from millpond.agent.replacement import replace_file
+
 DEFAULT_DIRECTORY: Final = "/var/lib/millpond-users"
 _FILE: Final = "claims.json"
 _LOCK: Final = "lock"
@@ -137,12 +139,7 @@ class UidClaims:
             yield file
             after = msgspec.json.encode(file)
             if after != before:
-                temporary = f"{path}.new"
-                with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as new:
-                    new.write(after)
-                    new.flush()
-                    os.fsync(new.fileno())
-                os.replace(temporary, path)
+                replace_file(path, after, durable=True)
         finally:
             os.close(lock)
 

@@ -19,6 +19,7 @@ import msgspec
 
 from millpond.agent.isolation.account_files import AccountEntry, AccountFiles
 from millpond.agent.isolation.claims import Block
+from millpond.agent.replacement import replace_file
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.protocol.messages import PutUser
@@ -128,10 +129,7 @@ class Logins:
         return {name: login for name, login in known.items() if login.uid in self._block}
 
     def _write(self) -> None:
-        path = f"{self._directory}/{STATE_FILE}"
-        with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(self._known))
-        os.replace(f"{path}.new", path)
+        replace_file(f"{self._directory}/{STATE_FILE}", msgspec.json.encode(self._known))
 
 
 def _not_found(name: str) -> BatchError:

@@ -22,6 +22,7 @@ from millpond.agent.base import RunAs
 from millpond.agent.isolation.account_files import AccountEntry, AccountFiles
 from millpond.agent.isolation.claims import Block
 from millpond.agent.isolation.logins import MOST as MOST_LOGINS
+from millpond.agent.replacement import replace_file
 from millpond.agent.runner.spec import UserIdentity
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.domain.states import TaskKind
@@ -258,10 +259,7 @@ class NodeUsers:
         return read_state(self._directory)
 
     def _write(self) -> None:
-        path = f"{self._directory}/{STATE_FILE}"
-        with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(self._state))
-        os.replace(f"{path}.new", path)
+        replace_file(f"{self._directory}/{STATE_FILE}", msgspec.json.encode(self._state))
 
 
 def read_state(directory: str) -> State | None:

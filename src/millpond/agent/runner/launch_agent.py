@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from millpond.agent.replacement import replace_file
 from millpond.agent.runner import launcher
 
 LAUNCHER: Final = "bin/millpond-launch"
@@ -47,8 +48,4 @@ def _put(path: str, content: bytes, mode: int) -> None:
         os.makedirs(directory, exist_ok=True)
         os.chmod(directory, 0o755)  # noqa: S103 (all tasks run what is in it)
     # Another instance's agent may be just about to run it: it sees the whole of the old or of the new one.
-    temporary = f"{path}.{os.getpid()}.new"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
-        file.write(content)
-        os.fchmod(file.fileno(), mode)
-    os.replace(temporary, path)
+    replace_file(path, content, mode)

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from millpond.agent.node_dirs import NodeDirectories
+from millpond.agent.replacement import replace_file
 from millpond.agent.runner.attempt import node_failure
 from millpond.agent.runner.spec import ApplicationPackage
 from millpond.domain.errors import TaskFailure, TaskFailureCode
@@ -106,10 +107,7 @@ class NodePackages:
         self._pool = pool
 
     def _note(self, pool: tuple[Deployed, ...]) -> None:
-        path = f"{self._root}/{_POOL_RECORD}"
-        with open(f"{path}.new", "wb") as file:
-            file.write(msgspec.json.encode(pool))
-        os.replace(f"{path}.new", path)
+        replace_file(f"{self._root}/{_POOL_RECORD}", msgspec.json.encode(pool))
 
     def _is_there(self, name: str) -> bool:
         return os.path.isdir(f"{self._root}/applications/{name}")

@@ -1,0 +1,486 @@
+"""The spawner's loop: what it is told, what ends, and what it kills."""
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import time
+
+from millpond.agent.spawning.frames import (
+    END,
+    ENDED,
+    EXITED,
+    FORGET,
+    HEADER,
+    HELLO,
+    KEEPS,
+    KILL,
+    LAUNCH,
+    LAUNCH_AS,
+    MARKER,
+    MAX_FRAME,
+    READY,
+    REFUSED,
+    RUNNING,
+    SHUTDOWN,
+    SOCKET_NAME,
+    VERSION,
+    frame,
+)
+from millpond.agent.spawning.processes import (
+    Children,
+    Process,
+    Stray,
+    directory_token,
+    is_of,
+    read_family,
+    read_marker,
+    signal_group,
+)
+from millpond.agent.spawning.start import Starter, StartError
+from millpond.agent.spawning.switch import ANSWER, Switch
+
+_SWITCH_S = 2.0
+"""How long a process may take to become another user's when that cannot be waited for in the loop."""
+_SWEEP_INTERVAL_S = 0.05
+_SWEEP_PATIENCE_S = 10.0
+"""After that a task's end is told although something it left behind cannot be killed (it hangs in the kernel, or runs
+as another user)."""
+_ORPHAN_CHECK_S = 2.0
+_FIRST_CLIENT_S = 30.0
+"""However short it is to linger, whoever started the spawner has that long to connect."""
+
+
+class Spawner:
+    """The loop: a listening socket, at most one client, SIGCHLD."""
+
+    def __init__(self, listener: socket.socket, directory: str, linger_s: float) -> None:
+        self._listener = listener
+        self._directory = directory
+        self._linger_s = linger_s
+        self._token = os.fsencode(directory_token(directory))
+        self._processes: dict[bytes, Process] = {}
+        self._running: dict[int, Process] = {}
+        """By pid: launched and not reaped."""
+        self._ending: dict[bytes, Process] = {}
+        """Reaped, and being swept up behind."""
+        self._kept: dict[bytes, Process] = {}
+        """Reaped, but what they left behind is not to be swept up yet."""
+        self._ends: set[bytes] = set()
+        """Attempts whose END is to be answered."""
+        self._strays: dict[int, Stray] = {}
+        self._killing: dict[bytes, Process] = {}
+        """Between SIGTERM and SIGKILL."""
+        self._switching: dict[int, tuple[socket.socket, Process]] = {}
+        """By descriptor: processes that are about to become another user's, and what they say of it."""
+        self._client: socket.socket | None = None
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self._writing = False
+        self._shutting_down = False
+        self._checked_at = time.monotonic()
+        self._alone_since = self._checked_at + _FIRST_CLIENT_S
+        self._starter = Starter()
+        self._children = Children()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._epoll = select.epoll()
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        self._epoll.register(self._wake_receiver.fileno(), select.EPOLLIN)
+
+    def serve(self) -> None:
+        """Run until told to shut down, or until nobody has come for long and nothing runs."""
+        signal.set_wakeup_fd(self._wake_sender.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._shut_down())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        while not self._is_done():
+            for descriptor, events in self._epoll.poll(self._timeout()):
+                if descriptor == self._listener.fileno():
+                    self._accept()
+                elif descriptor == self._wake_receiver.fileno():
+                    with contextlib.suppress(BlockingIOError):
+                        self._wake_receiver.recv(65536)
+                elif self._client is not None and descriptor == self._client.fileno():
+                    if events & ~select.EPOLLOUT:
+                        self._receive()
+                    if events & select.EPOLLOUT:
+                        self._flush()
+                elif descriptor in self._switching:
+                    self._switched(descriptor)
+            self._reap()
+            if self._killing:
+                self._kill_overdue()
+            if self._unsent and not self._writing:
+                self._flush()
+        if self._client is not None:
+            self._client.close()
+
+    def _timeout(self) -> float:
+        """Seconds the loop may sleep."""
+        timeout = -1.0 if self._client is not None else min(_ORPHAN_CHECK_S, self._linger_s + 0.01)
+        if self._ending or self._shutting_down:
+            timeout = _SWEEP_INTERVAL_S
+        if self._killing:
+            until = min(process.kill_at for process in self._killing.values()) - time.monotonic()
+            timeout = max(0.001, until if timeout < 0 else min(timeout, until))
+        return timeout
+
+    def _is_done(self) -> bool:
+        if self._shutting_down:
+            return not self._running and not self._ending and not self._kept
+        if self._client is not None:
+            return False
+        now = time.monotonic()
+        if now - self._checked_at >= _ORPHAN_CHECK_S:
+            self._checked_at = now
+            if not os.path.exists(os.path.join(self._directory, SOCKET_NAME)):
+                # Nobody can connect any more: the node's directory was deleted under us.
+                self._shut_down()
+                return False
+        if self._running or self._ending or self._kept:
+            return False
+        return now - self._alone_since >= self._linger_s
+
+    # --- the client ---
+
+    def _accept(self) -> None:
+        """Take a new client; it takes the place of the old one, which is a host that hangs or has died."""
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return
+        # What the old one still said counts (a FORGET of an exit that was taken in): it came before the new one.
+        while self._client is not None and self._receive():
+            pass
+        self._drop_client()
+        for descriptor, (answer, _) in list(self._switching.items()):
+            # The new one is told what became of them.
+            answer.settimeout(_SWITCH_S)
+            self._switched(descriptor)
+        client.setblocking(False)
+        self._client = client
+        self._epoll.register(client.fileno(), select.EPOLLIN)
+        self._unsent += frame(HELLO, str(VERSION).encode())
+        for process in self._processes.values():
+            if not process.forgotten:
+                self._unsent += self._news(process)
+        self._unsent += frame(READY)
+
+    def _news(self, process: Process) -> bytes:
+        """What there is to tell of a process."""
+        if process.exit is None or process.id in self._ending:
+            return frame(RUNNING, process.id)
+        return process.exit
+
+    def _drop_client(self) -> None:
+        if self._client is not None:
+            self._epoll.unregister(self._client.fileno())
+            self._client.close()
+        self._client = None
+        self._received.clear()
+        self._unsent.clear()
+        self._writing = False
+        # Whoever comes next asks for what it wants to know.
+        self._ends.clear()
+        self._alone_since = time.monotonic()
+
+    def _receive(self) -> bool:
+        """Take in what the client sent; whether it is still there and there may be more."""
+        assert self._client is not None
+        try:
+            data = self._client.recv(65536)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._drop_client()
+            return False
+        received = self._received
+        received += data
+        try:
+            position = self._take_frames(received)
+        except (ValueError, IndexError):
+            # Not our protocol: whoever it is may connect again.
+            self._drop_client()
+            return False
+        del received[:position]
+        return True
+
+    def _take_frames(self, received: bytearray) -> int:
+        """Handle the whole frames in `received`; where the rest begins."""
+        position = 0
+        while len(received) - position >= HEADER.size:
+            length, operation = HEADER.unpack_from(received, position)
+            if length > MAX_FRAME:
+                raise ValueError(length)
+            end = position + HEADER.size + length
+            if end > len(received):
+                break
+            self._handle(operation, bytes(received[position + HEADER.size : end]).split(b"\0"))
+            position = end
+        return position
+
+    def _handle(self, operation: int, fields: list[bytes]) -> None:
+        if operation == LAUNCH:
+            self._launch(fields)
+        elif operation == LAUNCH_AS:
+            self._launch(fields[3:], Switch(fields[0], fields[1], fields[2]))
+        elif operation == KILL:
+            self._kill(fields[0], int(fields[1]))
+        elif operation == FORGET:
+            process = self._processes.get(fields[0])
+            if process is not None and process.id in self._kept:
+                process.forgotten = True
+                self._sweep_up(process)
+            elif process is not None and (process.exit is None or process.id in self._ending):
+                process.forgotten = True
+            elif process is not None:
+                del self._processes[fields[0]]
+        elif operation == END:
+            self._end(fields[0])
+        elif operation == SHUTDOWN:
+            self._shut_down()
+        else:
+            raise ValueError(operation)
+
+    def _send(self, data: bytes) -> None:
+        if self._client is not None:
+            self._unsent += data
+
+    def _flush(self) -> None:
+        if self._client is None:
+            return
+        try:
+            sent = self._client.send(self._unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._drop_client()
+            return
+        del self._unsent[:sent]
+        if bool(self._unsent) != self._writing:
+            self._writing = bool(self._unsent)
+            self._epoll.modify(self._client.fileno(), select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
+
+    # --- starting ---
+
+    def _launch(self, fields: list[bytes], switch: Switch | None = None) -> None:
+        process_id, directory, stdout_path, stderr_path, flags = fields[:5]
+        arguments_end = 6 + int(fields[5])
+        known = self._processes.get(process_id)
+        if known is not None:
+            self._send(self._news(known))
+            return
+        environment = {MARKER.encode(): self._token + b":" + process_id}
+        for field in fields[arguments_end:]:
+            name, _, value = field.partition(b"=")
+            environment[name] = value
+        if self._shutting_down:
+            self._send(frame(REFUSED, process_id, str(errno.ESHUTDOWN).encode(), b"shutdown"))
+            return
+        try:
+            pid, answer = self._starter.start(
+                directory, stdout_path, stderr_path, flags, fields[6:arguments_end], environment, switch
+            )
+        except StartError as error:
+            self._send(frame(REFUSED, process_id, str(error.number).encode(), error.step))
+            return
+        process = Process(process_id, pid, KEEPS in flags)
+        self._processes[process_id] = self._running[pid] = process
+        if answer is None:
+            self._send(frame(RUNNING, process_id))
+        else:
+            process.switching = answer.fileno()
+            self._switching[process.switching] = (answer, process)
+            self._epoll.register(process.switching, select.EPOLLIN)
+
+    def _switched(self, descriptor: int) -> None:
+        """Take in what a process says of becoming another user's."""
+        answer, process = self._switching[descriptor]
+        try:
+            said = answer.recv(ANSWER.size)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        del self._switching[descriptor]
+        self._epoll.unregister(descriptor)
+        answer.close()
+        process.switching = -1
+        if len(said) < ANSWER.size:
+            # It is the task's program now; or was killed.
+            self._send(frame(RUNNING, process.id))
+            return
+        number, was_user = ANSWER.unpack(said)
+        # It is about to end, and is no process of the task's.
+        del self._processes[process.id]
+        del self._running[process.pid]
+        self._killing.pop(process.id, None)
+        os.waitpid(process.pid, 0)
+        if not was_user:
+            self._starter.cgroups.close()
+        self._send(frame(REFUSED, process.id, str(number).encode(), b"exec" if was_user else b"cgroup"))
+
+    # --- ending ---
+
+    def _kill(self, process_id: bytes, grace_ms: int) -> None:
+        process = self._processes.get(process_id)
+        if process is None:
+            return
+        # The whole tree is meant: it leaves nothing.
+        process.keeps = False
+        if process_id in self._kept:
+            self._sweep_up(process)
+        if process.pid not in self._running or process.exit is not None:
+            return
+        if grace_ms <= 0:
+            self._killing.pop(process_id, None)
+            signal_group(process.pid, signal.SIGKILL)
+            return
+        if process_id not in self._killing:
+            signal_group(process.pid, signal.SIGTERM)
+            # A stopped process does not see SIGTERM before it is continued.
+            signal_group(process.pid, signal.SIGCONT)
+            self._killing[process_id] = process
+            process.kill_at = time.monotonic() + grace_ms / 1000
+
+    def _end(self, attempt: bytes) -> None:
+        for process in self._processes.values():
+            if is_of(process.id, attempt) and process.exit is None:
+                process.keeps = False
+                self._killing.pop(process.id, None)
+                signal_group(process.pid, signal.SIGKILL)
+        for process in [process for process in self._kept.values() if is_of(process.id, attempt)]:
+            self._sweep_up(process)
+        self._ends.add(attempt)
+        self._answer_ends()
+
+    def _sweep_up(self, process: Process) -> None:
+        """Kill from now on what a process that has ended left behind."""
+        del self._kept[process.id]
+        process.patience_until = time.monotonic() + _SWEEP_PATIENCE_S
+        self._ending[process.id] = process
+        self._sweep()
+
+    def _answer_ends(self) -> None:
+        for attempt in list(self._ends):
+            if any(is_of(process.id, attempt) for process in self._running.values()):
+                continue
+            if not any(is_of(process_id, attempt) for process_id in self._ending):
+                self._ends.discard(attempt)
+                self._send(frame(ENDED, attempt))
+
+    def _kill_overdue(self) -> None:
+        now = time.monotonic()
+        for process in [process for process in self._killing.values() if process.kill_at <= now]:
+            del self._killing[process.id]
+            signal_group(process.pid, signal.SIGKILL)
+
+    def _shut_down(self) -> None:
+        self._shutting_down = True
+        for pid, process in self._running.items():
+            process.keeps = False
+            signal_group(pid, signal.SIGKILL)
+        for process in list(self._kept.values()):
+            self._sweep_up(process)
+
+    def _reap(self) -> None:
+        """Take in all children that ended, then what their tasks left behind."""
+        # There may be strays that are not known yet, or are no more.
+        look = False
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                break
+            if ended is None:
+                break
+            pid = ended.si_pid
+            process = self._running.get(pid)
+            if process is not None and process.switching >= 0:
+                self._switched(process.switching)
+                if pid not in self._running:
+                    continue
+            process = self._running.pop(pid, None)
+            if process is not None and not process.keeps:
+                # Before it is reaped: until then its number, which is its group's, belongs to nobody else.
+                signal_group(pid, signal.SIGKILL)
+            _, status, usage = os.wait4(pid, 0)
+            if process is None:
+                self._strays.pop(pid, None)
+                look = True
+                continue
+            self._killing.pop(process.id, None)
+            process.exit = frame(
+                EXITED,
+                process.id,
+                str(os.waitstatus_to_exitcode(status)).encode(),
+                f"{time.time():.6f}".encode(),
+                f"{usage.ru_utime:.6f}".encode(),
+                f"{usage.ru_stime:.6f}".encode(),
+            )
+            if process.keeps:
+                # Looked at now, a child that hides is known by its time.
+                look = True
+                self._kept[process.id] = process
+                if process.forgotten:
+                    self._sweep_up(process)
+                else:
+                    self._send(process.exit)
+            else:
+                process.patience_until = time.monotonic() + _SWEEP_PATIENCE_S
+                self._ending[process.id] = process
+        if self._ending or look:
+            # A stray's own children are the spawner's now.
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Kill what the ending processes left behind; tell the exit of those that left nothing."""
+        haunted: set[bytes] = set()
+        children = self._children.pids()
+        if len(children) > len(self._running):
+            for pid in children:
+                if pid not in self._running and pid not in self._strays:
+                    self._strays[pid] = self._identify(pid)
+            alive = self._ending.keys() | self._kept.keys() | {process.id for process in self._running.values()}
+            for pid, stray in self._strays.items():
+                stray.suspects &= alive
+                if stray.suspects <= self._ending.keys():
+                    haunted |= stray.suspects
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        (os.killpg if stray.leads_group else os.kill)(pid, signal.SIGKILL)
+        now = time.monotonic() if haunted else 0.0
+        for process in list(self._ending.values()):
+            if process.id not in haunted or now >= process.patience_until:
+                del self._ending[process.id]
+                if process.forgotten:
+                    del self._processes[process.id]
+                else:
+                    self._send(self._news(process))
+        if self._ends:
+            self._answer_ends()
+
+    def _identify(self, pid: int) -> Stray:
+        """Whose a child is that the spawner did not start: by its marker, else by its session or group."""
+        everyone = {process.id: process.pid for process in self._running.values()}
+        everyone.update((process.id, process.pid) for process in (*self._ending.values(), *self._kept.values()))
+        suspects = set(everyone)
+        leads_group = False
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            _, group, session = read_family(pid)
+            leads_group = group == pid
+            by_session = {process_id for process_id, leader in everyone.items() if leader in (group, session)}
+            suspects = by_session or suspects
+        with contextlib.suppress(OSError):
+            marker = read_marker(pid)
+            token, _, process_id = marker.partition(b":")
+            if token == self._token and process_id:
+                # Unless it has ended: then the stray has no suspect, and is killed at once.
+                suspects = {process_id}
+        return Stray(suspects, leads_group)

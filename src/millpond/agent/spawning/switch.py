@@ -1,0 +1,94 @@
+"""How a process becomes another user's, in control groups of its own: by the switch (`agent/switch.py`) or setpriv."""
+
+import ctypes
+import errno
+import os
+import struct
+
+ANSWER = struct.Struct("=II")
+"""What a switch says that failed: errno, and whether it was the user already."""
+_NO_UID = ctypes.c_uint(0xFFFFFFFF)
+"""No valid one: asks only which it is."""
+_MAX_CGROUPS = 512
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CgroupError(OSError):
+    """A process could not be put into its control groups, or told who to be: the node's trouble."""
+
+
+class Switch:
+    """How a process becomes another user's."""
+
+    __slots__ = ("_gid", "_groups", "_inside", "_uid", "cgroups", "path")
+
+    def __init__(self, path: bytes, numbers: bytes, cgroups: bytes) -> None:
+        self._uid, self._gid, *self._groups = (int(number) for number in numbers.split(b","))
+        self._inside = False
+        self.path = path
+        self.cgroups = cgroups.split(b"\n") if cgroups else []
+
+    @property
+    def is_ours(self) -> bool:
+        return not self.path.endswith(b"/setpriv")
+
+    @property
+    def message(self) -> bytes:
+        """What the switch reads."""
+        count = len(self._groups)
+        return struct.pack(f"={4 + count}I", self._uid, self._gid, len(self.cgroups), count, *self._groups)
+
+    def options(self) -> list[bytes]:
+        """For setpriv."""
+        groups = b",".join(b"%d" % group for group in self._groups)
+        return [
+            b"--reuid=%d" % self._uid,
+            b"--regid=%d" % self._gid,
+            b"--groups=" + groups if groups else b"--clear-groups",
+        ]
+
+    def enter(self) -> None:
+        """Open files as the user from here on. Only the ids that count for files: nobody can signal the spawner or
+        attach to it meanwhile. Raises OSError."""
+        if self._inside:
+            return
+        self._inside = True
+        os.setgroups(self._groups)
+        _libc.setfsgid(self._gid)
+        _libc.setfsuid(self._uid)
+        if _libc.setfsuid(_NO_UID) != self._uid:
+            raise PermissionError(errno.EPERM, "setfsuid")
+
+    def leave(self) -> None:
+        """Be root again."""
+        if self._inside:
+            self._inside = False
+            _libc.setfsuid(0)
+            _libc.setfsgid(0)
+            os.setgroups([])
+
+
+class Cgroups:
+    """Open `cgroup.procs` files by directory, a few."""
+
+    def __init__(self) -> None:
+        self._files: dict[bytes, int] = {}
+
+    def file_of(self, directory: bytes) -> int:
+        """The open `cgroup.procs` of a control group. Raises CgroupError."""
+        file = self._files.get(directory)
+        if file is None:
+            if len(self._files) >= _MAX_CGROUPS:
+                self.close()
+            try:
+                file = os.open(directory + b"/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise CgroupError(error.errno, "cgroup") from error
+            self._files[directory] = file
+        return file
+
+    def close(self) -> None:
+        """Let go of all: some may be gone by now, or new ones of the same names."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()

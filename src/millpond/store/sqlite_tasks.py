@@ -1,0 +1,102 @@
+"""Tasks in the SQLite file. Each method runs in a transaction of its caller's, where it is not said otherwise."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from millpond.domain import ids
+from millpond.domain.errors import LeaseLost
+from millpond.domain.task import Task
+from millpond.store import paging, sqlite_listing, sqlite_rows
+from millpond.store.base import Fence, Page, TaskRow
+from millpond.store.sqlite_file import transaction
+from millpond.store.sqlite_listing import Condition
+
+
+def range_of_job(job_no: int) -> tuple[int, int]:
+    """First and last key a task of the job can have."""
+    return ids.task_key(job_no, 0), ids.task_key(job_no + 1, 0) - 1
+
+
+class TaskTables:
+    def __init__(self, queries: Mapping[str, str]) -> None:
+        self._queries = queries
+        self._node_names: dict[int | None, str | None] = {None: None}
+        """What `task.node` means. Names never change, so what was read once stays true."""
+
+    def of_job(self, connection: sqlite3.Connection, job_no: int) -> list[Task]:
+        tasks: list[Task] = []
+        cursor = connection.execute(self._queries["load_tasks"], range_of_job(job_no))
+        while rows := cursor.fetchmany(10_000):
+            tasks += self._tasks(connection, rows)
+        return tasks
+
+    def specs(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, bytes]:
+        return dict(self._all(connection, "task_specs", sqlite_rows.json_of(keys)))
+
+    def get(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
+        rows = self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
+        return rows[0] if rows else None
+
+    def page(
+        self, connection: sqlite3.Connection, job_no: int, condition: Condition, limit: int, start: int
+    ) -> Page[TaskRow]:
+        """In a transaction of its own."""
+        sql = self._queries["list_tasks"].replace("/*where*/", condition.text)
+        end = last = range_of_job(job_no)[1]
+        with transaction(connection):
+            if condition.scans:
+                bound = self._all(connection, "scan_tasks", start, last, sqlite_listing.SCAN_ROWS - 1)
+                end = bound[0][0] if bound else last
+            rows = connection.execute(sql, (start, end, *condition.parameters, limit + 1)).fetchall()
+            items = self._task_rows(connection, rows[:limit])
+        token = None
+        if len(rows) > limit:
+            token = paging.token_of_task(items[-1].task.key)
+        elif end != last:
+            token = paging.token_of_task(end)
+        return Page(items, token)
+
+    def recent(self, connection: sqlite3.Connection, node_id: str, limit: int) -> list[tuple[str, Task]]:
+        """See `Store.recent_tasks`. In a transaction of its own."""
+        with transaction(connection):
+            ref = self._all(connection, "node_ref", node_id)
+            rows = self._all(connection, "recent_tasks", ref[0][0], limit) if ref else []
+            return [(row[-1], task) for row, task in zip(rows, self._tasks(connection, rows), strict=True)]
+
+    def purge(self, connection: sqlite3.Connection, job_no: int, wanted: int, fence: Fence) -> int:
+        """Delete the first tasks of a job, at most so many, and all that hangs on them; how many those were. Raises
+        LeaseLost."""
+        lease = connection.execute(self._queries["get_lease"], (fence.pool_key,)).fetchone()
+        if lease is None or lease[0] != fence.epoch:
+            raise LeaseLost(f"the lease of pool {fence.pool_key!r} is another's")
+        first, last = range_of_job(job_no)
+        row = connection.execute(self._queries["scan_tasks"], (first - 1, last, wanted - 1)).fetchone()
+        if row is not None:
+            last = row[0]
+            connection.execute(self._queries["purge_satisfied"], (job_no, wanted))
+        else:
+            for query in ("delete_satisfied", "delete_job_nodes"):
+                connection.execute(self._queries[query], (f"[{job_no}]",))
+        gone = connection.execute(self._queries["purge_tasks"], (first, last)).rowcount
+        for query in ("purge_specs", "purge_subtasks", "purge_kept_logs"):
+            connection.execute(self._queries[query], (first, last))
+        return gone
+
+    def _all(self, connection: sqlite3.Connection, query: str, *parameters: str | int) -> list[Any]:
+        return connection.execute(self._queries[query], parameters).fetchall()
+
+    def _tasks(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[Task]:
+        names = self._node_names
+        missing = {row[sqlite_rows.TASK_REF] for row in rows} - names.keys()
+        if missing:
+            names.update(self._all(connection, "node_names", sqlite_rows.json_of(sorted(missing))))
+            if missing - names.keys():
+                # The task, and with it the name, went between the two reads.
+                names = {**dict.fromkeys(missing), **names}
+        task_of_row = sqlite_rows.task_of_row
+        return [task_of_row(row, names) for row in rows]
+
+    def _task_rows(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[TaskRow]:
+        tasks = self._tasks(connection, rows)
+        return [TaskRow(task, row[-1] or b"{}") for task, row in zip(tasks, rows, strict=True)]
