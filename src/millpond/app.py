@@ -29,6 +29,7 @@ from millpond.api.asgi import create_app
 from millpond.api.auth import AccountKeys
 from millpond.api.gate import SignIn
 from millpond.api.intake.job_schedules import job_maker
+from millpond.api.management.account import AccountQuotas
 from millpond.azurite import AzuriteError
 from millpond.config import Config, NodesConfig, listed, uid_range_of
 from millpond.control.identities import Identities
@@ -190,8 +191,8 @@ async def _service(
         ),
     )
     sign_in, sign_in_routes = _sign_in_of(config, data_dir, account_url)
-    server = HttpServer(
-        create_app(
+    try:
+        application = create_app(
             control,
             keys,
             auto_storage,
@@ -199,7 +200,15 @@ async def _service(
             sign_in_routes,
             management=config.server.management,
             strict_images=config.account.strict_images,
-        ),
+            keeper=data_dir,
+            quotas=AccountQuotas(
+                config.account.pool_quota or None, config.account.active_job_and_job_schedule_quota or None
+            ),
+        )
+    except ValueError as error:
+        raise StartError(f"account.json in {data_dir.path} is damaged: {error}; correct it") from error
+    server = HttpServer(
+        application,
         listener,
         certificate=None if tls is None else tls.certificate,
         key=None if tls is None else tls.key,

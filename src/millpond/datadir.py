@@ -2,6 +2,7 @@
 
     lock              held (flock) by the one service that uses the directory; its process id is in it
     keys.json         the account's two keys, mode 0600
+    account.json      what was set of the account by the management plane
     node-secret.json  what the nodes' own tokens are made of, mode 0600
     endpoint.json     where the service listens, or last listened
     storage.json      where the account's auto-storage is, with its key, mode 0600
@@ -30,6 +31,7 @@ from typing import Any, Final, NamedTuple, Self
 
 _LOCK: Final = "lock"
 _KEYS: Final = "keys.json"
+_ACCOUNT: Final = "account.json"
 _NODE_FILE: Final = "node-secret.json"
 _ENDPOINT: Final = "endpoint.json"
 _STORAGE: Final = "storage.json"
@@ -170,6 +172,27 @@ class DataDir:
         if create and self.keys_path.stat().st_mode & 0o077:
             self.keys_path.chmod(0o600)
         return keys
+
+    def write_account_keys(self, primary: str, secondary: str) -> None:
+        """Put these keys, in base64, in place of the account's. Raises DataDirError."""
+        self._write_private(_KEYS, AccountKeyPair(primary, secondary)._asdict())
+
+    def account_settings(self) -> dict[str, Any]:
+        """What `write_account_settings` was given last; nothing at first. Raises DataDirError."""
+        path = self.path / _ACCOUNT
+        try:
+            settings = dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError) as error:
+            raise DataDirError(
+                f"{path} cannot be read: {_reason(error)}; put it back from a copy, or remove it and lose the account's tags"
+            ) from error
+        return settings
+
+    def write_account_settings(self, settings: dict[str, Any]) -> None:
+        """Raises DataDirError."""
+        self._write_private(_ACCOUNT, settings)
 
     def node_secret(self) -> bytes:
         """What the nodes' tokens are derived from; made if there is none. Apart from the account's keys, so that these

@@ -55,7 +55,7 @@ async def test_paths_are_compared_without_case_and_errors_have_resource_managers
     assert error_of(answer) == (404, "ApplicationNotFound")
     assert "RequestId:" in answer.json()["error"]["message"]
     assert answer.headers["x-ms-request-id"]
-    assert error_of(await call(world, "GET", "pools")) == (404, "InvalidResourceType")
+    assert error_of(await call(world, "GET", "puddles")) == (404, "InvalidResourceType")
     assert error_of(await call(world, "POST", "applications/a")) == (405, "MethodNotAllowed")
     assert error_of(await call(world, "GET", GROUP.replace(ACCOUNT, "another"))) == (404, "ResourceNotFound")
 

@@ -23,7 +23,9 @@ from millpond.api.http import (
     route_path,
     send_response,
 )
+from millpond.api.management.account import Account, AccountKeeper, AccountQuotas, MemoryKeeper
 from millpond.api.management.auth import LOOPBACK, ManagementGate
+from millpond.api.management.context import ManagementContext
 from millpond.api.management.operations import is_management
 from millpond.api.management.routes import ManagementRoutes
 from millpond.api.operations import Router
@@ -63,11 +65,15 @@ def create_app(
     *,
     management: str = LOOPBACK,
     strict_images: bool = False,
+    keeper: AccountKeeper | None = None,
+    quotas: AccountQuotas | None = None,
 ) -> AsgiApp:
     """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's.
 
     `sign_in_routes` are those of a development issuer, if there is one; `management` says from where management tokens
-    are taken (`management.auth`); `strict_images` refuses pools with images that are not in the list.
+    are taken (`management.auth`); `strict_images` refuses pools with images that are not in the list; `keeper` keeps what
+    is changed of the account, `quotas` are shown of it. Raises ValueError for settings of the account that cannot be
+    read.
     """
     gate = Gate(control, account, sign_in or SignIn())
     context = Context(control, auto_storage, strict_images)
@@ -75,7 +81,13 @@ def create_app(
     agents = AgentRoutes(control)
     storage = StorageRoutes(auto_storage)
     status = status_routes.StatusRoutes(control)
-    managers = ManagementRoutes(context, ManagementGate(gate, account, control.now, management))
+    own = Account(
+        account, gate, keeper or MemoryKeeper(), control.now, auto_storage.replace_key, quotas or AccountQuotas()
+    )
+    managers = ManagementRoutes(
+        ManagementContext(control, auto_storage, strict_images, account=own),
+        ManagementGate(gate, account, control.now, management),
+    )
 
     def face_of(path: bytes) -> Face:
         if path.startswith(b"/agent/"):

@@ -35,8 +35,9 @@ _HEADERS_AFTER_LENGTH: Final = (
 )
 
 
-class AccountKeys(msgspec.Struct, frozen=True):
-    """The account's name and its two keys, decoded; both are valid at once."""
+class AccountKeys(msgspec.Struct):
+    """The account's name and its two keys, decoded; both are valid at once. They may be replaced while the service runs:
+    who checks by them asks for them each time."""
 
     name: str
     primary: bytes
@@ -53,7 +54,7 @@ class SharedKeyAuth:
 
     def __init__(self, account: AccountKeys, clock: Callable[[], Timestamp]) -> None:
         self._account = account.name.encode()
-        self._keys = (account.primary, account.secondary)
+        self._keys = account
         self._clock = clock
 
     def check(
@@ -81,7 +82,7 @@ class SharedKeyAuth:
         if account != self._account:
             raise _failed("The account name in the Authorization header is not this account's.")
         for text in self._strings_to_sign(method, raw_path, headers, query):
-            for key in self._keys:
+            for key in (self._keys.primary, self._keys.secondary):
                 if hmac.compare_digest(hmac.digest(key, text, hashlib.sha256), given):
                     return
         raise _failed("The signature does not match: check the key, and that nothing between changed the request.")

@@ -46,23 +46,33 @@ class Gate:
         self._control = control
         self._shared_key = SharedKeyAuth(account, control.now)
         self._sign_in = sign_in
+        self.modes = sign_in.modes
+        """How callers may sign in just now: some of those configured."""
 
-    async def admit(self, request: Request, audiences: tuple[str, ...] = AUDIENCES) -> Grant:
-        """Raises BatchError: AuthenticationFailed (401 without credentials that could be good, else 403),
-        InvalidAuthenticationInfo, InsufficientAccountPermissions, ServerBusy while an issuer's keys cannot be had."""
+    @property
+    def sign_in(self) -> SignIn:
+        """As configured."""
+        return self._sign_in
+
+    async def admit(
+        self, request: Request, audiences: tuple[str, ...] = AUDIENCES, modes: tuple[str, ...] | None = None
+    ) -> Grant:
+        """Let a caller in by one of `modes`, the account's own unless given. Raises BatchError: AuthenticationFailed (401
+        without credentials that could be good, else 403), InvalidAuthenticationInfo, InsufficientAccountPermissions,
+        ServerBusy while an issuer's keys cannot be had."""
         token = bearer_token(request.headers)
         if token is None:
             self._shared_key.check(request.method, request.raw_path, request.headers, request.query_pairs)
-            self.require(SHARED_KEY)
+            self.require(SHARED_KEY, modes)
             return _KEY_HOLDER
         claim = self._control.claim_of_token(token)
         if claim is not None:
-            self.require(TASK_TOKEN)
+            self.require(TASK_TOKEN, modes)
             return Grant(Caller(f"task {claim.task_id}", Role.SUBMITTER), claim)
         verifier = self._sign_in.verifier
         if verifier is None or token.count(".") != 2 or not token.startswith("ey"):
             raise unauthenticated("The bearer token is not that of a task that runs: it ends with the task's attempt.")
-        self.require(ENTRA)
+        self.require(ENTRA, modes)
         return Grant(await self._verified(verifier, token, audiences))
 
     async def _verified(self, verifier: Verifier, token: str, audiences: tuple[str, ...]) -> Caller:
@@ -81,12 +91,13 @@ class Gate:
             )
         return Caller(name_of(claims), role)
 
-    def require(self, mode: str) -> None:
+    def require(self, mode: str, modes: tuple[str, ...] | None = None) -> None:
         """Raises BatchError AuthenticationFailed unless callers may sign in that way."""
-        if mode not in self._sign_in.modes:
+        allowed = self.modes if modes is None else modes
+        if mode not in allowed:
             raise BatchError(
                 ErrorCode.AUTHENTICATION_FAILED,
-                AuthenticationErrorDetail=f"The account does not take {mode}; it takes {', '.join(self._sign_in.modes)}.",
+                AuthenticationErrorDetail=f"The account does not take {mode}; it takes {', '.join(allowed)}.",
             )
 
 

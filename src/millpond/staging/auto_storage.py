@@ -106,6 +106,10 @@ class AutoStorage:
         self._key = key
         self._clock = clock
 
+    def replace_key(self, key: bytes) -> None:
+        """Sign and check with another key from now on: URLs signed with the old one are good no more."""
+        self._key = key
+
     def sign(self, endpoint: str, container: str, blob: str | None, permissions: str, expires_at: Timestamp) -> str:
         """`sign_url` with this account's key."""
         return sign_url(endpoint, self._account, self._key, container, blob, permissions, expires_at)

@@ -47,7 +47,8 @@ class ManagementGate:
                 "`millpond env --arm` prints one.",
             )
         if not is_of_that_kind(token):
-            return await self._gate.admit(request, MANAGEMENT_AUDIENCES)
+            # By what is configured: whoever turned Entra ID off for the data plane must be able to turn it on again.
+            return await self._gate.admit(request, MANAGEMENT_AUDIENCES, self._gate.sign_in.modes)
         self._require_place(request.scope)
         account = self._account
         try:
@@ -57,9 +58,8 @@ class ManagementGate:
         self._gate.require(SHARED_KEY)
         return Grant(Caller("the account's key", Role.ADMIN))
 
-    def allow(self, grant: Grant, operation: Operation) -> None:
-        """Raises BatchError InsufficientAccountPermissions: readers see, the account's administrators change."""
-        needed = Role.READER if operation.method == "GET" else Role.ADMIN
+    def allow(self, grant: Grant, operation: Operation, needed: Role) -> None:
+        """Raises BatchError InsufficientAccountPermissions for who has less than the role needed."""
         if grant.claim is not None or grant.caller.role < needed:
             raise BatchError(
                 ErrorCode.INSUFFICIENT_ACCOUNT_PERMISSIONS,

@@ -1,6 +1,6 @@
 """What resources have in common: their ids, their pages, their answers."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -8,10 +8,13 @@ from millpond.api.http import Request, Response
 from millpond.api.paging import next_link
 from millpond.domain.durations import Timestamp, etag_of
 
+DEFAULT_GROUP: Final = "millpond"
+"""What the account's group is called where a client has not said."""
+
 
 def account_id(request: Request, account: str) -> str:
     """The account's resource id. There is one account, in every group of every subscription."""
-    group = request.params.get("resourceGroupName", "millpond")
+    group = request.params.get("resourceGroupName", DEFAULT_GROUP)
     subscription = request.params["subscriptionId"]
     return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Batch/batchAccounts/{account}"
 

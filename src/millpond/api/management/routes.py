@@ -1,27 +1,29 @@
 """The management plane over HTTP: every request to it comes in here."""
 
 import logging
+import re
 import uuid
 from typing import Final
 
-from millpond.api.context import Context
 from millpond.api.http import ClientDisconnected, Receive, Request, Response, Scope, Send, route_path, send_response
 from millpond.api.management.auth import ManagementGate
+from millpond.api.management.context import ManagementContext
 from millpond.api.management.errors import ArmError, error_body
 from millpond.api.management.handlers import HANDLERS
-from millpond.api.management.operations import API_VERSIONS, ManagementRouter
+from millpond.api.management.operations import API_VERSIONS, ManagementRouter, is_of_batch
 from millpond.domain.errors import BatchError, ErrorCode, LeaseLost, StoreUnavailable
 from millpond.domain.ids import id_key
 
 _log: Final = logging.getLogger(__name__)
 _CONTENT_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
+_ANY_VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}(-[a-z0-9.-]+)?\Z", re.IGNORECASE)
 _RETRY_AFTER: Final = (b"retry-after", b"1")
 
 
 class ManagementRoutes:
     """The operations of the management plane."""
 
-    def __init__(self, context: Context, gate: ManagementGate) -> None:
+    def __init__(self, context: ManagementContext, gate: ManagementGate) -> None:
         self._context = context
         self._gate = gate
         self._router = ManagementRouter()
@@ -58,12 +60,19 @@ class ManagementRoutes:
         request.read_query()
         grant = await self._gate.authenticate(request)
         request.require_host()
+        request.operation, request.params = self._router.find(request.method, route_path(request.scope).rstrip(b"/"))
         _check_version(request)
-        request.operation, request.params = self._router.find(request.method, route_path(request.scope))
-        self._gate.allow(grant, request.operation)
+        self._gate.allow(grant, request.operation, self._router.role_of(request.operation))
         name = request.params.get("accountName")
         account = self._context.control.account_name
         if name is not None and id_key(name) != id_key(account):
+            if request.operation.name == "create_account":
+                raise ArmError(
+                    409,
+                    "AccountQuotaReached",
+                    f"This service has one account, '{account}': start another service for '{name[:64]}', with "
+                    "account.name in its configuration.",
+                )
             raise ArmError(
                 404,
                 "ResourceNotFound",
@@ -81,7 +90,8 @@ def _check_version(request: Request) -> None:
             "MissingApiVersionParameter",
             "The api-version query parameter (?api-version=) is required for all requests.",
         )
-    if version not in API_VERSIONS:
+    known = version in API_VERSIONS if is_of_batch(request.operation.path) else _ANY_VERSION.match(version)
+    if not known:
         raise ArmError(
             400,
             "InvalidApiVersionParameter",
