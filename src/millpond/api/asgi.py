@@ -168,13 +168,7 @@ class BatchRoutes:
         if not request.operation.conditional and request.method not in ("GET", "HEAD"):
             refuse_conditions(request)
         request.require_host()
-        handler = HANDLERS.get(request.operation.name)
-        if handler is None:
-            raise BatchError(
-                ErrorCode.NOT_IMPLEMENTED,
-                f"The operation {request.operation.name} is not implemented.",
-                Operation=request.operation.name,
-            )
+        handler = HANDLERS[request.operation.name]
         try:
             async with asyncio.timeout(limit_s):
                 response = await handler(self._context, request)

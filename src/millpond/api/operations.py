@@ -1,7 +1,7 @@
-"""The route table: every operation of the Batch service specification, implemented or not, and the few of our own.
+"""The route table: every operation of the Batch service specification, and the few of our own.
 
 Names are those of 2025-06-01; operations only older versions have keep a name in the same style. The handler of an
-operation is found by its name (`handlers.HANDLERS`); without one it answers 501.
+operation is found by its name (`handlers.HANDLERS`).
 """
 
 import re
