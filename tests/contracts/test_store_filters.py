@@ -32,7 +32,7 @@ from millpond.odata import properties
 from millpond.odata.filters import Filter, Operator
 from millpond.odata.parse import MAX_INTEGER, parse_filter
 from millpond.odata.properties import Properties, Property, PropertyType
-from millpond.store import filterable, sqlite
+from millpond.store import filterable, sqlite_listing
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
 from millpond.store.sqlite import SqliteStore
@@ -284,7 +284,7 @@ def test_filters_mean_the_same_in_memory_and_on_disk(both: Both, noun: str, monk
         where=filters_of(LISTINGS[noun][0]), limit=st.sampled_from([1, 3, 7, 1000]), scan=st.sampled_from([5, 20_000])
     )
     def check(where: Filter, limit: int, scan: int) -> None:
-        monkeypatch.setattr(sqlite, "SCAN_ROWS", scan)
+        monkeypatch.setattr(sqlite_listing, "SCAN_ROWS", scan)
         wanted = expected(both.rows, noun, where)
         assert listed(both, both.memory, noun, where, limit) == wanted
         assert listed(both, both.disk, noun, where, limit) == wanted

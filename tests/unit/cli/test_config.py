@@ -149,6 +149,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "autoscale.on_queue_change": "true",
         "server.management": "off",
         "kept_logs.enabled": "false",
+        "account.strict_images": "true",
         "server.tls": "true",
         "auth.modes": "AAD",
         "auth.issuers": "https://issuer.example",
