@@ -13,7 +13,7 @@ from millpond.agent.base import NodeFacts, Outcome
 from millpond.agent.desired import ENDPOINT_FILE
 from millpond.agent.host import Host
 from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
-from millpond.protocol.messages import FileReply, FileRequest, Start
+from millpond.protocol.messages import FileReply, FileRequest, LaunchReply, LaunchRequest, Start
 
 
 class ZeroRunner:
@@ -22,15 +22,31 @@ class ZeroRunner:
     def __init__(self, facts: NodeFacts) -> None:
         self.facts = facts
 
-    async def run(self, start: Start, started: Callable[[float], None], *, resumed: bool) -> Outcome:
+    async def run(
+        self,
+        start: Start,
+        started: Callable[[float], None],
+        *,
+        resumed: bool,
+        coordinated: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         now = time.time()
         started(now)
         return Outcome(start_time=now, end_time=now, exit_code=0)
+
+    def proceed(self, key: int, attempt: int) -> None:
+        pass
+
+    async def launch(self, request: LaunchRequest) -> LaunchReply:
+        raise NotImplementedError("there are no multi-instance tasks here")
 
     async def stop(self, key: int, attempt: int) -> None:
         pass
 
     async def remove_directory(self, job_id: str, task_id: str) -> None:
+        pass
+
+    async def close(self) -> None:
         pass
 
 
