@@ -121,9 +121,8 @@ def test_the_last_row_of_a_batch_wins() -> None:
     one, two, old = task(1), task(2), task(3)
     reply = batch.take(
         [
-            f.AddTask(one, b"1"),
+            f.AddTasks([one, two], [b"1", b"2"]),
             f.SaveTask(one),
-            f.AddTask(two, b"2"),
             f.DeleteTask(two),
             f.SaveTask(old),
             f.DeleteTask(old),
