@@ -115,6 +115,8 @@ NEW_TASK_NODE: Final = 11
 """Where the node id stands in `new_task_row`."""
 TASK_NODE: Final = 9
 """Where the node id stands in `task_row`."""
+HAND_OVER_NODE: Final = 2
+"""Where the node id stands in a row of `hand_overs`."""
 TASK_REF: Final = 11
 """Where the node's number stands in a row that was read."""
 
@@ -132,6 +134,7 @@ class Rows(msgspec.Struct):
     jobs: list[Row]
     new_tasks: list[Row]
     tasks: list[Row]
+    hand_overs: list[Row]
     specs: list[Row]
     satisfied: list[Row]
     job_nodes: list[Row]
@@ -158,10 +161,14 @@ def rows_of(changes: ChangeSet) -> Rows:
     """Reads the records; a value that is no JSON raises here, before anything is written."""
     new_tasks: list[Row] = []
     tasks: list[Row] = []
+    hand_overs: list[Row] = []
     is_new = changes.new_tasks
+    is_handed = changes.handed
     for key, task in changes.tasks.items():
         if key in is_new:
             new_tasks.append(_new_task_row(task))
+        elif key in is_handed:
+            hand_overs.append((key, task.attempt, task.node_id))
         else:
             tasks.append(_task_row(task))
     return Rows(
@@ -170,6 +177,7 @@ def rows_of(changes: ChangeSet) -> Rows:
         jobs=[_job_row(job) for job in changes.jobs.values()],
         new_tasks=new_tasks,
         tasks=tasks,
+        hand_overs=hand_overs,
         specs=list(changes.specs.items()),
         satisfied=sorted(changes.satisfied),
         job_nodes=[_job_node_row(job_node) for job_node in changes.job_nodes.values()],
