@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from millpond.agent import link as link_module
 from millpond.agent import node as node_module
 from millpond.domain.events import HeldAttempt
 from millpond.protocol.messages import (
@@ -58,6 +59,23 @@ async def test_one_poll_is_parked_while_reports_go_beside_it(node: Node) -> None
     assert control.parked == 1
     assert sum(sync.park for sync in control.syncs) == polls
     assert all(sync.park != bool(sync.reports) for sync in control.syncs)
+
+
+async def test_a_node_with_work_queued_hears_by_its_reports_and_parks_when_the_queue_is_empty(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "_UNPARKED_S", 1e9)
+    control = node.control
+    control.tell(*(start(key, key) for key in range(1, 9)))
+    await until(lambda: len(node.runner.running) == 4 and len(control.reports) == 4 and control.parked == 0)
+    polls = sum(sync.park for sync in control.syncs)
+    control.tell(Stop(9, 1, 1))
+    node.runner.end(2)
+    await until(lambda: Stopped in map(type, control.reports.values()))
+    assert (control.parked, sum(sync.park for sync in control.syncs)) == (0, polls)
+    node.runner.end(3)
+    node.runner.end(4)
+    await until(lambda: {key for key, _ in node.runner.running} == {5, 6, 7, 8} and control.parked == 1)
 
 
 async def test_what_ends_together_is_reported_together(node: Node) -> None:
