@@ -32,7 +32,7 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
         click.echo(json.dumps(answer, indent=2))
         return
     rows = {
-        "endpoint": endpoint.url,
+        "endpoint": endpoint.account_url,
         "account": endpoint.account,
         "process": endpoint.pid,
         "data": directory.path,
@@ -46,7 +46,7 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
 
 
 def _ask(endpoint: Endpoint) -> dict[str, Any]:
-    url = endpoint.url
+    url = endpoint.account_url
     request = urllib.request.Request(url + "/", headers={"Accept": "application/json"})  # noqa: S310 - our own URL
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=trust(endpoint)) as response:  # noqa: S310
