@@ -59,7 +59,7 @@ def test_the_account_is_created_updated_and_kept(new_service: ServiceFactory) ->
                 auto_storage=am.AutoStorageBaseProperties(storage_account_id=f"/x/storageAccounts/{service.account}"),
                 allowed_authentication_modes=["SharedKey", "TaskAuthenticationToken"],
             ),
-            identity=am.BatchAccountIdentity(type="UserAssigned", user_assigned_identities={"/ids/one": {}}),  # type: ignore[dict-item]
+            identity=am.BatchAccountIdentity(type="UserAssigned", user_assigned_identities={"/ids/one": {}}),
         )
         made = accounts.begin_create(GROUP, service.account, body, **FAST).result()
         assert (made.location, made.tags) == ("west europe", {"team": "render"})
@@ -203,7 +203,7 @@ def test_locations(service: Any, manager: BatchManagementClient) -> None:
 def test_a_pool_is_made_seen_on_both_planes_and_deleted(service: Any, manager: BatchManagementClient) -> None:
     pool = am.Pool(
         tags={"team": "render"},
-        identity=am.BatchPoolIdentity(type="UserAssigned", user_assigned_identities={"/ids/one": {}}),  # type: ignore[dict-item]
+        identity=am.BatchPoolIdentity(type="UserAssigned", user_assigned_identities={"/ids/one": {}}),
         properties=am.PoolProperties(
             display_name="Renderers",
             vm_size="STANDARD_D2S_V3",
@@ -294,7 +294,7 @@ def _patch(**properties: Any) -> am.Pool:
 
 def test_a_pools_size(service: Any, manager: BatchManagementClient) -> None:
     account = service.account
-    auto = am.AutoScaleSettings(formula="$TargetDedicatedNodes = 1;", evaluation_interval="PT1H")  # type: ignore[arg-type]
+    auto = am.AutoScaleSettings(formula="$TargetDedicatedNodes = 1;", evaluation_interval="PT1H")
     made = manager.pool.create(
         GROUP, account, "sized", _simple(scale_settings=am.ScaleSettings(auto_scale=auto)), **HTTP
     )

@@ -218,7 +218,7 @@ class BatchRoutes:
         except TimeoutError:
             raise BatchError(ErrorCode.OPERATION_TIMED_OUT) from None
         if CONTENT_TYPE in response.headers and isinstance(response.body, bytes):
-            response.body = answer_for(version, response.body)
+            response.body = answer_for(version, response.body, tasks=response.of_tasks)
         return response
 
 
