@@ -30,7 +30,14 @@ from millpond.domain.states import (
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 from millpond.scheduler import apart, dependencies, gangs, jobs, load, node_operations, special
-from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
+from millpond.scheduler.state import (
+    Assignment,
+    DependencyIndex,
+    JobMemory,
+    NodeMemory,
+    SchedulerState,
+    set_node_state,
+)
 from millpond.scheduler.tasks import make_ready
 
 
@@ -126,34 +133,48 @@ def _file_tasks(
     state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
 ) -> None:
     """File every task where it belongs: on its nodes, in a queue, or among those that wait for others."""
-    for job, task in _load_tasks(state, task_rows, instances, effects):
-        index = job.dependencies
-        if index is None or dependencies.add_dependent(index, task):
+    for job, index, task in _load_tasks(state, task_rows, instances, effects):
+        if dependencies.add_dependent(index, task):
             make_ready(state, job, task)
 
 
 def _load_tasks(
     state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
-) -> list[tuple[JobMemory, Task]]:
-    """File every task under its job and node; the active ones not handed out, with all satisfied parents known."""
-    pending: list[tuple[JobMemory, Task]] = []
+) -> list[tuple[JobMemory, DependencyIndex, Task]]:
+    """File every task under its job and node, or in a queue. Those that may depend on others are returned: by then all
+    satisfied parents are known."""
+    pending: list[tuple[JobMemory, DependencyIndex, Task]] = []
+
+    def file_waiting(job: JobMemory, task: Task) -> None:
+        if job.dependencies is None:
+            make_ready(state, job, task)
+        else:
+            pending.append((job, job.dependencies, task))
+
+    active = TaskState.ACTIVE
     job: JobMemory | None = None
+    known_no = -1
     for task in task_rows:
         job_no = job_no_of(task.key)
-        if job is None or job.row.no != job_no:
+        if job_no != known_no:
+            known_no = job_no
             job = state.jobs_by_no[job_no]
             if job.row.state in (JobState.COMPLETED, JobState.DELETING):
                 job = None
-                continue
+        if job is None:
+            continue
         lower = id_key(task.id)
         job.tasks[task.id if lower == task.id else lower] = task
+        if task.rules is None and task.node_id is None and task.state is active:
+            file_waiting(job, task)
+            continue
         if gangs.is_gang(task):
             load.add_extra(job.extra, task, 1)
         if task.state is TaskState.COMPLETED:
             if task.satisfies and job.dependencies is not None:
                 dependencies.mark_satisfied(job.dependencies, lower)
         elif task.node_id is None:
-            pending.append((job, task))
+            file_waiting(job, task)
         else:
             node = state.nodes.get(task.node_id)
             gang = gangs.recall(state, task, instances.get(task.key, ())) if gangs.is_gang(task) else None
@@ -164,7 +185,7 @@ def _load_tasks(
                 task.state = TaskState.ACTIVE
                 task.start_time = None
                 effects.append(SaveTask(task))
-                pending.append((job, task))
+                file_waiting(job, task)
                 continue
             job.assigned[task.key] = node.row.id
             if gang is None:
