@@ -124,12 +124,13 @@ class _Connection(asyncio.Protocol):
 class _Launch:
     """A launch the spawner has not answered yet."""
 
-    __slots__ = ("answer", "frame", "spec")
+    __slots__ = ("answers", "frame", "spec")
 
-    def __init__(self, spec: ProcessSpec, frame: bytes, answer: asyncio.Future[None]) -> None:
+    def __init__(self, spec: ProcessSpec, frame: bytes) -> None:
         self.spec = spec
         self.frame = frame
-        self.answer = answer
+        self.answers: list[asyncio.Future[None]] = []
+        """One for each who waits, as any may be cancelled."""
 
 
 class ProcessExecutor:
@@ -151,7 +152,7 @@ class ProcessExecutor:
         self._known: dict[str, ProcessExit | None] = {}
         """All the spawner knows: None while running."""
         self._launches: dict[str, _Launch] = {}
-        self._waiters: dict[str, asyncio.Future[ProcessExit | None]] = {}
+        self._waiters: dict[str, list[asyncio.Future[ProcessExit | None]]] = {}
         self._ends: dict[str, asyncio.Future[None]] = {}
         """By attempt."""
         self._connection: _Connection | None = None
@@ -171,10 +172,11 @@ class ProcessExecutor:
             return
         launch = self._launches.get(process.id)
         if launch is None:
-            launch = _Launch(process, _launch_frame(process, self._switch), asyncio.get_running_loop().create_future())
-            self._launches[process.id] = launch
+            launch = self._launches[process.id] = _Launch(process, _launch_frame(process, self._switch))
             connection.write(launch.frame)
-        await asyncio.shield(launch.answer)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        launch.answers.append(answer)
+        await answer
 
     async def wait(self, process_id: str) -> ProcessExit | None:
         """See `Executor.wait`."""
@@ -185,10 +187,9 @@ class ProcessExecutor:
         exit_ = self._known[process_id]
         if exit_ is not None:
             return exit_
-        waiter = self._waiters.get(process_id)
-        if waiter is None:
-            waiter = self._waiters[process_id] = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(waiter)
+        waiter: asyncio.Future[ProcessExit | None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(process_id, []).append(waiter)
+        return await waiter
 
     async def kill(self, process_id: str) -> None:
         """See `Executor.kill`."""
@@ -215,9 +216,7 @@ class ProcessExecutor:
         connection = self._connection or await self._connect()
         if process_id in self._known:
             del self._known[process_id]
-            waiter = self._waiters.pop(process_id, None)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+            self._tell(process_id, None)
             connection.write(frames.frame(frames.FORGET, os.fsencode(process_id)))
 
     async def close(self) -> None:
@@ -279,11 +278,10 @@ class ProcessExecutor:
                 connection.write(launch.frame)
         for attempt_id in self._ends:
             connection.write(frames.frame(frames.END, os.fsencode(attempt_id)))
-        for process_id, waiter in list(self._waiters.items()):
+        for process_id in list(self._waiters):
             exit_ = self._known.get(process_id)
             if exit_ is not None or process_id not in self._known:
-                del self._waiters[process_id]
-                waiter.set_result(exit_)
+                self._tell(process_id, exit_)
         return connection
 
     async def _open(self) -> _Connection:
@@ -340,9 +338,11 @@ class ProcessExecutor:
     def _give_up(self, error: BaseException) -> None:
         """No spawner: nothing that was asked will be answered."""
         for launch in self._launches.values():
-            _settle(launch.answer, error)
-        for waiter in self._waiters.values():
-            _settle(waiter, error)
+            for answer in launch.answers:
+                _settle(answer, error)
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                _settle(waiter, error)
         for end in self._ends.values():
             _settle(end, error)
         self._ends.clear()
@@ -363,8 +363,16 @@ class ProcessExecutor:
     def _on_running(self, process_id: str) -> None:
         self._known.setdefault(process_id, None)
         launch = self._launches.pop(process_id, None)
-        if launch is not None and not launch.answer.done():
-            launch.answer.set_result(None)
+        if launch is not None:
+            for answer in launch.answers:
+                if not answer.done():
+                    answer.set_result(None)
+
+    def _tell(self, process_id: str, exit_: ProcessExit | None) -> None:
+        """Those who wait for its end."""
+        for waiter in self._waiters.pop(process_id, ()):
+            if not waiter.done():
+                waiter.set_result(exit_)
 
     def _on_exited(self, process_id: str, exit_: ProcessExit) -> None:
         if process_id not in self._known and process_id not in self._launches:
@@ -372,9 +380,7 @@ class ProcessExecutor:
             return
         self._on_running(process_id)
         self._known[process_id] = exit_
-        waiter = self._waiters.pop(process_id, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(exit_)
+        self._tell(process_id, exit_)
 
     def _on_attempt_ended(self, attempt_id: str) -> None:
         end = self._ends.pop(attempt_id, None)
@@ -384,7 +390,8 @@ class ProcessExecutor:
     def _on_refused(self, process_id: str, number: int, step: str) -> None:
         launch = self._launches.pop(process_id, None)
         if launch is not None:
-            _settle(launch.answer, _refusal(launch.spec, number, step))
+            for answer in launch.answers:
+                _settle(answer, _refusal(launch.spec, number, step))
 
 
 def _settle(future: asyncio.Future[None] | asyncio.Future[ProcessExit | None], error: BaseException) -> None:

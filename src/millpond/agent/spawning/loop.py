@@ -48,6 +48,8 @@ _SWEEP_INTERVAL_S = 0.05
 _SWEEP_PATIENCE_S = 10.0
 """After that a task's end is told although something it left behind cannot be killed (it hangs in the kernel, or runs
 as another user)."""
+_TELL_S = 0.005
+"""That a process runs may be told so much later: one that ends sooner is told of once."""
 _ORPHAN_CHECK_S = 2.0
 _FIRST_CLIENT_S = 30.0
 """However short it is to linger, whoever started the spawner has that long to connect."""
@@ -78,6 +80,10 @@ class Spawner:
         self._client: socket.socket | None = None
         self._received = bytearray()
         self._unsent = bytearray()
+        self._hurries = False
+        """Something of the unsent is to be sent at once."""
+        self._send_at = 0.0
+        """Monotonic time at which the unsent is sent in any case."""
         self._writing = False
         self._shutting_down = False
         self._checked_at = time.monotonic()
@@ -115,7 +121,7 @@ class Spawner:
             self._reap()
             if self._killing:
                 self._kill_overdue()
-            if self._unsent and not self._writing:
+            if self._unsent and not self._writing and (self._hurries or self._send_at <= time.monotonic()):
                 self._flush()
         if self._client is not None:
             self._client.close()
@@ -127,6 +133,9 @@ class Spawner:
             timeout = _SWEEP_INTERVAL_S
         if self._killing:
             until = min(process.kill_at for process in self._killing.values()) - time.monotonic()
+            timeout = max(0.001, until if timeout < 0 else min(timeout, until))
+        if self._unsent and not self._writing:
+            until = self._send_at - time.monotonic()
             timeout = max(0.001, until if timeout < 0 else min(timeout, until))
         return timeout
 
@@ -169,7 +178,7 @@ class Spawner:
         for process in self._processes.values():
             if not process.forgotten:
                 self._unsent += self._news(process)
-        self._unsent += frame(READY)
+        self._send(frame(READY))
 
     def _news(self, process: Process) -> bytes:
         """What there is to tell of a process."""
@@ -184,7 +193,7 @@ class Spawner:
         self._client = None
         self._received.clear()
         self._unsent.clear()
-        self._writing = False
+        self._writing = self._hurries = False
         # Whoever comes next asks for what it wants to know.
         self._ends.clear()
         self._alone_since = time.monotonic()
@@ -252,6 +261,13 @@ class Spawner:
     def _send(self, data: bytes) -> None:
         if self._client is not None:
             self._unsent += data
+            self._hurries = True
+
+    def _send_soon(self, data: bytes) -> None:
+        if self._client is not None:
+            if not self._unsent:
+                self._send_at = time.monotonic() + _TELL_S
+            self._unsent += data
 
     def _flush(self) -> None:
         if self._client is None:
@@ -264,6 +280,7 @@ class Spawner:
             self._drop_client()
             return
         del self._unsent[:sent]
+        self._hurries = bool(self._unsent)
         if bool(self._unsent) != self._writing:
             self._writing = bool(self._unsent)
             self._epoll.modify(self._client.fileno(), select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
@@ -294,7 +311,7 @@ class Spawner:
         process = Process(process_id, pid, KEEPS in flags)
         self._processes[process_id] = self._running[pid] = process
         if answer is None:
-            self._send(frame(RUNNING, process_id))
+            self._send_soon(frame(RUNNING, process_id))
         else:
             process.switching = answer.fileno()
             self._switching[process.switching] = (answer, process)
@@ -315,7 +332,7 @@ class Spawner:
         process.switching = -1
         if len(said) < ANSWER.size:
             # It is the task's program now; or was killed.
-            self._send(frame(RUNNING, process.id))
+            self._send_soon(frame(RUNNING, process.id))
             return
         number, was_user = ANSWER.unpack(said)
         # It is about to end, and is no process of the task's.
