@@ -14,8 +14,10 @@ from typing import Final, cast
 
 from millpond.agent import spawner
 from millpond.agent.base import ProcessExit, ProcessSpec, RunAs
+from millpond.agent.executors import compiled
 from millpond.agent.spawning import frames
 from millpond.domain.errors import TaskFailure, TaskFailureCode
+from millpond.staging.threads import finish_in_thread
 
 DEFAULT_LINGER_S: Final = 24 * 3600.0
 _PROGRAM: Final = os.path.abspath(spawner.__file__)
@@ -23,6 +25,7 @@ _CONNECT_PATIENCE_S: Final = 15.0
 _CONNECT_PAUSE_S: Final = 0.02
 _MAX_INTERPRETERS: Final = 4
 _MAX_LINKS: Final = 40
+_COMPILED_DIRECTORY: Final = "compiled"
 
 _NODE_FAULTS: Final = frozenset(
     {
@@ -140,10 +143,18 @@ class ProcessExecutor:
     when none serves it. `grace_s` is the time between SIGTERM and SIGKILL of a kill; by default there is none, as
     on the service (semantics 2.10). `linger_s` is how long a spawner that runs nothing waits for a host to come back.
     `switch` is the program that makes a process another user's (`agent.switch`): without it there is no `run_as`.
+    With `compiles` the spawner gets its starter in C, where that can be built: in the background, once something is
+    started.
     """
 
     def __init__(
-        self, directory: str, *, grace_s: float = 0.0, linger_s: float = DEFAULT_LINGER_S, switch: str = ""
+        self,
+        directory: str,
+        *,
+        grace_s: float = 0.0,
+        linger_s: float = DEFAULT_LINGER_S,
+        switch: str = "",
+        compiles: bool = True,
     ) -> None:
         self._directory = directory
         self._switch = switch
@@ -157,6 +168,10 @@ class ProcessExecutor:
         """By attempt."""
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
+        self._compiles = compiles
+        self._compiling: asyncio.Task[bool] | None = None
+        self._compiled = ""
+        """Path of the starter in C."""
         self._closed = False
 
     async def open(self) -> None:
@@ -165,9 +180,20 @@ class ProcessExecutor:
         if self._connection is None:
             await self._connect()
 
+    async def compile(self) -> bool:
+        """Have the starter in C from now on; whether it could be built."""
+        self._compiles = False
+        self._compiled = await finish_in_thread(compiled.build, os.path.join(self._directory, _COMPILED_DIRECTORY))
+        if self._compiled and self._connection is not None:
+            self._connection.write(frames.frame(frames.COMPILED, os.fsencode(self._compiled)))
+        return bool(self._compiled)
+
     async def start(self, process: ProcessSpec) -> None:
         """See `Executor.start`."""
         connection = self._connection or await self._connect()
+        if self._compiles:
+            self._compiles = False
+            self._compiling = asyncio.get_running_loop().create_task(self.compile())
         if process.id in self._known:
             return
         launch = self._launches.get(process.id)
@@ -222,6 +248,9 @@ class ProcessExecutor:
     async def close(self) -> None:
         """Let go of the spawner; processes run on."""
         self._closed = True
+        if self._compiling is not None:
+            self._compiling.cancel()
+            await asyncio.gather(self._compiling, return_exceptions=True)
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
@@ -271,6 +300,8 @@ class ProcessExecutor:
         assert connection.known is not None
         self._known, connection.known = connection.known, None
         self._connection = connection
+        if self._compiled:
+            connection.write(frames.frame(frames.COMPILED, os.fsencode(self._compiled)))
         for process_id, launch in list(self._launches.items()):
             if process_id in self._known:
                 self._on_running(process_id)

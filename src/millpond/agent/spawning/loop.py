@@ -9,6 +9,7 @@ import socket
 import time
 
 from millpond.agent.spawning.frames import (
+    COMPILED,
     END,
     ENDED,
     EXITED,
@@ -29,6 +30,7 @@ from millpond.agent.spawning.frames import (
     VERSION,
     frame,
 )
+from millpond.agent.spawning.native import NativeStarter
 from millpond.agent.spawning.processes import (
     Children,
     Process,
@@ -89,6 +91,7 @@ class Spawner:
         self._checked_at = time.monotonic()
         self._alone_since = self._checked_at + _FIRST_CLIENT_S
         self._starter = Starter()
+        self._native: NativeStarter | None = None
         self._children = Children()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -231,28 +234,35 @@ class Spawner:
             end = position + HEADER.size + length
             if end > len(received):
                 break
-            self._handle(operation, bytes(received[position + HEADER.size : end]).split(b"\0"))
+            self._handle(operation, bytes(received[position + HEADER.size : end]))
             position = end
         return position
 
-    def _handle(self, operation: int, fields: list[bytes]) -> None:
+    def _handle(self, operation: int, payload: bytes) -> None:
         if operation == LAUNCH:
-            self._launch(fields)
+            self._launch(payload)
         elif operation == LAUNCH_AS:
-            self._launch(fields[3:], Switch(fields[0], fields[1], fields[2]))
+            path, numbers, cgroups, launch = payload.split(b"\0", 3)
+            self._launch(launch, Switch(path, numbers, cgroups))
         elif operation == KILL:
-            self._kill(fields[0], int(fields[1]))
+            process_id, grace_ms = payload.split(b"\0")
+            self._kill(process_id, int(grace_ms))
         elif operation == FORGET:
-            process = self._processes.get(fields[0])
+            process = self._processes.get(payload)
             if process is not None and process.id in self._kept:
                 process.forgotten = True
                 self._sweep_up(process)
             elif process is not None and (process.exit is None or process.id in self._ending):
                 process.forgotten = True
             elif process is not None:
-                del self._processes[fields[0]]
+                del self._processes[payload]
         elif operation == END:
-            self._end(fields[0])
+            self._end(payload)
+        elif operation == COMPILED:
+            try:
+                self._native = NativeStarter(os.fsdecode(payload), self._starter.cgroups)
+            except OSError as error:
+                os.write(2, f"{error}: processes are started without\n".encode())
         elif operation == SHUTDOWN:
             self._shut_down()
         else:
@@ -287,24 +297,31 @@ class Spawner:
 
     # --- starting ---
 
-    def _launch(self, fields: list[bytes], switch: Switch | None = None) -> None:
-        process_id, directory, stdout_path, stderr_path, flags = fields[:5]
-        arguments_end = 6 + int(fields[5])
+    def _launch(self, launch: bytes, switch: Switch | None = None) -> None:
+        process_id, directory, stdout_path, stderr_path, flags, count, strings = launch.split(b"\0", 6)
         known = self._processes.get(process_id)
         if known is not None:
             self._send(self._news(known))
             return
-        environment = {MARKER.encode(): self._token + b":" + process_id}
-        for field in fields[arguments_end:]:
-            name, _, value = field.partition(b"=")
-            environment[name] = value
         if self._shutting_down:
             self._send(frame(REFUSED, process_id, str(errno.ESHUTDOWN).encode(), b"shutdown"))
             return
+        marker = self._token + b":" + process_id
+        answer: socket.socket | None = None
         try:
-            pid, answer = self._starter.start(
-                directory, stdout_path, stderr_path, flags, fields[6:arguments_end], environment, switch
-            )
+            if self._native is not None:
+                pid = self._native.start(
+                    marker, directory, stdout_path, stderr_path, flags, int(count), strings, switch
+                )
+            else:
+                fields = strings.split(b"\0")
+                environment = {MARKER.encode(): marker}
+                for field in fields[int(count) :]:
+                    name, _, value = field.partition(b"=")
+                    environment[name] = value
+                pid, answer = self._starter.start(
+                    directory, stdout_path, stderr_path, flags, fields[: int(count)], environment, switch
+                )
         except StartError as error:
             self._send(frame(REFUSED, process_id, str(error.number).encode(), error.step))
             return
