@@ -24,6 +24,7 @@ from millpond.domain.states import (
 )
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import FailureInfo, NewTask, Task, TaskRules
+from millpond.domain.task_array import Rest, TaskArray
 from millpond.scheduler.check import digest, violations
 from millpond.scheduler.core import apply, place
 from millpond.scheduler.rebuild import rebuild
@@ -125,6 +126,8 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.jobs: dict[int, Job] = {}
         self.tasks: dict[int, Task] = {}
+        self.arrays: dict[int, TaskArray] = {}
+        self.rests: dict[int, Rest] = {}
         self.satisfied: set[tuple[int, str]] = set()
         self.job_nodes: dict[tuple[int, str], JobNode] = {}
         self.subtasks: dict[tuple[int, int], Subtask] = {}
@@ -184,14 +187,22 @@ class World:
                     self.jobs[job.no] = job
                 case f.DeleteJob(job):
                     del self.jobs[job.no]
-                case f.AddTask(task):
-                    assert task.key not in self.tasks
-                    self.tasks[task.key] = task
+                case f.AddTasks(tasks):
+                    for task in tasks:
+                        assert task.key not in self.tasks
+                        self.tasks[task.key] = task
                 case f.SaveTask(task):
                     assert task.key in self.tasks, "an update of a row that is not there"
                     self.tasks[task.key] = task
                 case f.DeleteTask(task):
                     del self.tasks[task.key]
+                case f.AddTaskArray(array):
+                    self.arrays[array.key] = array
+                    self.rests[array.key] = ((0, array.count - 1),)
+                case f.SaveRest(key, rest):
+                    self.rests[key] = rest
+                    if not rest:
+                        del self.rests[key], self.arrays[key]
                 case f.RememberSatisfied(job_no, key):
                     self.satisfied.add((job_no, key))
                 case f.CreateNode(_, node):
@@ -247,6 +258,9 @@ class World:
             tasks=tuple(copy.deepcopy(self.tasks.pop(key)) for key in sorted(keys)),
             satisfied=tuple(key for no, key in sorted(self.satisfied) if no == job.no),
             job_nodes=tuple(copy.deepcopy(self.job_nodes.pop(key)) for key in sorted(nodes)),
+            task_arrays=tuple(
+                (self.arrays.pop(key), self.rests.pop(key)) for key in sorted(self.arrays) if key >> 32 == job.no
+            ),
         )
         self.satisfied = {entry for entry in self.satisfied if entry[0] != job.no}
         return arrived
@@ -257,6 +271,8 @@ class World:
         self.tasks.update((task.key, copy.deepcopy(task)) for task in arrived.tasks)
         self.satisfied.update((arrived.job.no, key) for key in arrived.satisfied)
         self.job_nodes.update(((row.job_no, row.node_id), copy.deepcopy(row)) for row in arrived.job_nodes)
+        self.arrays.update((array.key, array) for array, _ in arrived.task_arrays)
+        self.rests.update((array.key, rest) for array, rest in arrived.task_arrays)
         event = copy.deepcopy(arrived)
         self.do(event)
         # From here on rows and memory are one, as they are for jobs added here.
@@ -277,7 +293,7 @@ class World:
     def rebuilt_timers(self) -> list[tuple[str, float | None]]:
         """The timers for the pool that a rebuilt memory sets."""
         names: dict[type, str] = {f.SetResizeTimer: "resize", f.SetAutoScaleTimer: "autoscale"}
-        return [(names[type(effect)], effect.deadline) for effect in self._rebuild()[1] if type(effect) in names]  # type: ignore[union-attr]
+        return [(names[type(effect)], effect.deadline) for effect in self._rebuild()[1] if type(effect) in names]
 
     def _rebuild(self) -> tuple[SchedulerState, list[Effect]]:
         live = {no for no, job in self.jobs.items() if job.state not in (JobState.COMPLETED, JobState.DELETING)}
@@ -300,6 +316,7 @@ class World:
                 for (key, _), row in sorted(self.subtasks.items())
                 if key >> 32 in live and self.tasks[key].state is not TaskState.COMPLETED
             ],
+            arrays=[(self.arrays[key], self.rests[key]) for key in sorted(self.arrays)],
         )
 
     # --- shorthands ---
@@ -309,7 +326,7 @@ class World:
         return self.now
 
     def add_pool(self, nodes: int = 1, slots: int = 1, *, connect: bool = True, **more: object) -> None:
-        self.do(e.PoolAdded(at=self.now, pool=new_pool(nodes, slots, **more)))  # type: ignore[arg-type]
+        self.do(e.PoolAdded(at=self.now, pool=new_pool(nodes, slots, **more)))
         if connect:
             self.connect_all()
 
@@ -352,10 +369,8 @@ class World:
         self.specials = [special for special in self.specials if special.kind is not kind]
         for special in told:
             common = {"at": self.now, "node_id": special.node_id, "key": special.key, "attempt": special.attempt}
-            self.do(e.TaskStarted(start_time=self.now, **common))  # type: ignore[arg-type]
-            self.do(
-                e.TaskEnded(start_time=self.now, end_time=self.now, exit_code=exit_code, **common, **more)  # type: ignore[arg-type]
-            )
+            self.do(e.TaskStarted(start_time=self.now, **common))
+            self.do(e.TaskEnded(start_time=self.now, end_time=self.now, exit_code=exit_code, **common, **more))
 
     def restart_all(self) -> None:
         """Nodes that were told to restart come up anew."""
@@ -371,7 +386,7 @@ class World:
 
     def add_job(self, job_id: str = "job", *, manager: NewTask | None = None, **more: object) -> None:
         number = max(self.jobs, default=0) + 1
-        self.do(e.JobAdded(at=self.now, job=new_job(job_id, number, **more), manager=manager))  # type: ignore[arg-type]
+        self.do(e.JobAdded(at=self.now, job=new_job(job_id, number, **more), manager=manager))
 
     def add_tasks(
         self,
@@ -492,6 +507,8 @@ class World:
             job = self.job(job_id)
             for key in [key for key in self.tasks if key >> 32 == job.no]:
                 del self.tasks[key]
+            for key in [key for key in self.arrays if key >> 32 == job.no]:
+                del self.arrays[key], self.rests[key]
             self.satisfied = {entry for entry in self.satisfied if entry[0] != job.no}
             self.job_nodes = {key: row for key, row in self.job_nodes.items() if key[0] != job.no}
             self.subtasks = {key: row for key, row in self.subtasks.items() if key[0] >> 32 != job.no}
