@@ -32,10 +32,11 @@ class Batch(msgspec.Struct):
                     changes.handed.discard(task.key)
                 case f.StartTask() | f.StopTask():
                     self.after.append(effect)
-                case f.AddTask(task, spec):
-                    changes.tasks[task.key] = task
-                    changes.new_tasks.add(task.key)
-                    changes.specs[task.key] = spec
+                case f.AddTasks(tasks, specs):
+                    added = {task.key: task for task in tasks}
+                    changes.tasks.update(added)
+                    changes.new_tasks.update(added)
+                    changes.specs.update(zip(added, specs, strict=True))
                 case f.SaveNode(node):
                     changes.nodes[node.id] = node
                 case f.SaveJob(job):

@@ -57,11 +57,11 @@ class SaveTask(_Effect, frozen=True, gc=False):
     task: Task
 
 
-class AddTask(_Effect, frozen=True, gc=False):
-    """A new row and its specification."""
+class AddTasks(_Effect, frozen=True, gc=False):
+    """New rows and their specifications, one each."""
 
-    task: Task
-    spec: bytes
+    tasks: list[Task]
+    specs: list[bytes]
 
 
 class HandOver(SaveTask, frozen=True, gc=False):
@@ -334,7 +334,7 @@ RowEffect: TypeAlias = (
     | DeleteNode
     | SaveJob
     | DeleteJob
-    | AddTask
+    | AddTasks
     | SaveTask
     | HandOver
     | SaveTaskSpec

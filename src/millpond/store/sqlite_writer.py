@@ -224,6 +224,8 @@ class Writer:
             self._raise_counter("job", max(row[0] for row in rows.jobs) + 1)
         if rows.nodes:
             self._save_nodes.run(connection, rows.nodes)
+        for run in rows.runs:
+            run.write(connection, self._queries)
         named: set[str] = set()
         if rows.new_tasks or rows.tasks or rows.hand_overs:
             named.update(row[NEW_TASK_NODE] for row in rows.new_tasks)
