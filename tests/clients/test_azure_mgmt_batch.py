@@ -24,6 +24,7 @@ from millpond.staging.auto_storage import sign_url
 from tests.clients.conftest import connect
 from tests.clients.management import HTTP, management_client
 from tests.conftest import MillpondProcess, ServiceFactory
+from tests.waiting import until
 
 GROUP = "any-group"
 LOCATION = "westeurope"
@@ -305,10 +306,9 @@ def test_a_pools_size(service: Any, manager: BatchManagementClient) -> None:
     assert made.properties.scale_settings is not None
     assert made.properties.scale_settings.auto_scale is not None
     assert made.properties.scale_settings.auto_scale.formula == auto.formula
-    deadline = time.monotonic() + 30
-    while (seen := manager.pool.get(GROUP, account, "sized", **HTTP).properties) and not seen.auto_scale_run:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    seen = until(
+        lambda: manager.pool.get(GROUP, account, "sized", **HTTP).properties, lambda seen: seen and seen.auto_scale_run
+    )
     assert seen is not None
     assert seen.auto_scale_run is not None
     assert "$TargetDedicatedNodes=1" in str(seen.auto_scale_run.results)
@@ -340,14 +340,12 @@ def _fixed(pool: am.Pool) -> am.FixedScaleSettings:
 
 
 def _until_steady(manager: BatchManagementClient, account: str, pool: str) -> am.PoolProperties:
-    deadline = time.monotonic() + 30
-    while True:
-        seen = manager.pool.get(GROUP, account, pool, **HTTP).properties
-        assert seen is not None
-        if seen.allocation_state == "Steady":
-            return seen
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.1)
+    seen = until(
+        lambda: manager.pool.get(GROUP, account, pool, **HTTP).properties,
+        lambda seen: seen and seen.allocation_state == "Steady",
+    )
+    assert seen is not None
+    return seen
 
 
 def test_conditions_on_pools(service: Any, manager: BatchManagementClient) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import trustme
 from azure.storage.blob import BlobServiceClient, generate_blob_sas, generate_container_sas
 
+from tests.machine import free_port
 from tests.servers.programs import Program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,7 +35,8 @@ class Azurite:
 
     def __init__(self, directory: Path, *, tls: bool = False) -> None:
         self._directory = directory
-        self._port = 0
+        # To come back to.
+        self._port = free_port()
         self._program: Program | None = None
         self._tls: list[str] = []
         self.ca_path = ""
@@ -68,7 +70,6 @@ class Azurite:
             r"successfully listens on https?://127\.0\.0\.1:(\d+)",
             {},
         )
-        self._port = self._program.port
         return self
 
     def stop(self) -> None:

@@ -23,14 +23,20 @@ class Batch(msgspec.Struct):
         reply: Any = None
         for effect in effects:
             match effect:
+                case f.HandOver(task):
+                    if task.key not in changes.tasks:
+                        changes.handed.add(task.key)
+                        changes.tasks[task.key] = task
                 case f.SaveTask(task):
                     changes.tasks[task.key] = task
+                    changes.handed.discard(task.key)
                 case f.StartTask() | f.StopTask():
                     self.after.append(effect)
-                case f.AddTask(task, spec):
-                    changes.tasks[task.key] = task
-                    changes.new_tasks.add(task.key)
-                    changes.specs[task.key] = spec
+                case f.AddTasks(tasks, specs):
+                    added = {task.key: task for task in tasks}
+                    changes.tasks.update(added)
+                    changes.new_tasks.update(added)
+                    changes.specs.update(zip(added, specs, strict=True))
                 case f.SaveNode(node):
                     changes.nodes[node.id] = node
                 case f.SaveJob(job):
@@ -42,6 +48,7 @@ class Batch(msgspec.Struct):
                     changes.specs[key] = spec
                 case f.DeleteTask(task):
                     changes.tasks.pop(task.key, None)
+                    changes.handed.discard(task.key)
                     changes.specs.pop(task.key, None)
                     if task.key in changes.new_tasks:
                         changes.new_tasks.discard(task.key)

@@ -58,11 +58,15 @@ class SaveTask(_Effect, frozen=True, gc=False):
     task: Task
 
 
-class AddTask(_Effect, frozen=True, gc=False):
-    """A new row and its specification."""
+class AddTasks(_Effect, frozen=True, gc=False):
+    """New rows and their specifications, one each."""
 
-    task: Task
-    spec: bytes
+    tasks: list[Task]
+    specs: list[bytes]
+
+
+class HandOver(SaveTask, frozen=True, gc=False):
+    """The task has been handed to its node as its current attempt; nothing else of it has changed."""
 
 
 class SaveTaskSpec(_Effect, frozen=True, gc=False):
@@ -345,8 +349,9 @@ RowEffect: TypeAlias = (
     | DeleteNode
     | SaveJob
     | DeleteJob
-    | AddTask
+    | AddTasks
     | SaveTask
+    | HandOver
     | SaveTaskSpec
     | DeleteTask
     | AddTaskArray

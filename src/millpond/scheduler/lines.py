@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from millpond.domain import task_array
-from millpond.domain.effects import AddTask, Effect
+from millpond.domain.effects import AddTasks, Effect
 from millpond.domain.ids import id_key
 from millpond.domain.task import Task
 from millpond.scheduler.state import ArrayMemory, JobMemory, Line, SchedulerState, is_ready
@@ -57,7 +57,7 @@ def admit(state: SchedulerState, job: JobMemory, task: Task, effects: list[Effec
     memory, index = found
     _leave(state, job, memory, index)
     job.tasks[task.id if key == task.id else key] = task
-    effects.append(AddTask(task, memory.array.spec(index)))
+    effects.append(AddTasks([task], [memory.array.spec(index)]))
 
 
 def dismiss(state: SchedulerState, job: JobMemory, task: Task) -> bool:

@@ -16,6 +16,7 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import FailureInfo, ResourceUse, Task, TaskRules
 from millpond.odata.sql import Column, Columns
 from millpond.store.changes import ChangeSet
+from millpond.store.sqlite_runs import Run, runs_of
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -115,6 +116,8 @@ NEW_TASK_NODE: Final = 11
 """Where the node id stands in `new_task_row`."""
 TASK_NODE: Final = 9
 """Where the node id stands in `task_row`."""
+HAND_OVER_NODE: Final = 2
+"""Where the node id stands in a row of `hand_overs`."""
 TASK_REF: Final = 11
 """Where the node's number stands in a row that was read."""
 
@@ -130,9 +133,13 @@ class Rows(msgspec.Struct):
     pools: list[Row]
     nodes: list[Row]
     jobs: list[Row]
+    runs: list[Run]
     new_tasks: list[Row]
+    """Those in no run."""
     tasks: list[Row]
+    hand_overs: list[Row]
     specs: list[Row]
+    """Those of no run."""
     new_task_arrays: list[Row]
     rests: list[Row]
     satisfied: list[Row]
@@ -159,21 +166,33 @@ class Rows(msgspec.Struct):
 
 def rows_of(changes: ChangeSet) -> Rows:
     """Reads the records; a value that is no JSON raises here, before anything is written."""
-    new_tasks: list[Row] = []
-    tasks: list[Row] = []
     is_new = changes.new_tasks
+    is_handed = changes.handed
+    specs = changes.specs
+    runs, single = (
+        runs_of((task for key, task in changes.tasks.items() if key in is_new), specs) if is_new else ([], [])
+    )
+    if runs:
+        alone = {task.key for task in single}
+        specs = {key: spec for key, spec in specs.items() if key in alone or key not in is_new}
+    tasks: list[Row] = []
+    hand_overs: list[Row] = []
     for key, task in changes.tasks.items():
         if key in is_new:
-            new_tasks.append(_new_task_row(task))
+            continue
+        if key in is_handed:
+            hand_overs.append((key, task.attempt, task.node_id))
         else:
             tasks.append(_task_row(task))
     return Rows(
         pools=[_pool_row(pool) for pool in changes.pools.values()],
         nodes=[_node_row(node) for node in changes.nodes.values()],
         jobs=[_job_row(job) for job in changes.jobs.values()],
-        new_tasks=new_tasks,
+        runs=runs,
+        new_tasks=[_new_task_row(task) for task in single],
         tasks=tasks,
-        specs=list(changes.specs.items()),
+        hand_overs=hand_overs,
+        specs=list(specs.items()),
         new_task_arrays=[
             (array.key, array.last_key, array.id, _encode(changes.rests[key]), _encode(array))
             for key, array in changes.task_arrays.items()

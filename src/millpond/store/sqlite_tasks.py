@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from millpond.domain import ids
 from millpond.domain.errors import LeaseLost
@@ -13,6 +13,9 @@ from millpond.store.base import Fence, Page, TaskRow
 from millpond.store.sqlite_file import transaction
 from millpond.store.sqlite_listing import Condition
 from millpond.store.sqlite_task_arrays import TaskArrayTable
+
+HIGHEST: Final = (1 << 63) - 1
+"""Above every row's number."""
 
 
 def range_of_job(job_no: int) -> tuple[int, int]:
@@ -38,14 +41,10 @@ class TaskTables:
         return dict(self._all(connection, "task_specs", sqlite_rows.json_of(keys)))
 
     def get(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
-        rows = self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
-        return rows[0] if rows else None
-
-    def get_item(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
-        """A task that `get` has not found: it may be an item of an array, or have got its row since. In a transaction of
-        its own."""
+        """In a transaction of its own."""
         with transaction(connection):
-            return self.get(connection, job_id, task_id) or self.arrays.item(connection, job_id, task_id)
+            rows = self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
+            return rows[0] if rows else self.arrays.item(connection, job_id, task_id)
 
     def page(
         self,
@@ -68,12 +67,21 @@ class TaskTables:
             arrays = task_arrays.Page(self.arrays.of_job(connection, job_no, start), where, start, limit)
         return arrays.with_rows(items, None if end == last else end)
 
-    def recent(self, connection: sqlite3.Connection, node_id: str, limit: int) -> list[tuple[str, Task]]:
-        """See `Store.recent_tasks`. In a transaction of its own."""
+    def of_keys(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
+        """See `Store.tasks_of_keys`. In a transaction of its own."""
         with transaction(connection):
-            ref = self._all(connection, "node_ref", node_id)
-            rows = self._all(connection, "recent_tasks", ref[0][0], limit) if ref else []
-            return [(row[-1], task) for row, task in zip(rows, self._tasks(connection, rows), strict=True)]
+            rows = self._all(connection, "tasks_of_keys", sqlite_rows.json_of(keys))
+            tasks = self._tasks(connection, rows)
+        return {task.key: (row[-1], task) for row, task in zip(rows, tasks, strict=True)}
+
+    def nodes_after(self, connection: sqlite3.Connection, key: int, chunk: int) -> tuple[int | None, set[int]]:
+        """The numbers of the nodes that the next tasks beyond a key name, `chunk` tasks at most; and the key to go on
+        after, None when these were the last."""
+        with transaction(connection):
+            bound = self._all(connection, "scan_tasks", key, HIGHEST, chunk - 1)
+            end = bound[0][0] if bound else HIGHEST
+            refs = {ref for (ref,) in self._all(connection, "nodes_of_tasks", key, end)}
+        return (end if bound else None), refs
 
     def purge(self, connection: sqlite3.Connection, job_no: int, wanted: int, fence: Fence) -> int:
         """Delete the first tasks of a job, at most so many, and all that hangs on them; how many those were. Raises
@@ -91,7 +99,7 @@ class TaskTables:
                 connection.execute(self._queries[query], (f"[{job_no}]",))
         self.arrays.purge(connection, job_no)
         gone = connection.execute(self._queries["purge_tasks"], (first, last)).rowcount
-        for query in ("purge_specs", "purge_subtasks", "purge_kept_logs"):
+        for query in ("purge_hand_overs", "purge_specs", "purge_subtasks", "purge_kept_logs"):
             connection.execute(self._queries[query], (first, last))
         return gone
 
@@ -99,15 +107,29 @@ class TaskTables:
         return connection.execute(self._queries[query], parameters).fetchall()
 
     def _tasks(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[Task]:
-        names = self._node_names
-        missing = {row[sqlite_rows.TASK_REF] for row in rows} - names.keys()
-        if missing:
-            names.update(self._all(connection, "node_names", sqlite_rows.json_of(sorted(missing))))
-            if missing - names.keys():
-                # The task, and with it the name, went between the two reads.
-                names = {**dict.fromkeys(missing), **names}
+        """In one transaction with what read the rows."""
+        if not rows:
+            return []
+        names = self._names(connection, {row[sqlite_rows.TASK_REF] for row in rows})
         task_of_row = sqlite_rows.task_of_row
-        return [task_of_row(row, names) for row in rows]
+        tasks = [task_of_row(row, names) for row in rows]
+        handed = self._all(connection, "handed_over", tasks[0].key, tasks[-1].key)
+        if handed:
+            names = self._names(connection, {ref for _, _, ref in handed})
+            by_key = {task.key: task for task in tasks}
+            for key, attempt, ref in handed:
+                task = by_key.get(key)
+                if task is not None and task.attempt < attempt:
+                    task.attempt, task.node_id = attempt, names[ref]
+        return tasks
+
+    def _names(self, connection: sqlite3.Connection, refs: set[int | None]) -> Mapping[int | None, str | None]:
+        """At least the names of these."""
+        names = self._node_names
+        missing = refs - names.keys()
+        if missing:
+            names.update(self._all(connection, "node_names", sqlite_rows.json_of(list(missing))))
+        return names
 
     def _task_rows(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[TaskRow]:
         tasks = self._tasks(connection, rows)

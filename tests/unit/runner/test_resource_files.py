@@ -20,7 +20,8 @@ from millpond.agent.runner.task_runner import TaskRunner
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.domain.states import TaskKind
 from millpond.protocol.messages import Instance
-from tests.unit.runner.test_task_runner import Bench, code_of, until
+from tests.unit.runner.test_task_runner import Bench, code_of
+from tests.waiting import until_true
 
 CONTAINER = {"storageContainerUrl": "mem://c"}
 
@@ -223,7 +224,7 @@ async def test_interrupted_while_downloading(bench: Bench, how: str) -> None:
     bench.staging.fetch = some  # type: ignore[method-assign]
     more = {"constraints": {"maxWallClockTime": "PT0.1S"}} if how == "wall clock" else {}
     run = bench.begin(resourceFiles=[CONTAINER], **more)
-    await until(lambda: bench.staging.waiting == 16)
+    await until_true(lambda: bench.staging.waiting == 16)
     assert any((bench.root / "volatile/inputs").rglob("*"))
     if how == "stop":
         await bench.runner.stop(7, 1)

@@ -117,11 +117,11 @@ def test_a_row_and_its_hand_over_are_one_batch() -> None:
     world.effects.clear()
     world.do(e.PoolResizeRequested(at=world.now, target_dedicated_nodes=2, resize_timeout_s=900.0))
     world.connect_all()
-    added = [effect for effect in world.effects if isinstance(effect, f.AddTask)]
-    assert [(one.task.id, one.spec) for one in added] == [
+    added = [effect for effect in world.effects if isinstance(effect, f.AddTasks)]
+    assert [(one.tasks[0].id, one.specs[0]) for one in added] == [
         (f"sweep-{index}", f'{{"id":"sweep-{index}","commandLine":"run {index + 1}"}}'.encode()) for index in range(4)
     ]
-    assert all(one.task.node_id is not None for one in added)
+    assert all(one.tasks[0].node_id is not None for one in added)
     assert list(world.rests.values()) == [((4, 8),)]
 
 
@@ -155,7 +155,7 @@ def test_a_deleted_item_never_has_a_row_and_its_id_is_free() -> None:
     world = with_array(an_array(5))
     world.effects.clear()
     world.do(e.TaskDeleteRequested(at=world.tick(), job_id="job", task_id="sweep-2"))
-    assert not any(isinstance(effect, f.AddTask | f.DeleteTask) for effect in world.effects)
+    assert not any(isinstance(effect, f.AddTasks | f.DeleteTask) for effect in world.effects)
     assert ids(world) == ["sweep-0", "sweep-1", "sweep-3", "sweep-4"]
     with pytest.raises(BatchError) as caught:
         world.do(e.TaskDeleteRequested(at=world.tick(), job_id="job", task_id="sweep-2"))

@@ -187,9 +187,10 @@ class World:
                     self.jobs[job.no] = job
                 case f.DeleteJob(job):
                     del self.jobs[job.no]
-                case f.AddTask(task):
-                    assert task.key not in self.tasks
-                    self.tasks[task.key] = task
+                case f.AddTasks(tasks):
+                    for task in tasks:
+                        assert task.key not in self.tasks
+                        self.tasks[task.key] = task
                 case f.SaveTask(task):
                     assert task.key in self.tasks, "an update of a row that is not there"
                     self.tasks[task.key] = task

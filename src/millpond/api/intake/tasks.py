@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import astuple, fields
 
 from millpond.api.decode import missing_property
 from millpond.api.intake.common import (
@@ -49,6 +50,8 @@ _FILE_MODE: Final = re.compile(r"0?[0-7]{3,4}\Z")
 _BLOB_CONTAINER: Final = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}\Z")
 
 _NO_RULES: Final = TaskRules()
+_OPTIONAL: Final = sum(not field.required for field in fields(TaskCreate))
+"""Properties a task may have beside those it must have."""
 
 encode_spec = msgspec.json.Encoder().encode
 
@@ -61,6 +64,8 @@ def new_task(body: TaskCreate) -> NewTask:
     if not is_valid_id(body.id):
         check_id("id", body.id)
     check_command_line("commandLine", body.command_line)
+    if astuple(body).count(None) == _OPTIONAL:
+        return NewTask(body.id, encode_spec(body))
     if body.container_settings is not None:
         refuse_if_used("task", "containerSettings", body.container_settings)
     if body.application_package_references:

@@ -19,6 +19,20 @@ SELECT
 FROM (VALUES /*values*/)
 WHERE column1 IS NOT NULL
 
+-- name: insert_run
+-- Tasks just added, see `sqlite_runs`. What is not named here is NULL.
+INSERT INTO task (
+    key, id, state, creation_time, last_modified, state_time, required_slots, max_retry_count,
+    attempt, retry_count, requeue_count, satisfies
+)
+SELECT ?1 + ids.key, ids.value, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 0, 0
+FROM json_each(?8) AS ids
+
+-- name: insert_run_specs
+INSERT INTO task_spec (key, spec)
+SELECT ?1 + places.key, substr(?2, 1 + (places.value >> 24), places.value & 0xFFFFFF)
+FROM json_each(?3) AS places
+
 -- name: update_tasks
 -- All but id and creation time, which never change.
 UPDATE task SET
@@ -44,6 +58,22 @@ UPDATE task SET
     use = new.column21
 FROM (VALUES /*values*/) AS new
 WHERE task.key = new.column1
+
+-- name: save_hand_overs
+INSERT INTO hand_over (key, attempt, node)
+SELECT column1, column2, (SELECT ref FROM node_name WHERE node_name.id = column3)
+FROM (VALUES /*values*/)
+WHERE column1 IS NOT NULL
+ON CONFLICT (key) DO UPDATE SET attempt = excluded.attempt, node = excluded.node
+
+-- name: delete_hand_overs
+DELETE FROM hand_over WHERE key IN (SELECT value FROM json_each(?))
+
+-- name: purge_hand_overs
+DELETE FROM hand_over WHERE key BETWEEN ? AND ?
+
+-- name: handed_over
+SELECT key, attempt, node FROM hand_over WHERE key BETWEEN ? AND ?
 
 -- name: save_specs
 INSERT INTO task_spec (key, spec)
@@ -88,13 +118,15 @@ SELECT key FROM task WHERE key > ? AND key <= ? ORDER BY key LIMIT 1 OFFSET ?
 -- name: task_specs
 SELECT key, spec FROM task_spec WHERE key IN (SELECT value FROM json_each(?))
 
--- name: recent_tasks
+-- name: tasks_of_keys
 SELECT /*task_columns*/, job.id
 FROM task
 JOIN job ON job.no = task.job_no
-WHERE task.node = ?
-ORDER BY task.state_time DESC, task.key DESC
-LIMIT ?
+WHERE task.key IN (SELECT value FROM json_each(?))
+ORDER BY task.key
+
+-- name: nodes_of_tasks
+SELECT DISTINCT node FROM task WHERE key > ? AND key <= ? AND node IS NOT NULL
 
 -- name: purge_tasks
 DELETE FROM task WHERE key BETWEEN ? AND ?
