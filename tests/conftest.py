@@ -1,5 +1,6 @@
 """What all tests share: a real service as a subprocess, and two ways to leave a test out."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,13 +14,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+from tests.waiting import PATIENCE_S
 
 pytest_plugins = ["tests.servers.fixtures"]
 
-START_DEADLINE_S = 30.0
-STOP_DEADLINE_S = 20.0
+START_DEADLINE_S = STOP_DEADLINE_S = PATIENCE_S
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "millpond", hypothesis.settings.default, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("millpond")
 
 
 def is_ci() -> bool:
@@ -148,13 +158,19 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MillpondProces
 
 
 def _stop_all(services: list[MillpondProcess]) -> None:
-    for service in services:
-        if service.process is None:
-            continue
-        if service.process.poll() is not None and service.process.returncode < 0:
-            # It was killed: its nodes live on by design. One more life takes them down in the proper way.
-            service.start()
-        service.stop()
+    with contextlib.ExitStack() as stack:
+        # Each, also when another one does not stop.
+        for service in services:
+            stack.callback(_stop, service)
+
+
+def _stop(service: MillpondProcess) -> None:
+    if service.process is None:
+        return
+    if service.process.poll() is not None and service.process.returncode < 0:
+        # It was killed: its nodes live on by design. One more life takes them down in the proper way.
+        service.start()
+    service.stop()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.states import TaskState
 from tests.api.conftest import NODE, World
+from tests.waiting import PATIENCE_S
 
 FOLLOW = "/jobs/j1/tasks/t1/follow"
 DIRECTORY = "workitems/j1/job-1/t1"
@@ -155,9 +156,9 @@ async def test_a_client_that_hangs_up_lets_the_node_go(busy: World) -> None:
     run(busy)
     forever = asyncio.Event()
     busy.control.files.follows = [[b"one", forever.wait]]
-    answer = await asyncio.wait_for(busy.call("GET", FOLLOW, hang_up=True), 20)
+    answer = await asyncio.wait_for(busy.call("GET", FOLLOW, hang_up=True), PATIENCE_S)
     assert not answer.complete
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while busy.control.files.followed and not busy.control.files.closed:
             await asyncio.sleep(0.01)
 

@@ -395,6 +395,7 @@ async def test_nodes(busy: World) -> None:
     node.ip_address = "10.0.0.4"
     node.agent_version = "0.1.0"
     node.total_tasks_run = 1
+    node.recent_tasks = (busy.control.store.task_of("j1", "t1").task.key,)
     node.errors = (NodeError("DiskFull", "no room", (NameValue("disk", "a"),)),)
     task = busy.control.store.task_of("j1", "t1").task
     task.node_id = NODE

@@ -1,6 +1,5 @@
 """A connected azure-batch client, and waiting for conditions through it."""
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -10,9 +9,9 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 
-_T = TypeVar("_T")
+from tests.waiting import until
 
-DEADLINE_S = 30.0
+_T = TypeVar("_T")
 
 
 class Batch:
@@ -30,15 +29,9 @@ class Batch:
         return f"{prefix}-{uuid.uuid4().hex[:8]}"
 
     @staticmethod
-    def until(look: Callable[[], _T], wanted: Callable[[_T], bool], deadline_s: float = DEADLINE_S) -> _T:
+    def until(look: Callable[[], _T], wanted: Callable[[_T], bool]) -> _T:
         """Look again and again until what is seen is wanted."""
-        deadline = time.monotonic() + deadline_s
-        while True:
-            seen = look()
-            if wanted(seen):
-                return seen
-            assert time.monotonic() < deadline, f"not in {deadline_s:g} s; last seen: {seen}"
-            time.sleep(0.05)
+        return until(look, wanted)
 
     def image(self) -> m.VirtualMachineConfiguration:
         image = next(i for i in self.client.list_supported_images() if i.os_type == m.OSType.LINUX)

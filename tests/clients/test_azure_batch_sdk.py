@@ -3,6 +3,7 @@
 import json
 import urllib.request
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -243,15 +244,16 @@ def test_disable_requeues_and_enable_runs_again(batch: Any) -> None:
     batch.client.terminate_task(job_id, "t")
 
 
-def test_disable_with_wait_lets_tasks_finish(batch: Any) -> None:
+def test_disable_with_wait_lets_tasks_finish(batch: Any, tmp_path: Path) -> None:
     job_id = batch.create_job()
-    batch.sh(job_id, "t", "sleep 2")
+    batch.sh(job_id, "t", f"until [ -e {tmp_path}/go ]; do sleep 0.05; done")
     batch.running(job_id, "t")
     poller = batch.client.begin_disable_job(
         job_id, m.BatchJobDisableOptions(disable_tasks=m.DisableBatchJobOption.WAIT), polling_interval=batch.poll_s
     )
     assert batch.client.get_job(job_id).state == m.BatchJobState.DISABLING
     batch.sh(job_id, "later", "true")
+    (tmp_path / "go").touch()
     poller.result()
     assert batch.client.get_job(job_id).state == m.BatchJobState.DISABLED
     assert batch.client.get_task(job_id, "t").execution_info.exit_code == 0

@@ -13,6 +13,7 @@ import millpond
 from millpond.providers.base import CanPreempt, NodeCreated, NodeProvider, NodeRequest, NodeStatus, VmSize
 from millpond.providers.fake import FakeProvider, Fate
 from millpond.providers.local import LocalProvider
+from tests.waiting import PATIENCE_S
 
 SIZE = VmSize("standard_d2_v3", 2, 8192, 0.096)
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ def slow_fake() -> FakeProvider:
     """Nodes take a while to come and to go."""
 
     def call_later(delay_s: float, call: object) -> object:
-        return asyncio.get_running_loop().call_later(delay_s, call)  # type: ignore[arg-type]  # called with callables
+        return asyncio.get_running_loop().call_later(delay_s, call)  # called with callables
 
     return FakeProvider(fate=lambda _: Fate(boot_s=0.02, removal_s=0.02), call_later=call_later)
 
@@ -60,7 +61,7 @@ async def create(provider: NodeProvider, *node_ids: str) -> dict[str, str]:
 
 
 async def wait_for(provider: NodeProvider, handles: list[str], *expected: NodeStatus) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             if await provider.observe(handles) == list(expected):
                 return
@@ -112,7 +113,7 @@ async def test_while_a_node_goes_its_id_is_refused_for_the_time_being(provider: 
     handles = await create(provider, "a")
     await wait_for(provider, [handles["a"]], NodeStatus.UP)
     await provider.delete([handles["a"]])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             (answer,) = await provider.create([request("a")])
             if isinstance(answer, NodeCreated):

@@ -3,7 +3,6 @@ there, disks that are full; the same codes whichever client meets them."""
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from millpond.staging.local import LocalStaging
 from millpond.staging.retries import Retries
 from millpond.staging.router import StagingRouter
 from tests.servers.http import HttpServer, silent, status
+from tests.waiting import until_true
 
 if TYPE_CHECKING:
     from tests.servers.azurite import Azurite
@@ -48,10 +48,7 @@ async def test_transfers_outlive_a_killed_server(new_azurite: "Callable[[], Azur
     url = server.container_url(container)
     staging = StagingRouter(retries=Retries(attempts=200, backoff_s=0.1, longest_s=0.3))
     down = asyncio.ensure_future(staging.fetch(staging.file_url(url, "big"), str(tmp_path / "down")))
-    deadline = time.monotonic() + 30
-    while not [name for name in os.listdir(tmp_path) if name.startswith("down.")]:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
+    await until_true(lambda: [name for name in os.listdir(tmp_path) if name.startswith("down.")])
     await asyncio.to_thread(server.kill)
     up = asyncio.ensure_future(staging.put(str(tmp_path / "up"), url, "again", {}))
     await asyncio.to_thread(server.start)

@@ -21,6 +21,7 @@ from millpond.staging.failures import without_authority
 from millpond.staging.http import HttpStaging
 from millpond.staging.retries import Retries
 from tests.servers.http import Answer, HttpServer, body, broken, file, refused, silent, slow, stalling, status
+from tests.waiting import until_true
 
 SIGNATURE = "sv=2021&sig=a%2Bb%2Fc%3D&se=2030-01-01T00%3A00%3A00Z"
 XML = """\ufeff<?xml version="1.0" encoding="utf-8"?>
@@ -199,10 +200,7 @@ async def test_cancelled_fetch_leaves_nothing(storage: Storage, staging: HttpSta
 
     patient = HttpStaging(silence_s=60)
     task = asyncio.ensure_future(patient.fetch(storage.on("/c/a", half), str(tmp_path / "a")))
-    deadline = time.monotonic() + 20
-    while not os.listdir(tmp_path):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
+    await until_true(lambda: os.listdir(tmp_path))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

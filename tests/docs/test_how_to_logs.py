@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.process.test_up import REPOSITORY, client_of, m, make_pool, until
+from tests.process.test_up import REPOSITORY, client_of, m, make_pool
+from tests.waiting import until
 
 PAGE = REPOSITORY / "docs" / "how-to" / "logs.md"
 SNIPPET = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -1,14 +1,14 @@
 """The Python of the README runs as it stands, against a service."""
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.waiting import until
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-DEADLINE_S = 30.0
 
 
 def test_the_python_of_the_readme_runs(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,8 +18,5 @@ def test_the_python_of_the_readme_runs(service: Any, monkeypatch: pytest.MonkeyP
     names: dict[str, Any] = {}
     exec(code, names)
     with names["client"] as client:
-        deadline = time.monotonic() + DEADLINE_S
-        while client.get_task("job", "hello").state != "completed":
-            assert time.monotonic() < deadline, "the task of the README does not complete"
-            time.sleep(0.05)
+        until(lambda: client.get_task("job", "hello").state, lambda state: state == "completed")
         assert b"".join(client.download_task_file("job", "hello", "stdout.txt")) == b"hello\n"

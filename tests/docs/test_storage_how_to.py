@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 
 from tests.conftest import MillpondProcess
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "how-to" / "storage.md"
 SNIPPET = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-DEADLINE_S = 60.0
 
 
 @pytest.fixture(params=["directory", "account"])
@@ -73,10 +72,7 @@ def test_the_page_on_storage_runs(service: MillpondProcess, tmp_path: Path) -> N
             outputs.append(done.stdout)
         assert "one\ntwo\n" in outputs[0]
         assert outputs[1].count("sig=") == 2
-        deadline = time.monotonic() + DEADLINE_S
-        while (task := client.get_task("files", "sum")).state != m.BatchTaskState.COMPLETED:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        task = until(lambda: client.get_task("files", "sum"), lambda task: task.state == m.BatchTaskState.COMPLETED)
     assert task.execution_info is not None
     assert task.execution_info.failure_info is None
     read = [str(command), "storage", "get", "data/out/all.txt", "-"]

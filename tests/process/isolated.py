@@ -19,10 +19,14 @@ from millpond.agent.isolation.node import Isolation, IsolationSettings, NodeIsol
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.domain.states import TaskKind
 from millpond.protocol.messages import FileReply, FileRequest, Start
+from tests.machine import own_number
 from tests.unit.runner.staging import MemoryStaging
+from tests.waiting import PATIENCE_S
 
-# Not the numbers a service takes by itself: one may run on this machine.
-SETTINGS = IsolationSettings(first_uid=2_000_000_000, last_uid=2_000_099_999)
+# Not the numbers a service takes by itself, which may run on this machine, nor those of another test process: users and
+# control groups are the whole machine's.
+FIRST_UID = 2_000_000_000 + 100_000 * own_number()
+SETTINGS = IsolationSettings(first_uid=FIRST_UID, last_uid=FIRST_UID + 99_999)
 
 
 def open_directory() -> Path:
@@ -125,7 +129,7 @@ class Node:
         return Start(1, next(self.machine.keys), 1, "job", task_id, slots, wire, kind=kind)
 
     async def run(self, start: Start, *, resumed: bool = False) -> Outcome:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.runner.run(start, lambda at: None, resumed=resumed)
 
     async def shell(self, task_id: str, script: str, **more: Any) -> Outcome:

@@ -2,15 +2,12 @@
 
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from millpond.agent.mount_table import mounted_below, unmount_below
+from tests.machine import free_port
 
 
 def needs(programs: tuple[str, ...], require: Callable[[str, str], None], leave_out: Callable[[str], None]) -> None:
@@ -38,12 +35,6 @@ def clear(directory: Path) -> None:
     """After a test: nothing below stays mounted."""
     unmount_below(str(directory), 0.5)
     assert mounted_below(str(directory)) == []
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Smb:
@@ -100,12 +91,3 @@ class Smb:
         """End the server."""
         self._process.terminate()
         self._process.wait()
-
-
-def eventually(condition: Callable[[], object], limit_s: float = 30.0) -> None:
-    """Wait for it, with a deadline."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail("it did not come about")
-        time.sleep(0.02)

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -31,18 +30,13 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import AzureError, HttpResponseError
 
 from tests.conftest import MillpondProcess
+from tests.machine import command_lines, free_port
 
 NODES = 4
 SLOTS_PER_NODE = 4
 PATIENCE_S = 120.0
 """How long nothing may come to its end before the run counts as stuck."""
 _BATCH = 100
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Killer(threading.Thread):
@@ -106,11 +100,7 @@ def _host_pid(data_dir: Path) -> int:
 
 def _spawner_pid(data_dir: Path) -> int:
     wanted = f"spawner.py\0{data_dir / 'nodes'}\0"
-    for name in os.listdir("/proc"):
-        with contextlib.suppress(OSError):
-            if name.isdigit() and wanted in Path(f"/proc/{name}/cmdline").read_text(errors="replace"):
-                return int(name)
-    return 0
+    return next((pid for pid, arguments in command_lines() if wanted in arguments), 0)
 
 
 class Round:

@@ -7,10 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from azure.batch import BatchClient
@@ -19,23 +18,13 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.storage.blob import BlobServiceClient
 
 from millpond import azurite as azurite_module
+from tests.machine import content_of, files_below, free_port, runs
 from tests.process.test_up import assert_one_line, processes_of, up
 from tests.servers.azurite import PROGRAM
+from tests.waiting import PATIENCE_S, until
 
-_T = TypeVar("_T")
-DEADLINE_S = 60.0
 REPOSITORY = Path(__file__).resolve().parents[2]
 IDENTITY = "/subscriptions/s/resourceGroups/r/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
-
-
-def until(look: Callable[[], _T], wanted: Callable[[_T], Any]) -> _T:
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        seen = look()
-        if wanted(seen):
-            return seen
-        assert time.monotonic() < deadline, f"not in {DEADLINE_S:g} s; last seen: {seen}"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
@@ -142,7 +131,7 @@ def test_azurite_beside_the_service(new_service: Any, azurite_cache: dict[str, s
     # A crash of the service: Azurite stays, for what tasks still upload, and is found again.
     before = azurite_process(service)
     service.kill()
-    assert Path(f"/proc/{before['pid']}").exists()
+    assert runs(before["pid"])
     service.start()
     assert azurite_process(service) == before
     assert env_of(service)["AZURE_STORAGE_CONNECTION_STRING"] == connection_string
@@ -156,7 +145,7 @@ def test_azurite_beside_the_service(new_service: Any, azurite_cache: dict[str, s
     # A second signal while it stops, or the first, leaves nothing behind.
     service.process.send_signal(signal.SIGINT)
     service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(20) in (0, 130)
+    assert service.process.wait(PATIENCE_S) in (0, 130)
     until(lambda: processes_of(service.data_dir), lambda found: not found)
 
 
@@ -251,12 +240,12 @@ def test_an_azurite_that_ends_at_its_start_is_one_line(tmp_path: Path) -> None:
 # --- an account that is there -----------------------------------------------------------------------------------------
 
 
-def test_what_is_wrong_with_an_account_is_one_line(tmp_path: Path, azurite: Any, unused_tcp_port: int) -> None:
+def test_what_is_wrong_with_an_account_is_one_line(tmp_path: Path, azurite: Any) -> None:
     arguments = ("--data-dir", str(tmp_path / "data"), "--port", "0")
     wrong = {"MILLPOND_STORAGE_ACCOUNT_KEY": "d3Jvbmc="}
     result = up(*arguments, "--blob", azurite.endpoint, environment=wrong)
     assert_one_line(result, 1, azurite.endpoint, "refuses its key", "see that its key is right")
-    nobody = f"http://127.0.0.1:{unused_tcp_port}/acct"
+    nobody = f"http://127.0.0.1:{free_port()}/acct"
     result = up(*arguments, "--blob", nobody, environment=wrong)
     assert_one_line(result, 1, nobody, "does not answer", "see that it is reachable")
     assert_one_line(up(*arguments, "--blob", azurite.endpoint), 2, "its key is missing")
@@ -333,9 +322,8 @@ def test_identities(with_identities: Any, azurite: Any) -> None:
         assert azurite.read(container, "both.txt") == b"privateprivate"
         # Nothing that opens the account has come to the node: neither there, nor in what the API shows.
         nodes = with_identities.data_dir / "nodes"
-        for path in nodes.rglob("*"):
-            if path.is_file():
-                assert azurite.key.encode() not in path.read_bytes(), path
+        for path in files_below(nodes):
+            assert azurite.key.encode() not in content_of(path), path
         shown = client.get_task("j", "good")
         assert shown.resource_files[0].http_url == f"{base}/in/a%20b.txt"
         assert shown.resource_files[0].identity_reference.resource_id == "WRITER"
@@ -403,8 +391,8 @@ def test_credentials_of_s3_reach_the_nodes_of_their_pool_only(new_service: Any, 
     # Beside the node's root, in its journal, which is the agent's own; in the root there is no trace of it.
     with_secret = [
         path
-        for path in service.data_dir.rglob("*")
-        if path.is_file() and path.name != "millpond.log" and b"very-secret" in path.read_bytes()
+        for path in files_below(service.data_dir)
+        if path.name != "millpond.log" and b"very-secret" in content_of(path)
     ]
     assert with_secret
     for path in with_secret:

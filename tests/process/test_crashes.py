@@ -16,37 +16,41 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.exceptions import AzureError, HttpResponseError
 
-from tests.process.test_up import client_of, make_job, make_pool, until
+from tests.machine import command_lines
+from tests.process.test_up import client_of, make_job, make_pool
+from tests.waiting import until
 
 TASKS = 60
 NODES = 4
 SLOTS = 2 * NODES
 
 
-def host_pid(service: Any) -> int:
-    """The agent host's process; 0 while there is none."""
-    try:
-        return int(json.loads((service.data_dir / "nodes" / "host.json").read_text())["pid"])
-    except (OSError, ValueError):
-        return 0
+def host_pid(service: Any, *, other_than: int = 0) -> int:
+    """Wait for the agent host's process: between one host and the next there is none."""
+
+    def look() -> int:
+        try:
+            return int(json.loads((service.data_dir / "nodes" / "host.json").read_text())["pid"])
+        except (OSError, ValueError):
+            return 0
+
+    return until(look, lambda pid: pid not in (0, other_than))
 
 
 def spawner_pid(service: Any) -> int:
     wanted = f"spawner.py\0{service.data_dir / 'nodes'}\0"
-    for name in os.listdir("/proc"):
-        with contextlib.suppress(OSError):
-            if name.isdigit() and wanted in Path(f"/proc/{name}/cmdline").read_text(errors="replace"):
-                return int(name)
-    raise AssertionError("no spawner runs")
+    return next(pid for pid, arguments in command_lines() if wanted in arguments)
 
 
-def add_many(client: BatchClient, directory: Path) -> None:
-    """Tasks of different length that leave a line at their begin, and one at their end, in a file of their own."""
-    directory.mkdir()
+def add_many(client: BatchClient, directory: Path, numbers: range = range(TASKS), *, gate: Path | None = None) -> None:
+    """Tasks of different length that leave a line at their begin, and one at their end, in a file of their own; they do
+    not end before there is a file `gate`."""
+    directory.mkdir(exist_ok=True)
     tasks = []
-    for number in range(TASKS):
+    for number in numbers:
         file = directory / str(number)
-        script = f"echo begin >> {file}; sleep 0.{1 + number % 4}; echo end >> {file}"
+        wait = f"until [ -e {gate} ]; do sleep 0.05; done; " if gate else ""
+        script = f"echo begin >> {file}; sleep 0.{1 + number % 4}; {wait}echo end >> {file}"
         tasks.append(m.BatchTaskCreateOptions(id=f"t{number}", command_line=f'/bin/sh -c "{script}"'))
     client.create_tasks("j", tasks)
 
@@ -103,9 +107,9 @@ def test_a_killed_host_finds_its_tasks_again(new_service: Any, tmp_path: Path) -
         add_many(client, files)
         for share in (0.2, 1.0):
             wait_for_some(files, int(TASKS * share))
-            victim = until(lambda: host_pid(service), bool)
+            victim = host_pid(service)
             os.kill(victim, signal.SIGKILL)
-            until(lambda: host_pid(service), lambda pid, before=victim: pid not in (0, before))
+            host_pid(service, other_than=victim)
         assert_each_ran_once(completed(client), files)
 
 
@@ -114,9 +118,14 @@ def test_tasks_of_a_killed_spawner_run_again_and_it_is_no_retry(new_service: Any
     files = tmp_path / "files"
     with client_of(service) as client:
         make_pool(client, NODES)
-        add_many(client, files)
-        wait_for_some(files, TASKS // 3)
+        ended, gate = TASKS // 3, tmp_path / "go"
+        add_many(client, files, range(ended))
+        wait_for_some(files, 2 * ended)
+        # Each slot holds one that cannot end yet.
+        add_many(client, files, range(ended, TASKS), gate=gate)
+        wait_for_some(files, 2 * ended + SLOTS)
         os.kill(spawner_pid(service), signal.SIGKILL)
+        gate.touch()
         tasks = completed(client)
         assert len(tasks) == TASKS
         assert {(task.execution_info.exit_code, task.execution_info.retry_count) for task in tasks} == {(0, 0)}
@@ -124,7 +133,7 @@ def test_tasks_of_a_killed_spawner_run_again_and_it_is_no_retry(new_service: Any
         assert all(counts[str(n), "end"] >= 1 for n in range(TASKS))
         # Only what ran when it happened began again. It may have come to its end with nobody to see how.
         again = [n for n in range(TASKS) if counts[str(n), "begin"] > 1]
-        assert 1 <= len(again) <= SLOTS
+        assert len(again) == SLOTS
         assert all(counts[str(n), "begin"] == 2 for n in again)
 
 

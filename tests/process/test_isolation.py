@@ -8,9 +8,8 @@ import os
 import pwd
 import shutil
 import stat
-import time
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from millpond.agent.isolation.as_user import acting_as
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.domain.errors import TaskFailureCode
 from millpond.domain.states import TaskKind
-from tests.process.isolated import ADMIN, OWN, Machine, Node, open_directory, processes_of, why_not_here
+from tests.process.isolated import ADMIN, FIRST_UID, OWN, Machine, Node, open_directory, processes_of, why_not_here
+from tests.waiting import PATIENCE_S, until_true
 
 WHY_NOT = why_not_here()
 
@@ -58,13 +58,6 @@ def owner_and_mode(path: Path) -> tuple[int, int, int]:
 
 def belongs_to(path: Path, uid: int) -> bool:
     return path.lstat().st_uid == uid
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.005)
 
 
 # --- users ----------------------------------------------------------------------------------------------------------
@@ -135,7 +128,7 @@ async def test_named_accounts(machine: Machine) -> None:
     accounts = [
         {"name": "bob", "linuxUserConfiguration": {"sshPrivateKey": "the key"}},
         {"name": "alice"},
-        {"name": "given", "linuxUserConfiguration": {"uid": 2_000_090_001, "gid": 2_000_090_002}},
+        {"name": "given", "linuxUserConfiguration": {"uid": FIRST_UID + 90_001, "gid": FIRST_UID + 90_002}},
         {"name": "chief", "elevationLevel": "admin"},
         {"name": "zero", "linuxUserConfiguration": {"uid": 0, "gid": 0}},
     ]
@@ -150,7 +143,7 @@ async def test_named_accounts(machine: Machine) -> None:
     assert alice[2] == "alice alice"
     assert len({bob[0], alice[0], str(node.pool_uid)}) == 3
     assert all(int(uid) in node.users.block for uid in (bob[0], alice[0]))
-    assert await who("given") == ["2000090001", "2000090002", "given given"]
+    assert await who("given") == [str(FIRST_UID + 90_001), str(FIRST_UID + 90_002), "given given"]
     assert await who("chief") == ["0", "0", "chief chief"]
     # There was an alice on the machine, and she is left alone.
     entries = {line.split(":")[0]: line.split(":") for line in (machine.etc / "passwd").read_text().splitlines()}
@@ -232,7 +225,7 @@ async def test_a_task_cannot_signal_what_runs_it(node: Node) -> None:
     assert outcome.exit_code == 7
     # All of its own it may: its account's other tasks die, and nothing else does.
     other = asyncio.create_task(node.shell("other", "touch there; exec sleep 600"))
-    await until((node.task("other") / "wd/there").exists, "the other task runs")
+    await until_true((node.task("other") / "wd/there").exists, "the other task runs")
     await node.run(node.start("u", "python3 -I -c 'import os; os.kill(-1, 9)'"))
     assert (await other).exit_code == -9
     assert (await node.shell("v", "true")).exit_code == 0
@@ -312,7 +305,7 @@ async def test_while_files_are_fetched_nobody_else_gets_in(node: Node) -> None:
     node.staging.gate.clear()
     files = [{"httpUrl": "mem://in/a", "filePath": "d/a"}]
     running = asyncio.create_task(node.shell("t", "cat d/a", resourceFiles=files))
-    await until(lambda: node.staging.waiting == 1, "the download has begun")
+    await until_true(lambda: node.staging.waiting == 1, "the download has begun")
     # A task of the same user would put a link where the agent is about to write.
     outcome = await node.shell("other", f"cd {node.task('t')}/wd")
     assert outcome.exit_code not in (0, None)
@@ -348,8 +341,8 @@ async def test_uploads_are_read_as_the_tasks_user(machine: Machine, node: Node) 
             third.name, "/bin/sh -c 'while [ ! -e x ]; do sleep 0.01; done'", outputFiles=[output_file("x")]
         )
         running = asyncio.create_task(node.run(start))
-        await until((third / "wd").exists, "the directory is there")
-        await until(partial(belongs_to, third, node.pool_uid), "the task runs")
+        await until_true((third / "wd").exists, "the directory is there")
+        await until_true(partial(belongs_to, third, node.pool_uid), "the task runs")
         try:
             os.link(target, third / "wd/x")
         except OSError:
@@ -395,13 +388,13 @@ async def test_log_files_cannot_be_turned_elsewhere(node: Node) -> None:
 
     async def plant(process: object) -> None:
         os.link(victim, attempt_directory / "stdout.txt")
-        await real(process)  # type: ignore[arg-type]
+        await real(process)
 
-    node.machine.executor.start = plant  # type: ignore[method-assign]
+    node.machine.executor.start = plant
     try:
         outcome = await node.run(start)
     finally:
-        node.machine.executor.start = real  # type: ignore[method-assign]
+        node.machine.executor.start = real
     assert outcome.failure is not None
     assert "standard output" in outcome.failure.message
     assert victim.read_text() == "kept"
@@ -476,15 +469,18 @@ async def test_a_resumed_task_keeps_its_user(node: Node) -> None:
         outputFiles=[output_file("out")],
     )
     first = asyncio.create_task(node.run(start))
-    await until(lambda: (node.task("t") / "wd/uid").exists() and bool((node.task("t") / "wd/uid").read_text()), "runs")
-    while not await node.machine.executor.known():
-        await asyncio.sleep(0.005)
+    await until_true(
+        lambda: (node.task("t") / "wd/uid").exists() and bool((node.task("t") / "wd/uid").read_text()), "runs"
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        while not await node.machine.executor.known():
+            await asyncio.sleep(0.005)
     first.cancel()
     await asyncio.wait([first])
     await node.runner.close()
     node.next_life()
     second = asyncio.create_task(node.run(start, resumed=True))
-    await until(lambda: node.users.is_live(node.task("t").stat().st_uid), "it is known again")
+    await until_true(lambda: node.users.is_live(node.task("t").stat().st_uid), "it is known again")
     uid = int((node.task("t") / "wd/uid").read_text())
     assert node.task("t").stat().st_uid == uid
     assert int(await node.output("u", "id -u", userIdentity=OWN)) != uid

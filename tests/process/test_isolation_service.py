@@ -1,9 +1,7 @@
 """Isolation from one end to the other: a service of root's, and tasks sent to it. Needs root."""
 
-import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,16 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.rest import HttpRequest
 
 from tests.conftest import MillpondProcess
+from tests.machine import command_lines, files_below, own_number
 from tests.process.isolated import open_directory, why_not_here
+from tests.waiting import PATIENCE_S, until
 
 WHY_NOT = why_not_here()
-DEADLINE_S = 60.0
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"does not apply here: {WHY_NOT}")
+
+BOB = f"millpondbob{own_number()}"
+"""The machine's accounts are everybody's."""
 
 OWN = m.UserIdentity(
     auto_user=m.AutoUserSpecification(scope=m.AutoUserScope.TASK, elevation_level=m.ElevationLevel.NON_ADMIN)
@@ -54,29 +56,21 @@ def client(service: MillpondProcess) -> Iterator[BatchClient]:
                 ),
                 target_dedicated_nodes=1,
                 task_slots_per_node=2,
-                user_accounts=[m.UserAccount(name="millpondbob", password="x")],
+                user_accounts=[m.UserAccount(name=BOB, password="x")],
                 start_task=m.BatchStartTask(
                     command_line="/bin/sh -c 'echo $AZ_BATCH_TASK_USER_IDENTITY > made; id -u'", wait_for_success=True
                 ),
             )
         )
-        until(lambda: [node.state for node in client.list_nodes("p")] == [m.BatchNodeState.IDLE], "the node is idle")
+        until(lambda: [node.state for node in client.list_nodes("p")], lambda states: states == [m.BatchNodeState.IDLE])
         client.create_job(m.BatchJobCreateOptions(id="j", pool_info=m.BatchPoolInfo(pool_id="p")))
         yield client
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def run(client: BatchClient, task_id: str, script: str, **more: Any) -> tuple[Any, str]:
     """The task when it has ended, and what it printed."""
     client.create_task("j", m.BatchTaskCreateOptions(id=task_id, command_line=f"/bin/sh -c '{script}'", **more))
-    until(lambda: client.get_task("j", task_id).state == m.BatchTaskState.COMPLETED, f"{task_id} is completed")
-    task = client.get_task("j", task_id)
+    task = until(lambda: client.get_task("j", task_id), lambda task: task.state == m.BatchTaskState.COMPLETED)
     assert task.execution_info is not None
     return task.execution_info, b"".join(client.download_task_file("j", task_id, "stdout.txt")).decode()
 
@@ -97,10 +91,8 @@ def test_the_users_have_names_and_the_node_says_so(client: BatchClient) -> None:
     info, printed = run(client, "who", "whoami; echo $AZ_BATCH_TASK_USER; cat $AZ_BATCH_NODE_STARTUP_WORKING_DIR/made")
     assert info.exit_code == 0
     assert printed.splitlines() == [properties["poolUser"], properties["poolUser"], "TaskNonAdmin"]
-    _, printed = run(
-        client, "bob", "whoami; cd ~millpondbob && touch x && ls", user_identity=m.UserIdentity(username="millpondbob")
-    )
-    assert printed.splitlines() == ["millpondbob", "x"]
+    _, printed = run(client, "bob", f"whoami; cd ~{BOB} && touch x && ls", user_identity=m.UserIdentity(username=BOB))
+    assert printed.splitlines() == [BOB, "x"]
     assert run(client, "admin", "whoami", user_identity=ADMIN)[1] == "root\n"
     first, last = (int(number) for number in properties["userIds"].split("-"))
     assert first < int(run(client, "own", "id -u", user_identity=OWN)[1]) <= last
@@ -108,7 +100,7 @@ def test_the_users_have_names_and_the_node_says_so(client: BatchClient) -> None:
 
 def test_a_task_reaches_nothing_of_the_service(client: BatchClient, service: MillpondProcess) -> None:
     data = service.data_dir
-    files = [path for path in data.rglob("*") if path.is_file() and "root" not in path.parts[len(data.parts) :]]
+    files = [path for path in files_below(data) if "root" not in path.parts[len(data.parts) :]]
     assert {"keys.json", "node-secret.json", "millpond.db", "journal", "node.json"} <= {path.name for path in files}
     names = " ".join(str(path) for path in files)
     # A node's own directories apart, nothing below the data directory opens to a task.
@@ -125,17 +117,12 @@ def test_a_task_reaches_nothing_of_the_service(client: BatchClient, service: Mil
 
 
 def host_and_spawner_of(data: Path) -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                arguments = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if os.fsencode(str(data / "nodes")) in arguments:
-                found.append(int(name))
-    assert len(found) == 2
-    return found
+    wanted = str(data / "nodes")
+    # For a moment, what one of them starts has the arguments of its parent.
+    return until(
+        lambda: [pid for pid, arguments in command_lines() if wanted in arguments.split("\0")],
+        lambda found: len(found) == 2,
+    )
 
 
 def test_an_interpreter_out_of_reach_is_said_so(client: BatchClient, service: MillpondProcess) -> None:
@@ -143,8 +130,8 @@ def test_an_interpreter_out_of_reach_is_said_so(client: BatchClient, service: Mi
     closed.mkdir(mode=0o700)
     (closed / "tool").symlink_to("/bin/true")
     client.create_task("j", m.BatchTaskCreateOptions(id="closed", command_line=f"{closed}/tool"))
-    until(lambda: client.get_task("j", "closed").state == m.BatchTaskState.COMPLETED, "it is completed")
-    info = client.get_task("j", "closed").execution_info
+    task = until(lambda: client.get_task("j", "closed"), lambda task: task.state == m.BatchTaskState.COMPLETED)
+    info = task.execution_info
     assert info is not None
     assert info.failure_info is not None
     assert info.failure_info.code == "CommandLaunchFailed"
@@ -155,14 +142,14 @@ def test_the_accounts_go_with_the_node(client: BatchClient) -> None:
     # The last of the file: the pool goes.
     user = properties_of(client)["poolUser"]
     assert f"{user}:" in Path("/etc/passwd").read_text()
-    client.begin_delete_pool("p").result()
-    until(lambda: f"{user}:" not in Path("/etc/passwd").read_text(), "the account is gone")
-    assert "millpondbob:" not in Path("/etc/passwd").read_text()
+    client.begin_delete_pool("p", polling_interval=0.1).result()
+    until(lambda: f"{user}:" not in Path("/etc/passwd").read_text())
+    assert f"{BOB}:" not in Path("/etc/passwd").read_text()
 
 
 def test_asked_for_where_it_cannot_be_had_the_service_does_not_start(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     service = MillpondProcess(tmp_path / "data", environment={"MILLPOND_NODES_ISOLATION": "users"})
     process = service.spawn()
-    assert process.wait(30) == 1
+    assert process.wait(PATIENCE_S) == 1
     assert f"other users cannot enter {tmp_path}" in service.log()

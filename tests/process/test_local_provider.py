@@ -9,6 +9,7 @@ import pytest
 from millpond.domain.errors import ProviderError
 from millpond.providers.base import NodeRequest, NodeStatus, VmSize
 from millpond.providers.local import LocalProvider
+from tests.waiting import PATIENCE_S
 
 SIZE = VmSize("local", 2, 1024, 0.0)
 REQUEST = NodeRequest("n1", "p", SIZE, 1, True, "t")
@@ -33,7 +34,7 @@ async def short_lived(tmp_path: Path) -> AsyncIterator[tuple[LocalProvider, Cloc
 
 async def begun(provider: LocalProvider, directory: Path, expected: int) -> None:
     """Wait until that many hosts have begun, and see that no more do."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             await provider.observe([])
             if (directory / "host.log").read_text().count("begun") >= expected and provider._child is None:
@@ -99,7 +100,7 @@ async def test_what_the_service_was_configured_with_is_not_handed_to_the_host(
     monkeypatch.setenv("SOMETHING_ELSE", "kept")
     provider = LocalProvider(str(tmp_path), command=("/bin/sh", "-c", "env; echo end", "host"))
     await provider.prepare()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             text = (tmp_path / "host.log").read_text()
             if "end\n" in text:

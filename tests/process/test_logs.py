@@ -12,7 +12,8 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
 from tests.process.test_crashes import host_pid
-from tests.process.test_up import add, client_of, make_job, make_pool, state_of, until
+from tests.process.test_up import add, client_of, make_job, make_pool, state_of
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from millpond.agent.mount_table import mounted_below
 from tests.clients.conftest import Batch
 from tests.process.mounting import bind_works, clear, needs
 from tests.process.test_crashes import host_pid
-from tests.process.test_up import client_of, until
+from tests.process.test_up import client_of
 from tests.servers.azurite import Azurite
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_pool_that_mounts_a_directory(lent: Path, new_service: Any) -> None:
         # The host dies: mounts and tasks go on, nothing is mounted again.
         victim = host_pid(service)
         os.kill(victim, signal.SIGKILL)
-        until(lambda: host_pid(service), lambda pid: pid not in (0, victim))
+        host_pid(service, other_than=victim)
         (lent / "go").touch()
         task = batch.completed(job, "t")
         assert task.execution_info is not None

@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,9 @@ import pytest
 from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
+
+from tests.machine import free_port, runs
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -96,7 +98,7 @@ class Gang:
 
     def end_of(self, task_id: str) -> tuple[int | None, str, str]:
         """Exit code, standard output and error of a task once it has completed."""
-        until(lambda: self.client.get_task(self.id, task_id).state == m.BatchTaskState.COMPLETED, 60.0)
+        until(lambda: self.client.get_task(self.id, task_id).state == m.BatchTaskState.COMPLETED)
         info = self.client.get_task(self.id, task_id).execution_info
         assert info is not None
         return info.exit_code, self.file(task_id, "stdout.txt"), self.file(task_id, "stderr.txt")
@@ -108,20 +110,6 @@ class Gang:
 @pytest.fixture(scope="module")
 def gang(service: Any) -> Gang:
     return Gang(service)
-
-
-def until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_what_the_coordination_command_left_behind_is_there_until_the_end(gang: Gang, tmp_path: Path) -> None:
@@ -202,7 +190,7 @@ def test_mpirun_outlives_a_kill_of_the_service_and_of_the_agent(
     gang = Gang(service)
     rank = f"touch {tmp_path}/up/$AZ_BATCH_NODE_ID; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo done"
     gang.add("long", f"exec mpirun --host $AZ_BATCH_HOST_LIST -n 2 sh -c {shlex.quote(rank)}")
-    until(lambda: len(list((tmp_path / "up").iterdir())) == 2, 60.0)
+    until(lambda: len(list((tmp_path / "up").iterdir())) == 2)
     if who == "service":
         service.kill()
         service.start()
@@ -217,8 +205,3 @@ def test_mpirun_outlives_a_kill_of_the_service_and_of_the_agent(
     info = gang.client.get_task(gang.id, "long").execution_info
     assert info is not None
     assert (info.retry_count, info.requeue_count) == (0, 0)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

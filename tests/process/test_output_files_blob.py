@@ -17,6 +17,7 @@ from millpond.protocol.messages import Start
 from millpond.staging.http import HttpStaging
 from millpond.staging.retries import Retries
 from tests.servers.azurite import Azurite
+from tests.waiting import until_true
 
 
 class Node:
@@ -108,10 +109,7 @@ async def test_storage_that_is_killed_and_comes_back(node: Node, new_azurite: Ca
     node.files = {f"{number}.txt": b"x" * number for number in range(20)}
     running = asyncio.create_task(node.run(output(url, "*.txt")))
     log = node.wd.parent / "fileuploaderr.txt"
-    deadline = time.monotonic() + 30
-    while not (log.exists() and "there is another" in log.read_text()):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+    await until_true(lambda: log.exists() and "there is another" in log.read_text())
     await asyncio.to_thread(azurite.start)
     assert (await running).failure is None
     assert azurite.read(container, "19.txt") == b"x" * 19

@@ -6,8 +6,7 @@ import os
 import signal
 import stat
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -17,23 +16,8 @@ from millpond.agent.base import ProcessExit, ProcessSpec
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.spawning import frames
 from millpond.domain.errors import TaskFailure, TaskFailureCode
-
-PATIENCE_S = 20.0
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.005)
-
-
-def runs(pid: int) -> bool:
-    """Whether that process is there and not a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+from tests.machine import command_lines, runs
+from tests.waiting import PATIENCE_S, until_true
 
 
 def children(pid: int) -> str:
@@ -80,11 +64,8 @@ class Host:
         return []
 
     def spawner_pid(self) -> int:
-        for name in os.listdir("/proc"):
-            with contextlib.suppress(OSError):
-                if name.isdigit() and f"spawner.py\0{self.directory}\0" in Path(f"/proc/{name}/cmdline").read_text():
-                    return int(name)
-        raise AssertionError("no spawner runs")
+        wanted = f"spawner.py\0{self.directory}\0"
+        return next(pid for pid, arguments in command_lines() if wanted in arguments)
 
     async def crash(self) -> None:
         """The agent is gone without a word; a new life begins."""
@@ -240,7 +221,7 @@ async def spread(host: Host, rest: str, count: int = 4, environment: str = "") -
     (host.path / "pids").touch()
     spec = host.spec(sys.executable, "-S", "-c", script)
     await host.executor.start(spec)
-    await until(lambda: len(host.pids("pids")) == count, "the tree did not grow")
+    await until_true(lambda: len(host.pids("pids")) == count, "the tree did not grow")
     return spec
 
 
@@ -267,7 +248,7 @@ async def test_kill_takes_what_ignores_sigterm_and_is_stopped(host: Host) -> Non
         "trap '' TERM HUP INT; echo $$ >> pids; (trap '' TERM; echo 1; kill -STOP $$) ; while :; do sleep 600; done"
     )
     await host.executor.start(host.shell(script))
-    await until(lambda: len(host.pids("pids")) == 1, "it did not begin")
+    await until_true(lambda: len(host.pids("pids")) == 1, "it did not begin")
     await host.executor.kill("node/a/1")
     ended = await host.executor.wait("node/a/1")
     assert ended is not None
@@ -279,7 +260,7 @@ async def test_grace_lets_a_process_end_by_itself(host: Host) -> None:
     host.executor = ProcessExecutor(host.directory, grace_s=60.0)
     script = "trap 'echo bye; exit 6' TERM; echo $$ >> pids; while :; do sleep 0.01; done"
     await host.executor.start(host.shell(script))
-    await until(lambda: len(host.pids("pids")) == 1, "it did not begin")
+    await until_true(lambda: len(host.pids("pids")) == 1, "it did not begin")
     await host.executor.kill("node/a/1")
     ended = await host.executor.wait("node/a/1")
     assert ended is not None
@@ -299,7 +280,7 @@ async def test_strays_of_another_task_are_left_alone(host: Host) -> None:
     script = "setsid sh -c 'echo $$ >> pids; exec sleep 600' & while [ ! -s pids ]; do sleep 0.01; done; exec 2>&-; "
     # Through a middle process that ends, so that the daemon is the spawner's child.
     await host.executor.start(host.shell(f'sh -c "{script}"; echo up > up; sleep 600', name="a"))
-    await until((host.path / "up").exists, "the daemon did not start")
+    await until_true((host.path / "up").exists, "the daemon did not start")
     pid = host.pids("pids")[0]
     assert (await host.run(host.shell("exit 1", name="b"))).exit_code == 1
     assert runs(pid)
@@ -312,6 +293,8 @@ async def test_a_chain_that_keeps_forking_is_caught(host: Host) -> None:
     script = """
 import os, time
 if os.fork():
+    while not os.path.exists('last'):
+        time.sleep(0.01)
     time.sleep(0.2)
     os._exit(0)
 while True:
@@ -362,7 +345,7 @@ async def test_an_exit_while_nobody_listens_is_kept(host: Host) -> None:
     pid = host.spawner_pid()
     await host.crash()
     (host.path / "go").touch()
-    await until((host.path / "done").exists, "the task did not run on")
+    await until_true((host.path / "done").exists, "the task did not run on")
     ended = await host.executor.wait("node/a/1")
     assert ended is not None
     assert ended.exit_code == 21
@@ -381,7 +364,7 @@ async def test_a_spawner_killed_outright(host: Host) -> None:
     await asyncio.sleep(0)
     os.kill(pid, signal.SIGKILL)
     assert await asyncio.wait_for(waiting, PATIENCE_S) is None
-    await until(lambda: not any(runs(pid) for pid in host.pids("pids")), "the lost task runs on")
+    await until_true(lambda: not any(runs(pid) for pid in host.pids("pids")), "the lost task runs on")
     assert host.spawner_pid() != pid
     assert (await host.run(host.shell("exit 5", name="b"))).exit_code == 5
 
@@ -399,7 +382,7 @@ async def test_a_spawner_ends_when_nobody_comes(host: Host) -> None:
     await host.run(host.shell("exit 0"))
     pid = host.spawner_pid()
     await host.executor.close()
-    await until(lambda: not runs(pid), "the spawner stays")
+    await until_true(lambda: not runs(pid), "the spawner stays")
     # The next life starts its own.
     host.executor = ProcessExecutor(host.directory)
     assert list(await host.executor.known()) == []
@@ -408,23 +391,23 @@ async def test_a_spawner_ends_when_nobody_comes(host: Host) -> None:
 async def test_a_spawner_without_a_directory_ends_with_its_tasks(tmp_path: Path) -> None:
     host = Host(tmp_path)
     await host.executor.start(host.shell("echo $$ >> pids; exec sleep 600"))
-    await until(lambda: len(host.pids("pids")) == 1, "it did not begin")
+    await until_true(lambda: len(host.pids("pids")) == 1, "it did not begin")
     pid = host.spawner_pid()
     await host.executor.close()
     (Path(host.directory) / frames.SOCKET_NAME).unlink()
-    await until(lambda: not runs(pid) and not runs(host.pids("pids")[0]), "they stay")
+    await until_true(lambda: not runs(pid) and not runs(host.pids("pids")[0]), "they stay")
 
 
 async def test_a_forgotten_process_is_still_the_spawners(host: Host) -> None:
     """It is known no more, but killed and reaped like any other."""
     await host.executor.start(host.shell("echo $$ >> pids; exec sleep 600"))
-    await until(lambda: len(host.pids("pids")) == 1, "it did not begin")
+    await until_true(lambda: len(host.pids("pids")) == 1, "it did not begin")
     await host.executor.forget("node/a/1")
     await asyncio.sleep(0)  # it goes out with the loop's next turn
     await host.crash()
     assert list(await host.executor.known()) == []
     await host.executor.kill("node/a/1")
-    await until(lambda: not Path(f"/proc/{host.pids('pids')[0]}").exists(), "it runs on")
+    await until_true(lambda: not Path(f"/proc/{host.pids('pids')[0]}").exists(), "it runs on")
 
 
 async def test_shutdown_ends_everything(host: Host) -> None:
@@ -436,7 +419,7 @@ async def test_shutdown_ends_everything(host: Host) -> None:
     ended = await waiting
     assert ended is not None
     assert ended.exit_code == -9
-    await until(lambda: not runs(pid), "the spawner stays")
+    await until_true(lambda: not runs(pid), "the spawner stays")
     assert [pid for pid in host.pids("pids") if runs(pid)] == []
 
 
@@ -541,7 +524,7 @@ async def test_what_is_kept_does_not_outlive_a_kill_nor_being_forgotten(host: Ho
             await host.executor.forget(spec.id)
         else:
             await host.executor.shutdown()
-        await until(lambda left=left: not runs(left), f"{name}: it runs on")  # type: ignore[misc]
+        await until_true(lambda left=left: not runs(left), f"{name}: it runs on")
 
 
 async def test_what_is_kept_does_not_outlive_a_spawner_killed_outright(host: Host) -> None:
@@ -551,7 +534,7 @@ async def test_what_is_kept_does_not_outlive_a_spawner_killed_outright(host: Hos
     (left,) = host.pids("pids")
     old = host.spawner_pid()
     os.kill(old, signal.SIGKILL)
-    await until(lambda: not runs(old), "the spawner does not end")
+    await until_true(lambda: not runs(old), "the spawner does not end")
     await host.executor.end("node/a/1")
     assert not runs(left)
     assert await host.executor.wait(spec.id) is None

@@ -14,7 +14,8 @@ from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 
 from tests.conftest import REPOSITORY, MillpondProcess, ServiceFactory
-from tests.process.test_up import make_pool, state_of, until
+from tests.process.test_up import make_pool, state_of
+from tests.waiting import PATIENCE_S, until
 
 CALL_BACK = """
 import json, os, sys, urllib.request
@@ -97,12 +98,12 @@ def client_of_http(service: MillpondProcess) -> BatchClient:
 
 def test_plain_http_is_for_this_machine_only(new_service: ServiceFactory) -> None:
     service = new_service("data", "--host", "0.0.0.0")
-    assert service.spawn().wait(30) == 1
+    assert service.spawn().wait(PATIENCE_S) == 1
     assert "add --tls, or --insecure-http if that is what you want" in service.log()
     new_service("data", "--host", "0.0.0.0", "--insecure-http").start()
 
 
 def test_half_a_certificate(new_service: ServiceFactory) -> None:
     service = new_service("data", "--tls-cert", "/none.pem")
-    assert service.spawn().wait(30) == 2
+    assert service.spawn().wait(PATIENCE_S) == 2
     assert "--tls-cert: server.tls_certificate needs server.tls_key beside it" in service.log()

@@ -7,31 +7,21 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 
-_T = TypeVar("_T")
-DEADLINE_S = 30.0
+from tests.machine import free_port
+from tests.waiting import PATIENCE_S, until
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def until(look: Callable[[], _T], wanted: Callable[[_T], Any]) -> _T:
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        seen = look()
-        if wanted(seen):
-            return seen
-        assert time.monotonic() < deadline, f"not in {DEADLINE_S:g} s; last seen: {seen}"
-        time.sleep(0.05)
 
 
 def client_of(service: Any) -> BatchClient:
@@ -239,7 +229,7 @@ def test_a_second_signal_is_immediate(new_service: Any) -> None:
     process = service.process
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) in (0, 130)
+    assert process.wait(PATIENCE_S) in (0, 130)
     until(lambda: processes_of(service.data_dir), lambda found: not found)
 
 
@@ -299,7 +289,8 @@ def test_crashes_one_after_the_other_while_tasks_are_added(new_service: Any) -> 
 
 
 def test_it_answers_that_it_is_ready(new_service: Any) -> None:
-    service = new_service().start()
+    # At a port that nobody else is given when it has stopped.
+    service = new_service("data", "--port", str(free_port())).start()
     with urllib.request.urlopen(service.endpoint + "/healthz", timeout=10) as answer:
         assert answer.status == 200
     service.stop()

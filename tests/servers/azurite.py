@@ -4,10 +4,12 @@ import contextlib
 import datetime as dt
 import uuid
 from pathlib import Path
+from typing import Any
 
 import trustme
 from azure.storage.blob import BlobServiceClient, generate_blob_sas, generate_container_sas
 
+from tests.machine import free_port
 from tests.servers.programs import Program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,7 +36,8 @@ class Azurite:
 
     def __init__(self, directory: Path, *, tls: bool = False) -> None:
         self._directory = directory
-        self._port = 0
+        # To come back to.
+        self._port = free_port()
         self._program: Program | None = None
         self._tls: list[str] = []
         self.ca_path = ""
@@ -68,7 +71,6 @@ class Azurite:
             r"successfully listens on https?://127\.0\.0\.1:(\d+)",
             {},
         )
-        self._port = self._program.port
         return self
 
     def stop(self) -> None:
@@ -95,7 +97,7 @@ class Azurite:
 
     def client(self) -> BlobServiceClient:
         """The official SDK's client; close it (it is a context manager)."""
-        options = {"connection_verify": self.ca_path} if self.ca_path else {}
+        options: dict[str, Any] = {"connection_verify": self.ca_path} if self.ca_path else {}
         return BlobServiceClient.from_connection_string(self.connection_string, **options)
 
     def new_container(self, name: str = "") -> str:

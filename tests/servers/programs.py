@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 START_DEADLINE_S = 60.0
-STOP_DEADLINE_S = 20.0
+STOP_DEADLINE_S = 60.0
 
 
 class Program:

@@ -23,8 +23,13 @@ class Batch(msgspec.Struct):
         reply: Any = None
         for effect in effects:
             match effect:
+                case f.HandOver(task):
+                    if task.key not in changes.tasks:
+                        changes.handed.add(task.key)
+                        changes.tasks[task.key] = task
                 case f.SaveTask(task):
                     changes.tasks[task.key] = task
+                    changes.handed.discard(task.key)
                 case f.StartTask() | f.StopTask():
                     self.after.append(effect)
                 case f.AddTasks(tasks, specs):
@@ -43,6 +48,7 @@ class Batch(msgspec.Struct):
                     changes.specs[key] = spec
                 case f.DeleteTask(task):
                     changes.tasks.pop(task.key, None)
+                    changes.handed.discard(task.key)
                     changes.specs.pop(task.key, None)
                     if task.key in changes.new_tasks:
                         changes.new_tasks.discard(task.key)

@@ -64,6 +64,10 @@ class AddTasks(_Effect, frozen=True, gc=False):
     specs: list[bytes]
 
 
+class HandOver(SaveTask, frozen=True, gc=False):
+    """The task has been handed to its node as its current attempt; nothing else of it has changed."""
+
+
 class SaveTaskSpec(_Effect, frozen=True, gc=False):
     """A new specification of an existing task."""
 
@@ -332,6 +336,7 @@ RowEffect: TypeAlias = (
     | DeleteJob
     | AddTasks
     | SaveTask
+    | HandOver
     | SaveTaskSpec
     | DeleteTask
     | RememberSatisfied

@@ -12,7 +12,7 @@ import math
 from typing import Final
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import Effect, ReturnTask, SaveTask, StartTask
+from millpond.domain.effects import Effect, HandOver, ReturnTask, StartTask
 from millpond.domain.states import JobDefaultOrder, JobState, NodeFillType
 from millpond.domain.task import Task
 from millpond.scheduler import apart, preemption, reservations, service_log, special
@@ -288,7 +288,7 @@ def _assign(
     if state.tells_tasks:
         effects.append(service_log.task_started(job, task))
     if job.row.preparation is None:
-        effects.append(SaveTask(task))
+        effects.append(HandOver(task))
         effects.append(StartTask(node.row.id, job.row, task, task.attempt, task.required_slots))
     else:
         special.hand_over(state, job, node, assignment, at, effects)

@@ -4,12 +4,13 @@ from base64 import b64encode
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
-from xml.etree import ElementTree as ET
+from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
 from millpond.staging.account_storage import StorageError
 from millpond.staging.auto_storage import is_container_name
 from millpond.staging.base import RemoteFile
+from millpond.staging.xml import parse_xml
 
 BLOB_VERSION: Final = "2021-08-06"
 """Of the protocol."""
@@ -48,8 +49,8 @@ def block_list(blocks: Iterable[str]) -> bytes:
 def parse_error(text: bytes) -> tuple[str, str]:
     """Code and message of an error's body; empty where it says none."""
     try:
-        root = _parse(text)
-    except (ET.ParseError, ValueError):
+        root = parse_xml(text)
+    except ValueError:
         return "", ""
     return root.findtext("Code") or "", (root.findtext("Message") or "").partition("\n")[0].strip()
 
@@ -57,9 +58,9 @@ def parse_error(text: bytes) -> tuple[str, str]:
 def parse_listing(text: bytes) -> tuple[list[RemoteFile], str]:
     """The blobs of one page, and the marker of the next (empty: there is none). Raises StorageError 502."""
     try:
-        root = _parse(text)
+        root = parse_xml(text)
         return [_file(blob) for blob in root.iterfind("Blobs/Blob")], root.findtext("NextMarker") or ""
-    except (ET.ParseError, ValueError) as error:
+    except ValueError as error:
         raise StorageError(502, "StorageError", "What the storage account answers is not a listing.") from error
 
 
@@ -67,14 +68,14 @@ def parse_containers(text: bytes) -> tuple[list[str], str]:
     """The names of the containers of one page, and the marker of the next (empty: there is none). Raises StorageError
     502."""
     try:
-        root = _parse(text)
-    except (ET.ParseError, ValueError) as error:
+        root = parse_xml(text)
+    except ValueError as error:
         raise StorageError(502, "StorageError", "What the storage account answers is not a listing.") from error
     names = [name.text for name in root.iterfind("Containers/Container/Name") if name.text]
     return names, root.findtext("NextMarker") or ""
 
 
-def _file(blob: ET.Element) -> RemoteFile:
+def _file(blob: Element) -> RemoteFile:
     name = blob.find("Name")
     if name is None or not name.text:
         raise ValueError("a blob has no name")
@@ -84,10 +85,3 @@ def _file(blob: ET.Element) -> RemoteFile:
         int(blob.findtext("Properties/Content-Length") or 0),
         etag if not etag or etag.startswith('"') else f'"{etag}"',
     )
-
-
-def _parse(text: bytes) -> ET.Element:
-    """Raises ValueError, ParseError."""
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise ValueError("it has a document type")
-    return ET.fromstring(text.removeprefix(b"\xef\xbb\xbf"))  # noqa: S314  entities need a document type, refused above

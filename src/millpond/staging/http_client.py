@@ -7,12 +7,12 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
-from xml.etree import ElementTree as ET
 
 import aiohttp
 from yarl import URL
 
 from millpond.staging.failures import TRANSIENT, Codes, Transient, failed, reason_of, refused_by_server
+from millpond.staging.xml import parse_xml
 
 _CONNECTIONS: Final = 64
 _CONNECTIONS_PER_HOST: Final = 32
@@ -112,10 +112,8 @@ async def check(response: aiohttp.ClientResponse, codes: Codes, url: str) -> Non
 
 def _error_code(text: bytes) -> str:
     """`Code` of the XML that Azure and S3 answer."""
-    if not text.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<") or b"<!" in text:
-        return ""
-    with contextlib.suppress(ET.ParseError):
-        code = ET.fromstring(text).findtext("Code") or ""  # noqa: S314  entities are refused above
+    with contextlib.suppress(ValueError):
+        code = parse_xml(text).findtext("Code") or ""
         if code.isascii() and code.isalnum():
             return code
     return ""

@@ -1,12 +1,8 @@
 """Listings of a container: Azure's XML, and auto-storage's JSON (`{"blobs": [{"name", "size", "etag"}], "next": …}`)."""
 
-from typing import Final
-from xml.etree import ElementTree as ET
-
 import msgspec
 
-_BEFORE_XML: Final = b"\xef\xbb\xbf \r\n\t"
-"""A byte order mark, or blanks."""
+from millpond.staging.xml import is_xml, parse_xml
 
 
 class ListedBlob(msgspec.Struct, frozen=True):
@@ -25,19 +21,13 @@ class Page(msgspec.Struct, frozen=True):
 def parse_page(text: bytes) -> Page:
     """Raises ValueError when it is no listing."""
     try:
-        return _parse_xml(text) if text.lstrip(_BEFORE_XML).startswith(b"<") else _parse_json(text)
-    except (msgspec.MsgspecError, ET.ParseError) as error:
+        return _of_xml(text) if is_xml(text) else msgspec.json.decode(text, type=Page)
+    except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
 
 
-def _parse_json(text: bytes) -> Page:
-    return msgspec.json.decode(text, type=Page)
-
-
-def _parse_xml(text: bytes) -> Page:
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise ValueError("it has a document type")
-    root = ET.fromstring(text)  # noqa: S314  entities need a document type, refused above
+def _of_xml(text: bytes) -> Page:
+    root = parse_xml(text)
     if root.tag != "EnumerationResults":
         raise ValueError(f"its root is {root.tag!r}")
     blobs = [

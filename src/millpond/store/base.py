@@ -185,10 +185,10 @@ class Store(Protocol):
         were deleted. When no more are left, the job's rows of nodes go too."""
         ...
 
-    async def forget_node_names(self, after: int, limit: int) -> int | None:
-        """Look through up to `limit` of the names of nodes that are kept because tasks name them, beyond number `after`
-        (0 at first): those that neither a node nor a task bears any more go. The number to go on after; None when it
-        is through. For stores that keep no such names: None at once."""
+    async def forget_node_names(self, chunk: int) -> None:
+        """Of the names of nodes that are kept because tasks name them, those that neither a node nor a task bears any
+        more go. Looks through all tasks, `chunk` rows at a time, so that others get their turn. For stores that keep no
+        such names: nothing."""
         ...
 
     # --- automatic scaling: observations beside the truth, hence not fenced; they go with their pool ---
@@ -309,8 +309,8 @@ class Store(Protocol):
         SQL and a page may come back short (even empty) with a `next`, so that one call never scans without bound."""
         ...
 
-    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
-        """(job id, task) of the tasks last handed to a node, latest state change first."""
+    async def tasks_of_keys(self, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
+        """(job id, task) by key, of those that are still there."""
         ...
 
     async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:

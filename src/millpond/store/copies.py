@@ -60,6 +60,7 @@ def copy_changes(changes: ChangeSet) -> ChangeSet:
         jobs={no: copy_job(job) for no, job in changes.jobs.items()},
         tasks={key: copy.copy(task) for key, task in changes.tasks.items()},
         new_tasks=set(changes.new_tasks),
+        handed=set(changes.handed),
         specs=dict(changes.specs),
         satisfied=set(changes.satisfied),
         job_nodes={key: copy_job_node(job_node) for key, job_node in changes.job_nodes.items()},

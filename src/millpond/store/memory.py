@@ -171,8 +171,8 @@ class MemoryStore:
             satisfied.difference_update(sorted(satisfied)[:limit])
         return len(keys)
 
-    async def forget_node_names(self, after: int, limit: int) -> int | None:
-        return None
+    async def forget_node_names(self, chunk: int) -> None:
+        pass
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -523,18 +523,15 @@ class MemoryStore:
     def _task_row(self, task: Task) -> TaskRow:
         return TaskRow(copy.copy(task), self._specs.get(task.key, b"{}"))
 
-    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
+    async def tasks_of_keys(self, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
         self._check_open()
-        wanted = ids.id_key(node_id)
-        found = [
-            (self._jobs[job_no].id, task)
-            for job_no, tasks in self._tasks.items()
-            if job_no in self._jobs
-            for task in tasks.rows.values()
-            if task.node_id is not None and ids.id_key(task.node_id) == wanted
-        ]
-        found.sort(key=lambda one: (one[1].state_time, one[1].key), reverse=True)
-        return [(job_id, copy.copy(task)) for job_id, task in found[:limit]]
+        found: dict[int, tuple[str, Task]] = {}
+        for key in keys:
+            job = self._jobs.get(ids.job_no_of(key))
+            task = self._job_tasks(ids.job_no_of(key)).rows.get(key)
+            if job is not None and task is not None:
+                found[key] = (job.id, copy.copy(task))
+        return found
 
     async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
         self._check_open()

@@ -145,10 +145,19 @@ class SqliteStore:
                 break
         return deleted
 
-    async def forget_node_names(self, after: int, limit: int) -> int | None:
+    async def forget_node_names(self, chunk: int) -> None:
         if self._writer is None:
             raise _closed()
-        return await self._write(functools.partial(self._writer.forget_names, after=after, limit=limit))
+        await self._write(self._writer.watch_names)
+        free = {ref for (ref,) in await self._read(lambda connection: self._all(connection, "names_without_node"))}
+        key: int | None = 0
+        while free and key is not None:
+            key, borne = await self._read(functools.partial(self._tasks.nodes_after, key=key, chunk=chunk))
+            free -= borne
+        numbers = sorted(free)
+        for start in range(0, len(numbers), chunk):
+            some = numbers[start : start + chunk]
+            await self._write(functools.partial(self._writer.forget_names, refs=some))
 
     # --- what the scheduler reads ---
 
@@ -346,8 +355,8 @@ class SqliteStore:
         condition = condition_of(where, sqlite_rows.TASK_COLUMNS)
         return await self._read(lambda it: self._tasks.page(it, job_no, condition, limit, start))
 
-    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
-        return await self._read(lambda it: self._tasks.recent(it, node_id, limit))
+    async def tasks_of_keys(self, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
+        return await self._read(lambda it: self._tasks.of_keys(it, keys))
 
     async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
         encoded = sqlite_rows.json_of(list(job_ids))

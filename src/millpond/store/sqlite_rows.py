@@ -117,6 +117,8 @@ NEW_TASK_NODE: Final = 11
 """Where the node id stands in `new_task_row`."""
 TASK_NODE: Final = 9
 """Where the node id stands in `task_row`."""
+HAND_OVER_NODE: Final = 2
+"""Where the node id stands in a row of `hand_overs`."""
 TASK_REF: Final = 11
 """Where the node's number stands in a row that was read."""
 
@@ -136,6 +138,7 @@ class Rows(msgspec.Struct):
     new_tasks: list[Row]
     """Those in no run."""
     tasks: list[Row]
+    hand_overs: list[Row]
     specs: list[Row]
     """Those of no run."""
     satisfied: list[Row]
@@ -162,6 +165,7 @@ class Rows(msgspec.Struct):
 def rows_of(changes: ChangeSet) -> Rows:
     """Reads the records; a value that is no JSON raises here, before anything is written."""
     is_new = changes.new_tasks
+    is_handed = changes.handed
     specs = changes.specs
     runs, single = (
         runs_of((task for key, task in changes.tasks.items() if key in is_new), specs) if is_new else ([], [])
@@ -169,13 +173,23 @@ def rows_of(changes: ChangeSet) -> Rows:
     if runs:
         alone = {task.key for task in single}
         specs = {key: spec for key, spec in specs.items() if key in alone or key not in is_new}
+    tasks: list[Row] = []
+    hand_overs: list[Row] = []
+    for key, task in changes.tasks.items():
+        if key in is_new:
+            continue
+        if key in is_handed:
+            hand_overs.append((key, task.attempt, task.node_id))
+        else:
+            tasks.append(_task_row(task))
     return Rows(
         pools=[_pool_row(pool) for pool in changes.pools.values()],
         nodes=[_node_row(node) for node in changes.nodes.values()],
         jobs=[_job_row(job) for job in changes.jobs.values()],
         runs=runs,
         new_tasks=[_new_task_row(task) for task in single],
-        tasks=[_task_row(task) for key, task in changes.tasks.items() if key not in is_new],
+        tasks=tasks,
+        hand_overs=hand_overs,
         specs=list(specs.items()),
         satisfied=sorted(changes.satisfied),
         job_nodes=[_job_node_row(job_node) for job_node in changes.job_nodes.values()],
@@ -348,7 +362,7 @@ def added_tasks_of_rows(rows: Iterable[Row]) -> list[Task]:
     """Tasks from the rows of `load_added_tasks`. Those added together have one time between them: the same object."""
     active = TaskState.ACTIVE
     tasks: list[Task] = []
-    at = None
+    at: Timestamp = -1.0
     for key, task_id, created, slots, retries in rows:
         if created != at:
             at = created

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, Final
 
 from millpond.domain import ids
 from millpond.domain.errors import LeaseLost
@@ -12,6 +12,10 @@ from millpond.store import paging, sqlite_listing, sqlite_rows
 from millpond.store.base import Fence, Page, TaskRow
 from millpond.store.sqlite_file import transaction
 from millpond.store.sqlite_listing import Condition
+
+HIGHEST: Final = (1 << 63) - 1
+"""Above every row's number."""
+_TASKS_AT_ONCE: Final = 10_000
 
 
 def range_of_job(job_no: int) -> tuple[int, int]:
@@ -29,11 +33,13 @@ class TaskTables:
         """In order of creation. Most of a long queue has only been added: such rows are read in a fifth of the time."""
         keys = range_of_job(job_no)
         tasks = sqlite_rows.added_tasks_of_rows(connection.execute(self._queries["load_added_tasks"], keys))
+        for start in range(0, len(tasks), _TASKS_AT_ONCE):
+            self._hand_over(connection, tasks[start : start + _TASKS_AT_ONCE])
         added = len(tasks)
         if added == self._all(connection, "count_tasks", *keys)[0][0]:
             return tasks
         cursor = connection.execute(self._queries["load_other_tasks"], keys)
-        while rows := cursor.fetchmany(10_000):
+        while rows := cursor.fetchmany(_TASKS_AT_ONCE):
             tasks += self._tasks(connection, rows)
         if added:
             tasks.sort(key=attrgetter("key"))
@@ -43,7 +49,9 @@ class TaskTables:
         return dict(self._all(connection, "task_specs", sqlite_rows.json_of(keys)))
 
     def get(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
-        rows = self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
+        """In a transaction of its own."""
+        with transaction(connection):
+            rows = self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
         return rows[0] if rows else None
 
     def page(
@@ -60,9 +68,10 @@ class TaskTables:
             rows = sqlite_rows.listed_rows_of(text)
             # SQLite promises no order of what it aggregates.
             rows.sort(key=itemgetter(0))
-            names = self._names_for(connection, rows)
-        listed_task = sqlite_rows.listed_task
-        items = [TaskRow(listed_task(row, names), (row[-1] or "{}").encode()) for row in rows[:limit]]
+            names = self._names(connection, {row[sqlite_rows.TASK_REF] for row in rows})
+            tasks = [sqlite_rows.listed_task(row, names) for row in rows[:limit]]
+            self._hand_over(connection, tasks)
+        items = [TaskRow(task, (row[-1] or "{}").encode()) for task, row in zip(tasks, rows, strict=False)]
         token = None
         if len(rows) > limit:
             token = paging.token_of_task(items[-1].task.key)
@@ -70,12 +79,21 @@ class TaskTables:
             token = paging.token_of_task(end)
         return Page(items, token)
 
-    def recent(self, connection: sqlite3.Connection, node_id: str, limit: int) -> list[tuple[str, Task]]:
-        """See `Store.recent_tasks`. In a transaction of its own."""
+    def of_keys(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
+        """See `Store.tasks_of_keys`. In a transaction of its own."""
         with transaction(connection):
-            ref = self._all(connection, "node_ref", node_id)
-            rows = self._all(connection, "recent_tasks", ref[0][0], limit) if ref else []
-            return [(row[-1], task) for row, task in zip(rows, self._tasks(connection, rows), strict=True)]
+            rows = self._all(connection, "tasks_of_keys", sqlite_rows.json_of(keys))
+            tasks = self._tasks(connection, rows)
+        return {task.key: (row[-1], task) for row, task in zip(rows, tasks, strict=True)}
+
+    def nodes_after(self, connection: sqlite3.Connection, key: int, chunk: int) -> tuple[int | None, set[int]]:
+        """The numbers of the nodes that the next tasks beyond a key name, `chunk` tasks at most; and the key to go on
+        after, None when these were the last."""
+        with transaction(connection):
+            bound = self._all(connection, "scan_tasks", key, HIGHEST, chunk - 1)
+            end = bound[0][0] if bound else HIGHEST
+            refs = {ref for (ref,) in self._all(connection, "nodes_of_tasks", key, end)}
+        return (end if bound else None), refs
 
     def purge(self, connection: sqlite3.Connection, job_no: int, wanted: int, fence: Fence) -> int:
         """Delete the first tasks of a job, at most so many, and all that hangs on them; how many those were. Raises
@@ -92,7 +110,7 @@ class TaskTables:
             for query in ("delete_satisfied", "delete_job_nodes"):
                 connection.execute(self._queries[query], (f"[{job_no}]",))
         gone = connection.execute(self._queries["purge_tasks"], (first, last)).rowcount
-        for query in ("purge_specs", "purge_subtasks", "purge_kept_logs"):
+        for query in ("purge_hand_overs", "purge_specs", "purge_subtasks", "purge_kept_logs"):
             connection.execute(self._queries[query], (first, last))
         return gone
 
@@ -100,21 +118,33 @@ class TaskTables:
         return connection.execute(self._queries[query], parameters).fetchall()
 
     def _tasks(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[Task]:
-        names = self._names_for(connection, rows)
+        names = self._names(connection, {row[sqlite_rows.TASK_REF] for row in rows})
         task_of_row = sqlite_rows.task_of_row
-        return [task_of_row(row, names) for row in rows]
+        tasks = [task_of_row(row, names) for row in rows]
+        self._hand_over(connection, tasks)
+        return tasks
 
-    def _names_for(
-        self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]
-    ) -> Mapping[int | None, str | None]:
-        """What the rows' node numbers mean."""
+    def _hand_over(self, connection: sqlite3.Connection, tasks: Sequence[Task]) -> None:
+        """Give tasks, which come in order of their keys, the attempt and node that they were handed to since their rows
+        were written. In one transaction with what read the rows."""
+        if not tasks:
+            return
+        handed = self._all(connection, "handed_over", tasks[0].key, tasks[-1].key)
+        if not handed:
+            return
+        names = self._names(connection, {ref for _, _, ref in handed})
+        by_key = {task.key: task for task in tasks}
+        for key, attempt, ref in handed:
+            task = by_key.get(key)
+            if task is not None and task.attempt < attempt:
+                task.attempt, task.node_id = attempt, names[ref]
+
+    def _names(self, connection: sqlite3.Connection, refs: set[int | None]) -> Mapping[int | None, str | None]:
+        """At least the names of these."""
         names = self._node_names
-        missing = {row[sqlite_rows.TASK_REF] for row in rows} - names.keys()
+        missing = refs - names.keys()
         if missing:
-            names.update(self._all(connection, "node_names", sqlite_rows.json_of(sorted(missing))))
-            if missing - names.keys():
-                # The task, and with it the name, went between the two reads.
-                return {**dict.fromkeys(missing), **names}
+            names.update(self._all(connection, "node_names", sqlite_rows.json_of(list(missing))))
         return names
 
     def _task_rows(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[TaskRow]:

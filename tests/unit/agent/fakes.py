@@ -23,15 +23,6 @@ from millpond.protocol.messages import (
 )
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    """Wait until the condition holds."""
-    async with asyncio.timeout(limit_s):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.001)
-
-
 def start(revision: int, key: int, attempt: int = 1, *, slots: int = 1) -> Start:
     return Start(revision, key, attempt, job_id="j", task_id=f"t{key}", slots=slots, spec=b"{}")
 

@@ -365,5 +365,5 @@ class AgentTraffic(RuleBasedStateMachine):
             raise AssertionError(f"{queued} wait for nothing")
 
 
-AgentTraffic.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+AgentTraffic.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestAgentTraffic = AgentTraffic.TestCase

@@ -4,8 +4,7 @@ import asyncio
 import os
 import shutil
 import stat
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ from millpond.agent.content_key import content_key
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.staging.base import Fetched, RemoteFile
 from tests.unit.runner.staging import etag_of
+from tests.waiting import until_true
 
 MIB = 1 << 20
 SIZE = 100_000
@@ -120,13 +120,6 @@ async def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
-
-
 async def test_fetched_once(shop: Shop) -> None:
     data = shop.origin.files["/c/a"] = os.urandom(SIZE)
     assert [await shop.get("/c/a", sig) for sig in "abc"] == [data] * 3
@@ -180,10 +173,10 @@ async def test_one_downloads_and_the_others_wait(shop: Shop) -> None:
     shop.origin.gate.clear()
     shop.origin.files["/c/b"] = b"b"
     tasks = [asyncio.create_task(shop.get("/c/a", str(number))) for number in range(20)]
-    await until(lambda: shop.origin.waiting)
+    await until_true(lambda: shop.origin.waiting)
     # Who waits for the first takes nobody's slot.
     other = asyncio.create_task(shop.get("/c/b"))
-    await until(lambda: shop.origin.waiting > 1)
+    await until_true(lambda: shop.origin.waiting > 1)
     assert shop.origin.waiting == 2
     shop.origin.gate.set()
     assert await asyncio.gather(*tasks) == [data] * 20
@@ -197,10 +190,10 @@ async def test_when_it_is_cancelled_the_next_takes_over(shop: Shop) -> None:
     data = shop.origin.files["/c/a"] = os.urandom(SIZE)
     shop.origin.gate.clear()
     tasks = [asyncio.create_task(shop.get("/c/a", str(number))) for number in range(5)]
-    await until(lambda: shop.origin.waiting)
+    await until_true(lambda: shop.origin.waiting)
     tasks[0].cancel()
     await asyncio.wait([tasks[0]])
-    await until(lambda: shop.origin.waiting)
+    await until_true(lambda: shop.origin.waiting)
     shop.origin.gate.set()
     assert await asyncio.gather(*tasks[1:]) == [data] * 4
     assert len(shop.origin.downloads) == 1
@@ -211,7 +204,7 @@ async def test_when_it_fails_the_next_takes_over(shop: Shop) -> None:
     shop.origin.refused = {"0"}
     shop.origin.gate.clear()
     tasks = [asyncio.create_task(shop.get("/c/a", str(number))) for number in range(5)]
-    await until(lambda: shop.origin.waiting)
+    await until_true(lambda: shop.origin.waiting)
     shop.origin.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(results[0], TaskFailure)
@@ -231,7 +224,7 @@ async def test_what_is_not_worth_it_goes_straight(shop: Shop, kind: str) -> None
     shop.origin.gate.clear()
     tasks = [asyncio.create_task(shop.get("/c/a")) for _ in range(5)]
     # They do not wait for each other.
-    await until(lambda: shop.origin.waiting == 5)
+    await until_true(lambda: shop.origin.waiting == 5)
     shop.origin.gate.set()
     assert await asyncio.gather(*tasks) == [data] * 5
     assert len(shop.origin.downloads) == 6
@@ -441,7 +434,7 @@ async def test_a_pool_dropped_while_it_is_copied(shop: Shop) -> None:
     await shop.get("/c/a")
     shop.origin.gate.clear()
     task = asyncio.create_task(shop.get("/c/a"))
-    await until(lambda: shop.origin.waiting)
+    await until_true(lambda: shop.origin.waiting)
     shop.cache.drop("p", shop.discard)
     assert shop.cache.used > 0
     shop.origin.gate.set()
@@ -472,7 +465,7 @@ async def test_no_descriptor_is_left_open(shop: Shop) -> None:
         assert await shop.get("/c/a") == data
     shop.origin.gate.clear()
     tasks = [asyncio.create_task(shop.get("/c/a")) for _ in range(10)]
-    await until(lambda: shop.origin.waiting)
+    await until_true(lambda: shop.origin.waiting)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

@@ -13,7 +13,7 @@ from millpond.agent.follow import FollowedFile
 from millpond.agent.logs import NodeLogs
 from millpond.agent.watch import Watches
 from millpond.protocol.frames import ALIVE, frame, unframed
-from tests.unit.agent.fakes import until
+from tests.waiting import until_true
 
 PATH = "workitems/j/job-1/t/stdout.txt"
 
@@ -80,12 +80,12 @@ def node(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 async def test_what_is_added_comes_and_the_end_comes_with_all(node: Node) -> None:
     node.begin()
     following = node.follow(offset=2)
-    await until(lambda: following.frames == [b""])
+    await until_true(lambda: following.frames == [b""])
     node.file.write_bytes(b"0123")
-    await until(lambda: following.content == b"23")
+    await until_true(lambda: following.content == b"23")
     with node.file.open("ab") as file:
         file.write(b"45")
-    await until(lambda: following.content == b"2345")
+    await until_true(lambda: following.content == b"2345")
     with node.file.open("ab") as file:
         file.write(b"6" * 200_000)
     node.end()
@@ -97,11 +97,11 @@ async def test_what_an_earlier_attempt_left_is_not_taken_for_this_ones(node: Nod
     node.file.write_bytes(b"old")
     node.launch(2)
     following = node.follow(attempt=2)
-    await until(lambda: following.frames == [b""])
+    await until_true(lambda: following.frames == [b""])
     node.file.unlink()
     node.file.write_bytes(b"new")
     node.begin(2)
-    await until(lambda: following.content == b"new")
+    await until_true(lambda: following.content == b"new")
     node.end(2)
     await following.task
     # And the earlier one's is gone.
@@ -122,7 +122,7 @@ async def test_signs_of_life(node: Node, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(follow_module, "_ALIVE_S", 0.01)
     node.begin()
     following = node.follow()
-    await until(lambda: following.frames == [b""] * 3)
+    await until_true(lambda: following.frames == [b""] * 3)
     node.end()
     await following.task
 
@@ -133,7 +133,7 @@ async def test_nothing_is_held_when_nobody_follows(tmp_path: Path) -> None:
     node.begin()
     before = os.listdir("/proc/self/fd")
     followings = [node.follow() for _ in range(3)]
-    await until(lambda: all(following.content == b"x" for following in followings))
+    await until_true(lambda: all(following.content == b"x" for following in followings))
     assert len(os.listdir("/proc/self/fd")) > len(before)
     for following in followings:
         following.task.cancel()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from millpond.agent import link as link_module
 from millpond.agent import node as node_module
 from millpond.domain.events import HeldAttempt
 from millpond.protocol.messages import (
@@ -21,7 +22,8 @@ from millpond.protocol.messages import (
     Stop,
     Stopped,
 )
-from tests.unit.agent.fakes import FakeControl, Node, start, until
+from tests.unit.agent.fakes import FakeControl, Node, start
+from tests.waiting import PATIENCE_S, until_true
 
 
 @pytest.fixture
@@ -39,9 +41,9 @@ def kinds(reports: dict[int, Report]) -> list[tuple[str, int]]:
 async def test_a_task_is_run_and_reported(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
-    await until(lambda: (1, 1) in node.runner.running)
+    await until_true(lambda: (1, 1) in node.runner.running)
     node.runner.end(1, exit_code=3)
-    await until(lambda: len(control.reports) == 2)
+    await until_true(lambda: len(control.reports) == 2)
     assert control.reports == {1: Started(1, 1, 1, 1.0), 2: Ended(2, 1, 1, 1.0, 2.0, 3)}
     assert control.hellos[0].inventory == ()
     (facts,) = node.runner.facts
@@ -51,62 +53,79 @@ async def test_a_task_is_run_and_reported(node: Node) -> None:
 async def test_one_poll_is_parked_while_reports_go_beside_it(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
-    await until(lambda: (1, 1) in node.runner.running and control.parked == 1)
+    await until_true(lambda: (1, 1) in node.runner.running and control.parked == 1)
     polls = sum(sync.park for sync in control.syncs)
     node.runner.end(1)
-    await until(lambda: len(control.reports) == 2)
+    await until_true(lambda: len(control.reports) == 2)
     assert control.parked == 1
     assert sum(sync.park for sync in control.syncs) == polls
     assert all(sync.park != bool(sync.reports) for sync in control.syncs)
+
+
+async def test_a_node_with_work_queued_hears_by_its_reports_and_parks_when_the_queue_is_empty(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "_UNPARKED_S", 1e9)
+    control = node.control
+    control.tell(*(start(key, key) for key in range(1, 9)))
+    await until_true(lambda: len(node.runner.running) == 4 and len(control.reports) == 4 and control.parked == 0)
+    polls = sum(sync.park for sync in control.syncs)
+    control.tell(Stop(9, 1, 1))
+    node.runner.end(2)
+    await until_true(lambda: Stopped in map(type, control.reports.values()))
+    assert (control.parked, sum(sync.park for sync in control.syncs)) == (0, polls)
+    node.runner.end(3)
+    node.runner.end(4)
+    await until_true(lambda: {key for key, _ in node.runner.running} == {5, 6, 7, 8} and control.parked == 1)
 
 
 async def test_what_ends_together_is_reported_together(node: Node) -> None:
     control = node.control
     node.runner.at_once = True
     control.tell(*(start(key, key) for key in range(1, 101)))
-    await until(lambda: len(control.reports) == 200)
+    await until_true(lambda: len(control.reports) == 200)
     assert sum(bool(sync.reports) for sync in control.syncs) < 60
 
 
 async def test_directives_are_seen_once_however_often_they_are_sent(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1), start(2, 2))
-    await until(lambda: len(node.runner.running) == 2)
+    await until_true(lambda: len(node.runner.running) == 2)
     node.runner.end(1)
     node.runner.end(2)
-    await until(lambda: len(control.reports) == 4)
+    await until_true(lambda: len(control.reports) == 4)
     control.directives = [start(1, 1), start(2, 2)]
     control.tell(start(3, 3))
-    await until(lambda: (3, 1) in node.runner.running)
+    await until_true(lambda: (3, 1) in node.runner.running)
     assert node.runner.launches == [(1, 1, False), (2, 1, False), (3, 1, False)]
 
 
 async def test_tasks_run_on_while_the_control_plane_is_away(node: Node) -> None:
     control = node.control
     control.tell(*(start(key, key, slots=4) for key in (1, 2)))
-    await until(lambda: (1, 1) in node.runner.running)
+    await until_true(lambda: (1, 1) in node.runner.running)
     control.down = True
     control.poke()
     node.runner.end(1)
-    await until(lambda: (2, 1) in node.runner.running)
+    await until_true(lambda: (2, 1) in node.runner.running)
     control.forget()
     control.down = False
-    await until(lambda: control.sessions == 2)
+    await until_true(lambda: control.sessions == 2)
     assert HeldAttempt(2, 1, 4) in control.hellos[1].inventory
     node.runner.end(2)
-    await until(lambda: len(control.reports) == 4)
+    await until_true(lambda: len(control.reports) == 4)
     assert kinds(control.reports) == [("Started", 1), ("Ended", 1), ("Started", 2), ("Ended", 2)]
 
 
 async def test_a_session_lost_while_a_poll_is_parked_is_made_anew_at_once(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
-    await until(lambda: (1, 1) in node.runner.running and control.parked == 1)
+    await until_true(lambda: (1, 1) in node.runner.running and control.parked == 1)
     # The poll stays where it is: only the report learns of it.
     control.forget()
     node.runner.end(1)
-    await until(lambda: control.sessions == 2 and len(control.reports) == 2)
-    await until(lambda: control.parked == 1)
+    await until_true(lambda: control.sessions == 2 and len(control.reports) == 2)
+    await until_true(lambda: control.parked == 1)
 
 
 async def test_reports_are_repeated_until_acknowledged(node: Node) -> None:
@@ -114,11 +133,11 @@ async def test_reports_are_repeated_until_acknowledged(node: Node) -> None:
     control.acknowledges = False
     node.runner.at_once = True
     control.tell(start(1, 1))
-    await until(lambda: sum(len(sync.reports) == 2 for sync in control.syncs) > 2)
+    await until_true(lambda: sum(len(sync.reports) == 2 for sync in control.syncs) > 2)
     control.acknowledges = True
-    await until(lambda: len(control.reports) == 2)
+    await until_true(lambda: len(control.reports) == 2)
     control.acknowledges = False
-    await until(lambda: not node.agent.has_reports)
+    await until_true(lambda: not node.agent.has_reports)
 
 
 async def test_a_busy_control_plane_is_asked_again_when_it_says(node: Node) -> None:
@@ -126,65 +145,65 @@ async def test_a_busy_control_plane_is_asked_again_when_it_says(node: Node) -> N
     control.retry_after_s = 0.02
     node.runner.at_once = True
     control.tell(start(1, 1))
-    await until(lambda: sum(bool(sync.reports) for sync in control.syncs) > 1)
+    await until_true(lambda: sum(bool(sync.reports) for sync in control.syncs) > 1)
     assert control.reports == {}
     control.retry_after_s = 0.0
-    await until(lambda: len(control.reports) == 2)
+    await until_true(lambda: len(control.reports) == 2)
 
 
 async def test_a_poll_that_is_not_parked_is_not_repeated_in_a_rush(node: Node) -> None:
-    await until(lambda: node.control.parked == 1)
+    await until_true(lambda: node.control.parked == 1)
     control = node.control
     control.parks = False
     control.tell(start(1, 1))
-    await until(lambda: (1, 1) in node.runner.running)
+    await until_true(lambda: (1, 1) in node.runner.running)
     before = len(control.syncs)
     pauses = 4
-    await until(lambda: len(control.syncs) >= before + pauses)
+    await until_true(lambda: len(control.syncs) >= before + pauses)
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    await until(lambda: len(control.syncs) >= before + 2 * pauses)
+    await until_true(lambda: len(control.syncs) >= before + 2 * pauses)
     assert loop.time() - begun >= (pauses - 1) * 0.75 * 0.05
 
 
 async def test_stop_and_removal_are_carried_out(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
-    await until(lambda: (1, 1) in node.runner.running)
+    await until_true(lambda: (1, 1) in node.runner.running)
     control.tell(Stop(2, 1, 1), RemoveDirectory(3, "j", "t1"))
-    await until(lambda: node.runner.removed == [("j", "t1")])
-    await until(lambda: Stopped(2, 1, 1, -9) in control.reports.values())
+    await until_true(lambda: node.runner.removed == [("j", "t1")])
+    await until_true(lambda: Stopped(2, 1, 1, -9) in control.reports.values())
 
 
 async def test_a_stop_right_behind_a_start_finds_the_run(node: Node) -> None:
     node.control.tell(start(1, 1), start(2, 2), Stop(3, 2, 1), start(4, 2, 2))
-    await until(lambda: (2, 2) in node.runner.running)
+    await until_true(lambda: (2, 2) in node.runner.running)
     assert node.runner.launches == [(1, 1, False), (2, 2, False)]
 
 
 async def test_shutdown_ends_the_link_and_everything_that_runs(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
-    await until(lambda: (1, 1) in node.runner.running)
+    await until_true(lambda: (1, 1) in node.runner.running)
     control.tell(Shutdown(2))
-    await asyncio.wait_for(node.task, 10)
-    await asyncio.wait_for(node.agent.ended(), 10)
+    await asyncio.wait_for(node.task, PATIENCE_S)
+    await asyncio.wait_for(node.agent.ended(), PATIENCE_S)
     assert node.runner.stops == [(1, 1)]
 
 
 async def test_after_a_crash_the_node_goes_on_where_it_was(node: Node) -> None:
     control = node.control
     control.tell(*(start(key, key, slots=2) for key in (1, 2, 3)))
-    await until(lambda: len(node.runner.running) == 2 and len(control.reports) == 2)
+    await until_true(lambda: len(node.runner.running) == 2 and len(control.reports) == 2)
     control.down = True
     control.poke()
     node.runner.end(1)
-    await until(lambda: (3, 1) in node.runner.running)
+    await until_true(lambda: (3, 1) in node.runner.running)
     await node.crash()
     control.forget()
     control.down = False
     node.begin()
-    await until(lambda: control.sessions == 2)
+    await until_true(lambda: control.sessions == 2)
     assert set(control.hellos[1].inventory) == {
         HeldAttempt(1, 1, 2, ended=True),
         HeldAttempt(2, 1, 2),
@@ -192,31 +211,31 @@ async def test_after_a_crash_the_node_goes_on_where_it_was(node: Node) -> None:
     }
     assert set(node.runner.launches[3:]) == {(2, 1, True), (3, 1, True)}
     assert control.hellos[1].boot_time == control.hellos[0].boot_time
-    await until(lambda: len(node.runner.running) == 2)
+    await until_true(lambda: len(node.runner.running) == 2)
     node.runner.end(2)
     node.runner.end(3)
-    await until(lambda: sum(isinstance(report, Ended) for report in control.reports.values()) == 3)
+    await until_true(lambda: sum(isinstance(report, Ended) for report in control.reports.values()) == 3)
     assert sorted(report.key for report in control.reports.values() if isinstance(report, Started)) == [1, 2, 3]
 
 
 async def test_a_moved_service_gets_new_facts_to_attempts_once_nothing_runs(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
-    await until(lambda: (1, 1) in node.runner.running)
+    await until_true(lambda: (1, 1) in node.runner.running)
     control.account_url = "http://b"
     control.forget()
     control.poke()
-    await until(lambda: control.sessions == 2)
+    await until_true(lambda: control.sessions == 2)
     control.tell(start(1, 2))
-    await until(lambda: (2, 1) in node.runner.running)
+    await until_true(lambda: (2, 1) in node.runner.running)
     assert [facts.account_url for facts in node.runner.facts] == ["http://a"]
     node.runner.end(1)
     node.runner.end(2)
-    await until(lambda: len(control.reports) == 4)
+    await until_true(lambda: len(control.reports) == 4)
     control.tell(start(2, 3))
-    await until(lambda: (3, 1) in node.runner.running)
+    await until_true(lambda: (3, 1) in node.runner.running)
     assert [facts.account_url for facts in node.runner.facts] == ["http://a", "http://b"]
-    await until(lambda: node.runner.closed == 1)
+    await until_true(lambda: node.runner.closed == 1)
 
 
 async def test_files_are_answered_and_closed(node: Node) -> None:
@@ -224,7 +243,7 @@ async def test_files_are_answered_and_closed(node: Node) -> None:
     control.ask(FileRequest("a", "read", "x"))
     control.ask(FileRequest("b", "stat", "y"))
     control.ask(FileRequest("c", "stat", "broken"))
-    await until(lambda: len(control.file_replies) == 3)
+    await until_true(lambda: len(control.file_replies) == 3)
     replies = {request_id: (reply.message, reply.error, body) for request_id, reply, body in control.file_replies}
     assert replies["a"] == ("x", "", b"one two")
     assert replies["b"] == ("y", "", b"")
@@ -234,56 +253,56 @@ async def test_files_are_answered_and_closed(node: Node) -> None:
 
 async def test_a_nudge_ends_a_pause(node: Node) -> None:
     control = node.control
-    await until(lambda: control.parked == 1)
+    await until_true(lambda: control.parked == 1)
     control.retry_after_s = 3600.0
     node.runner.at_once = True
     control.tell(start(1, 1))
-    await until(lambda: any(sync.reports for sync in control.syncs))
+    await until_true(lambda: any(sync.reports for sync in control.syncs))
     control.retry_after_s = 0.0
 
     def reported() -> bool:
         node.link.nudge()
         return len(control.reports) == 2
 
-    await until(reported)
+    await until_true(reported)
 
 
 async def test_a_lost_answer_to_a_poll_is_noticed_after_its_time(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     control = node.control
-    await until(lambda: control.parked == 1)
+    await until_true(lambda: control.parked == 1)
     monkeypatch.setattr("millpond.agent.link._ANSWER_S", 0.05)
     control.park_s = 0.05
     control.forget()
     control.deaf = True
     control.poke()
-    await until(lambda: node.agent.session == "")
+    await until_true(lambda: node.agent.session == "")
     control.deaf = False
-    await until(lambda: control.sessions == 2 and control.parked == 1)
+    await until_true(lambda: control.sessions == 2 and control.parked == 1)
     polls = len(control.syncs)
-    await until(lambda: len(control.syncs) > polls + 2)
+    await until_true(lambda: len(control.syncs) > polls + 2)
     assert control.sessions == 2
 
 
 async def test_an_instance_coordinates_and_goes_on(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
-    await until(lambda: (1, 1) in node.runner.running)
+    await until_true(lambda: (1, 1) in node.runner.running)
     node.runner.coordinates[1, 1]()
-    await until(lambda: Coordinated(2, 1, 1) in control.reports.values())
+    await until_true(lambda: Coordinated(2, 1, 1) in control.reports.values())
     control.tell(Proceed(2, 1, 1))
-    await until(lambda: node.runner.proceeded == [(1, 1)])
+    await until_true(lambda: node.runner.proceeded == [(1, 1)])
     await node.crash()
     node.begin()
-    await until(lambda: node.runner.proceeded == [(1, 1), (1, 1)])
+    await until_true(lambda: node.runner.proceeded == [(1, 1), (1, 1)])
 
 
 async def test_a_reboot_ends_with_a_hello_that_holds_nothing(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1), start(2, 2))
-    await until(lambda: len(node.runner.running) == 2 and len(control.reports) == 2)
+    await until_true(lambda: len(node.runner.running) == 2 and len(control.reports) == 2)
     node.at = 200.0
     control.tell(Restart(3))
-    await until(lambda: len(control.hellos) == 2)
+    await until_true(lambda: len(control.hellos) == 2)
     assert control.hellos[0].boot_time == control.hellos[0].disk_time == 100.0
     again = control.hellos[1]
     assert (again.boot_time, again.disk_time, again.inventory) == (200.0, 100.0, ())
@@ -291,17 +310,17 @@ async def test_a_reboot_ends_with_a_hello_that_holds_nothing(node: Node) -> None
     assert kinds(control.reports) == [("Started", 1), ("Started", 2)]
     assert (node.wipes, node.runner.closed) == (0, 0)
     control.tell(start(1, 1, 2))
-    await until(lambda: (1, 2) in node.runner.running)
-    await until(lambda: control.reports.get(3) == Started(3, 1, 2, 1.0))
+    await until_true(lambda: (1, 2) in node.runner.running)
+    await until_true(lambda: control.reports.get(3) == Started(3, 1, 2, 1.0))
 
 
 async def test_a_reimaged_node_comes_up_on_an_empty_disk(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
-    await until(lambda: (1, 1) in node.runner.running)
+    await until_true(lambda: (1, 1) in node.runner.running)
     node.at = 200.0
     control.tell(Restart(2, wipe=True))
-    await until(lambda: len(control.hellos) == 2)
+    await until_true(lambda: len(control.hellos) == 2)
     assert (control.hellos[1].boot_time, control.hellos[1].disk_time) == (200.0, 200.0)
     assert (node.wipes, node.runner.closed) == (1, 1)
 
@@ -310,12 +329,12 @@ async def test_a_disk_that_cannot_be_wiped_yet_is_tried_again(node: Node, monkey
     monkeypatch.setattr(node_module, "_WIPE_PAUSE_S", 0.001)
     control = node.control
     node.wipe_fails = True
-    await until(lambda: control.parked == 1)
+    await until_true(lambda: control.parked == 1)
     control.tell(Restart(1, wipe=True))
-    await until(lambda: node.wipes > 2)
+    await until_true(lambda: node.wipes > 2)
     assert len(control.hellos) == 1
     node.wipe_fails = False
-    await until(lambda: len(control.hellos) == 2)
+    await until_true(lambda: len(control.hellos) == 2)
 
 
 async def test_an_agent_that_dies_in_the_middle_of_a_reimage_goes_on_with_it(
@@ -325,36 +344,36 @@ async def test_an_agent_that_dies_in_the_middle_of_a_reimage_goes_on_with_it(
     control = node.control
     node.wipe_fails = True
     control.tell(start(1, 1), Restart(2, wipe=True))
-    await until(lambda: node.wipes > 0)
+    await until_true(lambda: node.wipes > 0)
     await node.crash()
     control.forget()
     node.at = 300.0
     node.begin()
     assert node.agent.restarting
-    await until(lambda: node.wipes > 1)
+    await until_true(lambda: node.wipes > 1)
     assert len(control.hellos) == 1
     node.wipe_fails = False
-    await until(lambda: len(control.hellos) == 2)
+    await until_true(lambda: len(control.hellos) == 2)
     assert (control.hellos[1].boot_time, control.hellos[1].inventory) == (300.0, ())
 
 
 async def test_a_command_for_an_instance_is_answered(node: Node) -> None:
     control = node.control
-    await until(lambda: control.parked == 1)
+    await until_true(lambda: control.parked == 1)
     control.launch_requests += [
         LaunchRequest("r1", 1, 1, "c", "four", 0, 0, 1.0),
         LaunchRequest("r2", 1, 1, "c", "broken", 0, 0, 1.0),
     ]
     control.poke()
-    await until(lambda: len(control.launch_replies) == 2)
+    await until_true(lambda: len(control.launch_replies) == 2)
     assert control.launch_replies["r1"].error == "TaskNotFound"
     control.tell(start(1, 1))
-    await until(lambda: (1, 1) in node.runner.running)
+    await until_true(lambda: (1, 1) in node.runner.running)
     control.launch_requests += [
         LaunchRequest("r3", 1, 1, "c", "four", 0, 0, 1.0),
         LaunchRequest("r4", 1, 1, "c", "broken", 0, 0, 1.0),
     ]
     control.poke()
-    await until(lambda: len(control.launch_replies) == 4)
+    await until_true(lambda: len(control.launch_replies) == 4)
     assert control.launch_replies["r3"].exit_code == 4
     assert control.launch_replies["r4"].error == "InternalError"

@@ -13,7 +13,7 @@ from millpond.agent.files import NodeFiles
 from millpond.agent.link import TransportError
 from millpond.agent.logs import LogsRefused, NodeLogs
 from millpond.protocol.messages import LogFile, Logs
-from tests.unit.agent.fakes import until
+from tests.waiting import until_true
 
 LIMIT = 1000
 
@@ -82,17 +82,17 @@ async def test_many_tasks_go_in_one_message(node: Node) -> None:
     node.begin()
     for number in range(1, 101):
         node.ended(number, stdout=b"out %d" % number)
-    await until(lambda: len(node.service.kept) == 100)
+    await until_true(lambda: len(node.service.kept) == 100)
     assert len(node.service.messages) == 1
     assert node.service.kept[7] == (1, {"stdout.txt": b"out 7", "stderr.txt": b""})
-    await until(lambda: node.waiting() == [])
+    await until_true(lambda: node.waiting() == [])
 
 
 async def test_a_long_file_is_cut_in_the_middle_and_says_so(node: Node) -> None:
     node.begin()
     content = b"".join(b"line %05d\n" % n for n in range(20_000))
     node.ended(1, stdout=content)
-    await until(lambda: 1 in node.service.kept)
+    await until_true(lambda: 1 in node.service.kept)
     kept = node.service.kept[1][1]["stdout.txt"]
     assert kept.startswith(content[:250])
     assert kept.endswith(content[-750:])
@@ -106,7 +106,7 @@ async def test_nothing_is_sent_before_the_service_has_said_how_much(node: Node) 
     await node.logs.flush(0.05)
     assert node.service.messages == []
     node.logs.configure(LIMIT)
-    await until(lambda: 1 in node.service.kept)
+    await until_true(lambda: 1 in node.service.kept)
 
 
 async def test_nothing_is_sent_where_logs_are_not_kept(node: Node) -> None:
@@ -120,14 +120,14 @@ async def test_nothing_is_sent_where_logs_are_not_kept(node: Node) -> None:
 
 async def test_what_was_not_sent_is_sent_by_the_next_agent(node: Node) -> None:
     node.ended(1, stdout=b"one")
-    await until(lambda: node.waiting() == ["1"])
+    await until_true(lambda: node.waiting() == ["1"])
     await node.logs.close()
     node.logs = node.new()
     node.ended(2, stdout=b"two")
     node.begin()
-    await until(lambda: len(node.service.kept) == 2)
+    await until_true(lambda: len(node.service.kept) == 2)
     assert node.service.kept[1] == (1, {"stdout.txt": b"one", "stderr.txt": b""})
-    await until(lambda: node.waiting() == [])
+    await until_true(lambda: node.waiting() == [])
     assert sum(len(message.tasks) for message in node.service.messages) == 2
 
 
@@ -138,7 +138,7 @@ async def test_a_line_that_was_cut_off_costs_only_itself(node: Node) -> None:
     file.write_bytes(file.read_bytes() + b'[2,1,"workit')
     node.logs = node.new()
     node.begin()
-    await until(lambda: node.waiting() == [])
+    await until_true(lambda: node.waiting() == [])
     assert list(node.service.kept) == [1]
 
 
@@ -168,10 +168,10 @@ async def test_what_the_service_refuses_is_let_go(node: Node) -> None:
     node.service.fails = LogsRefused("too large")
     node.begin()
     node.ended(1, stdout=b"x")
-    await until(lambda: node.waiting() == [] and node.logs._count == 0)
+    await until_true(lambda: node.waiting() == [] and node.logs._count == 0)
     node.service.fails = None
     node.ended(2, stdout=b"x")
-    await until(lambda: list(node.service.kept) == [2])
+    await until_true(lambda: list(node.service.kept) == [2])
 
 
 async def test_a_flush_waits_for_all(node: Node) -> None:
@@ -193,7 +193,7 @@ async def test_links_and_names_that_lead_elsewhere_are_not_kept(node: Node) -> N
     node.begin()
     patterns = "*.log; ../../../../../secret; /etc/hostname; ../stderr.txt"
     node.logs.ended(1, 1, node.write(1, stderr=b"err"), patterns=patterns)
-    await until(lambda: 1 in node.service.kept)
+    await until_true(lambda: 1 in node.service.kept)
     assert node.service.kept[1][1] == {"stderr.txt": b"err", "wd/own.log": b"own"}
 
 
@@ -222,4 +222,4 @@ async def test_a_new_disk_has_nothing_to_send(node: Node) -> None:
     node.begin()
     await node.logs.flush(5)
     node.ended(2, stdout=b"x")
-    await until(lambda: list(node.service.kept) == [2])
+    await until_true(lambda: list(node.service.kept) == [2])

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from millpond.agent.trash import Trash
-from tests.unit.agent.fakes import until
+from tests.waiting import until_true
 
 
 async def test_a_name_is_free_at_once_and_the_files_go(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ async def test_a_name_is_free_at_once_and_the_files_go(tmp_path: Path) -> None:
     trash = Trash(str(tmp_path / "trash"))
     trash.put(str(node))
     assert not node.exists()
-    await until(lambda: os.listdir(tmp_path / "trash") == [])
+    await until_true(lambda: os.listdir(tmp_path / "trash") == [])
     assert outside.read_text() == "stays"
     await trash.close()
 
@@ -39,7 +39,7 @@ async def test_a_tree_too_deep_to_be_named_goes_too(tmp_path: Path) -> None:
     os.close(here)
     trash = Trash(str(tmp_path / "trash"))
     trash.put(str(top))
-    await until(lambda: os.listdir(tmp_path / "trash") == [])
+    await until_true(lambda: os.listdir(tmp_path / "trash") == [])
     await trash.close()
 
 
@@ -48,7 +48,7 @@ async def test_what_is_left_goes_next_time(tmp_path: Path) -> None:
     left.mkdir(parents=True)
     trash = Trash(str(tmp_path / "trash"))
     trash.empty()
-    await until(lambda: os.listdir(tmp_path / "trash") == [])
+    await until_true(lambda: os.listdir(tmp_path / "trash") == [])
     await trash.close()
 
 

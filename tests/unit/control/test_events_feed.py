@@ -15,6 +15,7 @@ from millpond.domain.task import NewTask
 from millpond.protocol import messages as m
 from tests.unit.control.lab import SETTINGS, Lab
 from tests.unit.scheduler.world import new_job, new_pool
+from tests.waiting import PATIENCE_S
 
 GROWS = "$TargetDedicatedNodes = 2; $NodeDeallocationOption = taskcompletion;"
 
@@ -274,7 +275,7 @@ async def test_events_go_to_a_file_one_object_a_line(tmp_path: Path, caplog: pyt
     assert feed.wants_tasks
     feed.start()
     feed.add(PoolDeleteStartEvent(id="p1"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while "events are not in" not in caplog.text:
             await asyncio.sleep(0.01)
         path.parent.mkdir()

@@ -20,6 +20,7 @@ from millpond.staging.directory_storage import DirectoryStorage
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
 from tests.contracts.stores import a_task
+from tests.waiting import PATIENCE_S
 
 DAY_S = 86400.0
 
@@ -166,7 +167,7 @@ async def test_a_blob_without_its_row_goes_at_the_next_start_but_not_what_is_not
         await world.storage.put(CONTAINER, name, b"x")
     again = LogKeeper(world.store, world.storage, lambda: world.now, ControlSettings())
     await again.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while len(world.blobs()) > 3:
             await asyncio.sleep(0.01)
     assert not (world.directory / CONTAINER / orphan).exists()

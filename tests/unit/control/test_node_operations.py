@@ -17,6 +17,7 @@ from millpond.providers.fake import FakeProvider
 from millpond.store.memory import MemoryStore
 from tests.unit.control.test_service import SETTINGS, SIZES
 from tests.unit.scheduler.world import new_job, new_pool
+from tests.waiting import PATIENCE_S
 
 
 class Nodes:
@@ -39,7 +40,7 @@ class Nodes:
         return (await self.store.list_nodes("pool", None, 10, None)).items
 
     async def find(self, *, dedicated: bool) -> Node:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 for node in await self.rows():
                     if node.is_dedicated is dedicated and node.handle:
@@ -47,7 +48,7 @@ class Nodes:
                 await asyncio.sleep(0)
 
     async def until(self, node_id: str, condition: Callable[[Node], bool]) -> Node:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 node = await self.store.get_node("pool", node_id)
                 assert node is not None
@@ -89,7 +90,7 @@ async def nodes(provider: FakeProvider) -> AsyncIterator[Nodes]:
 
 async def refusal(awaitable: object) -> ErrorCode:
     with pytest.raises(BatchError) as caught:
-        await awaitable  # type: ignore[misc]
+        await awaitable
     return caught.value.code
 
 

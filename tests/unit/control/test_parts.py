@@ -13,6 +13,7 @@ from millpond.domain import effects as f
 from millpond.domain.states import TaskState
 from millpond.domain.task import Task
 from millpond.protocol.messages import FileRequest, Stop
+from tests.waiting import PATIENCE_S
 
 
 def put(outbox: Outbox, key: int) -> None:
@@ -35,20 +36,20 @@ async def test_directives_are_repeated_until_they_were_seen() -> None:
 async def test_a_parked_sync_waits_for_news_and_only_for_news() -> None:
     outbox = Outbox()
     put(outbox, 1)
-    await asyncio.wait_for(outbox.wait(30, 30), 1)
+    await asyncio.wait_for(outbox.wait(30, 30), PATIENCE_S)
     outbox.take()
     parked = asyncio.create_task(outbox.wait(30, 30))
     done, _ = await asyncio.wait([parked], timeout=0.02)
     assert not done, "what was sent once is no news"
     put(outbox, 2)
-    await asyncio.wait_for(parked, 1)
+    await asyncio.wait_for(parked, PATIENCE_S)
 
 
 async def test_what_was_sent_and_not_seen_is_sent_again_after_a_while() -> None:
     outbox = Outbox()
     put(outbox, 1)
     outbox.take()
-    await asyncio.wait_for(outbox.wait(park_s=30, resend_s=0.01), 1)
+    await asyncio.wait_for(outbox.wait(park_s=30, resend_s=0.01), PATIENCE_S)
     assert [d.revision for d in outbox.take()[0]] == [1]
 
 
@@ -65,7 +66,7 @@ async def test_a_new_session_starts_its_revisions_again() -> None:
 async def test_file_requests_go_out_once() -> None:
     outbox = Outbox()
     outbox.ask(FileRequest("r", "stat", "x"))
-    await asyncio.wait_for(outbox.wait(30, 30), 1)
+    await asyncio.wait_for(outbox.wait(30, 30), PATIENCE_S)
     assert [request.id for request in outbox.take()[1]] == ["r"]
     assert outbox.take()[1] == ()
 
@@ -76,15 +77,15 @@ async def test_timers_fire_replace_and_cancel() -> None:
     fired: list[str] = []
     rung = asyncio.Event()
     timers.set("a", now() + 0.01, lambda: fired.append("first"))
-    timers.set("a", now() + 0.02, lambda: (fired.append("second"), rung.set()))  # type: ignore[func-returns-value]
+    timers.set("a", now() + 0.02, lambda: (fired.append("second"), rung.set()))
     timers.set("b", now() + 0.01, lambda: fired.append("cancelled"))
     timers.set("b", None, lambda: None)
-    await asyncio.wait_for(rung.wait(), 2)
+    await asyncio.wait_for(rung.wait(), PATIENCE_S)
     assert fired == ["second"]
     past = asyncio.Event()
     timers.set("past", now() - 5, past.set)
     timers.set("far", now() + 1e6, lambda: fired.append("far"))
-    await asyncio.wait_for(past.wait(), 2)
+    await asyncio.wait_for(past.wait(), PATIENCE_S)
     timers.clear()
     assert fired == ["second"]
 
@@ -101,10 +102,10 @@ async def test_a_timer_notices_that_the_clock_was_set_back(monkeypatch: pytest.M
     skew = -0.5
     looked = asyncio.Event()
     timers.set("c", loop.time() + skew + 0.05, looked.set)
-    await asyncio.wait_for(looked.wait(), 2)
+    await asyncio.wait_for(looked.wait(), PATIENCE_S)
     assert not told.is_set(), "a clock that is kept right moves a little"
     skew = -500.0
-    await asyncio.wait_for(told.wait(), 2)
+    await asyncio.wait_for(told.wait(), PATIENCE_S)
     assert fired == []
     timers.clear()
 

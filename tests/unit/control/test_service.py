@@ -17,6 +17,7 @@ from millpond.providers.fake import FakeProvider
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
 from tests.unit.scheduler.world import new_job, new_pool
+from tests.waiting import PATIENCE_S
 
 SIZES = {"local": VmSize("local", 2, 4096, 0.1)}
 SETTINGS = ControlSettings(inbox_limit=100, store_retry_s=0.01, park_s=5.0, observe_interval_s=0.05)
@@ -70,7 +71,7 @@ async def cluster() -> AsyncIterator[Cluster]:
 
 async def refusal(awaitable: object) -> ErrorCode:
     with pytest.raises(BatchError) as caught:
-        await awaitable  # type: ignore[misc]
+        await awaitable
     return caught.value.code
 
 
@@ -255,7 +256,7 @@ async def test_a_silent_node_becomes_unknown_and_its_tasks_run_elsewhere() -> No
     row = await store.get_task("job", "t")
     assert row is not None
     assert row.task.node_id == node_id
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while (node := await store.get_node("pool", node_id)) is None or node.state is not NodeState.UNKNOWN:
             await asyncio.sleep(0.01)
         while (row := await store.get_task("job", "t")) is None or row.task.node_id is not None:
@@ -331,6 +332,6 @@ async def test_what_nodes_report_while_the_service_stops_is_refused_at_once(clus
     await cluster.control.stop()
     now = cluster.control.now()
     reports = (m.Started(1, start.key, 1, now), m.Ended(2, start.key, 1, now, now, 0))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, start.revision, reports))
     assert (reply.acknowledged, reply.retry_after_s) == (0, SETTINGS.store_retry_s), "the node keeps them"

@@ -15,7 +15,8 @@ from millpond.agent.runner.hooks import wall_clock
 from millpond.domain.ids import START_TASK_KEY
 from millpond.domain.states import TaskKind
 from millpond.protocol.messages import Instance, LaunchReply, LaunchRequest, Start
-from tests.unit.runner.test_task_runner import FOR_EVER_S, Bench, code_of, until
+from tests.unit.runner.test_task_runner import FOR_EVER_S, Bench, code_of
+from tests.waiting import until_true
 
 ADDRESSES = ("127.64.0.1", "127.64.0.2", "127.64.0.3")
 
@@ -163,7 +164,7 @@ class Gang:
         return asyncio.create_task(run)
 
     async def has_coordinated(self, times: int = 1) -> None:
-        await until(lambda: self.coordinated == times)
+        await until_true(lambda: self.coordinated == times)
 
     def proceed(self) -> None:
         self.bench.runner.proceed(7, 1)
@@ -341,12 +342,12 @@ async def test_an_instance_can_be_ended_in_any_phase(
         primary.coordination = FakeRun(duration_s=FOR_EVER_S)
     primary.command_line = FakeRun(duration_s=FOR_EVER_S)
     run = primary.begin()
-    await until(lambda: primary.names)
+    await until_true(lambda: primary.names)
     if phase != "coordination":
         await primary.has_coordinated()
     if phase == "command line":
         primary.proceed()
-        await until(lambda: len(primary.names) == 2)
+        await until_true(lambda: len(primary.names) == 2)
     if how == "stop":
         await bench.runner.stop(7, 1)
     outcome = await run
@@ -364,14 +365,14 @@ async def test_an_instance_outlives_the_agent_in_any_phase(bench: Bench, gang: C
     primary.coordination = FakeRun(duration_s=0.2 if phase == "coordination" else 0.0)
     primary.command_line = FakeRun(duration_s=0.2 if phase == "command line" else 0.0, exit_code=5)
     run = primary.begin()
-    await until(lambda: primary.names)
+    await until_true(lambda: primary.names)
     if phase != "coordination":
         await primary.has_coordinated()
     if phase in ("command line", "over"):
         primary.proceed()
-        await until(lambda: len(primary.names) == 2)
+        await until_true(lambda: len(primary.names) == 2)
     if phase == "over":
-        await until(lambda: bench.executor._known["node/7/1"] is not None)
+        await until_true(lambda: bench.executor._known["node/7/1"] is not None)
     await primary.die(run)
     primary.coordinated = 0
     run = primary.begin(resumed=True)
@@ -407,11 +408,11 @@ async def test_an_instance_that_is_lost(bench: Bench, gang: Callable[..., Gang],
         primary.coordination = FakeRun(duration_s=FOR_EVER_S)
     primary.command_line = FakeRun(duration_s=FOR_EVER_S)
     run = primary.begin()
-    await until(lambda: primary.names)
+    await until_true(lambda: primary.names)
     if phase != "coordination":
         await primary.has_coordinated()
         primary.proceed()
-        await until(lambda: len(primary.names) == 2)
+        await until_true(lambda: len(primary.names) == 2)
     if phase == "between lives":
         await primary.die(run)
         bench.executor.lose_all()
@@ -487,7 +488,7 @@ async def test_commands_that_are_not_run(bench: Bench, gang: Callable[..., Gang]
     subtask.coordination = FakeRun(duration_s=FOR_EVER_S)
     assert (await subtask.launch("orted")).error == "TaskNotFound"
     run = subtask.begin()
-    await until(lambda: subtask.names)
+    await until_true(lambda: subtask.names)
     assert (await subtask.launch("orted")).error == "NodeNotReady"
     await bench.runner.stop(7, 1)
     await run
@@ -508,7 +509,7 @@ async def test_commands_that_are_not_run(bench: Bench, gang: Callable[..., Gang]
 async def test_an_ordinary_task_takes_no_commands(bench: Bench) -> None:
     bench.plan = FakeRun(duration_s=FOR_EVER_S)
     run = bench.begin()
-    await until(lambda: bench.executor.started)
+    await until_true(lambda: bench.executor.started)
     reply = await bench.runner.launch(LaunchRequest("r", 7, 1, "1", "id", 0, 0, 1.0))
     assert reply.error == "TaskNotFound"
     await bench.runner.stop(7, 1)

@@ -1,6 +1,5 @@
 """The directories of a node: layout, retention, trash."""
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -10,6 +9,7 @@ import pytest
 
 from millpond.agent import node_dirs
 from millpond.agent.node_dirs import NodeDirectories
+from tests.waiting import until_true
 
 TASK = "workitems/job/job-1/task"
 
@@ -313,14 +313,8 @@ async def test_tending(directories: NodeDirectories, clock: Clock, monkeypatch: 
 
 
 async def gone(path: Path) -> None:
-    deadline = time.monotonic() + 20
-    while path.exists():  # noqa: ASYNC240  a test may block
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
+    await until_true(lambda: not path.exists())
 
 
 async def until_empty(directories: NodeDirectories) -> None:
-    deadline = time.monotonic() + 20
-    while trash(directories):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
+    await until_true(lambda: not trash(directories))

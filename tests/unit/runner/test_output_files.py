@@ -17,7 +17,8 @@ from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.domain.states import TaskKind
 from millpond.protocol.messages import Start
 from tests.unit.runner.staging import MemoryStaging
-from tests.unit.runner.test_task_runner import Bench, code_of, crash, output, until
+from tests.unit.runner.test_task_runner import Bench, code_of, crash, output
+from tests.waiting import until_true
 
 
 @pytest.fixture(name="bench")
@@ -91,10 +92,10 @@ async def test_special_tasks_upload_nothing(bench: Bench, kind: TaskKind) -> Non
 async def test_the_wall_clock_does_not_count_uploads(bench: Bench) -> None:
     writes(bench, "a.txt")
     bench.staging.gate.clear()
-    task = asyncio.create_task(run(bench, spec={"constraints": {"maxWallClockTime": "PT0.1S"}}))
-    await until(lambda: bench.staging.waiting)
+    task = asyncio.create_task(run(bench, spec={"constraints": {"maxWallClockTime": "PT0.5S"}}))
+    await until_true(lambda: bench.staging.waiting)
     # Longer than the limit: nothing may come of it, so there is nothing else to wait for.
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.7)
     bench.staging.gate.set()
     assert (await task).failure is None
 
@@ -103,7 +104,7 @@ async def test_uploads_are_done_again_by_the_agents_next_life(bench: Bench) -> N
     writes(bench, "a.txt", "b.txt")
     bench.staging.gate.clear()
     first = bench.begin(outputFiles=[output("*.txt")])
-    await until(lambda: bench.staging.waiting == 2)
+    await until_true(lambda: bench.staging.waiting == 2)
     await crash(bench, first)
     bench.staging.gate.set()
     outcome = await bench.begin(resumed=True, outputFiles=[output("*.txt")])
@@ -121,7 +122,7 @@ async def test_each_file_is_told_of_while_it_goes_on(bench: Bench) -> None:
     writes(bench, "a.txt")
     bench.staging.gate.clear()
     task = asyncio.create_task(run(bench))
-    await until(lambda: bench.staging.waiting)
+    await until_true(lambda: bench.staging.waiting)
     assert out(bench).rstrip().endswith(f"uploading {bench.wd}/a.txt (4 bytes) as a.txt")
     bench.staging.gate.set()
     await task
@@ -187,7 +188,7 @@ async def test_a_file_that_vanishes_before_its_turn_is_as_if_it_had_never_been(
     bench.staging.gate.clear()
     bench.next_life()
     task = asyncio.create_task(run(bench))
-    await until(lambda: bench.staging.waiting)
+    await until_true(lambda: bench.staging.waiting)
     (bench.wd / "b.txt").unlink()
     # One that is being read is read to its end.
     (bench.wd / "a.txt").unlink()
@@ -203,7 +204,7 @@ async def test_a_file_that_becomes_a_pipe_does_not_hang(bench: Bench, monkeypatc
     bench.staging.gate.clear()
     bench.next_life()
     task = asyncio.create_task(run(bench))
-    await until(lambda: bench.staging.waiting)
+    await until_true(lambda: bench.staging.waiting)
     (bench.wd / "b.txt").unlink()
     os.mkfifo(bench.wd / "b.txt")
     bench.staging.gate.set()

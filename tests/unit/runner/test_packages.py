@@ -8,7 +8,7 @@ import os
 import stat
 import time
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from millpond.domain.ids import NODE_SETUP_KEY
 from millpond.domain.states import ErrorCategory, TaskKind
 from millpond.protocol.messages import Start
 from tests.unit.runner.staging import MemoryStaging
+from tests.waiting import until_true
 
 CREATED = 1_547_544_549.0
 """2019-01-15 09:29"""
@@ -60,7 +61,7 @@ class Bench:
             self.fetched.append(url)
             return await original(url, path, known_etag=known_etag)
 
-        self.staging.fetch = fetch  # type: ignore[method-assign]
+        self.staging.fetch = fetch
 
     def _plan(self, process: ProcessSpec) -> FakeRun:
         self.seen[process.environment.get("AZ_BATCH_TASK_ID", "start")] = process.environment
@@ -111,12 +112,6 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     yield bench
     for runner in bench.runners:
         await runner.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def failure_of(outcome: Outcome) -> tuple[str, str]:
@@ -196,7 +191,7 @@ async def test_tasks_that_start_together_share_one_download(bench: Bench) -> Non
     package = bench.package()
     bench.staging.gate.clear()
     tasks = [asyncio.create_task(bench.run(f"t{number}", package)) for number in range(5)]
-    await until(lambda: bench.staging.waiting == 1)
+    await until_true(lambda: bench.staging.waiting == 1)
     bench.staging.gate.set()
     outcomes = await asyncio.gather(*tasks)
     assert [outcome.exit_code for outcome in outcomes] == [0] * 5
@@ -207,13 +202,13 @@ async def test_one_that_is_stopped_leaves_the_download_to_the_others_and_the_las
     package = bench.package()
     bench.staging.gate.clear()
     first, second = (asyncio.create_task(bench.run(f"t{number}", package)) for number in range(2))
-    await until(lambda: bench.staging.waiting == 1)
+    await until_true(lambda: bench.staging.waiting == 1)
     await bench.runner.stop(100, 1)
     assert failure_of(await first)[0] == "TaskEnded"
     assert bench.staging.waiting == 1
     await bench.runner.stop(101, 1)
     assert failure_of(await second)[0] == "TaskEnded"
-    await until(lambda: bench.staging.waiting == 0)
+    await until_true(lambda: bench.staging.waiting == 0)
     bench.staging.gate.set()
     assert (await bench.run("t", package)).exit_code == 0
     assert len(bench.fetched) == 2
@@ -222,7 +217,7 @@ async def test_one_that_is_stopped_leaves_the_download_to_the_others_and_the_las
 async def test_a_setup_is_ended_when_the_agent_is(bench: Bench) -> None:
     bench.staging.gate.clear()
     setup = asyncio.create_task(bench.set_up(bench.package()))
-    await until(lambda: bench.staging.waiting == 1)
+    await until_true(lambda: bench.staging.waiting == 1)
     await bench.runner.stop(NODE_SETUP_KEY, 1)
     assert failure_of(await setup)[0] == "TaskEnded"
     assert bench.unpacked() == []

@@ -19,6 +19,7 @@ from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.domain.states import ErrorCategory
 from millpond.protocol.messages import Start
 from tests.unit.runner.staging import MemoryStaging
+from tests.waiting import until_true
 
 FOR_EVER_S = 600.0
 
@@ -76,13 +77,6 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     yield bench
     for runner in bench.runners:
         await runner.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
 
 
 def code_of(outcome: Outcome) -> str:
@@ -144,7 +138,7 @@ async def test_identity(bench: Bench, identity: object, shown: str) -> None:
 
 
 async def test_a_second_attempt_begins_clean(bench: Bench) -> None:
-    bench.act = lambda process: (bench.wd / "left.txt").write_text("of the first")  # type: ignore[func-returns-value,assignment]
+    bench.act = lambda process: (bench.wd / "left.txt").write_text("of the first")
     await bench.run()
     assert (bench.wd / "left.txt").exists()
     bench.act = lambda process: None
@@ -276,7 +270,7 @@ async def test_resource_files_that_cannot_be(bench: Bench, file: dict[str, str],
 async def test_running_begins_before_the_downloads(bench: Bench) -> None:
     bench.staging.gate.clear()
     run = bench.begin(resourceFiles=[{"httpUrl": "mem://x/one", "filePath": "a"}])
-    await until(lambda: bench.staging.waiting)
+    await until_true(lambda: bench.staging.waiting)
     assert len(bench.started) == 1
     bench.staging.gate.set()
     await run
@@ -285,7 +279,7 @@ async def test_running_begins_before_the_downloads(bench: Bench) -> None:
 async def test_stop_while_downloading(bench: Bench) -> None:
     bench.staging.gate.clear()
     run = bench.begin(resourceFiles=[{"httpUrl": "mem://x/one", "filePath": str(number)} for number in range(40)])
-    await until(lambda: bench.staging.waiting == 16)
+    await until_true(lambda: bench.staging.waiting == 16)
     await bench.runner.stop(7, 1)
     outcome = await run
     assert code_of(outcome) == "TaskEnded"
@@ -337,7 +331,7 @@ async def test_outputs_of_one_that_timed_out_are_uploaded(bench: Bench) -> None:
 async def test_stop_kills_the_process(bench: Bench) -> None:
     bench.plan = FakeRun(duration_s=FOR_EVER_S)
     run = bench.begin()
-    await until(lambda: bench.executor.started)
+    await until_true(lambda: bench.executor.started)
     await bench.runner.stop(7, 2)
     assert not run.done()
     await bench.runner.stop(7, 1)
@@ -362,7 +356,7 @@ async def test_stop_while_uploading(bench: Bench) -> None:
     bench.act = lambda process: (bench.wd / "a.txt").write_text("a") and None
     bench.staging.gate.clear()
     run = bench.begin(outputFiles=[output("*.txt")])
-    await until(lambda: bench.staging.waiting)
+    await until_true(lambda: bench.staging.waiting)
     await bench.runner.stop(7, 1)
     outcome = await run
     assert outcome.exit_code == 0
@@ -374,7 +368,7 @@ async def test_a_stopped_task_uploads_nothing(bench: Bench) -> None:
     bench.plan = FakeRun(duration_s=FOR_EVER_S)
     bench.act = lambda process: (bench.wd / "a.txt").write_text("a") and None
     run = bench.begin(outputFiles=[output("*.txt")])
-    await until(lambda: bench.executor.started)
+    await until_true(lambda: bench.executor.started)
     await bench.runner.stop(7, 1)
     assert code_of(await run) == "TaskEnded"
     assert bench.staging.files == {}
@@ -463,7 +457,7 @@ async def test_an_upload_that_fails(bench: Bench, exit_code: int) -> None:
 
 
 async def crash(bench: Bench, run: "asyncio.Task[Outcome]") -> None:
-    await until(lambda: bench.executor.started)
+    await until_true(lambda: bench.executor.started)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
@@ -476,7 +470,7 @@ async def test_a_running_task_is_picked_up(bench: Bench) -> None:
     bench.act = lambda process: (bench.wd / "a.txt").write_text("a") and None
     await crash(bench, bench.begin(outputFiles=[output("*.txt")]))
     run = bench.begin(resumed=True, outputFiles=[output("*.txt")])
-    await until(lambda: len(bench.started) == 2)
+    await until_true(lambda: len(bench.started) == 2)
     # It entered running once.
     assert bench.started[1] == pytest.approx(bench.started[0], abs=1e-5)
     bench.executor._end("node/7/1", 5)
@@ -514,7 +508,7 @@ async def test_a_task_that_was_lost(bench: Bench) -> None:
 async def test_a_process_lost_while_it_is_waited_for(bench: Bench) -> None:
     bench.plan = FakeRun(duration_s=FOR_EVER_S)
     run = bench.begin()
-    await until(lambda: bench.executor.started)
+    await until_true(lambda: bench.executor.started)
     bench.executor.lose_all()
     assert (await run).retryable
 
@@ -523,14 +517,14 @@ async def test_an_exit_is_kept_until_it_is_surely_told(bench: Bench, monkeypatch
     monkeypatch.setattr(task_runner, "_FORGET_AFTER_S", 0.02)
     await bench.run()
     assert list(await bench.executor.known()) == ["node/7/1"]
-    await until(lambda: not bench.executor._known)
+    await until_true(lambda: not bench.executor._known)
 
 
 async def test_processes_nobody_holds_are_cleared_away(bench: Bench) -> None:
     bench.plan = FakeRun(duration_s=FOR_EVER_S)
     for attempt in (1, 2):
         run = bench.begin(attempt)
-        await until(lambda: len(bench.executor.started) == attempt)  # noqa: B023  awaited in the same turn
+        await until_true(lambda: len(bench.executor.started) == attempt)  # noqa: B023  awaited in the same turn
         run.cancel()
         await asyncio.wait([run])
     bench.next_life()

@@ -59,6 +59,22 @@ UPDATE task SET
 FROM (VALUES /*values*/) AS new
 WHERE task.key = new.column1
 
+-- name: save_hand_overs
+INSERT INTO hand_over (key, attempt, node)
+SELECT column1, column2, (SELECT ref FROM node_name WHERE node_name.id = column3)
+FROM (VALUES /*values*/)
+WHERE column1 IS NOT NULL
+ON CONFLICT (key) DO UPDATE SET attempt = excluded.attempt, node = excluded.node
+
+-- name: delete_hand_overs
+DELETE FROM hand_over WHERE key IN (SELECT value FROM json_each(?))
+
+-- name: purge_hand_overs
+DELETE FROM hand_over WHERE key BETWEEN ? AND ?
+
+-- name: handed_over
+SELECT key, attempt, node FROM hand_over WHERE key BETWEEN ? AND ?
+
 -- name: save_specs
 INSERT INTO task_spec (key, spec)
 SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
@@ -132,13 +148,15 @@ SELECT key FROM task WHERE key > ? AND key <= ? ORDER BY key LIMIT 1 OFFSET ?
 -- name: task_specs
 SELECT key, spec FROM task_spec WHERE key IN (SELECT value FROM json_each(?))
 
--- name: recent_tasks
+-- name: tasks_of_keys
 SELECT /*task_columns*/, job.id
 FROM task
 JOIN job ON job.no = task.job_no
-WHERE task.node = ?
-ORDER BY task.state_time DESC, task.key DESC
-LIMIT ?
+WHERE task.key IN (SELECT value FROM json_each(?))
+ORDER BY task.key
+
+-- name: nodes_of_tasks
+SELECT DISTINCT node FROM task WHERE key > ? AND key <= ? AND node IS NOT NULL
 
 -- name: purge_tasks
 DELETE FROM task WHERE key BETWEEN ? AND ?
