@@ -23,7 +23,7 @@ def strict(tmp_path: Path) -> World:
 
 
 def machine(sku_id: str = "batch.node.ubuntu 22.04", **image: str) -> dict[str, Any]:
-    return {"imageReference": {**MACHINE["imageReference"], **image}, "nodeAgentSKUId": sku_id}  # type: ignore[dict-item]
+    return {"imageReference": {**MACHINE["imageReference"], **image}, "nodeAgentSKUId": sku_id}
 
 
 def pool(of: dict[str, Any]) -> dict[str, Any]:

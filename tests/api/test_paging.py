@@ -22,7 +22,7 @@ async def stored(tmp_path: Path) -> AsyncIterator[World]:
     world = World(tmp_path / "storage")
     store = SqliteStore(str(tmp_path / "store.db"))
     await store.open()
-    world.control.store = store  # type: ignore[assignment]
+    world.control.store = store
     await commit(world, ChangeSet(pools={1: a_pool(1, "p1")}))
     await commit(world, with_jobs(a_job(1, "j1", "p1")))
     yield world
@@ -116,10 +116,10 @@ async def test_rows_that_stop_passing_between_pages_hide_no_others(stored: World
 async def test_links_outlive_the_service(stored: World, tmp_path: Path) -> None:
     await commit(stored, with_tasks(*(a_task(number, task_id=f"t{number}") for number in range(1, 6))))
     token = await token_of(stored, "/jobs/j1/tasks", "maxresults=2")
-    await stored.control.store.close()  # type: ignore[attr-defined]
+    await stored.control.store.close()
     later = World(tmp_path / "storage")
-    stored.control.store = later.control.store = SqliteStore(str(tmp_path / "store.db"))  # type: ignore[assignment]
-    await later.control.store.open()  # type: ignore[attr-defined]
+    stored.control.store = later.control.store = SqliteStore(str(tmp_path / "store.db"))
+    await later.control.store.open()
     found = [page async for page in pages(later, "/jobs/j1/tasks", f"maxresults=2&$skiptoken={token}")]
     assert found == [["t3", "t4"], ["t5"]]
 

@@ -113,7 +113,7 @@ def test_the_account(az: Az) -> None:
     assert "This service has one account" in az.refused(
         "batch", "account", "create", "-g", "millpond", "-n", "other", "-l", "westeurope"
     )
-    assert az("batch", "location", "quotas", "show", "-l", "westeurope") == {"accountQuota": 1}
+    assert az("batch", "location", "quotas", "show", "-l", "westeurope") == {"accountQuota": 3}
     skus = az("batch", "location", "list-skus", "-l", "westeurope", "--filter", "familyName eq 'standardDSv3Family'")
     assert "Standard_D2s_v3" in [one["name"] for one in skus]
     assert az("group", "show", "-n", "anything")["name"] == "anything"

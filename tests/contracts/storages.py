@@ -140,10 +140,10 @@ Maker = Callable[[Callable[[str], object], Path], Place]
 """Of a place, by the fixtures of servers (by name) and a directory."""
 
 PLACES: dict[str, Maker] = {
-    "auto-storage": lambda server, directory: AutoStoragePlace(server("service")),  # type: ignore[arg-type]
-    "azurite": lambda server, directory: AzuritePlace(server("azurite")),  # type: ignore[arg-type]
-    "azurite-https": lambda server, directory: AzuritePlace(server("azurite_https")),  # type: ignore[arg-type]
-    "azure-by-key": lambda server, directory: AzureByKeyPlace(server("azurite")),  # type: ignore[arg-type]
-    "s3": lambda server, directory: S3Place(server("moto_s3")),  # type: ignore[arg-type]
+    "auto-storage": lambda server, directory: AutoStoragePlace(server("service")),
+    "azurite": lambda server, directory: AzuritePlace(server("azurite")),
+    "azurite-https": lambda server, directory: AzuritePlace(server("azurite_https")),
+    "azure-by-key": lambda server, directory: AzureByKeyPlace(server("azurite")),
+    "s3": lambda server, directory: S3Place(server("moto_s3")),
     "directory": lambda server, directory: DirectoryPlace(directory),
 }

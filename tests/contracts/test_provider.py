@@ -28,7 +28,7 @@ def slow_fake() -> FakeProvider:
     """Nodes take a while to come and to go."""
 
     def call_later(delay_s: float, call: object) -> object:
-        return asyncio.get_running_loop().call_later(delay_s, call)  # type: ignore[arg-type]  # called with callables
+        return asyncio.get_running_loop().call_later(delay_s, call)  # called with callables
 
     return FakeProvider(fate=lambda _: Fate(boot_s=0.02, removal_s=0.02), call_later=call_later)
 

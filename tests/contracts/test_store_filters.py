@@ -318,7 +318,7 @@ def test_every_property_offered_is_read_and_has_a_column(both: Both, noun: str) 
     assert names <= getters.keys()
     for path in names:
         rows = both.rows.jobs if noun == "jobs_of_schedule" else getattr(both.rows, noun)
-        assert any(getters[path](row) is not None for row in rows), path  # type: ignore[operator]
+        assert any(getters[path](row) is not None for row in rows), path
 
 
 @given(at=st.floats(0, 4e9))

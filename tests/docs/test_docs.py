@@ -75,7 +75,7 @@ def test_commands_named_in_the_readme_are_there() -> None:
         "run",
         "init",
     }
-    commands = set(main.list_commands(None))  # type: ignore[arg-type]
+    commands = set(main.list_commands(None))
     assert {"up", "env", "storage"} <= named <= commands
 
 

@@ -388,13 +388,13 @@ async def test_log_files_cannot_be_turned_elsewhere(node: Node) -> None:
 
     async def plant(process: object) -> None:
         os.link(victim, attempt_directory / "stdout.txt")
-        await real(process)  # type: ignore[arg-type]
+        await real(process)
 
-    node.machine.executor.start = plant  # type: ignore[method-assign]
+    node.machine.executor.start = plant
     try:
         outcome = await node.run(start)
     finally:
-        node.machine.executor.start = real  # type: ignore[method-assign]
+        node.machine.executor.start = real
     assert outcome.failure is not None
     assert "standard output" in outcome.failure.message
     assert victim.read_text() == "kept"

@@ -524,7 +524,7 @@ async def test_what_is_kept_does_not_outlive_a_kill_nor_being_forgotten(host: Ho
             await host.executor.forget(spec.id)
         else:
             await host.executor.shutdown()
-        await until_true(lambda left=left: not runs(left), f"{name}: it runs on")  # type: ignore[misc]
+        await until_true(lambda left=left: not runs(left), f"{name}: it runs on")
 
 
 async def test_what_is_kept_does_not_outlive_a_spawner_killed_outright(host: Host) -> None:

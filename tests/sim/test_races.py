@@ -230,7 +230,7 @@ async def test_a_commit_of_the_service_before_lands_after_the_next_has_looked() 
         store.before_commit = None
         return facts
 
-    store.open = look  # type: ignore[method-assign]
+    store.open = look
     await second.start()
     try:
         assert (await second.add_job(new_job("other"), "test")).no == 2

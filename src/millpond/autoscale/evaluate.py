@@ -380,7 +380,7 @@ class _Run:
             if total := TOTALS.get(name):
                 return finite(total(values))
             if not values:
-                raise ValueError("there are no values")  # noqa: TRY301
+                raise ValueError("there are no values")  # noqa: TRY301  told below, as those of the functions
             return finite(REDUCTIONS[name](values))
         except ValueError as error:
             reason = "only of positive numbers" if name in LOGARITHMS else str(error)

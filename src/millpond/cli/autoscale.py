@@ -11,6 +11,7 @@ import click
 
 from millpond.cli.client import Client
 from millpond.cli.common import CliError, CliUsageError, service_options
+from millpond.domain.durations import parse_timestamp
 
 if TYPE_CHECKING:
     from millpond.lab.backtest import Report, Site
@@ -123,7 +124,7 @@ def explain(
 
     On --samples from a file, or on those of a --pool of a service that runs.
     """
-    from millpond.lab.explain import FormulaError, explain_history  # noqa: PLC0415
+    from millpond.lab.explain import FormulaError, explain_history  # noqa: PLC0415 - quick --help
     from millpond.lab.recording import history_of  # noqa: PLC0415
     from millpond.lab.samples_file import read_samples  # noqa: PLC0415
 
@@ -187,7 +188,7 @@ def _site_options(command: _F) -> _F:
 
 
 def _site_and_load(given: dict[str, Any]) -> "tuple[Site, Load]":
-    from millpond.lab.backtest import START, Machines, Site  # noqa: PLC0415
+    from millpond.lab.backtest import START, Machines, Site  # noqa: PLC0415 - quick --help
     from millpond.lab.traces import load_of  # noqa: PLC0415
 
     try:
@@ -226,7 +227,7 @@ def _site_and_load(given: dict[str, Any]) -> "tuple[Site, Load]":
 @click.argument("formulas", metavar="FORMULA...", nargs=-1, required=True)
 def backtest(formulas: tuple[str, ...], plot: Path | None, as_json: bool, **given: Any) -> None:
     """Replay a load under each FORMULA, in virtual time, and compare what they cost and how long tasks waited."""
-    from millpond.lab.backtest import compare  # noqa: PLC0415
+    from millpond.lab.backtest import compare  # noqa: PLC0415 - quick --help
     from millpond.lab.explain import FormulaError  # noqa: PLC0415
 
     site, load = _site_and_load(given)
@@ -244,7 +245,7 @@ def backtest(formulas: tuple[str, ...], plot: Path | None, as_json: bool, **give
 
 
 def _show(reports: "list[Report]", load: "Load", *, as_json: bool) -> None:
-    from millpond.lab.table import as_json_text, table  # noqa: PLC0415
+    from millpond.lab.table import as_json_text, table  # noqa: PLC0415 - quick --help
 
     if as_json:
         click.echo(as_json_text(reports))
@@ -254,7 +255,7 @@ def _show(reports: "list[Report]", load: "Load", *, as_json: bool) -> None:
 
 
 def _plot(reports: "list[Report]", path: Path, *, quiet: bool) -> None:
-    from millpond.lab.picture import PictureError, save_picture  # noqa: PLC0415
+    from millpond.lab.picture import PictureError, save_picture  # noqa: PLC0415 - quick --help
 
     try:
         save_picture(reports, path)
@@ -286,7 +287,7 @@ def suggest(wait: float, percentile: str, tries: int, spot: bool, azure: bool, p
 
     The exit code is 1 when none that was tried meets the goal; the one with the shortest waits is printed then.
     """
-    from millpond.lab.suggest import Candidate, Goal  # noqa: PLC0415
+    from millpond.lab.suggest import Candidate, Goal  # noqa: PLC0415 - quick --help
     from millpond.lab.suggest import suggest as search  # noqa: PLC0415
 
     site, load = _site_and_load(given)
@@ -331,7 +332,7 @@ def record(config_path: Path | None, data_dir: str | None, jobs: tuple[str, ...]
 
     Tasks that have not completed, or never ran, are left out and counted on standard error.
     """
-    from millpond.lab.recording import load_of_tasks  # noqa: PLC0415
+    from millpond.lab.recording import load_of_tasks  # noqa: PLC0415 - quick --help
     from millpond.lab.traces import to_csv  # noqa: PLC0415
 
     client = Client(config_path, data_dir)
@@ -358,8 +359,6 @@ def _read(name: str) -> str:
 
 def _time(text: str) -> float:
     """Raises CliUsageError."""
-    from millpond.domain.durations import parse_timestamp  # noqa: PLC0415
-
     try:
         return parse_timestamp(text)
     except ValueError as error:

@@ -6,14 +6,13 @@ import hashlib
 import hmac
 import http.client
 import json
-import urllib.error
-import urllib.request
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from millpond.cli.common import CliError, client_environment, find_service, trust
+from millpond.cli.http import NoAnswer, Refused, send
 
 _API_VERSION: Final = "2025-06-01"
 _TIMEOUT_S: Final = 30.0
@@ -78,8 +77,7 @@ class Client:
         return answer
 
     def _silent(self, error: Exception) -> "Unreachable":
-        reason = getattr(error, "reason", error)
-        return Unreachable(f"the service at {self._url} does not answer ({reason}); is it running?")
+        return Unreachable(f"the service at {self._url} does not answer ({error}); is it running?")
 
     def _open(
         self,
@@ -91,29 +89,20 @@ class Client:
         timeout_s: float = _TIMEOUT_S,
     ) -> http.client.HTTPResponse:
         query = {**(query or {}), "api-version": _API_VERSION}
-        request = urllib.request.Request(  # noqa: S310 - our own URL
-            f"{self._url}{path}?{urlencode(query)}", body, method=method
-        )
         date = formatdate(usegmt=True)
-        request.add_header("ocp-date", date)
         signed = self.authorization(
             method, urlsplit(self._url).path + path, date, query=query, body=body, headers=headers
         )
-        for name, value in (headers or {}).items():
-            request.add_header(name, value)
-        request.add_header("Authorization", signed)
-        request.add_header("Accept", "application/json")
+        sent = {"Accept": "application/json", **(headers or {}), "ocp-date": date, "Authorization": signed}
         if body is not None:
-            request.add_header("Content-Type", _JSON)
+            sent["Content-Type"] = _JSON
+        url = f"{self._url}{path}?{urlencode(query)}"
         try:
-            answer = urllib.request.urlopen(request, timeout=timeout_s, context=self._trust)  # noqa: S310
-        except urllib.error.HTTPError as error:
-            with error:
-                raise _refusal(error) from error
-        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+            return send(url, method, body=body, headers=sent, timeout_s=timeout_s, trust=self._trust)
+        except Refused as refused:
+            raise _refusal(refused) from refused
+        except NoAnswer as error:
             raise self._silent(error) from error
-        assert isinstance(answer, http.client.HTTPResponse)
-        return answer
 
     def authorization(
         self,
@@ -154,11 +143,11 @@ class Unreachable(CliError):
     """The service does not answer."""
 
 
-def _refusal(error: urllib.error.HTTPError) -> ServiceError:
+def _refusal(refused: Refused) -> ServiceError:
     try:
-        answer = json.load(error)
+        answer = json.loads(refused.text)
         return ServiceError(
-            f"{answer['code']}: {answer['message']['value'].splitlines()[0]}", error.code, str(answer["code"])
+            f"{answer['code']}: {answer['message']['value'].splitlines()[0]}", refused.status, str(answer["code"])
         )
-    except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
-        return ServiceError(f"the service answered {error.code} {error.reason}", error.code, "")
+    except (ValueError, KeyError, TypeError):
+        return ServiceError(str(refused), refused.status, "")

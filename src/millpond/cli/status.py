@@ -2,14 +2,13 @@
 
 import http.client
 import json
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import click
 
 from millpond.cli.common import CliError, find_service, service_options, storage_words, trust
+from millpond.cli.http import NoAnswer, Refused, send
 from millpond.datadir import DataDirError, Endpoint
 
 _TIMEOUT_S = 5.0
@@ -32,7 +31,7 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
         click.echo(json.dumps(answer, indent=2))
         return
     rows = {
-        "endpoint": endpoint.url,
+        "endpoint": endpoint.account_url,
         "account": endpoint.account,
         "process": endpoint.pid,
         "data": directory.path,
@@ -46,14 +45,15 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
 
 
 def _ask(endpoint: Endpoint) -> dict[str, Any]:
-    url = endpoint.url
-    request = urllib.request.Request(url + "/", headers={"Accept": "application/json"})  # noqa: S310 - our own URL
+    url = endpoint.account_url
+    headers = {"Accept": "application/json"}
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=trust(endpoint)) as response:  # noqa: S310
+        with send(url + "/", headers=headers, timeout_s=_TIMEOUT_S, trust=trust(endpoint)) as response:
             answer = json.load(response)
-    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise CliError(f"the service at {url} does not answer ({reason}); it may be starting, try again") from error
+    except Refused as refused:
+        raise CliError(f"{url}: {refused}") from refused
+    except (NoAnswer, http.client.HTTPException, OSError, ValueError) as error:
+        raise CliError(f"the service at {url} does not answer ({error}); it may be starting, try again") from error
     if not isinstance(answer, dict):
         raise CliError(f"what answers at {url} is not Millpond")
     return answer

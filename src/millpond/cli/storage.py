@@ -16,18 +16,17 @@ import shutil
 import stat
 import sys
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPResponse
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import IO, Final
 from urllib.parse import quote
 
 import click
 
 from millpond.cli.common import CliError, CliUsageError, client_environment, find_service, service_options, trust
+from millpond.cli.http import NoAnswer, Readable, Refused, send
 from millpond.datadir import DataDirError
 from millpond.staging.account_storage import StorageError
 from millpond.staging.auto_storage import is_container_name, sign_url
@@ -52,10 +51,6 @@ _BLOCK_BYTES: Final = 32 << 20
 """What is longer is put into an account in pieces of this size."""
 _BAR_FROM_BYTES: Final = 8 << 20
 """Less is done before a bar could be read."""
-
-
-class _Readable(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
 
 
 class _Storage:
@@ -118,7 +113,7 @@ class _Storage:
             if not marker:
                 return
 
-    def put(self, container: str, name: str, file: _Readable, size: int) -> None:
+    def put(self, container: str, name: str, file: Readable, size: int) -> None:
         url = self.url(container, name, "w")
         if self._account is None or size <= _BLOCK_BYTES:
             self.ask(url, "PUT", file, size).close()
@@ -152,29 +147,24 @@ class _Storage:
                 yield from files
                 marker = following or None
 
-    def ask(self, url: str, method: str = "GET", body: _Readable | None = None, length: int = 0) -> HTTPResponse:
+    def ask(self, url: str, method: str = "GET", body: Readable | None = None, length: int = 0) -> HTTPResponse:
         """The answer, to be closed. Raises CliError when there is none, or it is an error."""
-        request = urllib.request.Request(url, body, method=method)  # noqa: S310 - a URL of our own making
+        headers: dict[str, str] = {}
         if body is not None:
-            request.add_header("Content-Length", str(length))
-            request.add_header("Content-Type", "application/octet-stream")
+            headers |= {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
         if self._account is not None:
-            request.add_header("x-ms-version", BLOB_VERSION)
+            headers["x-ms-version"] = BLOB_VERSION
             if method == "PUT" and "&comp=" not in url:
-                request.add_header("x-ms-blob-type", "BlockBlob")
+                headers["x-ms-blob-type"] = "BlockBlob"
         try:
-            answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=self._trust)  # noqa: S310
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code == 409 and error.headers.get("x-ms-error-code") == "ContainerAlreadyExists":
-                    raise _Exists from error
-                raise CliError(_message_of(error)) from error
-        except (HTTPException, OSError) as error:
-            reason = getattr(error, "reason", error)
+            return send(url, method, body=body, headers=headers, timeout_s=_TIMEOUT_S, trust=self._trust)
+        except Refused as refused:
+            if refused.status == 409 and refused.headers.get("x-ms-error-code") == "ContainerAlreadyExists":
+                raise _Exists from refused
+            raise CliError(_message_of(refused)) from refused
+        except NoAnswer as error:
             who = "service" if self._account is None else "storage account"
-            raise CliError(f"the {who} at {self._endpoint} does not answer ({reason}); is it running?") from error
-        assert isinstance(answer, HTTPResponse)
-        return answer
+            raise CliError(f"the {who} at {self._endpoint} does not answer ({error}); is it running?") from error
 
 
 class _Exists(CliError):
@@ -350,7 +340,7 @@ class _Counted:
     """A stream that tells how much of it was read. One that should hold `expected` bytes and ends before raises
     OSError."""
 
-    def __init__(self, stream: _Readable, advance: Callable[[int], None], expected: int | None = None) -> None:
+    def __init__(self, stream: Readable, advance: Callable[[int], None], expected: int | None = None) -> None:
         self._stream = stream
         self._advance = advance
         self._left = expected
@@ -398,12 +388,11 @@ def _receive(answer: HTTPResponse, path: Path, advance: Callable[[int], None]) -
         raise CliError(f"{path} cannot be written ({error.strerror})") from error
 
 
-def _message_of(error: urllib.error.HTTPError) -> str:
-    with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
-        text = error.read()
-        code, message = parse_error(text)
+def _message_of(refused: Refused) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        code, message = parse_error(refused.text)
         if not code:
-            told = json.loads(text)
+            told = json.loads(refused.text)
             code, message = told["code"], told["message"]
         return f"{message.rstrip('.')}. ({code})"
-    return f"the service answered {error.code} {error.reason}"
+    return str(refused)

@@ -292,7 +292,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
             log.error("%s was taken over by another owner", self._name)  # noqa: TRY400 (expected, no trace needed)
             self._drop(entries, BatchError(ErrorCode.SERVER_BUSY, _BUSY), retry_s=self._settings.store_retry_s)
         except StoreUnavailable as error:
-            log.error("%s: nothing was written: %s", self._name, error)  # noqa: TRY400
+            log.error("%s: nothing was written: %s", self._name, error)  # noqa: TRY400 (as above)
             self._drop(entries, BatchError(ErrorCode.SERVER_BUSY, _BUSY), retry_s=self._settings.store_retry_s)
         else:
             return True

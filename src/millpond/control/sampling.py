@@ -153,8 +153,8 @@ class Sampler:
 
     async def stop(self) -> None:
         """Write what is not on disk yet, and end."""
-        tasks = [known.loading for known in self._pools.values() if known.loading is not None]
-        tasks += [self._task] if self._task is not None else []  # type: ignore[list-item]
+        mine = [self._task, *(known.loading for known in self._pools.values())]
+        tasks = [task for task in mine if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -34,12 +34,25 @@ def explain(
     return list(tell(parsed, evaluation, inputs))
 
 
-def explain_history(formula: Formula | str, history: History, at: Timestamp | None = None, **more: int) -> list[str]:
+def explain_history(
+    formula: Formula | str,
+    history: History,
+    at: Timestamp | None = None,
+    *,
+    target_dedicated_nodes: int = 0,
+    target_low_priority_nodes: int = 0,
+) -> list[str]:
     """As `explain`, at the time of the newest samples unless another is given. Raises ValueError when there are neither."""
     now = history.newest_time if at is None else at
     if now is None:
         raise ValueError("there are no samples, and no time was given")
-    return explain(formula, history, now, **more)  # type: ignore[arg-type]
+    return explain(
+        formula,
+        history,
+        now,
+        target_dedicated_nodes=target_dedicated_nodes,
+        target_low_priority_nodes=target_low_priority_nodes,
+    )
 
 
 def tell(formula: Formula, evaluation: Evaluation, inputs: Inputs) -> Iterator[str]:

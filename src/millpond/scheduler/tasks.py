@@ -419,11 +419,11 @@ def _add(state: SchedulerState, job: JobMemory, new: NewTask, key: str, at: Time
     row = job.row
     number = row.next_task_number
     row.next_task_number = number + 1
-    rules = new.rules
+    task_id, rules = new.id, new.rules
     # In the order of the fields: by name takes twice as long, and this is done for every task there is.
-    task = Task(task_key(row.no, number), new.id, _ACTIVE, at, at, at, new.required_slots, new.max_retry_count)
+    task = Task(task_key(row.no, number), task_id, _ACTIVE, at, at, at, new.required_slots, new.max_retry_count)
     # One string serves as id and key where they are equal: with a million tasks that is worth the look.
-    job.tasks[new.id if key == new.id else key] = task
+    job.tasks[task_id if key == task_id else key] = task
     if rules is not None:
         task.rules = rules
         if rules.instances:

@@ -90,7 +90,7 @@ def inspect(path: str, limits: ArchiveLimits = ArchiveLimits()) -> None:  # noqa
         _links(archive, _entries(archive, os.path.getsize(path), limits))
 
 
-def unpack(path: str, root: str, limits: ArchiveLimits = ArchiveLimits()) -> None:  # noqa: B008
+def unpack(path: str, root: str, limits: ArchiveLimits = ArchiveLimits()) -> None:  # noqa: B008  as above
     """Unpack an archive into `root`, a new directory nobody else uses yet.
 
     What is in it then belongs to the caller, may be read by all and written by nobody else. Execute bits are those of

@@ -55,5 +55,5 @@ class Tries:
         tell(f"try {self._failed} failed, there is another: {transient.failure.message}")
         # Half of the pause is chance: many nodes that fail together shall not come back together.
         longest_s = self._retries.backoff_s * 2 ** (self._failed - 1)
-        pause_s = longest_s * random.uniform(0.5, 1.0)  # noqa: S311
+        pause_s = longest_s * random.uniform(0.5, 1.0)  # noqa: S311  no secret
         await asyncio.sleep(min(max(pause_s, transient.retry_after_s), self._retries.longest_s))

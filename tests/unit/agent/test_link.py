@@ -67,14 +67,16 @@ async def test_a_node_with_work_queued_hears_by_its_reports_and_parks_when_the_q
 ) -> None:
     monkeypatch.setattr(link_module, "_UNPARKED_S", 1e9)
     control = node.control
-    control.tell(*(start(key, key) for key in range(1, 7)))
-    await until(lambda: len(node.runner.running) == 4 and len(control.reports) == 4 and control.parked == 0)
+    control.tell(*(start(key, key) for key in range(1, 9)))
+    await until_true(lambda: len(node.runner.running) == 4 and len(control.reports) == 4 and control.parked == 0)
     polls = sum(sync.park for sync in control.syncs)
-    control.tell(Stop(7, 1, 1))
+    control.tell(Stop(9, 1, 1))
     node.runner.end(2)
-    await until(lambda: Stopped in map(type, control.reports.values()))
+    await until_true(lambda: Stopped in map(type, control.reports.values()))
     assert (control.parked, sum(sync.park for sync in control.syncs)) == (0, polls)
-    await until(lambda: len(node.runner.running) == 4 and control.parked == 1)
+    node.runner.end(3)
+    node.runner.end(4)
+    await until_true(lambda: {key for key, _ in node.runner.running} == {5, 6, 7, 8} and control.parked == 1)
 
 
 async def test_what_ends_together_is_reported_together(node: Node) -> None:

@@ -44,7 +44,7 @@ def run(
 
 def value(expression: str, samples: Mapping[Metric, Newest] | None = None, **more: object) -> str:
     """An expression's value as results print it; or the code and the located detail of the error."""
-    done = run(f"x = {expression}", samples, **more)  # type: ignore[arg-type]
+    done = run(f"x = {expression}", samples, **more)
     if done.error is not None:
         return f"{done.error.code.value} {done.error.values[0][1]}"
     return done.results.partition(";x=")[2]

@@ -221,5 +221,5 @@ def test_the_deepest_trees_do_not_exhaust_the_stack_of_a_caller_that_is_deep_its
 
     frame, used = sys._getframe(), 0
     while frame is not None:
-        frame, used = frame.f_back, used + 1  # type: ignore[assignment]
+        frame, used = frame.f_back, used + 1
     call(max(0, 300 - used))

@@ -32,7 +32,7 @@ def test_the_url_names_a_host_that_can_be_reached() -> None:
 async def test_it_answers_until_it_is_stopped_and_lets_answers_end() -> None:
     entered, release = asyncio.Event(), asyncio.Event()
 
-    async def application(scope, receive, send):  # type: ignore[no-untyped-def]
+    async def application(scope, receive, send):
         if scope["path"] == "/slow":
             entered.set()
             await release.wait()
@@ -58,7 +58,7 @@ async def test_it_answers_until_it_is_stopped_and_lets_answers_end() -> None:
 
 
 async def test_headers_are_spelled_as_azure_spells_them() -> None:
-    async def application(scope, receive, send):  # type: ignore[no-untyped-def]
+    async def application(scope, receive, send):
         headers = [(b"etag", b"0x1"), (b"request-id", b"r"), (b"content-length", b"2")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"ok"})

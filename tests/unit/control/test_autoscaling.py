@@ -445,9 +445,9 @@ def test_a_store_that_takes_nothing_for_a_while_gets_the_samples_later(lab: Lab)
         async def fail(*_: object) -> None:
             raise StoreUnavailable("disk full")
 
-        lab.store.save_samples = fail  # type: ignore[method-assign]
+        lab.store.save_samples = fail
         await asyncio.sleep(2000)
-        lab.store.save_samples = save  # type: ignore[method-assign]
+        lab.store.save_samples = save
         await asyncio.sleep(60)
         assert sum(_samples_in(block) for block in await lab.store.load_samples(1, 0.0)) >= 66
 

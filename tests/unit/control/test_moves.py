@@ -117,7 +117,7 @@ def test_an_engine_that_forgets_everything_while_the_job_is_under_way(lab: Lab) 
         await held.wait()
         return contents
 
-    lab.store.load_job = slow  # type: ignore[method-assign]
+    lab.store.load_job = slow
 
     async def story() -> None:
         await set_up(lab)
@@ -158,12 +158,12 @@ def test_requests_are_told_to_come_back_when_it_takes_too_long(lab: Lab) -> None
     async def story() -> None:
         await set_up(lab)
         load_job = lab.store.load_job
-        lab.store.load_job = never  # type: ignore[method-assign]
+        lab.store.load_job = never
         await move(lab, "other")
         with pytest.raises(BatchError) as caught:
             await lab.call(lambda c: c.to_job("job", e.JobEnableRequested(at=lab.clock(), job_id="job")))
         assert caught.value.code is ErrorCode.SERVER_BUSY
-        lab.store.load_job = load_job  # type: ignore[method-assign]
+        lab.store.load_job = load_job
         assert await enable(lab) is None
 
     lab.run(story())

@@ -90,7 +90,7 @@ async def nodes(provider: FakeProvider) -> AsyncIterator[Nodes]:
 
 async def refusal(awaitable: object) -> ErrorCode:
     with pytest.raises(BatchError) as caught:
-        await awaitable  # type: ignore[misc]
+        await awaitable
     return caught.value.code
 
 

@@ -77,7 +77,7 @@ async def test_timers_fire_replace_and_cancel() -> None:
     fired: list[str] = []
     rung = asyncio.Event()
     timers.set("a", now() + 0.01, lambda: fired.append("first"))
-    timers.set("a", now() + 0.02, lambda: (fired.append("second"), rung.set()))  # type: ignore[func-returns-value]
+    timers.set("a", now() + 0.02, lambda: (fired.append("second"), rung.set()))
     timers.set("b", now() + 0.01, lambda: fired.append("cancelled"))
     timers.set("b", None, lambda: None)
     await asyncio.wait_for(rung.wait(), PATIENCE_S)

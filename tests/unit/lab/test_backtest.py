@@ -181,4 +181,4 @@ def test_books_balance(
 
 def test_a_virtual_pool_refuses_machines_that_make_no_sense() -> None:
     with pytest.raises(ValueError, match="boot_spread is 2"):
-        VirtualPool(None, Machines(boot_spread=2.0), 0.0)  # type: ignore[arg-type]
+        VirtualPool(None, Machines(boot_spread=2.0), 0.0)

@@ -61,7 +61,7 @@ class Bench:
             self.fetched.append(url)
             return await original(url, path, known_etag=known_etag)
 
-        self.staging.fetch = fetch  # type: ignore[method-assign]
+        self.staging.fetch = fetch
 
     def _plan(self, process: ProcessSpec) -> FakeRun:
         self.seen[process.environment.get("AZ_BATCH_TASK_ID", "start")] = process.environment

@@ -136,7 +136,7 @@ async def test_blobs_that_cannot_be_files(bench: Bench, blobs: dict[str, bytes],
         fetched.append(url)
         return await fetch(url, path, known_etag=known_etag)
 
-    bench.staging.fetch = counted  # type: ignore[method-assign]
+    bench.staging.fetch = counted
     outcome = await bench.run(resourceFiles=[CONTAINER])
     assert code_of(outcome) == code
     assert details(outcome)["FilePath"] == name
@@ -196,7 +196,7 @@ async def test_a_listing_that_fails(bench: Bench, code: TaskFailureCode) -> None
     async def fail(container_url: str, prefix: str) -> list[Any]:
         raise TaskFailure(code, "no", FilePath="mem://c", HttpStatus="4")
 
-    bench.staging.list = fail  # type: ignore[method-assign]
+    bench.staging.list = fail
     outcome = await bench.run(resourceFiles=[{"storageContainerUrl": "mem://c?sig=secret", "blobPrefix": "p/"}])
     assert code_of(outcome) == code
     assert details(outcome) == {"HttpStatus": "4", "StorageContainerUrl": "mem://c", "BlobPrefix": "p/"}
@@ -221,7 +221,7 @@ async def test_interrupted_while_downloading(bench: Bench, how: str) -> None:
             bench.staging.gate.clear()
         return await fetch(url, path, known_etag=known_etag)
 
-    bench.staging.fetch = some  # type: ignore[method-assign]
+    bench.staging.fetch = some
     more = {"constraints": {"maxWallClockTime": "PT0.1S"}} if how == "wall clock" else {}
     run = bench.begin(resourceFiles=[CONTAINER], **more)
     await until_true(lambda: bench.staging.waiting == 16)
@@ -297,7 +297,7 @@ async def test_the_same_container_is_fetched_once(bench: Bench) -> None:
         fetched.append((url, known_etag))
         return await fetch(url, path, known_etag=known_etag)
 
-    bench.staging.fetch = counted  # type: ignore[method-assign]
+    bench.staging.fetch = counted
     wanted = {name.removeprefix("mem://c/"): data for name, data in bench.staging.files.items()}
     for attempt in (1, 2):
         outcome = await bench.run(attempt, resourceFiles=[{**CONTAINER, "fileMode": "0750"}])
@@ -329,7 +329,7 @@ async def test_who_may_list_but_not_read_gets_nothing_from_the_cache(bench: Benc
     async def refuse(url: str, path: str, *, known_etag: str = "") -> Any:
         raise TaskFailure(TaskFailureCode.BLOB_ACCESS_DENIED, "no")
 
-    bench.staging.fetch = refuse  # type: ignore[method-assign]
+    bench.staging.fetch = refuse
     outcome = await bench.run(2, resourceFiles=[CONTAINER])
     assert code_of(outcome) == "BlobAccessDenied"
     assert nothing_is_left(bench)
@@ -350,7 +350,7 @@ async def test_a_full_disk_has_the_cache_give_way_once(bench: Bench) -> None:
             raise TaskFailure(TaskFailureCode.DISK_FULL, "full")
         return await fetch(url, path, known_etag=known_etag)
 
-    bench.staging.fetch = on_a_full_disk  # type: ignore[method-assign]
+    bench.staging.fetch = on_a_full_disk
     outcome = await bench.run(2, resourceFiles=[{"httpUrl": "mem://x/new", "filePath": "a"}])
     assert outcome.failure is None
     assert tree(bench.wd) == {"a": b"n" * 100_000}

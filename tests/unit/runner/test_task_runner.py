@@ -138,7 +138,7 @@ async def test_identity(bench: Bench, identity: object, shown: str) -> None:
 
 
 async def test_a_second_attempt_begins_clean(bench: Bench) -> None:
-    bench.act = lambda process: (bench.wd / "left.txt").write_text("of the first")  # type: ignore[func-returns-value,assignment]
+    bench.act = lambda process: (bench.wd / "left.txt").write_text("of the first")
     await bench.run()
     assert (bench.wd / "left.txt").exists()
     bench.act = lambda process: None

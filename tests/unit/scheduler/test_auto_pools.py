@@ -14,7 +14,7 @@ from tests.unit.scheduler.world import World, new_job, new_pool
 
 
 def own_pool_job(auto_pool: AutoPool, **more: object) -> Job:
-    job = new_job(**more)  # type: ignore[arg-type]
+    job = new_job(**more)
     job.auto_pool = auto_pool
     return job
 

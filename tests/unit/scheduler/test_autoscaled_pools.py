@@ -59,7 +59,7 @@ def ran(
         "node_deallocation_option": option,
         "max_nodes": most,
     }
-    return world.do(e.PoolAutoScaled(**{**fields, **more}))  # type: ignore[arg-type]
+    return world.do(e.PoolAutoScaled(**{**fields, **more}))
 
 
 def enable(world: World, formula: str | None = FORMULA, interval_s: float | None = None) -> None:

@@ -42,7 +42,7 @@ def test_a_dependent_waits_for_all_its_parents(world: World) -> None:
 def test_dependencies_need_a_job_that_uses_them(world: World) -> None:
     world.add_job("plain")
     outcome = world.add_tasks("x", job="plain", rules=after("y"))
-    assert [entry.error_code for entry in outcome] == ["TaskDependenciesNotSpecifiedOnJob"]  # type: ignore[attr-defined]
+    assert [entry.error_code for entry in outcome] == ["TaskDependenciesNotSpecifiedOnJob"]
 
 
 @pytest.mark.parametrize("last", [3, 300])
@@ -115,7 +115,7 @@ def test_job_actions_of_exit_conditions(world: World) -> None:
 def test_a_job_action_is_refused_where_the_job_takes_none(world: World) -> None:
     options = ExitConditions(default=ExitOptions(JobAction.TERMINATE))
     outcome = world.add_tasks("a", rules=TaskRules(exit_conditions=options))
-    assert [entry.error_code for entry in outcome] == ["InvalidPropertyValue"]  # type: ignore[attr-defined]
+    assert [entry.error_code for entry in outcome] == ["InvalidPropertyValue"]
 
 
 def test_a_deleted_parent_is_remembered_by_its_id(world: World) -> None:

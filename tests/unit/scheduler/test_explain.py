@@ -231,7 +231,7 @@ def test_multi_instance_tasks() -> None:
         ({"inter_node": True, "slots": 2}, "severalSlotsPerNode"),
     ):
         world = World()
-        world.add_pool(nodes=3, **pool)  # type: ignore[arg-type]
+        world.add_pool(nodes=3, **pool)
         world.add_job()
         world.add_tasks("g", rules=mpi)
         assert codes(why(world, "g")) == [code]

@@ -24,7 +24,7 @@ _LOST = FailureInfo(ErrorCategory.SERVER_ERROR, "NodeTrouble", "the node's own f
 
 def cluster(nodes: int = 3, **more: object) -> World:
     world = World()
-    world.add_pool(nodes=nodes, inter_node=True, **more)  # type: ignore[arg-type]
+    world.add_pool(nodes=nodes, inter_node=True, **more)
     return world
 
 
@@ -79,7 +79,7 @@ def test_a_gang_of_one_is_a_gang_too() -> None:
 @pytest.mark.parametrize("pool", [{"inter_node": False}, {"inter_node": True, "slots": 2}])
 def test_in_a_pool_of_another_kind_it_waits_for_ever_without_error(pool: dict[str, object]) -> None:
     world = World()
-    world.add_pool(nodes=3, **pool)  # type: ignore[arg-type]
+    world.add_pool(nodes=3, **pool)
     world.add_job()
     world.add_tasks("mpi", rules=_MPI)
     world.add_tasks("small")
@@ -275,7 +275,7 @@ def test_what_has_not_begun_is_not_waited_for() -> None:
 def test_the_end_of_the_job_takes_every_member(event: type[e.Event]) -> None:
     world = running()
     more = {"reason": "UserTerminate"} if event is e.JobTerminateRequested else {}
-    world.do(event(at=world.now, job_id="job", **more))  # type: ignore[call-arg,arg-type]
+    world.do(event(at=world.now, job_id="job", **more))
     assert len(world.stopped) == 3
     world.confirm_stops()
     world.purge_all()

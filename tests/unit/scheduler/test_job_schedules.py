@@ -442,7 +442,7 @@ REQUESTS: dict[str, type[e.JobScheduleEvent]] = {
 def request(name: str, at: float, schedule_id: str = "daily") -> e.JobScheduleEvent:
     if name == "update":
         return e.JobScheduleUpdated(at=at, schedule_id=schedule_id, spec={})
-    return REQUESTS[name](at=at, schedule_id=schedule_id)  # type: ignore[call-arg]
+    return REQUESTS[name](at=at, schedule_id=schedule_id)
 
 
 @pytest.mark.parametrize(

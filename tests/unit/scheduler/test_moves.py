@@ -13,7 +13,7 @@ from tests.unit.scheduler.world import World, new_job, new_pool
 
 
 def move(world: World, pool_id: str = "other", **more: object) -> None:
-    changes = JobChanges(spec={"poolInfo": {"poolId": pool_id}}, pool_id=pool_id, **more)  # type: ignore[arg-type]
+    changes = JobChanges(spec={"poolInfo": {"poolId": pool_id}}, pool_id=pool_id, **more)
     world.do(e.JobUpdated(at=world.now, job_id="job", changes=changes))
 
 

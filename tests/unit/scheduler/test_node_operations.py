@@ -59,7 +59,7 @@ def state_of(world: World, node_id: str) -> NodeState:
 
 def one_node(**more: object) -> tuple[World, str]:
     world = World()
-    world.add_pool(nodes=1, **more)  # type: ignore[arg-type]
+    world.add_pool(nodes=1, **more)
     (node_id,) = world.state.nodes
     return world, node_id
 

@@ -10,7 +10,7 @@ from tests.unit.scheduler.world import World
 def filled(nodes: int = 2, slots: int = 1, *, preemptible: bool = True, **more: object) -> World:
     """Every slot runs a task of a job of priority 0, started one second after the other."""
     world = World()
-    world.add_pool(nodes=nodes, slots=slots, **more)  # type: ignore[arg-type]
+    world.add_pool(nodes=nodes, slots=slots, **more)
     world.state.run_time_s = 100.0
     world.add_job("low", preemptible=preemptible)
     names = [f"l{n}" for n in range(nodes * slots)]

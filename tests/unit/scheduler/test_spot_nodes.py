@@ -19,7 +19,7 @@ from tests.unit.scheduler.world import World
 
 def spot_world(**more: object) -> tuple[World, str]:
     world = World()
-    world.add_pool(nodes=0, spot=1, **more)  # type: ignore[arg-type]
+    world.add_pool(nodes=0, spot=1, **more)
     (node_id,) = world.state.nodes
     return world, node_id
 

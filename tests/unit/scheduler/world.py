@@ -293,7 +293,7 @@ class World:
     def rebuilt_timers(self) -> list[tuple[str, float | None]]:
         """The timers for the pool that a rebuilt memory sets."""
         names: dict[type, str] = {f.SetResizeTimer: "resize", f.SetAutoScaleTimer: "autoscale"}
-        return [(names[type(effect)], effect.deadline) for effect in self._rebuild()[1] if type(effect) in names]  # type: ignore[union-attr]
+        return [(names[type(effect)], effect.deadline) for effect in self._rebuild()[1] if type(effect) in names]
 
     def _rebuild(self) -> tuple[SchedulerState, list[Effect]]:
         live = {no for no, job in self.jobs.items() if job.state not in (JobState.COMPLETED, JobState.DELETING)}
@@ -326,7 +326,7 @@ class World:
         return self.now
 
     def add_pool(self, nodes: int = 1, slots: int = 1, *, connect: bool = True, **more: object) -> None:
-        self.do(e.PoolAdded(at=self.now, pool=new_pool(nodes, slots, **more)))  # type: ignore[arg-type]
+        self.do(e.PoolAdded(at=self.now, pool=new_pool(nodes, slots, **more)))
         if connect:
             self.connect_all()
 
@@ -369,10 +369,8 @@ class World:
         self.specials = [special for special in self.specials if special.kind is not kind]
         for special in told:
             common = {"at": self.now, "node_id": special.node_id, "key": special.key, "attempt": special.attempt}
-            self.do(e.TaskStarted(start_time=self.now, **common))  # type: ignore[arg-type]
-            self.do(
-                e.TaskEnded(start_time=self.now, end_time=self.now, exit_code=exit_code, **common, **more)  # type: ignore[arg-type]
-            )
+            self.do(e.TaskStarted(start_time=self.now, **common))
+            self.do(e.TaskEnded(start_time=self.now, end_time=self.now, exit_code=exit_code, **common, **more))
 
     def restart_all(self) -> None:
         """Nodes that were told to restart come up anew."""
@@ -388,7 +386,7 @@ class World:
 
     def add_job(self, job_id: str = "job", *, manager: NewTask | None = None, **more: object) -> None:
         number = max(self.jobs, default=0) + 1
-        self.do(e.JobAdded(at=self.now, job=new_job(job_id, number, **more), manager=manager))  # type: ignore[arg-type]
+        self.do(e.JobAdded(at=self.now, job=new_job(job_id, number, **more), manager=manager))
 
     def add_tasks(
         self,

@@ -110,7 +110,7 @@ async def create_task_collection(context: Context, request: Request) -> Response
         results.append(encode_json({"status": "clienterror", "taskId": body.id, "error": told}).decode())
     metadata = f"{request.base_url}/$metadata#taskaddresult"
     text = f'{{"odata.metadata":"{metadata}","value":[{",".join(results)}]}}'
-    return json_reply(request, text.encode())
+    return json_reply(request, text.encode(), of_tasks=True)
 
 
 class _AddedText:
@@ -169,7 +169,7 @@ async def list_tasks(context: Context, request: Request) -> Response:
         pieces += [b'],"odata.nextLink":', encode_json(next_link(request, page.next)), b"}"]
     else:
         pieces.append(b"]}")
-    return json_reply(request, b"".join(pieces))
+    return json_reply(request, b"".join(pieces), of_tasks=True)
 
 
 async def list_subtasks(context: Context, request: Request) -> Response:
