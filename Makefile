@@ -10,10 +10,10 @@ JOBS ?= auto
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sim planted-bugs soak fuzz clean
+.PHONY: help setup demo test lint bench bench-check bench-baseline sim planted-bugs soak fuzz clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Make the virtual environment (the other targets do it when needed)
 	@PYTHON='$(PYTHON)' sh tools/setup.sh '$(VENV)'
@@ -29,12 +29,18 @@ lint: setup ## Style, types, import rules, purity of the pure rooms
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy tools examples
+	@$(BIN)/mypy tools examples bench
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python tools/check_purity.py
 
-bench: setup ## Measure: adds, task lives, real tasks against the spawn ceiling, latency, memory, restart
-	@$(BIN)/python bench/run.py $(BENCH_ARGS)
+bench: setup ## Measure everything against limits and peers, and write docs/reference/performance.md; see there
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-check: setup ## Compare a few ratios to limits and peers with those stored; fails on a loss of more than 20 %
+	@$(BIN)/python -m bench --quick --check $(BENCH_ARGS)
+
+bench-baseline: setup ## Measure those ratios and store them in bench/baseline.json
+	@$(BIN)/python -m bench --quick --store-baseline $(BENCH_ARGS)
 
 sim: setup ## Simulate the cluster with faults over many seeds
 	@$(BIN)/python -m millpond.sim.run $(SIM_ARGS)

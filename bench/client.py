@@ -9,8 +9,9 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 API_VERSION = "2025-06-01"
 CONTENT_TYPE = "application/json; odata=minimalmetadata"
@@ -20,28 +21,17 @@ class HttpError(Exception):
     """An answer that is not 2xx."""
 
 
-class Connection:
-    """One kept-alive connection; one request at a time."""
+class Signer:
+    """Heads of requests, signed as the SDK signs them (Azure Batch: SharedKey)."""
 
     def __init__(self, endpoint: str, account: str, key: str) -> None:
         parts = urlsplit(endpoint)
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
         self._account = account
         self._key = base64.b64decode(key)
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
 
-    async def __aenter__(self) -> "Connection":
-        self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=1 << 24)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            await self._writer.wait_closed()
-
-    def _head(self, method: str, path: str, query: dict[str, str], length: int | None) -> bytes:
-        """The request's head, signed as the SDK signs it (Azure Batch: SharedKey)."""
+    def head(self, method: str, path: str, query: dict[str, str], length: int | None) -> bytes:
+        """Of one request; `length` is that of its body, None for a request without one."""
         date = formatdate(time.time(), usegmt=True)
         query = {"api-version": API_VERSION, **query}
         to_sign = (
@@ -50,10 +40,10 @@ class Connection:
         )
         to_sign += "".join(f"\n{name}:{query[name]}" for name in sorted(query))
         signature = base64.b64encode(hmac.new(self._key, to_sign.encode(), hashlib.sha256).digest()).decode()
-        url = f"{path}?{'&'.join(f'{name}={value}' for name, value in query.items())}"
+        url = f"{path}?{'&'.join(f'{name}={quote(value)}' for name, value in query.items())}"
         lines = [
             f"{method} {url} HTTP/1.1",
-            f"Host: {self._host}:{self._port}",
+            f"Host: {self.host}:{self.port}",
             "Accept: application/json",
             "User-Agent: azsdk-python-batch/15.1.0 Python/3.11",
             "client-request-id: 53548874-e564-11f1-987f-02fc00000001",
@@ -66,13 +56,32 @@ class Connection:
                 lines.append(f"Content-Type: {CONTENT_TYPE}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
+
+class Connection:
+    """One kept-alive connection; one request at a time."""
+
+    def __init__(self, endpoint: str, account: str, key: str) -> None:
+        self._signer = Signer(endpoint, account, key)
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def __aenter__(self) -> "Connection":
+        self._reader, self._writer = await asyncio.open_connection(self._signer.host, self._signer.port, limit=1 << 24)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            await self._writer.wait_closed()
+
     async def request(self, method: str, path: str, body: bytes | None = None, **query: str) -> bytes:
         """The body of the answer. Raises HttpError."""
         assert self._reader is not None
         assert self._writer is not None
         if body is None and method not in ("GET", "HEAD"):
             body = b""
-        self._writer.write(self._head(method, path, query, None if body is None else len(body)) + (body or b""))
+        head = self._signer.head(method, path, query, None if body is None else len(body))
+        self._writer.write(head + (body or b""))
         head = await self._reader.readuntil(b"\r\n\r\n")
         status = int(head[9:12])
         length, chunked = 0, False
@@ -130,17 +139,19 @@ class Connection:
     async def wait_for_nodes(self, pool_id: str, nodes: int, deadline_s: float = 60.0) -> None:
         until = time.monotonic() + deadline_s
         while True:
-            page = await self.json("GET", f"/pools/{pool_id}/nodes")
+            page = await self.json("GET", "/nodecounts", **{"$filter": f"poolId eq '{pool_id}'"})
             listed = page["value"]
             assert isinstance(listed, list)
-            if sum(1 for node in listed if node["state"] in ("idle", "running")) >= nodes:
+            counts = listed[0]["dedicated"] if listed else {"idle": 0, "running": 0}
+            if counts["idle"] + counts["running"] >= nodes:
                 return
             if time.monotonic() > until:
-                raise TimeoutError(f"nodes of {pool_id} did not come up: {[node['state'] for node in listed]}")
+                raise TimeoutError(f"nodes of {pool_id} did not come up: {counts}")
             await asyncio.sleep(0.05)
 
-    async def add_job(self, job_id: str, pool_id: str) -> None:
-        await self.json("POST", "/jobs", {"id": job_id, "poolInfo": {"poolId": pool_id}})
+    async def add_job(self, job_id: str, pool_id: str, **options: object) -> None:
+        """`options` are further properties of the job, as on the wire."""
+        await self.json("POST", "/jobs", {"id": job_id, "poolInfo": {"poolId": pool_id}, **options})
 
     async def counts(self, job_id: str) -> dict[str, int]:
         answer = await self.json("GET", f"/jobs/{job_id}/taskcounts")
@@ -169,3 +180,8 @@ def task_bodies(first: int, count: int, command_line: str, per_call: int = 100) 
         tasks = [{"id": f"task-{number:07d}", "commandLine": command_line} for number in numbers]
         bodies.append(json.dumps({"value": tasks}).encode())
     return bodies
+
+
+def bodies_of(tasks: Sequence[Mapping[str, object]], per_call: int = 100) -> list[bytes]:
+    """The same for any tasks, in their order."""
+    return [json.dumps({"value": tasks[start : start + per_call]}).encode() for start in range(0, len(tasks), per_call)]

@@ -1,6 +1,7 @@
 """The configuration: one frozen tree, and what its values may be. `config_sources` reads it, once."""
 
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Annotated, Any, Final, NamedTuple, get_args, get_type_hints
 
 import msgspec
@@ -130,11 +131,17 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The one Batch account this service is."""
+    """The first Batch account of the service, and what holds for those that are made beside it."""
 
     name: AccountName = "millpond"
+    account_quota: Quota = 3
+    """Accounts there may be in one subscription and location, the first one included; 0 is no limit."""
     pool_quota: Quota = 0
     """Pools there may be at a time; 0 is no limit."""
+    dedicated_core_quota: Quota = 0
+    """Cores that dedicated nodes may have together; 0 is no limit."""
+    low_priority_core_quota: Quota = 0
+    """Cores that low-priority nodes may have together; 0 is no limit."""
     max_applications: Quota = 20
     """Applications whose packages nodes can be given."""
     max_application_packages: Quota = 40
@@ -269,6 +276,20 @@ class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The only S3 or GCS bucket it is for; empty: any."""
 
 
+class FurtherAccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is other for one further account than for the first: `[accounts.<name>]`. Only what is given counts."""
+
+    pool_quota: Quota = 0
+    dedicated_core_quota: Quota = 0
+    low_priority_core_quota: Quota = 0
+    max_applications: Quota = 0
+    max_application_packages: Quota = 0
+    active_job_and_job_schedule_quota: Quota = 0
+    strict_images: Switch = False
+    connection_string: Secret = ""
+    """Of the Azure Blob account that is its auto-storage, instead of a directory."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole tree."""
 
@@ -286,6 +307,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """By name in lower case; added to the built-in catalogue."""
     identities: dict[str, IdentityConfig] = {}
     """By name, as given."""
+    accounts: dict[str, dict[str, Any]] = {}
+    """What is given of further accounts, by their name: keys of `FurtherAccountConfig`."""
+
+    def of_account(self, name: str, data_dir: str) -> "Config":
+        """The same for a further account, whose state lives in `data_dir`."""
+        given = dict(self.accounts.get(name, {}))
+        storage = StorageConfig(connection_string=given.pop("connection_string", ""))
+        account = msgspec.structs.replace(self.account, name=name, **given)
+        log = self.log
+        if log.events_file:
+            # A file of its own beside the first account's, as the events do not say whose they are.
+            path = PurePath(log.events_file)
+            log = msgspec.structs.replace(log, events_file=str(path.with_stem(f"{path.stem}.{name}")))
+        return msgspec.structs.replace(self, data_dir=data_dir, account=account, storage=storage, log=log, accounts={})
 
 
 class Setting(NamedTuple):

@@ -22,6 +22,7 @@ from millpond.config import (
     SECTIONS,
     SETTINGS,
     Config,
+    FurtherAccountConfig,
     IdentityConfig,
     Setting,
     StorageConfig,
@@ -35,8 +36,10 @@ _MIN_UIDS: Final = 1024
 _NO_UID: Final = 0xFFFFFFFE
 _VM_SIZES: Final = "vm_sizes"
 _IDENTITIES: Final = "identities"
+_ACCOUNTS: Final = "accounts"
 _VM_SIZE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _IDENTITY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
+_ACCOUNT_NAME: Final = re.compile(r"[a-z0-9]{3,24}\Z")
 _FOR_OTHERS: Final = 0o077
 
 
@@ -113,7 +116,7 @@ def _config_file(given: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings by dotted key, and the tables of VM sizes and identities."""
+    """The settings by dotted key, and the tables of VM sizes, identities and accounts."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -131,6 +134,8 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             tables[name] = _read_vm_sizes(path, content)
         elif name == _IDENTITIES:
             tables[name] = _read_identities(path, content, secrets)
+        elif name == _ACCOUNTS:
+            tables[name] = _read_accounts(path, content, secrets)
         elif name in SECTIONS:
             if not isinstance(content, dict):
                 raise ConfigError(f"{path}: {name}: must be a table; write [{name}] and its keys below")
@@ -163,6 +168,21 @@ def _read_identities(path: Path, content: Any, secrets: list[str]) -> dict[str, 
         if problem := _identity_problem(identity):
             raise ConfigError(f"{path}: {where}: {problem}")
     return identities
+
+
+def _read_accounts(path: Path, content: Any, secrets: list[str]) -> dict[str, dict[str, Any]]:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: {_ACCOUNTS}: must be tables; write [{_ACCOUNTS}.my_account] and its keys below")
+    settings = {s.key: s for s in settings_of(FurtherAccountConfig, "")}
+    accounts: dict[str, dict[str, Any]] = {}
+    for name, row in content.items():
+        where = f"{_ACCOUNTS}.{name}"
+        if not _ACCOUNT_NAME.match(name):
+            raise ConfigError(
+                f"{path}: {where}: an account's name has 3 to 24 lower-case letters and digits; rename it"
+            )
+        accounts[name] = _read_row(path, where, row, settings, secrets)
+    return accounts
 
 
 def _read_row(path: Path, where: str, row: Any, settings: Mapping[str, Setting], secrets: list[str]) -> dict[str, Any]:
@@ -243,7 +263,7 @@ def _convert(setting: Setting, value: Any, source: str, *, lax: bool) -> Any:
 
 
 def _unknown_key(path: Path, key: str, known: list[str] | None = None) -> Setting:
-    names = known if known is not None else [*SETTINGS, _VM_SIZES, _IDENTITIES]
+    names = known if known is not None else [*SETTINGS, _VM_SIZES, _IDENTITIES, _ACCOUNTS]
     raise ConfigError(f"{path}: {key}: no such setting; {_suggestion(key, names)}")
 
 

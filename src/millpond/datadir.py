@@ -13,6 +13,8 @@
     azurite/          the blobs, the log and the process id of the Azurite beside the service
     sign-in-key.pem   what the development issuer signs with, mode 0600
     tls/              the service's own certificates (see `tls`)
+    accounts/NAME/    each further account: a directory like this one, without tls/ and sign-in-key.pem
+    groups.json       the resource groups that were made by the management plane
 
 The kernel lets go of the lock when the process dies, however it dies.
 """
@@ -23,6 +25,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable
@@ -32,6 +35,7 @@ from typing import Any, Final, NamedTuple, Self
 _LOCK: Final = "lock"
 _KEYS: Final = "keys.json"
 _ACCOUNT: Final = "account.json"
+_GROUPS: Final = "groups.json"
 _NODE_FILE: Final = "node-secret.json"
 _ENDPOINT: Final = "endpoint.json"
 _STORAGE: Final = "storage.json"
@@ -64,6 +68,13 @@ class Endpoint(NamedTuple):
     """That and what the machine trusts, in one file."""
     development_issuer: bool = False
     """Whether it issues tokens."""
+    account_path: str = ""
+    """Below the URL, where the account is not the service's first: `/accounts/NAME`."""
+
+    @property
+    def account_url(self) -> str:
+        """What the account's clients are given."""
+        return self.url + self.account_path
 
 
 class StorageFacts(NamedTuple):
@@ -108,6 +119,21 @@ class DataDir:
     def keys_path(self) -> Path:
         return self.path / _KEYS
 
+    @property
+    def accounts_path(self) -> Path:
+        return self.path / "accounts"
+
+    def account(self, name: str) -> "DataDir":
+        """The directory of a further account."""
+        return DataDir(self.accounts_path / name)
+
+    def account_names(self) -> list[str]:
+        """The further accounts there are. One whose making was not finished is none. Raises DataDirError."""
+        try:
+            return sorted(path.parent.name for path in self.accounts_path.glob(f"*/{_ACCOUNT}"))
+        except OSError as error:
+            raise DataDirError(f"{self.accounts_path} cannot be read: {_reason(error)}; make it readable") from error
+
     def open(self) -> Self:
         """Make the directory (mode 0700) if needed and take its lock.
 
@@ -137,9 +163,12 @@ class DataDir:
         try:
             mode = stat.S_IMODE(self.path.stat().st_mode)
             self.storage_path.mkdir(mode=0o700, exist_ok=True)
+            if self.accounts_path.is_dir():
+                self.accounts_path.chmod(0o711)
             for entry in os.scandir(self.path):
                 facts = entry.stat(follow_symlinks=False)
-                if entry.name != self.nodes_path.name and not entry.is_symlink() and facts.st_mode & 0o077:
+                passable = entry.name in (self.nodes_path.name, self.accounts_path.name)
+                if not passable and not entry.is_symlink() and facts.st_mode & 0o077:
                     os.chmod(entry.path, stat.S_IMODE(facts.st_mode) & 0o700)
             if not mode & 0o001:
                 self.path.chmod(mode | 0o011)
@@ -193,6 +222,69 @@ class DataDir:
     def write_account_settings(self, settings: dict[str, Any]) -> None:
         """Raises DataDirError."""
         self._write_private(_ACCOUNT, settings)
+
+    def make_account(self, name: str, settings: dict[str, Any]) -> None:
+        """Make the directory of a further account, with its keys. Raises DataDirError, also where there is one."""
+        directory = self.account(name)
+        if (directory.path / _ACCOUNT).exists():
+            raise DataDirError(f"{directory.path} holds an account already; start the service again to have it back")
+        # What is left of one that was not made to its end.
+        directory.remove()
+        try:
+            self.accounts_path.mkdir(mode=0o700, exist_ok=True)
+            self.accounts_path.chmod(0o700 | (stat.S_IMODE(self.path.stat().st_mode) & 0o011))
+            directory.path.mkdir(mode=0o700)
+            directory.account_keys(create=True)
+            directory.write_account_settings(settings)
+            for path in (self.accounts_path, self.path):
+                _sync_directory(path)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def groups(self) -> list[dict[str, Any]]:
+        """What `write_groups` was given last; nothing at first. Raises DataDirError."""
+        path = self.path / _GROUPS
+        try:
+            return [dict(group) for group in json.loads(path.read_text(encoding="utf-8"))["groups"]]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataDirError(
+                f"{path} cannot be read: {_reason(error)}; put it back from a copy, or remove it and lose the groups"
+            ) from error
+
+    def write_groups(self, groups: list[dict[str, Any]]) -> None:
+        """Raises DataDirError."""
+        self._write_private(_GROUPS, {"groups": groups})
+
+    def remove(self) -> None:
+        """Remove an account's directory with all that is in it; one that is not there is no error. Raises DataDirError."""
+        if mounted := self._mounts():
+            raise DataDirError(
+                f"{mounted[0]} is still mounted; unmount it, so that what it holds is not removed with it"
+            )
+        try:
+            # What makes it an account goes last, so that after a crash this is gone on with.
+            for entry in [entry for entry in os.scandir(self.path) if entry.name != _ACCOUNT]:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+            (self.path / _ACCOUNT).unlink(missing_ok=True)
+            self.path.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _mounts(self) -> list[str]:
+        """What is mounted below the directory."""
+        try:
+            text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return []
+        points = [line.split(" ")[4].replace("\\040", " ") for line in text.splitlines()]
+        return [point for point in points if point.startswith(f"{os.path.realpath(self.path)}/")]
 
     def node_secret(self) -> bytes:
         """What the nodes' tokens are derived from; made if there is none. Apart from the account's keys, so that these
@@ -332,11 +424,7 @@ class DataDir:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            _sync_directory(self.path)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -345,6 +433,14 @@ class DataDir:
             f"{self.path} cannot be written ({error.strerror}); "
             "make it writable for you, or name another directory with --data-dir"
         )
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _reason(error: Exception) -> str:

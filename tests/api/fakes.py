@@ -3,7 +3,7 @@
 import asyncio
 import fnmatch
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -180,11 +180,9 @@ class FakeStore:
         rows = [row for key, row in self.tasks.items() if key >> 32 == job_no]
         return self._page(rows, where, lambda row: {"id": row.task.id, "state": row.task.state.value}, limit, after)
 
-    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
+    async def tasks_of_keys(self, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
         by_no = {job.no: job.id for job in self.jobs.values()}
-        return [(by_no[row.task.job_no], row.task) for row in self.tasks.values() if row.task.node_id == node_id][
-            :limit
-        ]
+        return {key: (by_no[key >> 32], self.tasks[key].task) for key in keys if key in self.tasks}
 
 
 class MemoryStorage:
@@ -578,6 +576,11 @@ class FakeControl:
             raise BatchError(ErrorCode.JOB_NOT_FOUND)
         if isinstance(event, e.TasksAdded):
             return self._add_tasks(job, event)
+        if isinstance(event, e.TaskArrayAdded):
+            array = event.array
+            new = tuple(array.new_task(index) for index in range(array.count))
+            self._add_tasks(job, e.TasksAdded(at=event.at, job_id=job_id, tasks=new, single=True))
+            return msgspec.structs.replace(array, creation_time=event.at)
         if hasattr(event, "task_id"):
             self._change_task(job, event)
             return None

@@ -63,20 +63,57 @@ async def test_what_is_around_the_account(world: World, path: str, key: str) -> 
     assert answer.json()["value"]
 
 
-async def test_groups_are_all_there_and_keep_nothing(world: World) -> None:
-    group = f"{SUBSCRIPTION}/resourcegroups/g1"
-    assert (await call(world, "HEAD", group, version="2024-11-01")).status == 204
-    assert (await call(world, "PUT", group, text({"location": "x", "tags": None}), version="2024-11-01")).status == 200
-    assert error_of(await call(world, "PUT", group, text({"location": "x", "tags": {"a": "b"}}))) == (
-        400,
-        "InvalidTags",
-    )
-    assert error_of(await call(world, "DELETE", group)) == (409, "ResourceGroupDeletionBlocked")
-    assert error_of(await call(world, "GET", group, version="soon")) == (400, "InvalidApiVersionParameter")
+async def test_providers(world: World) -> None:
     answer = await call(world, "GET", f"{SUBSCRIPTION}/providers/Microsoft.Compute")
     assert error_of(answer) == (404, "InvalidResourceNamespace")
     answer = await call(world, "POST", f"{SUBSCRIPTION}/providers/microsoft.batch/register")
     assert answer.json()["registrationState"] == "Registered"
+    assert error_of(await call(world, "GET", f"{SUBSCRIPTION}/resourcegroups", version="soon")) == (
+        400,
+        "InvalidApiVersionParameter",
+    )
+
+
+async def test_groups_are_made_and_kept(world: World) -> None:
+    group = f"{SUBSCRIPTION}/resourcegroups/g1"
+    more = {"version": "2024-11-01"}
+    assert (await call(world, "HEAD", group, **more)).status == 404
+    assert error_of(await call(world, "GET", group, **more)) == (404, "ResourceGroupNotFound")
+    body = text({"location": "West Europe", "tags": {"a": "b"}})
+    assert error_of(await call(world, "PUT", group, b"{}", **more)) == (400, "LocationRequired")
+    assert error_of(await call(world, "PUT", f"{group}%3F", body, **more)) == (400, "InvalidResourceGroup")
+    assert (await call(world, "PUT", group, body, **more)).status == 201
+    assert (await call(world, "HEAD", group.upper(), **more)).status == 204
+    found = (await call(world, "GET", group, **more)).json()
+    assert (found["name"], found["location"], found["tags"]) == ("g1", "westeurope", {"a": "b"})
+    assert (await call(world, "PATCH", group, text({"tags": {"c": "d"}}), **more)).json()["tags"] == {"c": "d"}
+    assert (await call(world, "PUT", group, text({"location": "westeurope"}), **more)).json()["tags"] == {}
+    moved = await call(world, "PUT", group, text({"location": "north"}), **more)
+    assert error_of(moved) == (409, "InvalidResourceGroupLocation")
+    listed = (await call(world, "GET", f"{SUBSCRIPTION}/resourcegroups", **more)).json()["value"]
+    assert [one["name"] for one in listed] == ["millpond", "g1"]
+    assert (await call(world, "DELETE", group, **more)).status == 200
+    assert (await call(world, "HEAD", group, **more)).status == 404
+
+
+async def test_the_first_account_is_in_every_group_that_was_not_made(world: World) -> None:
+    def names(answer: Any) -> list[str]:
+        return [one["name"] for one in answer.json()["value"]]
+
+    made, other = (f"{SUBSCRIPTION}/resourceGroups/{name}" for name in ("made", "other"))
+    accounts = "providers/Microsoft.Batch/batchAccounts"
+    assert (await call(world, "PUT", made, text({"location": "x"}), version="2024-11-01")).status == 201
+    assert names(await call(world, "GET", f"{other}/{accounts}")) == [ACCOUNT]
+    assert names(await call(world, "GET", f"{made}/{accounts}")) == []
+    # It can be named by any, and is in one it was put into.
+    assert (await call(world, "GET", f"{made}/{accounts}/{ACCOUNT}")).status == 200
+    assert (await call(world, "PUT", f"{made}/{accounts}/{ACCOUNT}", text({"location": "x"}))).status == 200
+    assert names(await call(world, "GET", f"{made}/{accounts}")) == [ACCOUNT]
+    blocked = (409, "ResourceGroupDeletionBlocked")
+    assert error_of(await call(world, "DELETE", made, version="2024-11-01")) == blocked
+    millpond = f"{SUBSCRIPTION}/resourceGroups/millpond"
+    assert error_of(await call(world, "DELETE", millpond, version="2024-11-01")) == blocked
+    assert (await call(world, "HEAD", millpond, version="2024-11-01")).status == 204
 
 
 @pytest.mark.parametrize(

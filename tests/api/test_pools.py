@@ -395,6 +395,7 @@ async def test_nodes(busy: World) -> None:
     node.ip_address = "10.0.0.4"
     node.agent_version = "0.1.0"
     node.total_tasks_run = 1
+    node.recent_tasks = (busy.control.store.task_of("j1", "t1").task.key,)
     node.errors = (NodeError("DiskFull", "no room", (NameValue("disk", "a"),)),)
     task = busy.control.store.task_of("j1", "t1").task
     task.node_id = NODE
@@ -453,6 +454,22 @@ async def test_node_counts(busy: World) -> None:
     page = (await busy.call("GET", "/nodecounts", query="maxresults=1")).json()
     assert len(page["value"]) == 1
     assert "odata.nextLink" in page
+
+
+async def test_node_counts_come_in_pages_of_ten(world: World) -> None:
+    for number in range(12):
+        await world.add_pool(f"p{number:02}")
+    page = (await world.call("GET", "/nodecounts")).json()
+    assert len(page["value"]) == 10
+    rest = page["odata.nextLink"].partition("?")[2].partition("&")[2]
+    last = (await world.call("GET", "/nodecounts", query=rest)).json()
+    assert [entry["poolId"] for entry in last["value"]] == ["p10", "p11"]
+    assert "odata.nextLink" not in last
+    whole = (await world.call("GET", "/nodecounts", query="maxresults=1000")).json()
+    assert len(whole["value"]) == 12
+    # The one asked for is on the first page, wherever it is.
+    only = (await world.call("GET", "/nodecounts", query="$filter=poolId%20eq%20'p11'")).json()
+    assert ([entry["poolId"] for entry in only["value"]], "odata.nextLink" in only) == (["p11"], False)
 
 
 async def test_supported_images(world: World) -> None:

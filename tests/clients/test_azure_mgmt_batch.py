@@ -117,11 +117,7 @@ def test_what_cannot_be_had_is_refused(
     assert code_of(caught) == (400, "InvalidPropertyValue")
 
 
-def test_there_is_one_account(service: Any, manager: BatchManagementClient) -> None:
-    body = am.BatchAccountCreateParameters(location=LOCATION)
-    with pytest.raises(HttpResponseError, match="This service has one account") as caught:
-        manager.batch_account.begin_create(GROUP, "another", body, **FAST)
-    assert code_of(caught) == (409, "AccountQuotaReached")
+def test_the_first_account_cannot_be_deleted(service: Any, manager: BatchManagementClient) -> None:
     with pytest.raises(ResourceNotFoundError):
         manager.batch_account.get(GROUP, "another", **HTTP)
     with pytest.raises(HttpResponseError, match="remove its data directory") as caught:
@@ -189,7 +185,7 @@ def test_what_surrounds_the_account(service: Any, manager: BatchManagementClient
 
 
 def test_locations(service: Any, manager: BatchManagementClient) -> None:
-    assert manager.location.get_quotas(LOCATION, **HTTP).account_quota == 1
+    assert manager.location.get_quotas(LOCATION, **HTTP).account_quota == 3
     skus = {sku.name: sku for sku in manager.location.list_supported_virtual_machine_skus(LOCATION, **HTTP)}
     capabilities = {one.name: one.value for one in skus["Standard_D2s_v3"].capabilities or ()}
     assert capabilities == {"vCPUs": "2", "MemoryGB": "8"}
@@ -198,10 +194,10 @@ def test_locations(service: Any, manager: BatchManagementClient) -> None:
         LOCATION, maxresults=2, filter=f"familyName eq '{family}'", **HTTP
     )
     assert [sku.name for sku in found] == sorted(sku.name or "" for sku in skus.values() if sku.family_name == family)
-    for name, reason in ((service.account, "AlreadyExists"), ("No!", "Invalid"), ("free", "Invalid")):
+    for name, reason in ((service.account, "AlreadyExists"), ("No!", "Invalid"), ("free", None)):
         body = am.CheckNameAvailabilityParameters(name=name, type="Microsoft.Batch/batchAccounts")
         answer = manager.location.check_name_availability(LOCATION, body, **HTTP)
-        assert (answer.name_available, answer.reason) == (False, reason)
+        assert (answer.name_available, answer.reason) == (reason is None, reason)
 
 
 def test_a_pool_is_made_seen_on_both_planes_and_deleted(service: Any, manager: BatchManagementClient) -> None:

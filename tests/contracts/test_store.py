@@ -55,7 +55,7 @@ async def test_an_empty_store(store):
     assert await store.list_nodes("pool", None, 10, None) == Page([], None)
     assert await store.list_tasks(1, None, 10, None) == Page([], None)
     assert await store.node_counts(None) == []
-    assert await store.recent_tasks("node", 10) == []
+    assert await store.tasks_of_keys([1]) == {}
     assert await store.pools_of_jobs(["job"]) == {}
     assert await store.task_specs([1]) == {}
 
@@ -730,34 +730,77 @@ async def test_filtered_pools_nodes_and_counts(store, fence):
     assert await store.node_counts(parse_filter("poolId eq 'A'", properties.NODE_COUNTS)) == of_a
 
 
-async def test_recent_tasks_of_a_node(store, fence):
-    node, other = a_node(1), a_node(2)
+async def test_tasks_of_keys(store, fence):
     tasks = [
-        a_task(1, node_id=node.id, state=TaskState.COMPLETED, state_time=T0 + 3),
-        a_task(2, node_id=node.id, state=TaskState.RUNNING, state_time=T0 + 9),
-        a_task(3, node_id=other.id, state=TaskState.RUNNING, state_time=T0 + 10),
-        a_task(4, node_id=node.id, state_time=T0 + 5),
-        a_task(5),
+        a_task(1, node_id=a_node(1).id, state=TaskState.RUNNING),
+        a_task(2),
+        a_task(1, job_no=2),
+        a_task(1, job_no=9),
     ]
-    changes = with_tasks(*tasks, a_task(1, job_no=2, node_id=node.id, state_time=T0 + 7))
+    changes = with_tasks(*tasks, a_task(3))
     changes.jobs = {1: a_job(1), 2: a_job(2, "Job-2")}
     await store.commit(changes, fence)
-    recent = await store.recent_tasks(node.id.upper(), 10)
-    assert [(job_id, task.id) for job_id, task in recent] == [
-        ("Job-1", "Task-2"),
-        ("Job-2", "Task-1"),
-        ("Job-1", "Task-4"),
-        ("Job-1", "Task-1"),
-    ]
-    assert recent[0][1] == tasks[1]
-    assert len(await store.recent_tasks(node.id, 2)) == 2
-    # Given back, then handed to the other one.
-    tasks[1].node_id = None
-    await store.commit(with_tasks(tasks[1], new=False), fence)
-    assert [task.key for _, task in await store.recent_tasks(node.id, 2)] == [ids.task_key(2, 1), tasks[3].key]
-    tasks[1].node_id, tasks[1].state_time = other.id, T0 + 20
-    await store.commit(with_tasks(tasks[1], new=False), fence)
-    assert [task.key for _, task in await store.recent_tasks(other.id, 9)] == [tasks[1].key, tasks[2].key]
+    keys = [task.key for task in tasks]
+    # Neither a task that is not there, nor one whose job is gone.
+    assert await store.tasks_of_keys([*reversed(keys), a_task(8).key]) == {
+        keys[0]: ("Job-1", tasks[0]),
+        keys[1]: ("Job-1", tasks[1]),
+        keys[2]: ("Job-2", tasks[2]),
+    }
+    assert await store.tasks_of_keys([]) == {}
+
+
+async def test_tasks_that_are_handed_over(store, fence):
+    """What only names the node and the attempt may be kept apart: nobody can tell."""
+
+    async def hand_over(*tasks):
+        changes = with_tasks(*tasks, new=False)
+        changes.handed = {task.key for task in tasks}
+        await store.commit(changes, fence)
+
+    async def shown():
+        listed = [row.task for row in (await store.list_tasks(1, None, 100, None)).items]
+        assert (await store.load_pool("pool")).tasks == listed
+        found = await store.tasks_of_keys([task.key for task in listed])
+        assert [task for _, task in found.values()] == listed
+        for task in listed:
+            row = await store.get_task("job-1", task.id)
+            assert row is not None
+            assert row.task == task
+        return listed
+
+    one, two, three, four = tasks = [a_task(number) for number in (1, 2, 3, 4)]
+    changes = with_tasks(*tasks)
+    changes.jobs = {1: a_job(1)}
+    await store.commit(changes, fence)
+    one.node_id, one.attempt = a_node(1).id, 1
+    two.node_id, two.attempt = a_node(2).id, 1
+    four.node_id, four.attempt = a_node(2).id, 1
+    await hand_over(one, two, four)
+    assert await shown() == tasks
+    # Begun; given back, and handed to another; deleted.
+    one.state, one.start_time = TaskState.RUNNING, T0 + 1
+    two.node_id = None
+    await store.commit(with_tasks(one, two, new=False), fence)
+    assert await shown() == tasks
+    two.node_id, two.attempt = a_node(3).id, 2
+    await hand_over(two)
+    assert await shown() == tasks
+    two.node_id, two.attempt = a_node(1).id, 3
+    await hand_over(two)
+    assert await shown() == tasks
+    # Added and handed over at once.
+    more = [a_task(number) for number in range(11, 19)]
+    for task in more[:6]:
+        task.node_id, task.attempt = a_node(task.key % 3).id, 1
+    changes = with_tasks(*more)
+    changes.handed = {task.key for task in more[:6]}
+    await store.commit(changes, fence)
+    assert await shown() == [*tasks, *more]
+    await store.commit(ChangeSet(deleted_tasks={four.key, *(task.key for task in more)}), fence)
+    assert await shown() == [one, two, three]
+    await store.purge_tasks(1, 10, fence)
+    assert await shown() == []
 
 
 async def test_names_of_nodes_stay_as_long_as_anything_bears_them(store, fence):
@@ -771,7 +814,7 @@ async def test_names_of_nodes_stay_as_long_as_anything_bears_them(store, fence):
     # Nodes 3 to 7 leave; the tasks of 3, 4 and 7 are deleted, and those of 1 and 2.
     gone = {a_task(number).key for number in (1, 2, 3, 4, 7)}
     await store.commit(ChangeSet(deleted_nodes={node.id for node in nodes[2:]}, deleted_tasks=gone), fence)
-    await sweep(store)
+    await store.forget_node_names(2)
     shown = {row.task.id: row.task.node_id for row in (await store.list_tasks(1, None, 100, None)).items}
     assert shown == {"Task-5": nodes[4].id, "Task-6": nodes[5].id}
     # New names, and old ones come back, mean what they say.
@@ -779,14 +822,5 @@ async def test_names_of_nodes_stay_as_long_as_anything_bears_them(store, fence):
     await store.commit(with_tasks(*later), fence)
     shown = {row.task.id: row.task.node_id for row in (await store.list_tasks(1, None, 100, None)).items}
     assert shown == {task.id: task.node_id for task in [*tasks[4:6], *later]}
-    await sweep(store)
+    await store.forget_node_names(2)
     assert [row.task.node_id for row in (await store.list_tasks(1, None, 100, None)).items] == list(shown.values())
-
-
-async def sweep(store):
-    after = 0
-    for _ in range(100):
-        after = await store.forget_node_names(after, 2)
-        if after is None:
-            return
-    raise AssertionError("the sweep does not end")

@@ -400,7 +400,10 @@ async def _run_both(steps, path):
         assert outcomes == [None, None]
     answers = []
     for store in stores:
-        answer = [await store.load_pool("pool"), await store.recent_tasks("node-1", 5)]
+        answer = [
+            await store.load_pool("pool"),
+            await store.tasks_of_keys([ids.task_key(1, number) for number in range(50)]),
+        ]
         for text in FILTERS:
             where = None if text is None else parse_filter(text, properties.TASKS)
             answer.append(await store.list_tasks(1, where, 3, None))
@@ -489,9 +492,7 @@ async def test_names_of_nodes_that_nothing_bears_are_forgotten(tmp_path: Path) -
     for number in range(1, 501):
         await store.commit(with_tasks(a_task(number, node_id=f"tvmps_{number}_d")), fence)
     await store.commit(ChangeSet(deleted_tasks={a_task(number).key for number in range(1, 500)}), fence)
-    after: int | None = 0
-    while after is not None:
-        after = await store.forget_node_names(after, 100)
+    await store.forget_node_names(100)
     await store.close()
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT id FROM node_name").fetchall() == [("tvmps_500_d",)]

@@ -32,15 +32,29 @@ urllib.request.urlopen("https://example.org/", timeout=10)
 
 
 def run(
-    data_dir: Path, *command: str, allow: str = "", environment: dict[str, str] | None = None
+    data_dir: Path,
+    *command: str,
+    allow: str = "",
+    account: str = "millpond",
+    environment: dict[str, str] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     allowed = ("--allow", allow) if allow else ()
-    return millpond("intercept", *allowed, "--", *command, data_dir=data_dir, environment=environment)
+    return millpond(
+        "intercept", "--account", account, *allowed, "--", *command, data_dir=data_dir, environment=environment
+    )
 
 
 def test_by_the_accounts_key(secured: MillpondProcess) -> None:
     done = run(secured.data_dir, sys.executable, "-c", BY_KEY)
     assert (done.returncode, done.stdout) == (0, "by key True https://millpond.local.batch.azure.com\n"), done.stderr
+
+
+def test_a_further_account_by_its_host_name(secured: MillpondProcess) -> None:
+    said_by("account", "create", "films", data_dir=secured.data_dir)
+    code = BY_KEY.replace("millpond.westeurope", "films.westeurope")
+    done = run(secured.data_dir, sys.executable, "-c", code, account="films")
+    assert (done.returncode, done.stdout) == (0, "by key True https://films.local.batch.azure.com\n"), done.stderr
+    said_by("account", "delete", "films", "--yes", data_dir=secured.data_dir)
 
 
 def test_by_signing_in_as_at_azure(secured: MillpondProcess) -> None:

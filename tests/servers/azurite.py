@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 import uuid
 from pathlib import Path
+from typing import Any
 
 import trustme
 from azure.storage.blob import BlobServiceClient, generate_blob_sas, generate_container_sas
@@ -96,7 +97,7 @@ class Azurite:
 
     def client(self) -> BlobServiceClient:
         """The official SDK's client; close it (it is a context manager)."""
-        options = {"connection_verify": self.ca_path} if self.ca_path else {}
+        options: dict[str, Any] = {"connection_verify": self.ca_path} if self.ca_path else {}
         return BlobServiceClient.from_connection_string(self.connection_string, **options)
 
     def new_container(self, name: str = "") -> str:

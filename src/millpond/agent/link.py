@@ -1,9 +1,10 @@
 """The asyncio loop of one node: hello, then sync for ever, over a `Transport`.
 
-One poll is always parked at the control plane. Reports go in syncs of their own, at once: while one is on its way,
-further reports gather and go in the next, and while work is queued on the node they gather a little longer, so that a
-busy node sends large batches and an idle one none. When the control
-plane is away both are tried again with growing, jittered pauses; the node's tasks run on meanwhile.
+One poll is always parked at the control plane, but for a node that has work queued and reports often: the answers to
+its reports bring all that is new, and a parked call would be answered with the same. Reports go in syncs of their own,
+at once: while one is on its way, further reports gather and go in the next, and while work is queued on the node they
+gather a little longer, so that a busy node sends large batches and an idle one none. When the control plane is away
+both are tried again with growing, jittered pauses; the node's tasks run on meanwhile.
 
 Only the event loop's time is used, and chance is injected, so the same code runs on virtual time.
 """
@@ -39,6 +40,8 @@ _MAX_FILE_ANSWERS: Final = 32
 _MAX_FOLLOWED: Final = 256
 _GATHER_S: Final = 0.03
 """The least time between two syncs with reports while the node has work queued: a busy node need not hurry."""
+_UNPARKED_S: Final = 0.1
+"""A node with work queued is without a parked call no longer than that after a report."""
 
 
 class TransportError(Exception):
@@ -107,7 +110,7 @@ class NodeLink:
         self._reported_at = 0.0
         """Event loop time of the last sync with reports."""
         self._hungry = asyncio.Event()
-        """Nothing is queued any more: what has gathered must go now."""
+        """Nothing is queued any more: what has gathered must go now, and a call must be parked."""
         self._answers: set[asyncio.Task[None]] = set()
         self._answer_slots = asyncio.Semaphore(_MAX_FILE_ANSWERS)
         self.last_heard: float | None = None
@@ -136,6 +139,7 @@ class NodeLink:
     def nudge(self) -> None:
         """Something has changed (the node leaves, the service has moved): look at once, pause no longer."""
         self._nudge.set()
+        self._hungry.set()
         if self._agent.leaving:
             self._restarted.set()
         if (self._agent.leaving or not self._agent.session) and self._poll_timeout is not None:
@@ -171,6 +175,7 @@ class NodeLink:
         failures = 0
         loop = asyncio.get_running_loop()
         while self._agent.session and not self._agent.leaving:
+            await self._leave_it_to_reports()
             sync = self._agent.poll()
             begun = loop.time()
             try:
@@ -198,6 +203,19 @@ class NodeLink:
                 failures += 1
                 await self._pause(failures)
 
+    async def _leave_it_to_reports(self) -> None:
+        """Return when a call is to be parked."""
+        while self._agent.has_queued and self._agent.session and not self._agent.leaving:
+            wait_s = self._reported_at + _UNPARKED_S - asyncio.get_running_loop().time()
+            if wait_s <= 0:
+                return
+            self._hungry.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._hungry.wait()
+            except TimeoutError:
+                pass
+
     async def _parked(self, sync: Sync) -> SyncReply:
         """The answer to a poll; `nudge` makes it TimeoutError at once."""
         try:
@@ -222,10 +240,9 @@ class NodeLink:
     # --- reports ---
 
     def _begin_reporting(self) -> None:
-        if self._reporting is not None:
-            if not self._agent.has_queued:
-                self._hungry.set()
-        elif self._agent.session and not self._agent.leaving:
+        if not self._agent.has_queued:
+            self._hungry.set()
+        if self._reporting is None and self._agent.session and not self._agent.leaving:
             self._reporting = asyncio.create_task(self._report())
 
     async def _report(self) -> None:

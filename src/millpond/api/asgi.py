@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from millpond.api import status_routes
+from millpond.api.accounts import AccountParts, Accounts, AccountState, AccountWorks, LiveAccount
 from millpond.api.agent_routes import AgentRoutes
 from millpond.api.auth import AccountKeys
 from millpond.api.context import Context
@@ -25,7 +25,7 @@ from millpond.api.http import (
 )
 from millpond.api.management.account import Account, AccountKeeper, AccountQuotas, MemoryKeeper
 from millpond.api.management.auth import LOOPBACK, ManagementGate
-from millpond.api.management.context import ManagementContext
+from millpond.api.management.groups import GroupKeeper, MemoryGroups, ResourceGroups
 from millpond.api.management.operations import is_management
 from millpond.api.management.routes import ManagementRoutes
 from millpond.api.operations import Router
@@ -36,6 +36,7 @@ from millpond.api.storage_routes import StorageRoutes
 from millpond.api.versions import API_VERSIONS, QUERY_PARAMETERS, answer_for
 from millpond.api.wire_errors import error_body, error_headers
 from millpond.control.base import ControlPlane
+from millpond.domain.durations import Timestamp
 from millpond.domain.errors import BatchError, ErrorCode, LeaseLost, StoreUnavailable
 from millpond.staging.auto_storage import AutoStorage
 
@@ -53,7 +54,80 @@ _COMMON_HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
 )
 
-Face = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+class ServiceApp:
+    """The ASGI application of a service: the accounts' surfaces, the management plane over all of them, and what is the
+    service's own. It serves HTTP only; start-up and shutdown are the caller's."""
+
+    def __init__(
+        self,
+        first: AccountParts,
+        sign_in: SignIn | None = None,
+        sign_in_routes: "SignInRoutes | None" = None,
+        *,
+        management: str = LOOPBACK,
+        works: AccountWorks | None = None,
+        account_quota: int | None = None,
+        groups: GroupKeeper | None = None,
+    ) -> None:
+        """`first` is the account that is always there; `works` makes others, `account_quota` of them in a subscription
+        and location (None: any number), and `groups` keeps the resource groups they are in. `sign_in_routes` are those of
+        a development issuer, if there is one; `management` says from where management tokens are taken
+        (`management.auth`). Raises ValueError for settings of the first account that cannot be read."""
+        self._sign_in = sign_in or SignIn()
+        self._sign_in_routes = sign_in_routes
+        self.accounts = Accounts(self._opened(first, AccountState.SUCCEEDED), self._opened, works, account_quota)
+        self._managers = ManagementRoutes(
+            self.accounts,
+            ResourceGroups(groups or MemoryGroups()),
+            ManagementGate(self.accounts, first.control.now, management),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            account, scope = self.accounts.of_request(scope)
+        except BatchError as error:
+            await refuse(scope, receive, send, error, self.accounts.first.context.control.now())
+            return
+        path = route_path(scope)
+        if self._sign_in_routes is not None and self._sign_in_routes.serves(path):
+            await self._sign_in_routes(scope, receive, send)
+        elif is_management(path):
+            await self._managers(scope, receive, send)
+        elif account.state is not AccountState.SUCCEEDED and (refusal := account.refusal()) is not None:
+            await refuse(scope, receive, send, refusal, account.context.control.now())
+        else:
+            await account.face_of(path)(scope, receive, send)
+
+    def _opened(self, parts: AccountParts, state: AccountState) -> LiveAccount:
+        """An account with its REST face. Raises ValueError for settings of it that cannot be read."""
+        control, auto_storage = parts.control, parts.auto_storage
+        gate = Gate(control, parts.keys, self._sign_in)
+        account = Account(parts.keys, gate, parts.keeper, control.now, auto_storage.replace_key, parts.quotas)
+        context = Context(control, auto_storage, parts.strict_images)
+        batch = BatchRoutes(context, gate)
+        agents = AgentRoutes(control)
+        storage = StorageRoutes(auto_storage)
+        status = status_routes.StatusRoutes(control)
+
+        def face_of(path: bytes) -> AsgiApp:
+            if path.startswith(b"/agent/"):
+                return agents
+            if path.startswith(b"/storage/"):
+                return storage
+            if path in status_routes.PATHS:
+                return status
+            return batch
+
+        return LiveAccount(account, context, gate, face_of, state)
 
 
 def create_app(
@@ -61,56 +135,25 @@ def create_app(
     account: AccountKeys,
     auto_storage: AutoStorage,
     sign_in: SignIn | None = None,
-    sign_in_routes: "SignInRoutes | None" = None,
     *,
     management: str = LOOPBACK,
     strict_images: bool = False,
     keeper: AccountKeeper | None = None,
     quotas: AccountQuotas | None = None,
 ) -> AsgiApp:
-    """The ASGI application over a control plane. It serves HTTP only; start-up and shutdown are the caller's.
-
-    `sign_in_routes` are those of a development issuer, if there is one; `management` says from where management tokens
-    are taken (`management.auth`); `strict_images` refuses pools with images that are not in the list; `keeper` keeps what
-    is changed of the account, `quotas` are shown of it. Raises ValueError for settings of the account that cannot be
-    read.
-    """
-    gate = Gate(control, account, sign_in or SignIn())
-    context = Context(control, auto_storage, strict_images)
-    batch = BatchRoutes(context, gate)
-    agents = AgentRoutes(control)
-    storage = StorageRoutes(auto_storage)
-    status = status_routes.StatusRoutes(control)
-    own = Account(
-        account, gate, keeper or MemoryKeeper(), control.now, auto_storage.replace_key, quotas or AccountQuotas()
+    """The application of a service that is one account: see `ServiceApp`, `AccountParts`."""
+    parts = AccountParts(
+        control, account, auto_storage, keeper or MemoryKeeper(), quotas or AccountQuotas(), strict_images
     )
-    managers = ManagementRoutes(
-        ManagementContext(control, auto_storage, strict_images, account=own),
-        ManagementGate(gate, account, control.now, management),
-    )
+    return ServiceApp(parts, sign_in, management=management)
 
-    def face_of(path: bytes) -> Face:
-        if path.startswith(b"/agent/"):
-            return agents
-        if path.startswith(b"/storage/"):
-            return storage
-        if path in status_routes.PATHS:
-            return status
-        if sign_in_routes is not None and sign_in_routes.serves(path):
-            return sign_in_routes
-        if is_management(path):
-            return managers
-        return batch
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] == "http":
-            await face_of(route_path(scope))(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1000})
-
-    return application
+async def refuse(scope: Scope, receive: Receive, send: Send, error: BatchError, at: Timestamp) -> None:
+    """Answer a request that is for no account that serves it."""
+    request = Request(scope, receive, str(uuid.uuid4()))
+    response = failure(request, error, at)
+    response.headers += own_headers(request)
+    await send_response(send, receive, response, head=request.method == "HEAD")
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
@@ -137,22 +180,22 @@ class BatchRoutes:
             response = await self._answer(request)
         except ClientDisconnected:
             return
-        response.headers += self._own_headers(request)
+        response.headers += own_headers(request)
         await send_response(send, receive, response, head=head)
 
     async def _answer(self, request: Request) -> Response:
         try:
             return await self._perform(request)
         except BatchError as error:
-            return self._failure(request, error)
+            return failure(request, error, self._control.now())
         except (StoreUnavailable, LeaseLost) as error:
             _log.warning("request %s: %s", request.request_id, error)
-            return self._failure(request, BatchError(ErrorCode.SERVER_BUSY))
+            return failure(request, BatchError(ErrorCode.SERVER_BUSY), self._control.now())
         except ClientDisconnected:
             raise
         except Exception:
             _log.exception("request %s (%s %r) failed", request.request_id, request.method, request.raw_path)
-            return self._failure(request, BatchError(ErrorCode.INTERNAL_ERROR))
+            return failure(request, BatchError(ErrorCode.INTERNAL_ERROR), self._control.now())
 
     async def _perform(self, request: Request) -> Response:
         request.read_query()
@@ -175,27 +218,30 @@ class BatchRoutes:
         except TimeoutError:
             raise BatchError(ErrorCode.OPERATION_TIMED_OUT) from None
         if CONTENT_TYPE in response.headers and isinstance(response.body, bytes):
-            response.body = answer_for(version, response.body)
+            response.body = answer_for(version, response.body, tasks=response.of_tasks)
         return response
 
-    def _failure(self, request: Request, error: BatchError) -> Response:
-        headers = error_headers(error)
-        if request.method == "HEAD":
-            return Response(error.status, headers)
-        try:
-            base_url = request.base_url
-        except BatchError:
-            base_url = ""
-        body = error_body(error, base_url, request.request_id, self._control.now())
-        return Response(error.status, [CONTENT_TYPE, *headers], body)
 
-    @staticmethod
-    def _own_headers(request: Request) -> list[tuple[bytes, bytes]]:
-        headers = [(b"request-id", request.request_id.encode()), *_COMMON_HEADERS]
-        client_id = request.headers.get(b"client-request-id")
-        if client_id and request.headers.get(b"return-client-request-id", b"").lower() == b"true":
-            headers.append((b"client-request-id", client_id))
-        return headers
+def failure(request: Request, error: BatchError, at: Timestamp) -> Response:
+    """What a caller of the data plane is told of an error."""
+    headers = error_headers(error)
+    if request.method == "HEAD":
+        return Response(error.status, headers)
+    try:
+        base_url = request.base_url
+    except BatchError:
+        base_url = ""
+    body = error_body(error, base_url, request.request_id, at)
+    return Response(error.status, [CONTENT_TYPE, *headers], body)
+
+
+def own_headers(request: Request) -> list[tuple[bytes, bytes]]:
+    """What every answer of the data plane has."""
+    headers = [(b"request-id", request.request_id.encode()), *_COMMON_HEADERS]
+    client_id = request.headers.get(b"client-request-id")
+    if client_id and request.headers.get(b"return-client-request-id", b"").lower() == b"true":
+        headers.append((b"client-request-id", client_id))
+    return headers
 
 
 def _checked_version(request: Request) -> str:

@@ -140,6 +140,12 @@ def _failed(detail: str) -> BatchError:
     return BatchError(ErrorCode.AUTHENTICATION_FAILED, AuthenticationErrorDetail=detail)
 
 
+def signer_of(headers: Mapping[bytes, bytes]) -> str:
+    """The account a SharedKey signature says it is by; empty without one."""
+    match = _CREDENTIALS.match(headers.get(b"authorization", b""))
+    return match[1].decode("latin-1") if match is not None else ""
+
+
 def bearer_token(headers: Mapping[bytes, bytes]) -> str | None:
     """The token of an `Authorization: Bearer` header; None when there is none."""
     scheme, _, token = headers.get(b"authorization", b"").partition(b" ")

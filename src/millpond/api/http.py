@@ -40,6 +40,8 @@ class Response(msgspec.Struct):
     """Lets go of what a streamed body comes from; called in any case, also when the stream was never begun."""
     live: bool = False
     """A streamed body that may be silent for long: its source is let go of as soon as the client is gone."""
+    of_tasks: bool = False
+    """A JSON body about tasks alone (see `versions.answer_for`)."""
 
 
 def split_query(query: bytes) -> list[tuple[bytes, bytes]]:

@@ -19,12 +19,14 @@ def entity_headers(last_modified: Timestamp) -> Headers:
     ]
 
 
-def json_reply(request: Request, body: bytes, last_modified: Timestamp | None = None) -> Response:
-    """Success with a JSON body, and the entity's headers when it has a time."""
+def json_reply(
+    request: Request, body: bytes, last_modified: Timestamp | None = None, *, of_tasks: bool = False
+) -> Response:
+    """Success with a JSON body, and the entity's headers when it has a time. `of_tasks`: see `Response`."""
     headers = [CONTENT_TYPE]
     if last_modified is not None:
         headers += entity_headers(last_modified)
-    return Response(request.operation.success, headers, body)
+    return Response(request.operation.success, headers, body, of_tasks=of_tasks)
 
 
 def written_reply(

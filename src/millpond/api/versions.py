@@ -60,6 +60,8 @@ class Property(msgspec.Struct, frozen=True):
     name: str
     span: Span
     parent: str = ""
+    in_tasks: bool = False
+    """Answers about tasks can have it."""
 
 
 PROPERTIES: Final = (
@@ -71,7 +73,7 @@ PROPERTIES: Final = (
     Property("targetNodeCommunicationMode", _CLASSIC),
     Property("storageAccountType", _CLASSIC, "dataDisks"),
     Property("communityGalleryImageId", _NEW),
-    Property("containerHostBatchBindMounts", _SINCE_2024_07),
+    Property("containerHostBatchBindMounts", _SINCE_2024_07, in_tasks=True),
     Property("customerManagedKey", _NEW),
     Property("deallocated", _SINCE_2024_07, "dedicated"),
     Property("deallocated", _SINCE_2024_07, "lowPriority"),
@@ -121,9 +123,10 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 @cache
-def _lacking(version: str) -> tuple[tuple[bytes, ...], frozenset[tuple[str, str]]]:
-    """What the version lacks: the quoted names to look for, and (parent, name) pairs."""
-    rows = [row for row in PROPERTIES if not row.span.has(version)]
+def _lacking(version: str, *, tasks: bool = False) -> tuple[tuple[bytes, ...], frozenset[tuple[str, str]]]:
+    """What the version lacks, or of that what answers about tasks can have: the quoted names to look for, and
+    (parent, name) pairs."""
+    rows = [row for row in PROPERTIES if not row.span.has(version) and (row.in_tasks or not tasks)]
     names = sorted({row.name for row in rows})
     return tuple(f'"{name}"'.encode() for name in names), frozenset((row.parent, row.name) for row in rows)
 
@@ -166,9 +169,10 @@ def _found(value: Any, parent: str, path: str, lacking: frozenset[tuple[str, str
                 yield from _found(inner, name, whole, lacking)
 
 
-def answer_for(version: str, body: bytes) -> bytes:
-    """A JSON answer without what the version does not have."""
-    quoted, lacking = _lacking(version)
+def answer_for(version: str, body: bytes, *, tasks: bool = False) -> bytes:
+    """A JSON answer without what the version does not have. `tasks`: it is about tasks, long perhaps, and there is little
+    to look for."""
+    quoted, lacking = _lacking(version, tasks=tasks)
     if not any(name in body for name in quoted):
         return body
     return _encode(_without(_decode(body), "", lacking))

@@ -4,7 +4,7 @@ import shlex
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -28,7 +28,27 @@ class CliUsageError(CliError):
     exit_code = 2
 
 
+_ACCOUNT: Final = "millpond.account"
+
+
+def _note_account(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    context.meta[_ACCOUNT] = name
+
+
 def service_options(command: _F) -> _F:
+    """`--data-dir`, `--config` and `--account`: which service, and which account of it, a command is about. What
+    `--account` says is for `find_service` to know, not for the command."""
+    option = click.option(
+        "--account",
+        help="Name of the account, where the service has several.  [default: its first]",
+        metavar="NAME",
+        expose_value=False,
+        callback=_note_account,
+    )
+    return place_options(option(command))
+
+
+def place_options(command: _F) -> _F:
     """`--data-dir` and `--config`: which service a command is about."""
     for option in (
         click.option(
@@ -56,8 +76,28 @@ def load_config(config_path: Path | None, **flags: tuple[str, Any]) -> Config:
         raise CliUsageError(str(error)) from error
 
 
-def find_service(config_path: Path | None, data_dir: str | None) -> tuple[DataDir, Endpoint]:
-    """The data directory and the endpoint of the service that runs, or last ran, there. Raises CliError."""
+def find_service(
+    config_path: Path | None, data_dir: str | None, *, account: str | None = None
+) -> tuple[DataDir, Endpoint]:
+    """The data directory and the endpoint of the service that runs, or last ran, there: of the account named, else of
+    the one that `--account` names. Raises CliError."""
+    root, endpoint = find_first(config_path, data_dir)
+    context = click.get_current_context(silent=True)
+    name = account or (context.meta.get(_ACCOUNT) if context is not None else None)
+    if name is None or name == endpoint.account:
+        return root, endpoint
+    try:
+        names = root.account_names()
+    except DataDirError as error:
+        raise CliError(str(error)) from error
+    if name not in names:
+        there = ", ".join([endpoint.account, *names])
+        raise CliError(f"there is no account {name} in {root.path}, only {there}; millpond account create makes one")
+    return root.account(name), endpoint._replace(account=name, account_path=f"/accounts/{name}")
+
+
+def find_first(config_path: Path | None, data_dir: str | None) -> tuple[DataDir, Endpoint]:
+    """The same of the service's first account, whatever `--account` says. Raises CliError."""
     directory = DataDir(Path(load_config(config_path, data_dir=("--data-dir", data_dir)).data_dir))
     try:
         return directory, directory.endpoint()
@@ -75,7 +115,7 @@ def client_environment(directory: DataDir, endpoint: Endpoint) -> dict[str, str]
     environment = {
         "AZURE_BATCH_ACCOUNT": endpoint.account,
         "AZURE_BATCH_ACCESS_KEY": key,
-        "AZURE_BATCH_ENDPOINT": endpoint.url,
+        "AZURE_BATCH_ENDPOINT": endpoint.account_url,
     }
     if storage.connection_string:
         environment["AZURE_STORAGE_CONNECTION_STRING"] = storage.connection_string

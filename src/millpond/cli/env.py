@@ -5,11 +5,10 @@ from pathlib import Path
 
 import click
 
-from millpond.cli.common import CliError, client_environment, export_lines, find_service, service_options
-from millpond.cli.management import GROUP, token_of
+from millpond.cli.common import CliError, client_environment, export_lines, find_first, find_service, service_options
+from millpond.cli.management import place_of, token_of
 from millpond.datadir import DataDir, DataDirError, Endpoint
 from millpond.identity.applications import applications, managed_identity_secret, tenant_of
-from millpond.identity.management_token import SUBSCRIPTION
 from millpond.identity.roles import Role
 
 
@@ -31,13 +30,14 @@ def env(config_path: Path | None, data_dir: str | None, as_json: bool, entra: st
     directory, endpoint = find_service(config_path, data_dir)
     environment = client_environment(directory, endpoint)
     if arm:
+        subscription, group = place_of(directory)
         environment |= {
-            "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION,
-            "AZURE_BATCH_RESOURCE_GROUP": GROUP,
+            "AZURE_SUBSCRIPTION_ID": subscription,
+            "AZURE_BATCH_RESOURCE_GROUP": group,
             "AZURE_BATCH_MANAGEMENT_TOKEN": token_of(environment),
         }
     if entra is not None:
-        environment = {**environment, **_sign_in_environment(directory, endpoint, Role[entra.upper()])}
+        environment = {**environment, **_sign_in_environment(*find_first(config_path, data_dir), Role[entra.upper()])}
         del environment["AZURE_BATCH_ACCESS_KEY"]
         if not as_json:
             # Clients that find a key sign with it, and never ask for a token.

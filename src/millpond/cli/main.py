@@ -8,6 +8,7 @@ import click
 from millpond import __version__
 
 _COMMANDS: Final = {
+    "account": ("millpond.cli.account:account", "List, make and delete the accounts of the service."),
     "app": ("millpond.cli.app:app", "Add, list and delete application packages."),
     "autoscale": ("millpond.cli.autoscale:autoscale", "See what an autoscale formula does before it runs."),
     "env": ("millpond.cli.env:env", "Print the export lines that point Azure Batch clients at the service."),

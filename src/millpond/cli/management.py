@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from millpond.cli.common import CliError, client_environment, find_service, trust
+from millpond.cli.common import CliError, client_environment, find_first, find_service, trust
 from millpond.cli.http import NoAnswer, Readable, Refused, send
+from millpond.datadir import DataDir, DataDirError
 from millpond.identity.management_token import SUBSCRIPTION, make_token
 
 _API_VERSION: Final = "2025-06-01"
@@ -19,18 +20,28 @@ GROUP: Final = "millpond"
 
 
 class ManagementClient:
-    """The account of the service that runs in a data directory."""
+    """An account of the service that runs in a data directory."""
 
-    def __init__(self, config_path: Path | None, data_dir: str | None) -> None:
-        """Raises CliError."""
-        directory, endpoint = find_service(config_path, data_dir)
+    def __init__(
+        self,
+        config_path: Path | None,
+        data_dir: str | None,
+        *,
+        new: str = "",
+        place: tuple[str, str] | None = None,
+    ) -> None:
+        """`new` is the name of an account to make or delete, for which the service's first gives the token; `place` its
+        subscription and group, those that are always there if not given. Raises CliError."""
+        find = find_first if new else find_service
+        directory, endpoint = find(config_path, data_dir)
         environment = client_environment(directory, endpoint)
         self._trust = trust(endpoint)
         self._url = environment["AZURE_BATCH_ENDPOINT"].rstrip("/")
         self._token = token_of(environment)
-        account = quote(environment["AZURE_BATCH_ACCOUNT"])
-        self._path = (
-            f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.Batch/batchAccounts/{account}"
+        subscription, group = place or (place_of(directory) if not new else (SUBSCRIPTION, GROUP))
+        account = new or environment["AZURE_BATCH_ACCOUNT"]
+        self._path = quote(
+            f"/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Batch/batchAccounts/{account}"
         )
 
     def call(self, method: str, *segments: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
@@ -77,6 +88,16 @@ class ManagementClient:
             raise CliError(_message_of(refused)) from refused
         except (NoAnswer, http.client.HTTPException, OSError) as error:
             raise CliError(f"{urlsplit(url).netloc} does not answer ({error}); is the service running?") from error
+
+
+def place_of(directory: DataDir) -> tuple[str, str]:
+    """The subscription and the resource group of an account; those of the service's first are anything. Raises
+    CliError."""
+    try:
+        settings = directory.account_settings()
+    except DataDirError as error:
+        raise CliError(str(error)) from error
+    return settings.get("subscription") or SUBSCRIPTION, settings.get("group") or GROUP
 
 
 def token_of(environment: dict[str, str]) -> str:

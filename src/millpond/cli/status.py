@@ -31,7 +31,7 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
         click.echo(json.dumps(answer, indent=2))
         return
     rows = {
-        "endpoint": endpoint.url,
+        "endpoint": endpoint.account_url,
         "account": endpoint.account,
         "process": endpoint.pid,
         "data": directory.path,
@@ -45,7 +45,7 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
 
 
 def _ask(endpoint: Endpoint) -> dict[str, Any]:
-    url = endpoint.url
+    url = endpoint.account_url
     headers = {"Accept": "application/json"}
     try:
         with send(url + "/", headers=headers, timeout_s=_TIMEOUT_S, trust=trust(endpoint)) as response:

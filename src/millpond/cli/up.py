@@ -13,7 +13,7 @@ from millpond.cli.common import (
     client_environment,
     export_lines,
     load_config,
-    service_options,
+    place_options,
     storage_words,
 )
 from millpond.config import Config
@@ -21,7 +21,7 @@ from millpond.datadir import DataDir, DataDirError, StorageFacts
 
 
 @click.command()
-@service_options
+@place_options
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]", metavar="ADDRESS")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 10010]", metavar="PORT")
 @click.option("--tls", is_flag=True, default=None, help="Speak https, by a certificate of its own making.")
@@ -39,7 +39,7 @@ from millpond.datadir import DataDir, DataDirError, StorageFacts
     default=None,
     help="Issue tokens itself, as Microsoft Entra ID does; millpond env --entra ROLE says how to sign in.",
 )
-@click.option("--account", help="Name of the Batch account.  [default: millpond]", metavar="NAME")
+@click.option("--account", help="Name of the first Batch account.  [default: millpond]", metavar="NAME")
 @click.option(
     "--blob",
     help="The account's storage: azurite (started beside the service; needs Node.js), or the URL of an Azure Blob "

@@ -23,8 +23,13 @@ class Batch(msgspec.Struct):
         reply: Any = None
         for effect in effects:
             match effect:
+                case f.HandOver(task):
+                    if task.key not in changes.tasks or task.key in changes.new_tasks:
+                        changes.handed.add(task.key)
+                        changes.tasks[task.key] = task
                 case f.SaveTask(task):
                     changes.tasks[task.key] = task
+                    changes.handed.discard(task.key)
                 case f.StartTask() | f.StopTask():
                     self.after.append(effect)
                 case f.AddTasks(tasks, specs):
@@ -43,11 +48,17 @@ class Batch(msgspec.Struct):
                     changes.specs[key] = spec
                 case f.DeleteTask(task):
                     changes.tasks.pop(task.key, None)
+                    changes.handed.discard(task.key)
                     changes.specs.pop(task.key, None)
                     if task.key in changes.new_tasks:
                         changes.new_tasks.discard(task.key)
                     else:
                         changes.deleted_tasks.add(task.key)
+                case f.AddTaskArray(array):
+                    changes.task_arrays[array.key] = array
+                    changes.rests[array.key] = ((0, array.count - 1),)
+                case f.SaveRest(key, rest):
+                    changes.rests[key] = rest
                 case f.RememberSatisfied(job_no, id_key):
                     changes.satisfied.add((job_no, id_key))
                 case f.SaveJobNode(job_node):

@@ -57,7 +57,10 @@ class EffectRouter:
 
     async def carry_out(self, engine: Engine, effects: Sequence[Effect], changes: ChangeSet) -> None:
         if changes.specs:
-            self._directives.keep({key: spec for key, spec in changes.specs.items() if key in changes.tasks})
+            specs = changes.specs
+            if not specs.keys() <= changes.tasks.keys():  # a specification alone is of a task that may run already
+                specs = {key: spec for key, spec in specs.items() if key in changes.tasks}
+            self._directives.keep(specs)
         starts: list[f.StartTask] = []
         for effect in effects:
             if type(effect) is f.StartTask:

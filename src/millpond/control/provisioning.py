@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from millpond.control.core_quotas import CoreQuotas
 from millpond.control.engine import Engine
 from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
@@ -82,6 +83,7 @@ class Provisioning:
         self._nodes = nodes
         self._clock = clock
         self._settings = settings
+        self._quotas = CoreQuotas(settings)
         self._wishes: dict[str, _Wish] = {}
         """Nodes to create, by id."""
         self._known: dict[str, _Known] = {}
@@ -101,19 +103,17 @@ class Provisioning:
 
     # --- wishes ---
 
-    def create(self, engine: Engine, pool: Pool, node: Node) -> None:
+    def create(self, engine: Engine, pool: Pool, node: Node, *, leaving: bool = False) -> None:
+        """`leaving`: see `_Wish`."""
         self._known.pop(node.id, None)
         size = self._vm_sizes.get(pool.vm_size.lower())
         if size is None:
-            self._tell(
-                engine,
-                e.NodeProvisionFailed(
-                    at=self._clock(),
-                    node_id=node.id,
-                    code="UnsupportedVMSize",
-                    message=f"The VM size '{pool.vm_size}' is not in this service's catalogue",
-                ),
-            )
+            message = f"The VM size '{pool.vm_size}' is not in this service's catalogue"
+            self._refuse(engine, node, "UnsupportedVMSize", message)
+            return
+        refusal = self._quotas.take(node.id, size.cores, is_dedicated=node.is_dedicated, force=leaving)
+        if refusal is not None:
+            self._refuse(engine, node, *refusal)
             return
         request = NodeRequest(
             node_id=node.id,
@@ -124,8 +124,11 @@ class Provisioning:
             token=self._nodes.token(node.id),
             handle=node.handle,
         )
-        self._wishes[node.id] = _Wish(engine, request)
+        self._wishes[node.id] = _Wish(engine, request, leaving)
         self._news.set()
+
+    def _refuse(self, engine: Engine, node: Node, code: str, message: str) -> None:
+        self._tell(engine, e.NodeProvisionFailed(at=self._clock(), node_id=node.id, code=code, message=message))
 
     def release(self, engine: Engine, pool: Pool, node: Node) -> None:
         if node.handle:
@@ -136,7 +139,7 @@ class Provisioning:
             # Perhaps it was created and the answer never reached the disk, or is on its way, or is an error: creating
             # is idempotent and tells the handle, by which the scheduler will release it again, or that there is none.
             if node.id not in self._wishes:
-                self.create(engine, pool, node)
+                self.create(engine, pool, node, leaving=True)
             if wish := self._wishes.get(node.id):
                 wish.leaving = True
         self._news.set()
@@ -160,14 +163,18 @@ class Provisioning:
             self._release_poll_s = _MIN_POLL_S
         self._news.set()
 
-    def watch(self, engine: Engine, node: Node) -> None:
+    def watch(self, engine: Engine, pool: Pool, node: Node) -> None:
         """A node that exists already (after a restart)."""
+        size = self._vm_sizes.get(pool.vm_size.lower())
+        if node.handle and size is not None:
+            self._quotas.take(node.id, size.cores, is_dedicated=node.is_dedicated, force=True)
         if node.handle and node.id not in self._known:
             self._known[node.id] = _Known(engine, node.handle)
 
     def forget(self, node_id: str) -> None:
         self._known.pop(node_id, None)
         self._wishes.pop(node_id, None)
+        self._quotas.give_back(node_id)
 
     # --- the loop ---
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from millpond.control.engine import Engine
 from millpond.control.settings import ControlSettings
@@ -14,8 +13,6 @@ from millpond.domain.job import Job
 from millpond.store.base import Fence, Store
 
 log = logging.getLogger(__name__)
-
-_SWEEP_PAUSE_S: Final = 0.05
 
 
 class Purger:
@@ -87,8 +84,4 @@ class Sweeper:
                 log.info("rows that are left over stay for now: %s", error)
 
     async def _sweep(self) -> None:
-        after: int | None = 0
-        while after is not None:
-            # Pauses, and one transaction each, so that commits of the living come between.
-            after = await self._store.forget_node_names(after, self._settings.sweep_chunk)
-            await asyncio.sleep(_SWEEP_PAUSE_S)
+        await self._store.forget_node_names(self._settings.sweep_chunk)

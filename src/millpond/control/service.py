@@ -303,7 +303,8 @@ class ControlService:
             self._pools.learn_from(engine.state)
             for node in engine.state.nodes.values():
                 self._links.add(engine, node.row.id)
-                self._provisioning.watch(engine, node.row)
+                if engine.state.pool is not None:
+                    self._provisioning.watch(engine, engine.state.pool, node.row)
 
     def _fences(self) -> list[Fence | None]:
         return [*(engine.fence for engine in self._engines), self._schedules.fence]

@@ -36,6 +36,10 @@ class ControlSettings(msgspec.Struct, frozen=True):
     """Packages one of them may have."""
     pool_quota: int | None = None
     """Pools there may be at a time; None is no limit."""
+    dedicated_core_quota: int | None = None
+    """Cores the dedicated nodes may have together; None is no limit."""
+    low_priority_core_quota: int | None = None
+    """Cores the low-priority nodes may have together; None is no limit."""
     active_job_quota: int | None = None
     """Jobs and job schedules that are not completed there may be at a time, the jobs that schedules make not refused;
     None is no limit."""

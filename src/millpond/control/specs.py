@@ -1,6 +1,5 @@
 """What becomes of a task's specification on its way to a node."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -18,6 +17,8 @@ _GRACE_S: Final = 7 * 86400.0
 """How long a task may wait on its node, and its files be on their way, before the URLs signed for it end."""
 _LONGEST_TASK_S: Final = 180 * 86400.0
 """Semantics 12: the longest a task lives."""
+_ENTRY_BYTES: Final = 96
+"""Of memory that a specification in the cache takes beside its text."""
 _MOUNTED_S: Final = 5 * 365 * 86400.0
 """A container stays mounted as long as its node is up."""
 
@@ -136,19 +137,22 @@ class SpecCache:
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._size = 0
-        self._specs: OrderedDict[int, bytes] = OrderedDict()
+        self._specs: dict[int, bytes] = {}
 
     def add(self, specs: dict[int, bytes]) -> None:
-        for key, spec in specs.items():
-            self._size += len(spec) - len(self._specs.pop(key, b""))
-            self._specs[key] = spec
+        for key in specs.keys() & self._specs.keys():
+            self.take(key)
+        if self._size >= self._limit:
+            return
+        self._specs.update(specs)
+        self._size += sum(map(len, specs.values())) + _ENTRY_BYTES * len(specs)
         while self._size > self._limit:
             # The newest go: tasks are handed out in order, so the oldest are needed first.
-            self._size -= len(self._specs.popitem(last=True)[1])
+            self._size -= len(self._specs.popitem()[1]) + _ENTRY_BYTES
 
     def take(self, key: int) -> bytes | None:
         """The specification, which is let go of: most tasks are handed out once."""
         spec = self._specs.pop(key, None)
         if spec is not None:
-            self._size -= len(spec)
+            self._size -= len(spec) + _ENTRY_BYTES
         return spec

@@ -1,11 +1,16 @@
 """A compute node: its record."""
 
+from typing import Final
+
 import msgspec
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.special_task import SpecialTaskInfo
 from millpond.domain.states import NodeDeallocationOption, NodeOperation, NodeState, SchedulingState
 from millpond.domain.task import NameValue
+
+RECENT_TASKS: Final = 10
+"""How many tasks a node shows of those it ran (Azure Batch: recentTasks)."""
 
 
 class NodeError(msgspec.Struct, frozen=True):
@@ -55,9 +60,15 @@ class Node(msgspec.Struct):
     running_task_slots: int = 0
     total_tasks_run: int = 0
     total_tasks_succeeded: int = 0
+    recent_tasks: tuple[int, ...] = ()
+    """Keys of the tasks that began here last, the latest last."""
     errors: tuple[NodeError, ...] = ()
     capabilities: tuple[NameValue, ...] = ()
     """What its agent says it can and cannot do (`protocol.messages.Hello`); shown by an operation of ours."""
+
+    def note_task(self, key: int) -> None:
+        """A task begins here: the latest of `RECENT_TASKS`."""
+        self.recent_tasks = (*[known for known in self.recent_tasks if known != key][1 - RECENT_TASKS :], key)
 
     @property
     def removal(self) -> NodeDeallocationOption | None:

@@ -43,6 +43,13 @@ def is_of_that_kind(token: str) -> bool:
     return _object(token.partition(".")[0]).get("alg") == _HEADER["alg"]
 
 
+def account_of_token(token: str) -> str:
+    """The account whose key it says it was made with; empty when it names none. That it was is for `check_token` to say."""
+    named = _object(token.partition(".")[2].partition(".")[0]).get("iss")
+    prefix = _issuer("")
+    return named.removeprefix(prefix) if isinstance(named, str) and named.startswith(prefix) else ""
+
+
 def check_token(token: str, account: str, keys: tuple[bytes, ...], at: Timestamp) -> None:
     """Raises TokenRefused."""
     signed, _, signature = token.rpartition(".")

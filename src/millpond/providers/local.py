@@ -88,13 +88,15 @@ class LocalProvider:
         self._endpoint = url
         await self._in_thread(self._write_endpoint)
 
-    async def prepare(self) -> None:
-        """Start the host, if there is none, so that the first node is quick. Raises ProviderError."""
+    async def prepare(self, *, start: bool = True) -> None:
+        """Start the host, if there is none, so that the first node is quick; without `start` only see to it that it can
+        be started. Raises ProviderError."""
         if not await self._in_thread(self._bring_certificates):
             # A host of before trusts what it was started with.
             await self.stop_host()
         self._stopped = False
-        await self._in_thread(self._ensure_host)
+        if start:
+            await self._in_thread(self._ensure_host)
 
     async def create(self, requests: Sequence[NodeRequest]) -> list[NodeCreated | NodeRefused]:
         return await self._in_thread(lambda: self._create(requests))
@@ -113,6 +115,16 @@ class LocalProvider:
 
     async def close(self) -> None:
         """The host and its nodes stay."""
+
+    async def delete_all(self, limit_s: float) -> bool:
+        """Remove every node there is, with all its files, as `delete` does; whether that was done within the limit."""
+        await self._in_thread(lambda: self._delete([self._handle(name) for name in self._there()]))
+        return await self._until(lambda: not self._there(), limit_s)
+
+    def _there(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return os.listdir(self._nodes)
+        return []
 
     async def stop_host(self) -> None:
         """End the host, every task and whatever else runs below its directory, by force if need be. The nodes are not

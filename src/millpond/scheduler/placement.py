@@ -12,11 +12,11 @@ import math
 from typing import Final
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import Effect, ReturnTask, SaveTask, StartTask
+from millpond.domain.effects import Effect, HandOver, ReturnTask, StartTask
 from millpond.domain.states import JobDefaultOrder, JobState, NodeFillType
 from millpond.domain.task import Task
-from millpond.scheduler import apart, preemption, reservations, service_log, special
-from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
+from millpond.scheduler import apart, lines, preemption, reservations, service_log, special
+from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState
 
 FEED_AHEAD_S: Final = 0.1
 """Seconds of work a node is handed beyond its slots, so that it never idles for a round trip."""
@@ -186,8 +186,7 @@ def _prune(job: JobMemory) -> None:
     """Drop stale entries from the heads of the job's queues, and empty queues."""
     for slots in list(job.ready):
         queue = job.ready[slots]
-        while queue and not is_ready(queue[0]):
-            queue.popleft()
+        lines.drop_stale(job, queue)
         if not queue:
             del job.ready[slots]
 
@@ -205,11 +204,10 @@ def _place_one(state: SchedulerState, job: JobMemory, at: Timestamp, effects: li
         node = _hungry_node(state, job, slots) if ahead else _free_node(state, job, task, slots)
         if node is None:
             continue
-        queue.popleft()
+        lines.take_first(state, job, queue, effects)
         _assign(state, job, task, node, at, effects, holds=not ahead)
         # Only now: a task that was ended while it waited and reactivated stands in the queue twice.
-        while queue and not is_ready(queue[0]):
-            queue.popleft()
+        lines.drop_stale(job, queue)
         if not queue:
             del ready[slots]
         return bool(ready)
@@ -247,17 +245,21 @@ def _hungry_node(state: SchedulerState, job: JobMemory, slots: int) -> NodeMemor
     Only tasks of one slot, or of a whole node: nodes start strictly in order, and anything between would keep slots
     idle before it.
     """
-    for node_id in list(state.hungry):
-        node = state.hungry[node_id]
+    full: list[str] = []
+    found: NodeMemory | None = None
+    for node_id, node in state.hungry.items():
         if node.ahead >= ahead_limit(state, node.slots):
-            del state.hungry[node_id]
+            full.append(node_id)
         elif node.specials and any(not assignment.sent for assignment in node.assigned.values()):
             continue  # the node does not know that slots are held for what waits for a preparation task
         elif slots in (1, node.slots) and (
             job.row.preparation is None or special.preparation_on(job, node) is special.Preparation.DONE
         ):
-            return node
-    return None
+            found = node
+            break
+    for node_id in full:
+        del state.hungry[node_id]
+    return found
 
 
 def _assign(
@@ -288,7 +290,7 @@ def _assign(
     if state.tells_tasks:
         effects.append(service_log.task_started(job, task))
     if job.row.preparation is None:
-        effects.append(SaveTask(task))
+        effects.append(HandOver(task))
         effects.append(StartTask(node.row.id, job.row, task, task.attempt, task.required_slots))
     else:
         special.hand_over(state, job, node, assignment, at, effects)

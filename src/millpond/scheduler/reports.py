@@ -33,6 +33,7 @@ def _start(
     row.running_tasks += 1
     row.running_task_slots += task.required_slots
     row.total_tasks_run += 1
+    row.note_task(task.key)
     state.touch_node(node)
     if row.state in IN_SERVICE_NODE_STATES:
         settle_node_state(state, node, at)

@@ -5,12 +5,13 @@ The records (`domain.Pool`, `Node`, `Job`, `Task`) are the rows; what stands bes
 stopped attempts a node has not confirmed yet (`NodeMemory.stopping`), and whether a node is connected.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 import msgspec
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import Effect, SaveJob, SaveNode
+from millpond.domain.effects import Effect, SaveJob, SaveNode, SaveRest
 from millpond.domain.errors import Bug
 from millpond.domain.job import Job
 from millpond.domain.node import Node
@@ -30,6 +31,7 @@ from millpond.domain.states import (
 )
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task, TaskCounts
+from millpond.domain.task_array import TaskArray
 
 
 class Assignment(msgspec.Struct):
@@ -195,10 +197,32 @@ class DependencyIndex:
         """Integers some satisfied parent's id stands for: `4`, `04` and `004` are one."""
 
 
+class ArrayMemory:
+    """A task array of which some items have no record yet."""
+
+    __slots__ = ("array", "rest")
+
+    def __init__(self, array: TaskArray, rest: Iterable[tuple[int, int]]) -> None:
+        self.array = array
+        self.rest = list(rest)
+        """See `task_array.Rest`."""
+
+
+class Line(msgspec.Struct):
+    """Items of an array that stand one behind the other in a queue: only the first of them is there, as `head`."""
+
+    memory: ArrayMemory
+    head: Task
+    """It has no row, and is not among the job's tasks, as long as its index is in the array's rest."""
+    last: int
+    """Index of the last."""
+
+
 class JobMemory:
     """A job, its live tasks, and its queues: one for each number of required slots (the request class)."""
 
     __slots__ = (
+        "arrays",
         "assigned",
         "barred",
         "deleted",
@@ -206,6 +230,7 @@ class JobMemory:
         "extra",
         "first",
         "gangs",
+        "lines",
         "load",
         "on_nodes",
         "purging",
@@ -220,6 +245,10 @@ class JobMemory:
         self.row = row
         self.tasks: dict[str, Task] = {}
         """By id key; empty once the job is completed or deleting."""
+        self.arrays: dict[str, ArrayMemory] = {}
+        """By id key; kept when the job is completed, empty once it is deleting."""
+        self.lines: dict[int, Line] = {}
+        """By the key of the head that stands in a queue of `ready`."""
         self.ready: dict[int, deque[Task]] = {}
         """Tasks that could be placed. Entries go stale when a task leaves otherwise; `is_ready` tells."""
         self.first: deque[Task] = deque()
@@ -276,14 +305,18 @@ class SchedulerState:
         self.reservation_timer: Timestamp | None = None
         self.usable_changes = 0
         """Counts how often some node began or ceased to take tasks."""
-        self.free_nodes: list[dict[str, NodeMemory]] = [{}]
+        # Taken from at the front and added to at the back: an ordinary dict would walk over all that were taken, again
+        # and again.
+        self.free_nodes: list[OrderedDict[str, NodeMemory]] = [OrderedDict()]
         """Index n: nodes that take tasks and have n free slots."""
-        self.hungry: dict[str, NodeMemory] = {}
+        self.hungry: OrderedDict[str, NodeMemory] = OrderedDict()
         """Nodes that take tasks, have none free, and could be handed more ahead."""
         self.with_ahead: dict[str, NodeMemory] = {}
         """Nodes that hold assignments ahead of their slots."""
         self.dirty_jobs: dict[int, JobMemory] = {}
         self.dirty_nodes: dict[str, NodeMemory] = {}
+        self.dirty_arrays: dict[int, ArrayMemory] = {}
+        """By key: those whose rest changed."""
         self.unsettled_jobs: dict[int, JobMemory] = {}
         """Jobs in `disabling` or `terminating` that may be able to move on: looked at, and cleared, by `place`."""
         self.follow_ups: list[tuple[JobMemory, JobAction, str]] = []
@@ -314,7 +347,7 @@ class SchedulerState:
         takes = takes and not node.reserved
         if takes and node.free > 0 and not node.ahead:
             while len(buckets) <= node.free:
-                buckets.append({})
+                buckets.append(OrderedDict())
             buckets[node.free][node_id] = node
             self.hungry.pop(node_id, None)
         elif takes and not node.alone:
@@ -357,6 +390,9 @@ class SchedulerState:
         """Rows of jobs and nodes changed since the last flush: once a batch, however many tasks moved."""
         effects: list[Effect] = [SaveJob(job.row) for job in self.dirty_jobs.values()]
         effects.extend(SaveNode(node.row) for node in self.dirty_nodes.values())
+        if self.dirty_arrays:
+            effects.extend(SaveRest(key, tuple(memory.rest)) for key, memory in self.dirty_arrays.items())
+            self.dirty_arrays.clear()
         self.dirty_jobs.clear()
         self.dirty_nodes.clear()
         return effects

@@ -170,8 +170,8 @@ class SimDisk:
         await asyncio.sleep(self._delay())
         return deleted
 
-    async def forget_node_names(self, after: int, limit: int) -> int | None:
-        return await self._inner.forget_node_names(after, limit)
+    async def forget_node_names(self, chunk: int) -> None:
+        await self._inner.forget_node_names(chunk)
 
     async def load_pool(self, pool_key: str) -> PoolContents:
         await self._read()
@@ -316,9 +316,9 @@ class SimDisk:
         await self._read()
         return await self._inner.list_tasks(job_no, where, limit, after)
 
-    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
+    async def tasks_of_keys(self, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
         await self._read()
-        return await self._inner.recent_tasks(node_id, limit)
+        return await self._inner.tasks_of_keys(keys)
 
     async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
         await self._read()

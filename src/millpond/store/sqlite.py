@@ -145,10 +145,19 @@ class SqliteStore:
                 break
         return deleted
 
-    async def forget_node_names(self, after: int, limit: int) -> int | None:
+    async def forget_node_names(self, chunk: int) -> None:
         if self._writer is None:
             raise _closed()
-        return await self._write(functools.partial(self._writer.forget_names, after=after, limit=limit))
+        await self._write(self._writer.watch_names)
+        free = {ref for (ref,) in await self._read(lambda connection: self._all(connection, "names_without_node"))}
+        key: int | None = 0
+        while free and key is not None:
+            key, borne = await self._read(functools.partial(self._tasks.nodes_after, key=key, chunk=chunk))
+            free -= borne
+        numbers = sorted(free)
+        for start in range(0, len(numbers), chunk):
+            some = numbers[start : start + chunk]
+            await self._write(functools.partial(self._writer.forget_names, refs=some))
 
     # --- what the scheduler reads ---
 
@@ -177,7 +186,8 @@ class SqliteStore:
                     job_nodes += self._job_nodes(connection, job.no)
                     records = connection.execute(queries["load_subtasks"], range_of_job(job.no))
                     subtasks += [sqlite_rows.subtask_of_record(record) for (record,) in records]
-        return PoolContents(pool, nodes, jobs, tasks, satisfied, job_nodes, subtasks)
+            arrays = [pair for job in jobs for pair in self._tasks.arrays.of_job(connection, job.no)]
+        return PoolContents(pool, nodes, jobs, tasks, satisfied, job_nodes, subtasks, arrays)
 
     async def load_job(self, job_no: int) -> JobContents | None:
         def read(connection: sqlite3.Connection) -> JobContents | None:
@@ -190,6 +200,7 @@ class SqliteStore:
                     tasks=self._tasks.of_job(connection, job_no),
                     satisfied=[id_key for _, id_key in self._all(connection, "load_satisfied", job_no)],
                     job_nodes=self._job_nodes(connection, job_no),
+                    task_arrays=list(self._tasks.arrays.of_job(connection, job_no)),
                 )
 
         return await self._read(read)
@@ -309,6 +320,11 @@ class SqliteStore:
         ]
 
     async def get_job(self, job_id: str) -> Job | None:
+        if self._writer is None:
+            raise _closed()
+        record = self._writer.job_records.get(job_id)
+        if record is not None:
+            return sqlite_rows.job_of_record(record)
         return await self._get("get_job", sqlite_rows.job_of_record, job_id)
 
     async def list_jobs(
@@ -339,10 +355,10 @@ class SqliteStore:
     async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
         start = paging.task_after(job_no, after)
         condition = condition_of(where, sqlite_rows.TASK_COLUMNS)
-        return await self._read(lambda it: self._tasks.page(it, job_no, condition, limit, start))
+        return await self._read(lambda it: self._tasks.page(it, job_no, where, condition, limit, start))
 
-    async def recent_tasks(self, node_id: str, limit: int) -> list[tuple[str, Task]]:
-        return await self._read(lambda it: self._tasks.recent(it, node_id, limit))
+    async def tasks_of_keys(self, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
+        return await self._read(lambda it: self._tasks.of_keys(it, keys))
 
     async def pools_of_jobs(self, job_ids: Iterable[str]) -> dict[str, str]:
         encoded = sqlite_rows.json_of(list(job_ids))

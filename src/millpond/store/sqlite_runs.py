@@ -5,26 +5,20 @@ specifications differ. Bound value by value a row costs four times as much proce
 that with the interpreter held.
 """
 
+import copy
 import sqlite3
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import astuple, fields
 
-from millpond.domain.states import TaskState
 from millpond.domain.task import Task
 
-_SAME_FROM: Final = 2
-"""`Task` begins with key and id: they differ within a run."""
-_UNSET_FROM: Final = 8
-"""From here on the fields of a task that has only been added have their defaults."""
-_UNSET: Final = tuple(field.default for field in fields(Task)[_UNSET_FROM:])
 _PLACE_BITS: Final = 24
 """A place is the offset above, the length below; a specification is shorter than a request's body."""
 MIN_TASKS: Final = 4
 """Fewer are not worth two statements of their own."""
-MAX_TASKS: Final = 512
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -34,7 +28,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
     first_key: int
     same: tuple[Any, ...]
-    """From `state` to `max_retry_count`."""
+    """What `insert_run` takes between key and ids."""
     ids: str
     """JSON array."""
     places: str
@@ -51,44 +45,54 @@ def runs_of(tasks: Iterable[Task], specs: Mapping[int, bytes]) -> tuple[list[Run
     runs: list[Run] = []
     rest: list[Task] = []
     members: list[Task] = []
-    same: tuple[Any, ...] = ()
+    like: Task | None = None
     following = -1
     for task in tasks:
         key = task.key
-        if key == following and astuple(task)[_SAME_FROM:] == same and key in specs and len(members) < MAX_TASKS:
-            members.append(task)
-            following += 1
-            continue
-        _close(members, same, specs, runs, rest)
-        same = astuple(task)[_SAME_FROM:]
-        if same[_UNSET_FROM - _SAME_FROM :] == _UNSET and key in specs:
-            members, following = [task], key + 1
-        else:
-            rest.append(task)
-            members, following = [], -1
-    _close(members, same, specs, runs, rest)
+        if like is not None and key == following:
+            like.key = key
+            like.id = task.id
+            if task == like:
+                members.append(task)
+                following += 1
+                continue
+        _close(members, specs, runs, rest)
+        members = [task]
+        following = key + 1
+        like = copy.copy(task) if _is_only_added(task) else None
+    _close(members, specs, runs, rest)
     return runs, rest
 
 
-def _close(
-    members: list[Task], same: tuple[Any, ...], specs: Mapping[int, bytes], runs: list[Run], rest: list[Task]
-) -> None:
-    if len(members) < MIN_TASKS:
+def _is_only_added(task: Task) -> bool:
+    """Whether the task has none of what `insert_run` does not write."""
+    return task == Task(
+        key=task.key,
+        id=task.id,
+        state=task.state,
+        creation_time=task.creation_time,
+        last_modified=task.last_modified,
+        state_time=task.state_time,
+        required_slots=task.required_slots,
+        max_retry_count=task.max_retry_count,
+    )
+
+
+def _close(members: list[Task], specs: Mapping[int, bytes], runs: list[Run], rest: list[Task]) -> None:
+    parts = [specs[task.key] for task in members if task.key in specs]
+    if not MIN_TASKS <= len(members) == len(parts):
         rest += members
         return
-    state: TaskState = same[0]
-    places: list[int] = []
-    parts = [specs[task.key] for task in members]
-    offset = 0
-    for part in parts:
-        places.append(offset << _PLACE_BITS | len(part))
-        offset += len(part)
-    runs.append(
-        Run(
-            members[0].key,
-            (state.value, *same[1 : _UNSET_FROM - _SAME_FROM]),
-            _encode([task.id for task in members]).decode(),
-            _encode(places).decode(),
-            b"".join(parts),
-        )
+    sizes = [len(part) for part in parts]
+    places = [offset << _PLACE_BITS | size for offset, size in zip(accumulate(sizes, initial=0), sizes, strict=False)]
+    first = members[0]
+    same = (
+        first.state.value,
+        first.creation_time,
+        first.last_modified,
+        first.state_time,
+        first.required_slots,
+        first.max_retry_count,
     )
+    ids = _encode([task.id for task in members]).decode()
+    runs.append(Run(first.key, same, ids, _encode(places).decode(), b"".join(parts)))

@@ -16,9 +16,10 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
+from millpond.domain.ids import id_key
 from millpond.store.base import Fence
 from millpond.store.sqlite_bulk import Bulk
-from millpond.store.sqlite_rows import NEW_TASK_NODE, TASK_NODE, Rows
+from millpond.store.sqlite_rows import HAND_OVER_NODE, NEW_TASK_NODE, TASK_NODE, Rows, json_of
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +31,9 @@ each poll, the thread wakes too late to get it, and begins to wait anew without 
 polls every 0.3 or 3 ms: 5 s and 2.8 s without a turn; with 0.1 ms the worst was 7 ms, and the loop was no slower.
 """
 
+MAX_JOB_RECORDS: Final = 1000
+
 _T = TypeVar("_T")
-_HIGHEST: Final = (1 << 63) - 1
-"""Above every row's number."""
 
 
 class _Commit(msgspec.Struct, eq=False):
@@ -48,6 +49,35 @@ class _Call(msgspec.Struct, Generic[_T], eq=False):
 
 class _Stop(msgspec.Struct, eq=False):
     done: "asyncio.Future[None]"
+
+
+class JobRecords:
+    """The records of jobs that were written lately, as the file has them: the jobs that are worked on are asked for again
+    and again, and a reader's thread has to fight for the interpreter. Changed by the writer's thread alone, as soon as
+    a transaction is on disk."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, bytes] = {}
+        """By id key, what was written last at the end."""
+        self._keys: dict[int, str] = {}
+        """By number."""
+
+    def get(self, job_id: str) -> bytes | None:
+        return self._records.get(id_key(job_id))
+
+    def note(self, rows: Rows) -> None:
+        """What has been written."""
+        for no in rows.deleted_jobs:
+            self._records.pop(self._keys.pop(no, ""), None)
+        for row in rows.jobs:
+            key = id_key(row[1])
+            self._records.pop(key, None)
+            self._records[key] = row[-1]
+            self._keys[row[0]] = key
+        while len(self._records) > MAX_JOB_RECORDS:
+            del self._records[next(iter(self._records))]
+        if len(self._keys) > 2 * MAX_JOB_RECORDS:
+            self._keys = {no: key for no, key in self._keys.items() if key in self._records}
 
 
 def failure_of(error: sqlite3.Error) -> Exception:
@@ -80,7 +110,10 @@ class Writer:
         self._save_jobs = Bulk(queries["save_jobs"], 11)
         self._insert_tasks = Bulk(queries["insert_tasks"], 23)
         self._update_tasks = Bulk(queries["update_tasks"], 21)
+        self._save_hand_overs = Bulk(queries["save_hand_overs"], 3)
         self._save_specs = Bulk(queries["save_specs"], 2)
+        self._insert_task_arrays = Bulk(queries["insert_task_arrays"], 5)
+        self._update_rests = Bulk(queries["update_rests"], 2)
         self._save_satisfied = Bulk(queries["save_satisfied"], 2)
         self._save_job_nodes = Bulk(queries["save_job_nodes"], 14)
         self._save_subtasks = Bulk(queries["save_subtasks"], 3)
@@ -88,7 +121,10 @@ class Writer:
         self._name_nodes = Bulk(queries["name_nodes"], 1)
         # What the file holds for certain: asked for again rather than remembered wrongly.
         self._named: set[str] = set()
+        self._borne: set[str] = set()
+        """The nodes that tasks were given since `watch_names`."""
         self._counters: dict[str, int] = {}
+        self.job_records = JobRecords()
 
     def start(self) -> None:
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
@@ -193,17 +229,21 @@ class Writer:
         held = [commit for commit in commits if epochs.get(commit.fence.pool_key) == commit.fence.epoch]
         lost = [commit for commit in commits if epochs.get(commit.fence.pool_key) != commit.fence.epoch]
         named: set[str] = set()
-        for rows in _merged(held):
+        merged = _merged(held)
+        for rows in merged:
             named |= self._write_rows(rows)
         connection.execute("COMMIT")
         self._named |= named
+        for rows in merged:
+            self.job_records.note(rows)
         return held, lost
 
     def _write_rows(self, rows: Rows) -> set[str]:
         """Deletions first: what is deleted and what is saved may carry the same id."""
         connection = self._connection
         if rows.deleted_tasks:
-            self._delete(("delete_tasks", "delete_specs", "delete_subtasks", "delete_kept_logs"), rows.deleted_tasks)
+            queries = ("delete_tasks", "delete_hand_overs", "delete_specs", "delete_subtasks", "delete_kept_logs")
+            self._delete(queries, rows.deleted_tasks)
         if rows.deleted_subtasks:
             self._delete(("delete_subtasks",), rows.deleted_subtasks)
         if rows.deleted_nodes:
@@ -225,9 +265,12 @@ class Writer:
         for run in rows.runs:
             run.write(connection, self._queries)
         named: set[str] = set()
-        if rows.new_tasks or rows.tasks:
-            named.update(row[NEW_TASK_NODE] for row in rows.new_tasks if row[NEW_TASK_NODE] is not None)
-            named.update(row[TASK_NODE] for row in rows.tasks if row[TASK_NODE] is not None)
+        if rows.new_tasks or rows.tasks or rows.hand_overs:
+            named.update(row[NEW_TASK_NODE] for row in rows.new_tasks)
+            named.update(row[TASK_NODE] for row in rows.tasks)
+            named.update(row[HAND_OVER_NODE] for row in rows.hand_overs)
+            named.discard(None)
+            self._borne |= named
             named -= self._named
             if named:
                 self._name_nodes.run(connection, [(node_id,) for node_id in named])
@@ -235,8 +278,19 @@ class Writer:
             updated = self._update_tasks.run(connection, rows.tasks)
             if updated != len(rows.tasks):
                 raise Bug(f"{len(rows.tasks)} tasks were to be updated, and {updated} of them have a row")
+            self._save_hand_overs.run(connection, rows.hand_overs)
+            if rows.tasks:
+                self._delete(("delete_hand_overs",), [row[0] for row in rows.tasks])
         if rows.specs:
             self._save_specs.run(connection, rows.specs)
+        if rows.deleted_task_arrays:
+            self._delete(("delete_task_arrays",), rows.deleted_task_arrays)
+        if rows.new_task_arrays:
+            self._insert_task_arrays.run(connection, rows.new_task_arrays)
+        if rows.rests:
+            updated = self._update_rests.run(connection, rows.rests)
+            if updated != len(rows.rests):
+                raise Bug(f"the rests of {len(rows.rests)} arrays were to be updated, and {updated} of them have a row")
         if rows.satisfied:
             self._save_satisfied.run(connection, rows.satisfied)
         if rows.job_nodes:
@@ -248,14 +302,17 @@ class Writer:
             self._raise_counter("job_schedule", max(row[0] for row in rows.job_schedules) + 1)
         return named
 
-    def forget_names(self, connection: sqlite3.Connection, *, after: int, limit: int) -> int | None:
-        """See `Store.forget_node_names`. Called in the writer's thread."""
-        last = connection.execute(self._queries["scan_node_names"], (after, limit - 1)).fetchone()
-        end = _HIGHEST if last is None else last[0]
-        gone = connection.execute(self._queries["forget_node_names"], (after, end)).fetchall()
+    def watch_names(self, connection: sqlite3.Connection) -> None:
+        """From here on it is noted which nodes tasks are given. Called in the writer's thread."""
+        self._borne.clear()
+
+    def forget_names(self, connection: sqlite3.Connection, refs: Sequence[int]) -> None:
+        """Forget these names, but for those that tasks have been given since `watch_names`. Called in the writer's
+        thread."""
+        parameters = (json_of(refs), json_of(sorted(self._borne)))
+        gone = connection.execute(self._queries["forget_node_names"], parameters).fetchall()
         # Should one come back, it is named again.
         self._named.difference_update(node_id for (node_id,) in gone)
-        return None if last is None else end
 
     def _delete(self, names: Iterable[str], keys: Sequence[int] | Sequence[str]) -> None:
         encoded = msgspec.json.encode(keys).decode()

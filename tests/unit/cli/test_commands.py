@@ -58,6 +58,22 @@ def test_version_and_help_import_no_server(arguments: tuple[str, ...]) -> None:
     assert result.stdout.endswith("heavy: []\n")
 
 
+def test_a_plain_service_reads_no_client_of_storage_or_identities() -> None:
+    code = (
+        "import sys, millpond.cli.up\n"
+        "heavy = {'aiohttp', 'azure', 'obstore', 'jwt', 'cryptography'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+    )
+    assert result.stdout == "heavy: []\n"
+
+
 def test_an_unknown_command_is_a_usage_error() -> None:
     result = invoke("upp")
     assert result.exit_code == 2
@@ -130,3 +146,46 @@ def test_status_of_a_service_that_is_gone_or_does_not_answer(tmp_path: Path) -> 
     assert result.exit_code == 1
     assert "the service at http://127.0.0.1:1 does not answer" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_accounts_are_listed_and_chosen(tmp_path: Path) -> None:
+    directory = known_service(tmp_path / "data")
+    directory.make_account("render", {"subscription": "s1", "group": "films", "location": "north"})
+    where = ("--data-dir", str(directory.path))
+    listed = json.loads(invoke("account", "list", "--json", *where).output)
+    assert [(one["name"], one["endpoint"], one["resourceGroup"]) for one in listed] == [
+        ("lab", "http://127.0.0.1:1", "millpond"),
+        ("render", "http://127.0.0.1:1/accounts/render", "films"),
+    ]
+    assert invoke("account", "list", *where).output.splitlines()[1].split() == [
+        "render",
+        "http://127.0.0.1:1/accounts/render",
+    ]
+    said = json.loads(invoke("env", "--json", "--arm", "--account", "render", *where).stdout)
+    assert (said["AZURE_BATCH_ACCOUNT"], said["AZURE_BATCH_ENDPOINT"]) == (
+        "render",
+        "http://127.0.0.1:1/accounts/render",
+    )
+    assert said["AZURE_BATCH_ACCESS_KEY"] == directory.account("render").account_keys().primary
+    assert (said["AZURE_SUBSCRIPTION_ID"], said["AZURE_BATCH_RESOURCE_GROUP"]) == ("s1", "films")
+    first = json.loads(invoke("env", "--json", "--account", "lab", *where).stdout)
+    assert first["AZURE_BATCH_ENDPOINT"] == "http://127.0.0.1:1"
+    result = invoke("env", "--account", "nobody", *where)
+    assert result.exit_code == 1
+    assert "there is no account nobody" in result.stderr
+    assert "only lab, render" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("delete", "lab"), "lab is the service's first account"),
+        (("delete", "nobody"), "there is no account nobody"),
+        (("create", "lab"), "there is an account lab already"),
+    ],
+)
+def test_accounts_that_cannot_be_made_or_deleted(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    directory = known_service(tmp_path / "data")
+    result = invoke("account", *arguments, "--data-dir", str(directory.path))
+    assert result.exit_code == 1
+    assert said in result.stderr

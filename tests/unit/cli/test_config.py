@@ -241,3 +241,43 @@ def test_a_file_with_secrets_is_for_its_owner_only(tmp_path: Path) -> None:
     file.chmod(0o640)
     with pytest.raises(ConfigError, match="others may read it; run chmod 600"):
         load(config_path=file, environ={})
+
+
+def test_what_is_given_of_a_further_account_counts_over_the_first(tmp_path: Path) -> None:
+    file = private(
+        tmp_path / "m.toml",
+        f"""
+        [account]
+        pool_quota = 5
+        max_applications = 7
+        [log]
+        events_file = "/var/log/events.jsonl"
+        [storage]
+        connection_string = "{STRING}"
+        [accounts.render]
+        pool_quota = 2
+        connection_string = "{STRING}2"
+        """,
+    )
+    loaded = load(config_path=file, environ={})
+    render, model = (loaded.of_account(name, f"/data/{name}") for name in ("render", "model"))
+    assert (render.account.name, render.account.pool_quota, render.account.max_applications) == ("render", 2, 7)
+    assert (model.account.name, model.account.pool_quota) == ("model", 5)
+    assert (render.storage.connection_string, model.storage.connection_string) == (f"{STRING}2", "")
+    assert (render.data_dir, render.log.events_file) == ("/data/render", "/var/log/events.render.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[accounts]\nrender = "x"\n', "accounts.render: must be a table with some of pool_quota"),
+        ("accounts = 3\n", "accounts: must be tables; write [accounts.my_account]"),
+        ("[accounts.No]\n", "accounts.No: an account's name has 3 to 24 lower-case letters and digits"),
+        ("[accounts.render]\npool_quota = -1\n", "accounts.render.pool_quota: must be a whole number, 0 for no limit"),
+        ("[accounts.render]\npools = 1\n", "accounts.render.pools: no such setting; did you mean"),
+    ],
+)
+def test_what_is_wrong_with_accounts(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(config_path=private(tmp_path / "m.toml", text), environ={})
+    assert expected in str(error.value)

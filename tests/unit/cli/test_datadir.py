@@ -116,3 +116,63 @@ def test_the_endpoint_is_kept(tmp_path: Path) -> None:
     (tmp_path / "endpoint.json").write_text("{}")
     with pytest.raises(DataDirError, match="damaged"):
         directory.endpoint()
+
+
+def test_further_accounts_have_directories_of_their_own(tmp_path: Path) -> None:
+    root = DataDir(tmp_path)
+    assert root.account_names() == []
+    root.account_keys(create=True)
+    root.make_account("render", {"location": "x"})
+    (root.accounts_path / "half").mkdir()
+    assert root.account_names() == ["render"]
+    account = root.account("render")
+    assert account.account_settings() == {"location": "x"}
+    assert account.account_keys() != root.account_keys()
+    assert (mode_of(root.accounts_path), mode_of(account.path)) == (0o700, 0o700)
+    with pytest.raises(DataDirError, match="holds an account already"):
+        root.make_account("render", {})
+    root.make_account("half", {})
+    assert root.account_names() == ["half", "render"]
+    (account.path / "storage").mkdir()
+    (account.path / "storage" / "file").write_text("x")
+    account.remove()
+    account.remove()
+    assert root.account_names() == ["half"]
+    assert not account.path.exists()
+
+
+def test_an_account_with_something_mounted_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = DataDir(tmp_path)
+    root.make_account("render", {})
+    account = root.account("render")
+    point = account.path / "nodes" / "n" / "m\u00f6unt"
+    monkeypatch.setattr(DataDir, "_mounts", lambda _: [str(point)])
+    with pytest.raises(DataDirError, match="is still mounted"):
+        account.remove()
+    assert account.account_keys().primary
+
+
+def test_others_can_pass_to_the_nodes_of_every_account(tmp_path: Path) -> None:
+    root = DataDir(tmp_path / "data").open()
+    try:
+        umask = os.umask(0o022)
+        root.let_pass()
+        root.make_account("render", {})
+        root.account("render").let_pass()
+        root.let_pass()
+        assert mode_of(root.accounts_path) & 0o011 == 0o011
+        assert mode_of(root.account("render").path) & 0o011 == 0o011
+        assert mode_of(root.account("render").keys_path) == 0o600
+    finally:
+        os.umask(umask)
+        root.close()
+
+
+def test_groups_are_kept(tmp_path: Path) -> None:
+    root = DataDir(tmp_path)
+    assert root.groups() == []
+    root.write_groups([{"name": "g"}])
+    assert root.groups() == [{"name": "g"}]
+    (tmp_path / "groups.json").write_text("no")
+    with pytest.raises(DataDirError, match=r"groups\.json cannot be read"):
+        root.groups()

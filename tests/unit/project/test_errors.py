@@ -49,7 +49,6 @@ NOT_PRODUCED = {
 """Codes of the reference that nothing here answers with, and why."""
 
 NOT_REACHED = {
-    "AccountIsDisabled": "the account cannot be disabled",
     "InvalidConstraintValue": "InvalidPropertyValue names the constraint",
     "JobDisabled": "OperationInvalidForCurrentState says which state is in the way",
     "JobNotActive": "OperationInvalidForCurrentState says which state is in the way",

@@ -11,7 +11,20 @@ from shutil import which
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-TARGETS = ("demo", "test", "lint", "bench", "sim", "planted-bugs", "soak", "fuzz", "clean", "help")
+TARGETS = (
+    "demo",
+    "test",
+    "lint",
+    "bench",
+    "bench-check",
+    "bench-baseline",
+    "sim",
+    "planted-bugs",
+    "soak",
+    "fuzz",
+    "clean",
+    "help",
+)
 
 
 def make(*arguments: str) -> "subprocess.CompletedProcess[str]":

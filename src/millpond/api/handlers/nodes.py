@@ -1,6 +1,6 @@
 """Operations on nodes."""
 
-from typing import Any, Final
+from collections.abc import Sequence
 
 from millpond.api.context import Context
 from millpond.api.decode import body_decoder, drain, read_optional_json
@@ -24,8 +24,8 @@ from millpond.domain.events import (
 )
 from millpond.domain.ids import id_key
 from millpond.domain.node import Node
-from millpond.domain.pool import Pool
 from millpond.domain.states import NodeDeallocationOption, NodeOperation
+from millpond.domain.task import Task
 from millpond.odata import properties
 
 _reboot_decoder = body_decoder(NodeReboot)
@@ -33,15 +33,13 @@ _reimage_decoder = body_decoder(NodeReimage)
 _deallocate_decoder = body_decoder(NodeDeallocate)
 _disable_decoder = body_decoder(NodeDisableScheduling)
 
-RECENT_TASKS: Final = 10
-"""How many tasks a node shows of those it ran."""
-
 
 async def get_node(context: Context, request: Request) -> Response:
     select = select_of(request, PROPERTIES)
     pool = await require_pool(context, request.params["poolId"])
     node = await require_node(context, pool.id, request.params["nodeId"])
-    body = await _shown(context, request, pool, node, select)
+    recent = await _recent_tasks(context, [node], select)
+    body = shown(node_object(node, pool, request.base_url, recent[node.id]), select)
     metadata = f"{request.base_url}/$metadata#nodes/@Element"
     return json_reply(request, encode_json({"odata.metadata": metadata, **body}), node.state_time)
 
@@ -73,16 +71,23 @@ async def list_nodes(context: Context, request: Request) -> Response:
         page = await context.control.store.list_nodes(pool.id, where, limit, after)
     except ValueError:
         raise bad_skiptoken(request.query["$skiptoken"]) from None
-    items = [await _shown(context, request, pool, node, select) for node in page.items]
+    recent = await _recent_tasks(context, page.items, select)
+    items = [shown(node_object(node, pool, request.base_url, recent[node.id]), select) for node in page.items]
     return json_reply(request, encode_json(page_of(request, "nodes", items, page.next)))
 
 
-async def _shown(
-    context: Context, request: Request, pool: Pool, node: Node, select: frozenset[str] | None
-) -> dict[str, Any]:
-    wanted = (select is None or "recentTasks" in select) and (node.total_tasks_run or node.running_tasks)
-    recent = await context.control.store.recent_tasks(node.id, RECENT_TASKS) if wanted else []
-    return shown(node_object(node, pool, request.base_url, recent), select)
+async def _recent_tasks(
+    context: Context, nodes: Sequence[Node], select: frozenset[str] | None
+) -> dict[str, list[tuple[str, Task]]]:
+    """(job id, task) by node id: of the tasks that began there lately those that are still that node's, the latest
+    change of state first. One that was taken off it since, say by a reboot, is not shown."""
+    keys = [key for node in nodes for key in node.recent_tasks] if select is None or "recentTasks" in select else []
+    tasks = await context.control.store.tasks_of_keys(keys) if keys else {}
+    recent: dict[str, list[tuple[str, Task]]] = {}
+    for node in nodes:
+        own = [tasks[key] for key in node.recent_tasks if key in tasks and tasks[key][1].node_id == node.id]
+        recent[node.id] = sorted(own, key=lambda one: (one[1].state_time, one[1].key), reverse=True)
+    return recent
 
 
 async def reboot_node(context: Context, request: Request) -> Response:

@@ -16,6 +16,8 @@ from millpond.domain.durations import Timestamp, later_than
 
 KEY_BYTES: Final = 64
 DEFAULT_LOCATION: Final = "local"
+NO_LIMIT: Final = 2**31 - 1
+"""How a quota is shown that there is not."""
 
 
 class AccountKeeper(Protocol):
@@ -55,6 +57,8 @@ class AccountQuotas(msgspec.Struct, frozen=True):
     pools: int | None = None
     active_jobs: int | None = None
     """And job schedules."""
+    dedicated_cores: int | None = None
+    low_priority_cores: int | None = None
 
 
 class AccountSettings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -69,10 +73,15 @@ class AccountSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """allowedAuthenticationModes; None is all that are configured."""
     last_modified: Timestamp = 0.0
     last_key_sync: Timestamp = 0.0
+    subscription: str = ""
+    """Where a further account was made; empty for the service's first, which is in all."""
+    group: str = ""
+    deleting: bool = False
+    """What is left of it is being removed, also after a restart."""
 
 
 class Account:
-    """The one account of the service."""
+    """One account of the service."""
 
     def __init__(
         self,
@@ -96,6 +105,11 @@ class Account:
         kept = {"last_modified": at, "last_key_sync": at, **keeper.account_settings()}
         self.settings = msgspec.convert(kept, AccountSettings)
         self._apply_modes()
+
+    @property
+    def gate(self) -> Gate:
+        """Who lets callers of the account in."""
+        return self._gate
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -148,6 +162,10 @@ class Account:
             await asyncio.to_thread(self._keeper.write_account_settings, msgspec.to_builtins(settings))
             self.settings = settings
             self._apply_modes()
+
+    async def mark_deleted(self) -> None:
+        """From now on it is removed, whatever happens."""
+        await self.change(deleting=True)
 
     async def note_key_sync(self) -> None:
         """The keys of the auto-storage have been read again."""

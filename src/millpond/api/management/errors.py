@@ -17,6 +17,11 @@ class ArmError(Exception):
         self.message = message
 
 
+def no_group(name: str) -> ArmError:
+    """404 for a resource group that was not made."""
+    return ArmError(404, "ResourceGroupNotFound", f"Resource group '{name[:90]}' could not be found.")
+
+
 def error_body(error: ArmError | BatchError, request_id: str) -> bytes:
     body: dict[str, Any] = {"code": str(error.code), "message": f"{error.message}\nRequestId:{request_id}"}
     if isinstance(error, BatchError):

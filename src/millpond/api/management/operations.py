@@ -48,7 +48,9 @@ _TABLE: Final[tuple[_Row, ...]] = (
     _Row("get_resource_group", "GET", _GROUP, _SEE),
     _Row("resource_group_exists", "HEAD", _GROUP, _SEE),
     _Row("create_resource_group", "PUT", _GROUP, _OWN),
+    _Row("update_resource_group", "PATCH", _GROUP, _OWN),
     _Row("delete_resource_group", "DELETE", _GROUP, _OWN),
+    _Row("get_group_deletion", "GET", _SUBSCRIPTION + "/operationresults/{operationId}", _SEE),
     _Row("list_resources", "GET", _SUBSCRIPTION + "/resources", _SEE),
     _Row("list_resources", "GET", _GROUP + "/resources", _SEE),
     _Row("list_providers", "GET", _PROVIDERS, _SEE),
@@ -64,6 +66,7 @@ _TABLE: Final[tuple[_Row, ...]] = (
     _Row("create_account", "PUT", _ACCOUNT, _OWN),
     _Row("update_account", "PATCH", _ACCOUNT, _OWN),
     _Row("delete_account", "DELETE", _ACCOUNT, _OWN),
+    _Row("get_account_operation", "GET", _ACCOUNT + "/operationResults/{operationId}", _SEE),
     _Row("list_account_keys", "POST", _ACCOUNT + "/listKeys", _OWN),
     _Row("regenerate_account_key", "POST", _ACCOUNT + "/regenerateKeys", _OWN),
     _Row("synchronize_auto_storage_keys", "POST", _ACCOUNT + "/syncAutoStorageKeys", _OWN),
@@ -136,6 +139,11 @@ class ManagementRouter:
     def role_of(self, operation: Operation) -> Role:
         """The least role that may do it."""
         return self._roles[operation.method, operation.path]
+
+
+def table() -> list[tuple[str, str, str, Role]]:
+    """(name, method, path, least role) of every operation."""
+    return [(row.name, row.method, row.path, row.role) for row in _TABLE]
 
 
 def listed_operations() -> list[dict[str, Any]]:

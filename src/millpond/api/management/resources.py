@@ -1,22 +1,35 @@
 """What resources have in common: their ids, their pages, their answers."""
 
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
 from millpond.api.http import Request, Response
+from millpond.api.management.account import Account
 from millpond.api.paging import next_link
 from millpond.domain.durations import Timestamp, etag_of
 
 DEFAULT_GROUP: Final = "millpond"
-"""What the account's group is called where a client has not said."""
+"""What the first account's group is called where a client has not said."""
+RETRY_AFTER: Final = (b"retry-after", b"1")
 
 
-def account_id(request: Request, account: str) -> str:
-    """The account's resource id. There is one account, in every group of every subscription."""
-    group = request.params.get("resourceGroupName", DEFAULT_GROUP)
-    subscription = request.params["subscriptionId"]
-    return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Batch/batchAccounts/{account}"
+def account_id(request: Request, account: Account) -> str:
+    """The account's resource id. The service's first account is in every group of every subscription: in the one the
+    client has named."""
+    settings = account.settings
+    group = settings.group or request.params.get("resourceGroupName", DEFAULT_GROUP)
+    subscription = settings.subscription or request.params["subscriptionId"]
+    name = account.keys.name
+    return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Batch/batchAccounts/{name}"
+
+
+def accepted(request: Request, path: str) -> Response:
+    """202: what was asked for goes on, and `path` says how far it is."""
+    version = request.query["api-version"]
+    location = f"{request.base_url}{quote(path)}?api-version={version}"
+    return Response(202, [(b"location", location.encode()), RETRY_AFTER])
 
 
 def quoted_etag(last_modified: Timestamp) -> str:

@@ -5,26 +5,34 @@ import re
 import uuid
 from typing import Final
 
+from millpond.api.accounts import Accounts, LiveAccount
 from millpond.api.http import ClientDisconnected, Receive, Request, Response, Scope, Send, route_path, send_response
 from millpond.api.management.auth import ManagementGate
 from millpond.api.management.context import ManagementContext
 from millpond.api.management.errors import ArmError, error_body
+from millpond.api.management.groups import ResourceGroups
 from millpond.api.management.handlers import HANDLERS
 from millpond.api.management.operations import API_VERSIONS, ManagementRouter, is_of_batch
 from millpond.domain.errors import BatchError, ErrorCode, LeaseLost, StoreUnavailable
-from millpond.domain.ids import id_key
 
 _log: Final = logging.getLogger(__name__)
 _CONTENT_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
 _ANY_VERSION: Final = re.compile(r"\d{4}-\d{2}-\d{2}(-[a-z0-9.-]+)?\Z", re.IGNORECASE)
 _RETRY_AFTER: Final = (b"retry-after", b"1")
+_OF_THE_SERVICE: Final = frozenset(
+    {"delete_account", "create_resource_group", "update_resource_group", "delete_resource_group"}
+)
+"""Not for who holds the key of one of several accounts."""
+_OF_NO_ACCOUNT: Final = frozenset({"create_account", "delete_account", "get_account_operation"})
+"""What names an account that may not be there."""
 
 
 class ManagementRoutes:
     """The operations of the management plane."""
 
-    def __init__(self, context: ManagementContext, gate: ManagementGate) -> None:
-        self._context = context
+    def __init__(self, accounts: Accounts, groups: ResourceGroups, gate: ManagementGate) -> None:
+        self._accounts = accounts
+        self._groups = groups
         self._gate = gate
         self._router = ManagementRouter()
 
@@ -58,28 +66,50 @@ class ManagementRoutes:
 
     async def _perform(self, request: Request) -> Response:
         request.read_query()
-        grant = await self._gate.authenticate(request)
+        grant, only = await self._gate.authenticate(request)
         request.require_host()
         request.operation, request.params = self._router.find(request.method, route_path(request.scope).rstrip(b"/"))
         _check_version(request)
         self._gate.allow(grant, request.operation, self._router.role_of(request.operation))
-        name = request.params.get("accountName")
-        account = self._context.control.account_name
-        if name is not None and id_key(name) != id_key(account):
-            if request.operation.name == "create_account":
-                raise ArmError(
-                    409,
-                    "AccountQuotaReached",
-                    f"This service has one account, '{account}': start another service for '{name[:64]}', with "
-                    "account.name in its configuration.",
-                )
+        handler = HANDLERS[request.operation.name]
+        return await handler(self._context(request, only), request)
+
+    def _context(self, request: Request, only: LiveAccount | None) -> ManagementContext:
+        """With the account the request is about. Raises ArmError 404 for one that is not there, 403 for what is not the
+        caller's to do."""
+        operation = request.operation.name
+        if only is not None and operation in _OF_THE_SERVICE:
             raise ArmError(
-                404,
-                "ResourceNotFound",
-                f"The Resource 'Microsoft.Batch/batchAccounts/{name[:64]}' was not found: this service is the account "
-                f"'{account}'.",
+                403,
+                "AuthorizationFailed",
+                f"{operation} needs a token of the service's first account: this one is of '{only.name}', and good for "
+                "that account only.",
             )
-        return await HANDLERS[request.operation.name](self._context, request)
+        first = self._accounts.first
+        own = first.context
+        context = ManagementContext(
+            own.control,
+            own.storage,
+            own.strict_images,
+            live=first,
+            accounts=self._accounts,
+            groups=self._groups,
+            only=only,
+        )
+        name = request.params.get("accountName")
+        if name is None:
+            return context
+        live = context.found(request.params["subscriptionId"], request.params["resourceGroupName"], name)
+        if live is not None:
+            return context.about(live)
+        if operation in _OF_NO_ACCOUNT:
+            return context
+        raise ArmError(
+            404,
+            "ResourceNotFound",
+            f"The Resource 'Microsoft.Batch/batchAccounts/{name[:64]}' under resource group "
+            f"'{request.params['resourceGroupName'][:90]}' was not found.",
+        )
 
 
 def _check_version(request: Request) -> None:

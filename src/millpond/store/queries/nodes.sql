@@ -51,13 +51,11 @@ SELECT ref, id FROM node_name WHERE ref IN (SELECT value FROM json_each(?))
 -- name: node_ref
 SELECT ref FROM node_name WHERE id = ?
 
--- name: scan_node_names
-SELECT ref FROM node_name WHERE ref > ? ORDER BY ref LIMIT 1 OFFSET ?
+-- name: names_without_node
+-- The highest stays: SQLite would give its number to the next, and numbers are remembered.
+SELECT ref FROM node_name
+WHERE ref < (SELECT max(ref) FROM node_name) AND NOT EXISTS (SELECT 1 FROM node WHERE node.id = node_name.id)
 
 -- name: forget_node_names
--- The highest stays: SQLite would give its number to the next, and numbers are remembered.
-DELETE FROM node_name
-WHERE ref > ? AND ref <= ? AND ref < (SELECT max(ref) FROM node_name)
-    AND NOT EXISTS (SELECT 1 FROM node WHERE node.id = node_name.id)
-    AND NOT EXISTS (SELECT 1 FROM task WHERE task.node = node_name.ref)
+DELETE FROM node_name WHERE ref IN (SELECT value FROM json_each(?1)) AND id NOT IN (SELECT value FROM json_each(?2))
 RETURNING id

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from millpond.api.context import Context
 from millpond.api.decode import body_decoder, drain, read_management_json, read_optional_json
 from millpond.api.http import Request, Response
+from millpond.api.management.context import ManagementContext
 from millpond.api.management.resources import account_id, page_reply, quoted_etag, resource_reply
 from millpond.api.management.schema import ActivateBody, ApplicationBody, ApplicationProperties, PackageBody
 from millpond.api.paging import bad_skiptoken, page_size, page_start
@@ -21,7 +21,7 @@ _activate_decoder = body_decoder(ActivateBody)
 _TYPE = "Microsoft.Batch/batchAccounts/applications"
 
 
-async def list_account_applications(context: Context, request: Request) -> Response:
+async def list_account_applications(context: ManagementContext, request: Request) -> Response:
     limit = page_size(request)
     after = page_start(request)
     try:
@@ -31,29 +31,29 @@ async def list_account_applications(context: Context, request: Request) -> Respo
     return page_reply(request, [_application(context, request, one) for one in page.items], page.next)
 
 
-async def create_account_application(context: Context, request: Request) -> Response:
+async def create_account_application(context: ManagementContext, request: Request) -> Response:
     changes = _changes(await read_optional_json(request, _application_decoder))
     application = await context.control.applications.put(request.params["applicationName"], changes)
     return resource_reply(_application(context, request, application))
 
 
-async def update_account_application(context: Context, request: Request) -> Response:
+async def update_account_application(context: ManagementContext, request: Request) -> Response:
     changes = _changes(await read_management_json(request, _application_decoder))
     application = await context.control.applications.update(request.params["applicationName"], changes)
     return resource_reply(_application(context, request, application))
 
 
-async def get_account_application(context: Context, request: Request) -> Response:
+async def get_account_application(context: ManagementContext, request: Request) -> Response:
     return resource_reply(_application(context, request, await _found(context, request)))
 
 
-async def delete_account_application(context: Context, request: Request) -> Response:
+async def delete_account_application(context: ManagementContext, request: Request) -> Response:
     await drain(request)
     was_there = await context.control.applications.delete(request.params["applicationName"])
     return Response(200 if was_there else 204)
 
 
-async def list_application_packages(context: Context, request: Request) -> Response:
+async def list_application_packages(context: ManagementContext, request: Request) -> Response:
     limit = page_size(request)
     after = page_start(request) or ""
     application = await _found(context, request)
@@ -62,7 +62,7 @@ async def list_application_packages(context: Context, request: Request) -> Respo
     return page_reply(request, items, id_key(packages[limit - 1].version) if len(packages) > limit else None)
 
 
-async def create_application_package(context: Context, request: Request) -> Response:
+async def create_application_package(context: ManagementContext, request: Request) -> Response:
     body = await read_optional_json(request, _package_decoder)
     application, package, url = await context.control.applications.create_package(
         request.params["applicationName"], request.params["versionName"], None if body is None else body.tags
@@ -70,7 +70,7 @@ async def create_application_package(context: Context, request: Request) -> Resp
     return resource_reply(_package(context, request, application, package, (url, package.storage_url_expiry or 0.0)))
 
 
-async def get_application_package(context: Context, request: Request) -> Response:
+async def get_application_package(context: ManagementContext, request: Request) -> Response:
     application = await _found(context, request)
     version = request.params["versionName"]
     package = application.package(version)
@@ -83,7 +83,7 @@ async def get_application_package(context: Context, request: Request) -> Respons
     return resource_reply(_package(context, request, application, package, url))
 
 
-async def delete_application_package(context: Context, request: Request) -> Response:
+async def delete_application_package(context: ManagementContext, request: Request) -> Response:
     await drain(request)
     was_there = await context.control.applications.delete_package(
         request.params["applicationName"], request.params["versionName"]
@@ -91,7 +91,7 @@ async def delete_application_package(context: Context, request: Request) -> Resp
     return Response(200 if was_there else 204)
 
 
-async def activate_application_package(context: Context, request: Request) -> Response:
+async def activate_application_package(context: ManagementContext, request: Request) -> Response:
     body = await read_management_json(request, _activate_decoder)
     application, package = await context.control.applications.activate(
         request.params["applicationName"], request.params["versionName"], body.format
@@ -100,7 +100,7 @@ async def activate_application_package(context: Context, request: Request) -> Re
     return resource_reply(_package(context, request, application, package, url))
 
 
-async def _found(context: Context, request: Request) -> Application:
+async def _found(context: ManagementContext, request: Request) -> Application:
     application_id = request.params["applicationName"]
     application = await context.control.store.get_application(application_id)
     if application is None:
@@ -115,14 +115,14 @@ def _changes(body: ApplicationBody | None) -> ApplicationChanges:
     return ApplicationChanges(properties.display_name, properties.allow_updates, properties.default_version, body.tags)
 
 
-def _application(context: Context, request: Request, application: Application) -> dict[str, Any]:
+def _application(context: ManagementContext, request: Request, application: Application) -> dict[str, Any]:
     properties: dict[str, Any] = {"allowUpdates": application.allow_updates}
     if application.display_name is not None:
         properties["displayName"] = application.display_name
     if application.default_version is not None:
         properties["defaultVersion"] = application.default_version
     return {
-        "id": f"{account_id(request, context.control.account_name)}/applications/{application.id}",
+        "id": f"{account_id(request, context.account)}/applications/{application.id}",
         "name": application.id,
         "type": _TYPE,
         "etag": quoted_etag(application.last_modified),
@@ -132,7 +132,7 @@ def _application(context: Context, request: Request, application: Application) -
 
 
 def _package(
-    context: Context,
+    context: ManagementContext,
     request: Request,
     application: Application,
     package: ApplicationPackage,
@@ -147,7 +147,7 @@ def _package(
         properties["storageUrlExpiry"] = format_timestamp(url[1])
     if package.last_activation_time is not None:
         properties["lastActivationTime"] = format_timestamp(package.last_activation_time)
-    parent = f"{account_id(request, context.control.account_name)}/applications/{application.id}"
+    parent = f"{account_id(request, context.account)}/applications/{application.id}"
     return {
         "id": f"{parent}/versions/{package.version}",
         "name": package.version,

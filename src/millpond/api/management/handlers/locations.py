@@ -1,10 +1,12 @@
-"""The one location: its quota, its sizes of machines, and the names that are free in it."""
+"""Locations, which are labels: their quota, its sizes of machines, and the names that are free in it."""
 
 import re
 from typing import Any, Final
 
+from millpond.api.accounts import ACCOUNT_NAME
 from millpond.api.decode import body_decoder, read_management_json
 from millpond.api.http import Request, Response
+from millpond.api.management.account import NO_LIMIT
 from millpond.api.management.context import ManagementContext
 from millpond.api.management.filters import SKUS
 from millpond.api.management.resources import page_reply, resource_reply
@@ -14,7 +16,6 @@ from millpond.api.paging import page_size, page_start
 from millpond.domain.errors import invalid_property
 from millpond.odata.evaluate import matches
 
-_ACCOUNT_NAME: Final = re.compile(r"[a-z0-9]{3,24}\Z")
 _SIZE_NAME: Final = re.compile(r"Standard_([A-Z]+)\d+([a-z]*)(?:_(v\d+))?\Z", re.IGNORECASE)
 _ACCOUNT_TYPE: Final = "Microsoft.Batch/batchAccounts"
 
@@ -22,7 +23,8 @@ _name_decoder = body_decoder(NameAvailabilityBody)
 
 
 async def get_location_quotas(context: ManagementContext, request: Request) -> Response:
-    return resource_reply({"accountQuota": 1})
+    accounts = context.accounts
+    return resource_reply({"accountQuota": (accounts.quota or NO_LIMIT) if accounts.can_create else 1})
 
 
 async def list_virtual_machine_skus(context: ManagementContext, request: Request) -> Response:
@@ -52,14 +54,11 @@ async def check_name_availability(context: ManagementContext, request: Request) 
     body = await read_management_json(request, _name_decoder)
     if body.type.lower() != _ACCOUNT_TYPE.lower():
         raise invalid_property("type", body.type, f"it must be {_ACCOUNT_TYPE}")
-    own = context.control.account_name
-    if body.name.lower() == own.lower():
-        return resource_reply(_taken("AlreadyExists", f"An account named '{own}' is already in use."))
-    if _ACCOUNT_NAME.match(body.name) is None:
+    if context.accounts.get(body.name) is not None:
+        return resource_reply(_taken("AlreadyExists", f"An account named '{body.name}' is already in use."))
+    if ACCOUNT_NAME.match(body.name) is None:
         return resource_reply(_taken("Invalid", "An account's name has 3 to 24 lower-case letters and digits."))
-    return resource_reply(
-        _taken("Invalid", f"This service has one account, '{own}': start another service for another.")
-    )
+    return resource_reply({"nameAvailable": True})
 
 
 def _taken(reason: str, message: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from millpond.api.management.pool_forms import (
     scale_form,
 )
 from millpond.api.management.pool_schema import FixedScale, PoolBody
-from millpond.api.management.resources import account_id, page_reply, quoted_etag, resource_reply
+from millpond.api.management.resources import accepted, account_id, page_reply, quoted_etag, resource_reply
 from millpond.api.options import filter_of
 from millpond.api.paging import bad_skiptoken, invalid_parameter, page_size, page_start
 from millpond.api.preconditions import precondition_of
@@ -44,7 +44,6 @@ from millpond.odata.evaluate import matches
 from millpond.odata.parse import parse_filter
 
 _decoder = body_decoder(PoolBody)
-_RETRY_AFTER: Final = (b"retry-after", b"1")
 
 _REPLACED: Final = frozenset(PoolPatch.__struct_encode_fields__) - {"odata.metadata", "certificateReferences"}
 _TAKEN_AWAY_AT_ANY_TIME: Final = ("startTask", "applicationPackageReferences", "metadata")
@@ -140,10 +139,7 @@ async def _deletion(context: ManagementContext, request: Request, pool_id: str) 
     pool = await context.control.store.get_pool(pool_id)
     if pool is None or pool.state is not PoolState.DELETING:
         return Response(200 if request.method == "GET" else 204)
-    account = account_id(request, context.control.account_name)
-    version = request.query["api-version"]
-    location = f"{request.base_url}{account}/poolOperationResults/{pool.id}?api-version={version}"
-    return Response(202, [(b"location", location.encode()), _RETRY_AFTER])
+    return accepted(request, f"{account_id(request, context.account)}/poolOperationResults/{pool.id}")
 
 
 async def _update(
@@ -268,7 +264,7 @@ async def _object(context: ManagementContext, request: Request, pool: Pool) -> J
     counts = await context.control.store.node_counts(parse_filter(f"poolId eq '{pool.id}'", properties.NODE_COUNTS))
     form = pool_object(pool, request.base_url, current_nodes(counts))
     return {
-        "id": f"{account_id(request, context.control.account_name)}/pools/{pool.id}",
+        "id": f"{account_id(request, context.account)}/pools/{pool.id}",
         "name": pool.id,
         "type": "Microsoft.Batch/batchAccounts/pools",
         "etag": quoted_etag(pool.last_modified),

@@ -1,7 +1,5 @@
 """Whether a thousand pools that scale themselves disturb one that is at work: the true control plane over SQLite.
 
-python bench/autoscaled_pools.py          or as a part of `make bench`
-
 One process, one event loop. The busy pool is given a task every few milliseconds, by the clock, so that a loop that
 stands still is held against every task that waited for it; its nodes end every task at once. First it is alone. Then
 there are a thousand other pools, whose formulas are switched off and on in turn, so that with and without are measured
@@ -10,20 +8,14 @@ few seconds with all of them due at the same moment.
 """
 
 import asyncio
-import os
-import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
-import uvloop
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
-
+from bench.figures import Figure, Outcome, figure, quantile
+from bench.workload import Site, Sizes, Workload
 from millpond.autoscale.samples import History
 from millpond.autoscale.variables import Metric
 from millpond.control.service import ControlService
@@ -37,9 +29,6 @@ from millpond.store.base import SampleBlock, StoredRun
 from millpond.store.sqlite import SqliteStore
 from tests.unit.scheduler.world import new_job, new_pool
 
-Figure: TypeAlias = tuple[str, float, str, str, bool | None]
-"""The fields of a row: name, value, unit, bar, whether it is met."""
-
 POOLS = 1000
 INTERVAL_S = 5.0
 AZURES_INTERVAL_S = 300.0
@@ -52,7 +41,6 @@ $NodeDeallocationOption = taskcompletion;
 """
 TASK_EVERY_S = 0.01
 NODES, SLOTS = 4, 4
-PHASE_S = 2 * INTERVAL_S
 PAUSE_S = 1.0
 """After switching, before measuring."""
 CONDITIONS = {
@@ -63,6 +51,12 @@ CONDITIONS = {
 """(interval, whether due times are spread over it)"""
 BAR_MS = 100.0
 """That of a real task on an idle node."""
+
+
+class PoolSizes(NamedTuple):
+    pools: int
+    rounds: int
+    phase_s: float = 2 * INTERVAL_S
 
 
 class CountingStore(SqliteStore):
@@ -195,7 +189,7 @@ class Pools:
         """Switch the formulas on, due for the first time after a second. Returns when that is."""
         first = self._control.now() + 1.0
         step_s = interval_s / len(self._ids) if spread else 0.0
-        for engine in self._control._engines.values():
+        for engine in self._control._engines:
             if engine.state is not None and engine.state.pool is not None:
                 # That a pool may be enabled only now and then is of no interest here.
                 engine.state.pool.auto_scale_enabled = None
@@ -219,13 +213,14 @@ class Pools:
         )
 
 
-async def _measure(path: str, pools: int, rounds: int) -> dict[str, Phase]:
+async def _measure(path: str, sizes: PoolSizes) -> dict[str, Phase]:
+    pools, rounds, phase_s = sizes
     phases = {name: Phase() for name in ("alone", "off", *CONDITIONS)}
     store, provider = CountingStore(path), FakeProvider()
     settings = ControlSettings(auto_scale_min_interval_s=INTERVAL_S)
-    sizes = {"local": VmSize("local", SLOTS, 4096, 0.1)}
+    vm_sizes = {"local": VmSize("local", SLOTS, 4096, 0.1)}
     control = ControlService(
-        "bench", store, provider, sizes, secret=b"bench", account_url=lambda: "http://bench/", settings=settings
+        "bench", store, provider, vm_sizes, secret=b"bench", account_url=lambda: "http://bench/", settings=settings
     )
     await control.start()
     load, scaled = Load(control), Pools(control, store)
@@ -237,18 +232,18 @@ async def _measure(path: str, pools: int, rounds: int) -> dict[str, Phase]:
             await asyncio.sleep(0.01)
         agents = [asyncio.create_task(Agent(control, node_id, load.begun).run()) for node_id in node_ids]
         await load.measure(Phase(), PAUSE_S)
-        await load.measure(phases["alone"], rounds * PHASE_S)
+        await load.measure(phases["alone"], rounds * phase_s)
         await scaled.add(pools, settings.sample_s)
         # Samples are read from the disk at a pool's first evaluation: that is a start, not what is measured here.
         await scaled.enable(INTERVAL_S, spread=True)
-        await load.measure(Phase(), 2 * INTERVAL_S)
+        await load.measure(Phase(), phase_s)
         await scaled.disable()
         for _ in range(rounds):
             for name, (interval_s, spread) in CONDITIONS.items():
-                await load.measure(phases["off"], PHASE_S)
+                await load.measure(phases["off"], phase_s)
                 first = await scaled.enable(interval_s, spread=spread)
                 await asyncio.sleep(first - control.now())
-                await load.measure(phases[name], PHASE_S - 0.2)
+                await load.measure(phases[name], phase_s - 0.2)
                 until = control.now()
                 await scaled.disable()
                 await asyncio.sleep(PAUSE_S)  # runs are written together, some time after
@@ -282,52 +277,53 @@ def _take_runs(phase: Phase, runs: list[float], first: float, *, spread: bool) -
 
 def _at(values: list[float], part: float) -> float:
     """A quantile, in milliseconds."""
-    return sorted(values)[min(len(values) - 1, int(len(values) * part))] * 1e3
+    return quantile(values, part) * 1e3
 
 
-def figures(directory: Path, pools: int = POOLS, rounds: int = 2) -> Iterator[Figure]:
-    """Runs an event loop of its own."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = os.path.join(directory, "autoscaled-pools.db")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        phases = runner.run(_measure(path, pools, rounds))
+async def run(site: Site, sizes: PoolSizes) -> Outcome:
+    path = site.fresh("autoscaled-pools") / "store.db"
+    phases = await _measure(str(path), sizes)
     conditions = {
         "alone": "no other pool",
-        "off": f"{pools:,} pools, no formula",
-        "azure": f"{pools:,} formulas every {AZURES_INTERVAL_S:g} s",
-        "spread": f"{pools:,} formulas every {INTERVAL_S:g} s",
-        "at once": f"{pools:,} formulas every {INTERVAL_S:g} s, at once",
+        "off": f"{sizes.pools:,} pools, no formula",
+        "azure": f"{sizes.pools:,} formulas every {AZURES_INTERVAL_S:g} s",
+        "spread": f"{sizes.pools:,} formulas every {INTERVAL_S:g} s",
+        "at once": f"{sizes.pools:,} formulas every {INTERVAL_S:g} s, at once",
     }
     alone = phases["alone"]
+    figures: list[Figure] = []
     for name, words in conditions.items():
         phase = phases[name]
-        p99 = _at(phase.starts, 0.99)
         judged = name in CONDITIONS
-        yield f"add → reply, p50: {words}", _at(phase.replies, 0.5), "ms", "", None
-        yield f"add → reply, p99: {words}", _at(phase.replies, 0.99), "ms", "", None
-        yield f"add → running, p50: {words}", _at(phase.starts, 0.5), "ms", "", None
-        bar = f"≤ {BAR_MS:g} ms" if judged else ""
-        yield f"add → running, p99: {words}", p99, "ms", bar, p99 <= BAR_MS if judged else None
-        yield f"event loop late, p99: {words}", _at(phase.lags, 0.99), "ms", "", None
-        yield f"event loop late, worst: {words}", _at(phase.lags, 1.0), "ms", "", None
-        yield f"processor, whole process: {words}", 100 * phase.cpu_s / phase.measured_s, "%", "", None
+        figures += [
+            figure(f"add → reply, p50: {words}", "ms", _at(phase.replies, 0.5)),
+            figure(f"add → reply, p99: {words}", "ms", _at(phase.replies, 0.99)),
+            figure(f"add → running, p50: {words}", "ms", _at(phase.starts, 0.5)),
+            figure(f"add → running, p99: {words}", "ms", _at(phase.starts, 0.99), at_most=BAR_MS if judged else None),
+            figure(f"event loop late, p99: {words}", "ms", _at(phase.lags, 0.99)),
+            figure(f"event loop late, worst: {words}", "ms", _at(phase.lags, 1.0)),
+            figure(f"processor, whole process: {words}", "%", 100 * phase.cpu_s / phase.measured_s),
+        ]
         if phase is not alone:
             for part, called in ((0.5, "p50"), (0.99, "p99")):
                 ratio = _at(phase.starts, part) / _at(alone.starts, part)
-                yield f"add → running, {called}, to no other pool: {words}", ratio, "times", "", None
+                figures.append(figure(f"add → running, {called}, to no other pool: {words}", "times", ratio))
         if judged:
-            yield f"evaluations: {words}", len(phase.runs) / phase.measured_s, "per s", "", None
-    worst = statistics.median(phases["at once"].rounds) * 1e3
-    yield f"{pools:,} formulas due at once: the last evaluated after", worst, "ms", "", None
+            figures.append(figure(f"evaluations: {words}", "per s", len(phase.runs) / phase.measured_s))
+    if worst := phases["at once"].rounds:
+        what = f"{sizes.pools:,} formulas due at once: the last evaluated after"
+        figures.append(figure(what, "ms", *(each * 1e3 for each in worst), less_is_better=True))
+    return Outcome(figures=tuple(figures))
 
 
-def main() -> int:
-    directory = Path(__file__).resolve().parent.parent / "out" / f"autoscaled-{os.getpid()}"
-    for name, value, unit, bar, met in figures(directory):
-        verdict = "" if met is None else "met" if met else "MISSED"
-        print(f"{name:78}  {value:>8.2f}  {unit:<6} {bar:<9} {verdict}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+WORKLOAD: Final = Workload(
+    name="autoscaled-pools",
+    title="A thousand pools that scale themselves",
+    about=(
+        "Whether their formulas disturb one pool that is at work: the true control plane over SQLite in one process, a task "
+        "every 10 ms by the clock, nodes that end every task at once. Formulas are switched on and off in turn: every five "
+        "minutes as Azure Batch does at most, every five seconds, and every five seconds all at the same moment."
+    ),
+    run=run,
+    sizes=Sizes(full=PoolSizes(1000, 1), quick=PoolSizes(100, 1, INTERVAL_S), tiny=PoolSizes(3, 1, 1.0)),
+)

@@ -6,35 +6,42 @@ client there is. obstore alone writes its files in place, staging beside it and 
 
 import asyncio
 import os
-import statistics
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import obstore
 from obstore.store import AzureStore
 
+from bench.figures import Figure, Outcome, figure, ratios
+from bench.workload import Site, Sizes, Workload
 from millpond.staging.router import StagingRouter
 from tests.servers.azurite import Azurite, why_not
 
-Figure = tuple[str, float, str, str, bool | None]
-
 MIB: Final = 1 << 20
-_INSTALL: Final = Path(__file__).resolve().parent.parent / "tools" / "azurite.sh"
+_INSTALL: Final = Path(__file__).resolve().parents[2] / "tools" / "azurite.sh"
 _PARALLEL: Final = 16
-_BAR: Final = 0.8
+_BAR: Final = 80.0
 _SMALL: Final = 1024
 
 
-async def figures(directory: Path, big_mib: int, small: int, repeats: int) -> AsyncIterator[Figure]:
-    """Figures of one file of `big_mib` MiB and of `small` files of 1 KiB; nothing where there is no Azurite."""
-    subprocess.run(["sh", str(_INSTALL)], check=False)  # noqa: ASYNC221  nothing else runs yet
+class StagingSizes(NamedTuple):
+    big_mib: int
+    """One file of so much."""
+    small: int
+    """And so many of 1 KiB."""
+    repeats: int
+
+
+async def run(site: Site, sizes: StagingSizes) -> Outcome:
+    big_mib, small, repeats = sizes
+    subprocess.run(["sh", str(_INSTALL)], check=False)
     if reason := why_not():
-        print(f"staging is not measured: {reason}")
-        return
-    server = Azurite(directory / "azurite").start()
+        return Outcome(figures=(), notes=(f"Not measured: {reason}.",))
+    figures: list[Figure] = []
+    server = Azurite(site.fresh("azurite")).start()
     staging = StagingRouter()
     try:
         container = server.new_container()
@@ -48,8 +55,7 @@ async def figures(directory: Path, big_mib: int, small: int, repeats: int) -> As
             },
             client_options={"allow_http": True, "timeout": "10min"},
         )
-        work = directory / "staging"
-        work.mkdir()
+        work = site.fresh("staging")
         (work / "big").write_bytes(os.urandom(MIB) * big_mib)
         for number in range(small):
             (work / f"small{number}").write_bytes(os.urandom(_SMALL))
@@ -73,14 +79,13 @@ async def figures(directory: Path, big_mib: int, small: int, repeats: int) -> As
         names = [f"small{number}" for number in range(small)]
         for what, ours, theirs in (("put", put, obstore_put), ("fetch", fetch, obstore_get)):
             rates = [(await _rate(theirs, ["big"]), await _rate(ours, ["big"])) for _ in range(repeats)]
-            for figure in _figures(f"{what} of {big_mib} MiB", rates, big_mib, "MiB/s"):
-                yield figure
+            figures += _figures(f"{what} of {big_mib} MiB", rates, big_mib, "MiB/s")
             rates = [(await _rate(theirs, names), await _rate(ours, names)) for _ in range(repeats)]
-            for figure in _figures(f"{what} of {small:,} x 1 KiB, {_PARALLEL} at once", rates, 1, "files/s"):
-                yield figure
+            figures += _figures(f"{what} of {small:,} x 1 KiB, {_PARALLEL} at once", rates, 1, "files/s")
     finally:
         await staging.close()
         server.stop()
+    return Outcome(figures=tuple(figures))
 
 
 async def _rate(transfer: Callable[[str], Awaitable[None]], names: list[str]) -> float:
@@ -97,9 +102,21 @@ async def _rate(transfer: Callable[[str], Awaitable[None]], names: list[str]) ->
 
 
 def _figures(what: str, rates: list[tuple[float, float]], scale: float, unit: str) -> list[Figure]:
-    ratio = statistics.median(ours / theirs for theirs, ours in rates)
+    theirs, ours = [rate for rate, _ in rates], [rate for _, rate in rates]
     return [
-        (f"{what}, obstore alone", statistics.median(theirs for theirs, _ in rates) * scale, unit, "", None),
-        (f"{what}, staging", statistics.median(ours for _, ours in rates) * scale, unit, "", None),
-        ("… of obstore alone", ratio * 100, "%", f"≥ {_BAR:.0%}".replace("%", " %"), ratio >= _BAR),
+        figure(f"{what}, obstore alone", unit, *(rate * scale for rate in theirs)),
+        figure(f"{what}, staging", unit, *(rate * scale for rate in ours)),
+        figure(f"{what}, staging to obstore alone", "%", *ratios(ours, theirs), at_least=_BAR),
     ]
+
+
+WORKLOAD: Final = Workload(
+    name="staging",
+    title="Staging",
+    about=(
+        "How fast a node moves bytes to and from Azure Blob storage (Azurite on the same machine): staging beside the same "
+        "transfers by obstore alone, in turns. obstore alone writes its files in place, staging beside it and renames them."
+    ),
+    run=run,
+    sizes=Sizes(full=StagingSizes(256, 1000, 5), quick=StagingSizes(32, 100, 1), tiny=StagingSizes(1, 10, 1)),
+)

@@ -9,75 +9,66 @@ import asyncio
 import base64
 import json
 import os
-import statistics
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Final, NamedTuple
 
 from bench.client import Connection
+from bench.figures import Outcome, figure, ratios
+from bench.served import Service
+from bench.workload import Site, Sizes, Workload
 from millpond.staging.auto_storage import sign_url
 from millpond.staging.http import HttpStaging
 
-Figure: TypeAlias = tuple[str, float, str, str, bool | None]
-"""The fields of a row: name, value, unit, bar, whether it is met."""
-
-SMALL = 1000
-BIG_MIB = 64
-TASKS = 20
 _AT_A_TIME = 16
 
 
-class Service(Protocol):
-    data_dir: Path
-    endpoint: str
-    account: str
-    key: str
-
-    def connect(self) -> Connection: ...
-
-
-Start: TypeAlias = Callable[[Path, str, int], AbstractContextManager[Service]]
-"""(directory, name, MiB of the cache; -1 as by default)"""
+class InputSizes(NamedTuple):
+    small: int
+    """Files of 1 KiB."""
+    big_mib: int
+    tasks: int
+    repeats: int
 
 
-async def figures(directory: Path, start: Start, repeats: int, tasks: int) -> list[Figure]:
-    """All rows."""
+async def run(site: Site, sizes: InputSizes) -> Outcome:
     bare, cold, warm = [], [], []
-    with start(directory, "inputs", -1) as running:
-        _put(running, "small", {f"d{number % 10}/{number}": os.urandom(1024) for number in range(SMALL)})
-        _put(running, "big", {"one": os.urandom(BIG_MIB << 20)})
+    small, big_mib, tasks, repeats = sizes
+    with site.service("inputs") as running:
+        _put_small(running, "small", small)
+        _put(running, "big", {"one": os.urandom(big_mib << 20)})
         async with _ready(running) as connection:
             for repeat in range(repeats):
-                _put(
-                    running, f"small{repeat}", {f"d{number % 10}/{number}": os.urandom(1024) for number in range(SMALL)}
-                )
-                bare.append(SMALL / await _fetch_all(running, directory / f"bare{repeat}", f"small{repeat}"))
-                cold.append(SMALL / await _run(connection, f"cold{repeat}", f"small{repeat}", 1))
-                warm.append(SMALL / await _run(connection, f"warm{repeat}", f"small{repeat}", 1))
+                container = f"small{repeat}"
+                _put_small(running, container, small)
+                bare.append(small / await _fetch_all(running, site.fresh("bare"), container))
+                cold.append(small / await _run(connection, f"cold{repeat}", container, 1))
+                warm.append(small / await _run(connection, f"warm{repeat}", container, 1))
             with_cache = await _run(connection, "big", "big", tasks)
-    with start(directory, "uncached", 0) as running:
-        _put(running, "big", {"one": os.urandom(BIG_MIB << 20)})
-        _put(running, "small", {f"d{number % 10}/{number}": os.urandom(1024) for number in range(SMALL)})
+    with site.service("uncached", "--input-cache-mib", "0") as running:
+        _put(running, "big", {"one": os.urandom(big_mib << 20)})
+        _put_small(running, "small", small)
         async with _ready(running) as connection:
-            straight = SMALL / statistics.median(
-                [await _run(connection, f"straight{repeat}", "small", 1) for repeat in range(repeats)]
-            )
+            straight = [small / await _run(connection, f"straight{repeat}", "small", 1) for repeat in range(repeats)]
             without = await _run(connection, "big", "big", tasks)
-    limit, fetched = statistics.median(bare), statistics.median(cold)
-    share = statistics.median(one / most for one, most in zip(cold, bare, strict=True))
-    again = statistics.median(second / first for first, second in zip(cold, warm, strict=True))
-    return [
-        (f"{SMALL:,} files of 1 KiB, fetched and nothing else", limit, "files/s", "", None),
-        ("… as a task's inputs, add to completion", fetched, "files/s", "", None),
-        ("… of that limit", share * 100, "%", "≥ 40 %", share >= 0.4),
-        ("… without a cache", straight, "files/s", "", None),
-        ("… once more, out of the cache, against the first time", again, "times", "", None),
-        (f"one file of {BIG_MIB} MiB for {tasks} tasks, without a cache", without, "s", "", None),
-        ("… with the cache", with_cache, "s", "", None),
-        ("… so many times as fast", without / with_cache, "times", "≥ 1", without >= with_cache),
-    ]
+    return Outcome(
+        figures=(
+            figure(f"{small:,} files of 1 KiB, fetched and nothing else", "files/s", *bare),
+            figure("… as a task's inputs, add to completion", "files/s", *cold),
+            figure("… of that limit", "%", *ratios(cold, bare), at_least=40.0),
+            figure("… without a cache", "files/s", *straight),
+            figure("… once more, out of the cache, to the first time", "%", *ratios(warm, cold)),
+            figure(f"one file of {big_mib} MiB for {tasks} tasks, without a cache", "s", without),
+            figure("… with the cache", "s", with_cache),
+            figure("… so many times as fast", "times", without / with_cache, at_least=1.0),
+        )
+    )
+
+
+def _put_small(running: Service, container: str, count: int) -> None:
+    _put(running, container, {f"d{number % 10}/{number}": os.urandom(1024) for number in range(count)})
 
 
 def _put(running: Service, container: str, blobs: dict[str, bytes]) -> None:
@@ -115,7 +106,6 @@ async def _run(connection: Connection, job_id: str, container: str, tasks: int) 
 
 async def _fetch_all(running: Service, directory: Path, container: str) -> float:
     """Seconds to fetch a container's files, so many at a time as a node does."""
-    os.mkdir(directory)
     url = sign_url(
         running.endpoint, running.account, base64.b64decode(running.key), container, None, "rl", time.time() + 3600
     )
@@ -131,3 +121,20 @@ async def _fetch_all(running: Service, directory: Path, container: str) -> float
     took_s = time.perf_counter() - begun
     await staging.close()
     return took_s
+
+
+WORKLOAD: Final = Workload(
+    name="inputs",
+    title="Inputs of tasks",
+    about=(
+        "Many small files for one task, and one big file for many tasks, from the service's own storage, with the cache of "
+        "inputs and without. The limit is what the same client fetches in the same run with as many at a time, when it does "
+        "nothing else. A file that is to be cached is made twice, and making files is what costs: hence a bar below the half."
+    ),
+    run=run,
+    sizes=Sizes(
+        full=InputSizes(1000, 64, 20, 3),
+        quick=InputSizes(1000, 64, 4, 1),
+        tiny=InputSizes(20, 1, 2, 1),
+    ),
+)

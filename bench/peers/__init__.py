@@ -1,0 +1,1 @@
+"""Other programs that run commands, for comparison: `known`. Their drivers run without Millpond: nothing is imported here."""
