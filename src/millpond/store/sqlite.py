@@ -320,6 +320,11 @@ class SqliteStore:
         ]
 
     async def get_job(self, job_id: str) -> Job | None:
+        if self._writer is None:
+            raise _closed()
+        record = self._writer.job_records.get(job_id)
+        if record is not None:
+            return sqlite_rows.job_of_record(record)
         return await self._get("get_job", sqlite_rows.job_of_record, job_id)
 
     async def list_jobs(
