@@ -29,15 +29,9 @@ from millpond.domain.states import (
 )
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
-from millpond.scheduler import apart, dependencies, gangs, jobs, load, node_operations, special
-from millpond.scheduler.state import (
-    Assignment,
-    DependencyIndex,
-    JobMemory,
-    NodeMemory,
-    SchedulerState,
-    set_node_state,
-)
+from millpond.domain.task_array import Rest, TaskArray
+from millpond.scheduler import apart, dependencies, gangs, jobs, load, node_operations, special, task_arrays
+from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
 from millpond.scheduler.tasks import make_ready
 
 
@@ -53,6 +47,7 @@ def rebuild(
     satisfied: Iterable[tuple[int, str]] = (),
     job_nodes: Sequence[JobNode] = (),
     subtasks: Sequence[Subtask] = (),
+    arrays: Iterable[tuple[TaskArray, Rest]] = (),
 ) -> tuple[SchedulerState, list[Effect]]:
     """The state the rows describe, and the effects that pick up what was under way: timers, wishes, purges.
 
@@ -87,7 +82,7 @@ def rebuild(
     instances: dict[int, list[Subtask]] = {}
     for subtask in subtasks:
         instances.setdefault(subtask.task_key, []).append(subtask)
-    _file_tasks(state, task_rows, instances, effects)
+    _file_tasks(state, task_rows, instances, arrays, effects)
     for node in state.nodes.values():
         _take_slots(node)
         state.refile(node, node.free)
@@ -122,7 +117,7 @@ def on_job_arrived(state: SchedulerState, event: JobArrived, effects: list[Effec
         special.file_job_node(state, job, job_node)
     # It may have been here before, and nodes not have confirmed yet what they were told to stop.
     job.stopping = sum(1 for node in state.nodes.values() for key, _ in node.stopping if job_no_of(key) == row.no)
-    _file_tasks(state, event.tasks, {}, effects)
+    _file_tasks(state, event.tasks, {}, event.task_arrays, effects)
     load.recount(state, job)
     state.touch_unsettled(job)
     if jobs.deadline_of(job) is not None:
@@ -130,26 +125,44 @@ def on_job_arrived(state: SchedulerState, event: JobArrived, effects: list[Effec
 
 
 def _file_tasks(
-    state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
+    state: SchedulerState,
+    task_rows: Iterable[Task],
+    instances: dict[int, list[Subtask]],
+    arrays: Iterable[tuple[TaskArray, Rest]],
+    effects: list[Effect],
 ) -> None:
     """File every task where it belongs: on its nodes, in a queue, or among those that wait for others."""
-    for job, index, task in _load_tasks(state, task_rows, instances, effects):
-        if dependencies.add_dependent(index, task):
+    arrays = list(arrays)
+    pending = _load_tasks(state, task_rows, instances, {job_no_of(array.key) for array, _ in arrays}, effects)
+    heads: list[tuple[JobMemory, Task]] = []
+    for array, rest in arrays:
+        owner = state.jobs_by_no[job_no_of(array.key)]
+        if owner.row.state is not JobState.DELETING:
+            heads += [(owner, head) for head in task_arrays.keep(owner, array, rest)]
+    if heads:
+        pending = sorted([*pending, *heads], key=lambda entry: entry[1].key)
+    for job, task in pending:
+        index = job.dependencies
+        if index is None or dependencies.add_dependent(index, task):
             make_ready(state, job, task)
 
 
 def _load_tasks(
-    state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
-) -> list[tuple[JobMemory, DependencyIndex, Task]]:
-    """File every task under its job and node, or in a queue. Those that may depend on others are returned: by then all
-    satisfied parents are known."""
-    pending: list[tuple[JobMemory, DependencyIndex, Task]] = []
+    state: SchedulerState,
+    task_rows: Iterable[Task],
+    instances: dict[int, list[Subtask]],
+    with_arrays: set[int],
+    effects: list[Effect],
+) -> list[tuple[JobMemory, Task]]:
+    """File every task under its job and node, or in a queue. Returned are those that may depend on others, now that all
+    satisfied parents are known, and those of the jobs (numbers) `with_arrays`, among which heads of arrays have to go."""
+    pending: list[tuple[JobMemory, Task]] = []
 
     def file_waiting(job: JobMemory, task: Task) -> None:
-        if job.dependencies is None:
+        if job.dependencies is None and job.row.no not in with_arrays:
             make_ready(state, job, task)
         else:
-            pending.append((job, job.dependencies, task))
+            pending.append((job, task))
 
     active = TaskState.ACTIVE
     job: JobMemory | None = None

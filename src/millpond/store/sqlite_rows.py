@@ -141,6 +141,8 @@ class Rows(msgspec.Struct):
     hand_overs: list[Row]
     specs: list[Row]
     """Those of no run."""
+    new_task_arrays: list[Row]
+    rests: list[Row]
     satisfied: list[Row]
     job_nodes: list[Row]
     subtasks: list[Row]
@@ -151,6 +153,7 @@ class Rows(msgspec.Struct):
     deleted_nodes: list[str]
     deleted_jobs: list[int]
     deleted_tasks: list[int]
+    deleted_task_arrays: list[int]
 
     def copy(self) -> "Rows":
         """Lists of its own, the same rows."""
@@ -191,6 +194,12 @@ def rows_of(changes: ChangeSet) -> Rows:
         tasks=tasks,
         hand_overs=hand_overs,
         specs=list(specs.items()),
+        new_task_arrays=[
+            (array.key, array.last_key, array.id, _encode(changes.rests[key]), _encode(array))
+            for key, array in changes.task_arrays.items()
+            if changes.rests[key]
+        ],
+        rests=[(key, _encode(rest)) for key, rest in changes.rests.items() if rest and key not in changes.task_arrays],
         satisfied=sorted(changes.satisfied),
         job_nodes=[_job_node_row(job_node) for job_node in changes.job_nodes.values()],
         subtasks=[_subtask_row(subtask) for subtask in changes.subtasks.values()],
@@ -201,6 +210,7 @@ def rows_of(changes: ChangeSet) -> Rows:
         deleted_nodes=sorted(changes.deleted_nodes),
         deleted_jobs=sorted(changes.deleted_jobs),
         deleted_tasks=sorted(changes.deleted_tasks),
+        deleted_task_arrays=sorted(key for key, rest in changes.rests.items() if not rest),
     )
 
 

@@ -8,10 +8,12 @@ from typing import Any, Final
 from millpond.domain import ids
 from millpond.domain.errors import LeaseLost
 from millpond.domain.task import Task
-from millpond.store import paging, sqlite_listing, sqlite_rows
+from millpond.odata.filters import Filter
+from millpond.store import sqlite_listing, sqlite_rows, task_arrays
 from millpond.store.base import Fence, Page, TaskRow
 from millpond.store.sqlite_file import transaction
 from millpond.store.sqlite_listing import Condition
+from millpond.store.sqlite_task_arrays import TaskArrayTable
 
 HIGHEST: Final = (1 << 63) - 1
 """Above every row's number."""
@@ -26,6 +28,7 @@ def range_of_job(job_no: int) -> tuple[int, int]:
 class TaskTables:
     def __init__(self, queries: Mapping[str, str]) -> None:
         self._queries = queries
+        self.arrays = TaskArrayTable(queries)
         self._node_names: dict[int | None, str | None] = {None: None}
         """What `task.node` means. Names never change, so what was read once stays true."""
 
@@ -51,13 +54,24 @@ class TaskTables:
     def get(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
         """In a transaction of its own."""
         with transaction(connection):
-            rows = self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
-        return rows[0] if rows else None
+            return self._get(connection, job_id, task_id)
+
+    def get_item(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
+        """A task that `get` has not found: it may be an item of an array, or have got its row since. In a transaction of
+        its own."""
+        with transaction(connection):
+            return self._get(connection, job_id, task_id) or self.arrays.item(connection, job_id, task_id)
 
     def page(
-        self, connection: sqlite3.Connection, job_no: int, condition: Condition, limit: int, start: int
+        self,
+        connection: sqlite3.Connection,
+        job_no: int,
+        where: Filter | None,
+        condition: Condition,
+        limit: int,
+        start: int,
     ) -> Page[TaskRow]:
-        """In a transaction of its own."""
+        """In a transaction of its own. `condition` is what `where` says."""
         sql = self._queries["list_tasks"].replace("/*where*/", condition.text)
         end = last = range_of_job(job_no)[1]
         with transaction(connection):
@@ -69,15 +83,11 @@ class TaskTables:
             # SQLite promises no order of what it aggregates.
             rows.sort(key=itemgetter(0))
             names = self._names(connection, {row[sqlite_rows.TASK_REF] for row in rows})
-            tasks = [sqlite_rows.listed_task(row, names) for row in rows[:limit]]
+            tasks = [sqlite_rows.listed_task(row, names) for row in rows]
             self._hand_over(connection, tasks)
-        items = [TaskRow(task, (row[-1] or "{}").encode()) for task, row in zip(tasks, rows, strict=False)]
-        token = None
-        if len(rows) > limit:
-            token = paging.token_of_task(items[-1].task.key)
-        elif end != last:
-            token = paging.token_of_task(end)
-        return Page(items, token)
+            items = [TaskRow(task, (row[-1] or "{}").encode()) for task, row in zip(tasks, rows, strict=True)]
+            arrays = task_arrays.Page(self.arrays.of_job(connection, job_no, start), where, start, limit)
+        return arrays.with_rows(items, None if end == last else end)
 
     def of_keys(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
         """See `Store.tasks_of_keys`. In a transaction of its own."""
@@ -109,10 +119,15 @@ class TaskTables:
         else:
             for query in ("delete_satisfied", "delete_job_nodes"):
                 connection.execute(self._queries[query], (f"[{job_no}]",))
+        self.arrays.purge(connection, job_no)
         gone = connection.execute(self._queries["purge_tasks"], (first, last)).rowcount
         for query in ("purge_hand_overs", "purge_specs", "purge_subtasks", "purge_kept_logs"):
             connection.execute(self._queries[query], (first, last))
         return gone
+
+    def _get(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
+        rows = self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
+        return rows[0] if rows else None
 
     def _all(self, connection: sqlite3.Connection, query: str, *parameters: str | int) -> list[Any]:
         return connection.execute(self._queries[query], parameters).fetchall()

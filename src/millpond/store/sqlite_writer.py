@@ -112,6 +112,8 @@ class Writer:
         self._update_tasks = Bulk(queries["update_tasks"], 21)
         self._save_hand_overs = Bulk(queries["save_hand_overs"], 3)
         self._save_specs = Bulk(queries["save_specs"], 2)
+        self._insert_task_arrays = Bulk(queries["insert_task_arrays"], 5)
+        self._update_rests = Bulk(queries["update_rests"], 2)
         self._save_satisfied = Bulk(queries["save_satisfied"], 2)
         self._save_job_nodes = Bulk(queries["save_job_nodes"], 14)
         self._save_subtasks = Bulk(queries["save_subtasks"], 3)
@@ -281,6 +283,14 @@ class Writer:
                 self._delete(("delete_hand_overs",), [row[0] for row in rows.tasks])
         if rows.specs:
             self._save_specs.run(connection, rows.specs)
+        if rows.deleted_task_arrays:
+            self._delete(("delete_task_arrays",), rows.deleted_task_arrays)
+        if rows.new_task_arrays:
+            self._insert_task_arrays.run(connection, rows.new_task_arrays)
+        if rows.rests:
+            updated = self._update_rests.run(connection, rows.rests)
+            if updated != len(rows.rests):
+                raise Bug(f"the rests of {len(rows.rests)} arrays were to be updated, and {updated} of them have a row")
         if rows.satisfied:
             self._save_satisfied.run(connection, rows.satisfied)
         if rows.job_nodes:
