@@ -132,13 +132,12 @@ def _file_tasks(
     effects: list[Effect],
 ) -> None:
     """File every task where it belongs: on its nodes, in a queue, or among those that wait for others."""
-    arrays = list(arrays)
-    pending = _load_tasks(state, task_rows, instances, {job_no_of(array.key) for array, _ in arrays}, effects)
     heads: list[tuple[JobMemory, Task]] = []
     for array, rest in arrays:
         owner = state.jobs_by_no[job_no_of(array.key)]
         if owner.row.state is not JobState.DELETING:
             heads += [(owner, head) for head in task_arrays.keep(owner, array, rest)]
+    pending = _load_tasks(state, task_rows, instances, effects)
     if heads:
         pending = sorted([*pending, *heads], key=lambda entry: entry[1].key)
     for job, task in pending:
@@ -148,18 +147,14 @@ def _file_tasks(
 
 
 def _load_tasks(
-    state: SchedulerState,
-    task_rows: Iterable[Task],
-    instances: dict[int, list[Subtask]],
-    with_arrays: set[int],
-    effects: list[Effect],
+    state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
 ) -> list[tuple[JobMemory, Task]]:
-    """File every task under its job and node, or in a queue. Returned are those that may depend on others, now that all
-    satisfied parents are known, and those of the jobs (numbers) `with_arrays`, among which heads of arrays have to go."""
+    """File every task under its job and node, or in a queue. Those that may depend on others are returned: by then all
+    satisfied parents are known. So are those of jobs with arrays, whose items have their places among them."""
     pending: list[tuple[JobMemory, Task]] = []
 
     def file_waiting(job: JobMemory, task: Task) -> None:
-        if job.dependencies is None and job.row.no not in with_arrays:
+        if job.dependencies is None and not job.arrays:
             make_ready(state, job, task)
         else:
             pending.append((job, task))

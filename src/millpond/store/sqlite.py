@@ -350,8 +350,7 @@ class SqliteStore:
         return [sqlite_rows.subtask_of_record(record) for (record,) in rows]
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
-        row = await self._read(lambda it: self._tasks.get(it, job_id, task_id))
-        return row if row is not None else await self._read(lambda it: self._tasks.get_item(it, job_id, task_id))
+        return await self._read(lambda it: self._tasks.get(it, job_id, task_id))
 
     async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
         start = paging.task_after(job_no, after)

@@ -1,5 +1,6 @@
 """Records to SQLite rows and back, and the columns filters look at."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -170,20 +171,21 @@ def rows_of(changes: ChangeSet) -> Rows:
     is_new = changes.new_tasks
     is_handed = changes.handed
     specs = changes.specs
-    runs, single = (
-        runs_of((task for key, task in changes.tasks.items() if key in is_new), specs) if is_new else ([], [])
-    )
+    runs: list[Run] = []
+    single: list[Task] = []
+    if is_new:
+        # Handed over at once, they are written as if they were not, so that they are still alike, and then the hand-over.
+        added = ((task, key in is_handed) for key, task in changes.tasks.items() if key in is_new)
+        runs, single = runs_of((_before_hand_over(task) if handed else task for task, handed in added), specs)
     if runs:
         alone = {task.key for task in single}
         specs = {key: spec for key, spec in specs.items() if key in alone or key not in is_new}
     tasks: list[Row] = []
     hand_overs: list[Row] = []
     for key, task in changes.tasks.items():
-        if key in is_new:
-            continue
         if key in is_handed:
             hand_overs.append((key, task.attempt, task.node_id))
-        else:
+        elif key not in is_new:
             tasks.append(_task_row(task))
     return Rows(
         pools=[_pool_row(pool) for pool in changes.pools.values()],
@@ -216,6 +218,13 @@ def rows_of(changes: ChangeSet) -> Rows:
 
 # `_value_` of a state and 1 or 0 for a flag: sqlite3 binds plain str and int directly and looks for an adapter first
 # for anything derived from them.
+
+
+def _before_hand_over(task: Task) -> Task:
+    before = copy.copy(task)
+    before.attempt -= 1
+    before.node_id = None
+    return before
 
 
 def _new_task_row(task: Task) -> Row:

@@ -54,13 +54,8 @@ class TaskTables:
     def get(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
         """In a transaction of its own."""
         with transaction(connection):
-            return self._get(connection, job_id, task_id)
-
-    def get_item(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
-        """A task that `get` has not found: it may be an item of an array, or have got its row since. In a transaction of
-        its own."""
-        with transaction(connection):
-            return self._get(connection, job_id, task_id) or self.arrays.item(connection, job_id, task_id)
+            rows = self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
+            return rows[0] if rows else self.arrays.item(connection, job_id, task_id)
 
     def page(
         self,
@@ -124,10 +119,6 @@ class TaskTables:
         for query in ("purge_hand_overs", "purge_specs", "purge_subtasks", "purge_kept_logs"):
             connection.execute(self._queries[query], (first, last))
         return gone
-
-    def _get(self, connection: sqlite3.Connection, job_id: str, task_id: str) -> TaskRow | None:
-        rows = self._task_rows(connection, self._all(connection, "get_task", job_id, task_id))
-        return rows[0] if rows else None
 
     def _all(self, connection: sqlite3.Connection, query: str, *parameters: str | int) -> list[Any]:
         return connection.execute(self._queries[query], parameters).fetchall()
