@@ -5,6 +5,7 @@ from typing import Final
 from bench.workload import Registry
 from bench.workloads import (
     adds,
+    arrays,
     autoscale,
     autoscaled_pools,
     commands,
@@ -30,6 +31,7 @@ WORKLOADS: Final[Registry] = tuple(
         lives,
         latency,
         mixed,
+        arrays,
         reads,
         million,
         nodes,
