@@ -28,10 +28,10 @@ WORKLOADS: Final[Registry] = tuple(
     for module in (
         commands,
         adds,
+        arrays,
         lives,
         latency,
         mixed,
-        arrays,
         reads,
         million,
         nodes,

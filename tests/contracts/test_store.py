@@ -789,7 +789,15 @@ async def test_tasks_that_are_handed_over(store, fence):
     two.node_id, two.attempt = a_node(1).id, 3
     await hand_over(two)
     assert await shown() == tasks
-    await store.commit(ChangeSet(deleted_tasks={four.key}), fence)
+    # Added and handed over at once.
+    more = [a_task(number) for number in range(11, 19)]
+    for task in more[:6]:
+        task.node_id, task.attempt = a_node(task.key % 3).id, 1
+    changes = with_tasks(*more)
+    changes.handed = {task.key for task in more[:6]}
+    await store.commit(changes, fence)
+    assert await shown() == [*tasks, *more]
+    await store.commit(ChangeSet(deleted_tasks={four.key, *(task.key for task in more)}), fence)
     assert await shown() == [one, two, three]
     await store.purge_tasks(1, 10, fence)
     assert await shown() == []

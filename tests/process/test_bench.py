@@ -76,6 +76,7 @@ def test_a_part_measured_again_takes_the_place_of_the_first(tmp_path: Path) -> N
 def test_every_part_can_be_listed() -> None:
     listed = [line.split()[0] for line in bench("--list").splitlines()]
     assert listed == [workload.name for workload in WORKLOADS]
+    assert len(set(listed)) == len(listed)
 
 
 def test_the_stored_ratios_are_of_parts_there_are() -> None:

@@ -1,5 +1,6 @@
 """`millpond intercept`: clients with Azure's host names built in, as they are."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,11 +44,27 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MillpondProces
 
 
 def run(
-    data_dir: Path, *command: str, allow: str = "", environment: dict[str, str] | None = None
+    data_dir: Path,
+    *command: str,
+    allow: str = "",
+    account: str = "millpond",
+    environment: dict[str, str] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     allowed = ("--allow", allow) if allow else ()
     return subprocess.run(
-        [sys.executable, "-m", "millpond", "intercept", "--data-dir", str(data_dir), *allowed, "--", *command],
+        [
+            sys.executable,
+            "-m",
+            "millpond",
+            "intercept",
+            "--data-dir",
+            str(data_dir),
+            "--account",
+            account,
+            *allowed,
+            "--",
+            *command,
+        ],
         capture_output=True,
         text=True,
         timeout=90,
@@ -59,6 +76,23 @@ def run(
 def test_by_the_accounts_key(service: MillpondProcess) -> None:
     done = run(service.data_dir, sys.executable, "-c", BY_KEY)
     assert (done.returncode, done.stdout) == (0, "by key True https://millpond.local.batch.azure.com\n"), done.stderr
+
+
+def test_a_further_account_by_its_host_name(service: MillpondProcess) -> None:
+    def millpond(*command: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "millpond", *command, "--data-dir", str(service.data_dir)],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+            stdout=subprocess.DEVNULL,
+            timeout=90,
+            check=True,
+        )
+
+    millpond("account", "create", "films")
+    code = BY_KEY.replace("millpond.westeurope", "films.westeurope")
+    done = run(service.data_dir, sys.executable, "-c", code, account="films")
+    assert (done.returncode, done.stdout) == (0, "by key True https://films.local.batch.azure.com\n"), done.stderr
+    millpond("account", "delete", "films", "--yes")
 
 
 def test_by_signing_in_as_at_azure(service: MillpondProcess) -> None:

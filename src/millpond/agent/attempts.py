@@ -36,6 +36,8 @@ class Held(msgspec.Struct):
     coordinated: bool = False
     proceeds: bool = False
     stop_asked: bool = False
+    started_seq: int = 0
+    """Number of its `Started`; 0 when there is none, or it was reported in an earlier life of the agent."""
     exit_code: int | None = None
     end_seq: int = 0
     """Number of the report that ended it."""

@@ -38,6 +38,7 @@ from millpond.agent.records import (
 )
 from millpond.domain.durations import Timestamp
 from millpond.domain.events import HeldAttempt
+from millpond.domain.states import TaskKind
 from millpond.protocol.messages import (
     Coordinated,
     Directive,
@@ -90,6 +91,8 @@ class AgentState:
         self._directories = self._attempts.directories
         self._reports: deque[Reported] = deque()
         """Not acknowledged, in order of number."""
+        self._said_later: dict[int, int] = {}
+        """Number of a report among them → of the later one that says all it says."""
 
     # --- questions ---
 
@@ -127,8 +130,12 @@ class AgentState:
         return bool(self._reports)
 
     def reports(self, limit: int) -> tuple[Report, ...]:
-        """The first reports that are not acknowledged."""
-        return tuple(due.report for due in islice(self._reports, limit))
+        """The first reports that are not acknowledged, without those that a later one among them makes needless."""
+        first = tuple(due.report for due in islice(self._reports, limit))
+        if not first or not self._said_later:
+            return first
+        last, said_later = first[-1].seq, self._said_later
+        return tuple(report for report in first if said_later.get(report.seq, last + 1) > last)
 
     def inventory(self) -> tuple[HeldAttempt, ...]:
         """All attempts held, for a hello."""
@@ -277,6 +284,7 @@ class AgentState:
         if held is None or held.phase is not Phase.LAUNCHED or held.started or self._silent:
             return actions
         held.started = True
+        held.started_seq = self._next_seq
         self._report(Started(self._next_seq, key, attempt, start_time), None, actions)
         return actions
 
@@ -477,7 +485,14 @@ class AgentState:
                 user_cpu_s=outcome.user_cpu_s,
                 kernel_cpu_s=outcome.kernel_cpu_s,
             )
+            if outcome.start_time is not None and self._is_due(held.started_seq) and held.start.kind is TaskKind.TASK:
+                # It says when the task began; that of an instance, or of a special task, counts by itself.
+                self._said_later[held.started_seq] = self._next_seq
         self._report(report, held.start.slots, actions)
+
+    def _is_due(self, seq: int) -> bool:
+        """A report of that number is not acknowledged."""
+        return bool(self._reports) and self._reports[0].report.seq <= seq
 
     def _report(self, report: Report, slots: int | None, actions: list[Action]) -> None:
         due = Reported(report, slots)
@@ -491,6 +506,7 @@ class AgentState:
             return
         while reports and reports[0].report.seq <= seq:
             report = reports.popleft().report
+            self._said_later.pop(report.seq, None)
             ref = (report.key, report.attempt)
             held = self._attempts.held.get(ref)
             if held is not None and held.phase is Phase.ENDED and held.end_seq == report.seq:
@@ -499,6 +515,7 @@ class AgentState:
 
     def _drop_all_but_launched(self) -> None:
         self._reports.clear()
+        self._said_later.clear()
         self._attempts.drop_all_but_launched()
 
     # --- the journal ---

@@ -24,7 +24,7 @@ class Batch(msgspec.Struct):
         for effect in effects:
             match effect:
                 case f.HandOver(task):
-                    if task.key not in changes.tasks:
+                    if task.key not in changes.tasks or task.key in changes.new_tasks:
                         changes.handed.add(task.key)
                         changes.tasks[task.key] = task
                 case f.SaveTask(task):

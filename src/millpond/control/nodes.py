@@ -56,6 +56,7 @@ class NodeLink:
         "node_id",
         "outbox",
         "session",
+        "token",
         "unheard",
         "watched",
     )
@@ -65,6 +66,8 @@ class NodeLink:
         self.node_id = node_id
         self.engine = engine
         self.outbox = Outbox()
+        self.token = b""
+        """What it proves itself with, once it was asked for."""
         self.session = ""
         """Empty until the agent has said hello to this control plane, and after it fell silent."""
         self.last_heard = now
@@ -193,7 +196,12 @@ class NodeLinks:
         return node_token(self._secret, node_id)
 
     def authenticate(self, node_id: str, token: str) -> bool:
-        return hmac.compare_digest(self.token(node_id).encode(), token.encode())
+        link = self._links.get(node_id)
+        if link is None:
+            expected = self.token(node_id).encode()
+        else:
+            expected = link.token = link.token or self.token(node_id).encode()
+        return hmac.compare_digest(expected, token.encode())
 
     async def hello(self, hello: m.Hello) -> m.Welcome:
         link = self._links.get(hello.node_id)

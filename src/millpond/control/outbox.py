@@ -18,13 +18,15 @@ class Outbox:
         self._file_requests: list[FileRequest] = []
         self._launch_requests: list[LaunchRequest] = []
         self._news = asyncio.Event()
+        self._dismissals = 0
+        """How often what was parked had to answer, news or none."""
 
     def reset(self) -> None:
         """A new session begins: nothing is pending, revisions start again. What is put in before `open` is dropped."""
         self._is_open = False
         self.revision = self.sent = 0
         self._pending.clear()
-        self._news.set()
+        self.wake()
 
     def open(self) -> None:
         """The scheduler has compared what the node holds with what it should hold: directives from here on count."""
@@ -58,15 +60,21 @@ class Outbox:
 
     async def wait(self, park_s: float, resend_s: float) -> None:
         """Return when there is something new to send, when something sent has gone unseen for `resend_s`, or after
-        `park_s`."""
-        if self._file_requests or self._launch_requests or self.revision > self.sent:
-            return
-        self._news.clear()
-        try:
-            async with asyncio.timeout(resend_s if self._pending else park_s):
-                await self._news.wait()
-        except TimeoutError:
-            pass
+        `park_s`. News that another answer has taken meanwhile (to a sync with reports) are none any more."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + park_s
+        dismissals = self._dismissals
+        while not (self._file_requests or self._launch_requests or self.revision > self.sent):
+            self._news.clear()
+            wait_s = until - loop.time()
+            try:
+                async with asyncio.timeout(min(wait_s, resend_s) if self._pending else wait_s):
+                    await self._news.wait()
+            except TimeoutError:
+                if self._pending or loop.time() >= until:
+                    return
+            if dismissals != self._dismissals:
+                return
 
     def take(self) -> tuple[tuple[Directive, ...], tuple[FileRequest, ...]]:
         """All unseen directives, and the file requests not sent yet.
@@ -86,4 +94,5 @@ class Outbox:
 
     def wake(self) -> None:
         """Let the parked sync answer now (the service stops)."""
+        self._dismissals += 1
         self._news.set()

@@ -245,17 +245,21 @@ def _hungry_node(state: SchedulerState, job: JobMemory, slots: int) -> NodeMemor
     Only tasks of one slot, or of a whole node: nodes start strictly in order, and anything between would keep slots
     idle before it.
     """
-    for node_id in list(state.hungry):
-        node = state.hungry[node_id]
+    full: list[str] = []
+    found: NodeMemory | None = None
+    for node_id, node in state.hungry.items():
         if node.ahead >= ahead_limit(state, node.slots):
-            del state.hungry[node_id]
+            full.append(node_id)
         elif node.specials and any(not assignment.sent for assignment in node.assigned.values()):
             continue  # the node does not know that slots are held for what waits for a preparation task
         elif slots in (1, node.slots) and (
             job.row.preparation is None or special.preparation_on(job, node) is special.Preparation.DONE
         ):
-            return node
-    return None
+            found = node
+            break
+    for node_id in full:
+        del state.hungry[node_id]
+    return found
 
 
 def _assign(

@@ -132,12 +132,12 @@ def _file_tasks(
     effects: list[Effect],
 ) -> None:
     """File every task where it belongs: on its nodes, in a queue, or among those that wait for others."""
-    pending = _load_tasks(state, task_rows, instances, effects)
     heads: list[tuple[JobMemory, Task]] = []
     for array, rest in arrays:
         owner = state.jobs_by_no[job_no_of(array.key)]
         if owner.row.state is not JobState.DELETING:
             heads += [(owner, head) for head in task_arrays.keep(owner, array, rest)]
+    pending = _load_tasks(state, task_rows, instances, effects)
     if heads:
         pending = sorted([*pending, *heads], key=lambda entry: entry[1].key)
     for job, task in pending:
@@ -149,25 +149,40 @@ def _file_tasks(
 def _load_tasks(
     state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
 ) -> list[tuple[JobMemory, Task]]:
-    """File every task under its job and node; the active ones not handed out, with all satisfied parents known."""
+    """File every task under its job and node, or in a queue. Those that may depend on others are returned: by then all
+    satisfied parents are known. So are those of jobs with arrays, whose items have their places among them."""
     pending: list[tuple[JobMemory, Task]] = []
+
+    def file_waiting(job: JobMemory, task: Task) -> None:
+        if job.dependencies is None and not job.arrays:
+            make_ready(state, job, task)
+        else:
+            pending.append((job, task))
+
+    active = TaskState.ACTIVE
     job: JobMemory | None = None
+    known_no = -1
     for task in task_rows:
         job_no = job_no_of(task.key)
-        if job is None or job.row.no != job_no:
+        if job_no != known_no:
+            known_no = job_no
             job = state.jobs_by_no[job_no]
             if job.row.state in (JobState.COMPLETED, JobState.DELETING):
                 job = None
-                continue
+        if job is None:
+            continue
         lower = id_key(task.id)
         job.tasks[task.id if lower == task.id else lower] = task
+        if task.rules is None and task.node_id is None and task.state is active:
+            file_waiting(job, task)
+            continue
         if gangs.is_gang(task):
             load.add_extra(job.extra, task, 1)
         if task.state is TaskState.COMPLETED:
             if task.satisfies and job.dependencies is not None:
                 dependencies.mark_satisfied(job.dependencies, lower)
         elif task.node_id is None:
-            pending.append((job, task))
+            file_waiting(job, task)
         else:
             node = state.nodes.get(task.node_id)
             gang = gangs.recall(state, task, instances.get(task.key, ())) if gangs.is_gang(task) else None
@@ -178,7 +193,7 @@ def _load_tasks(
                 task.state = TaskState.ACTIVE
                 task.start_time = None
                 effects.append(SaveTask(task))
-                pending.append((job, task))
+                file_waiting(job, task)
                 continue
             job.assigned[task.key] = node.row.id
             if gang is None:

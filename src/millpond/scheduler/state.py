@@ -5,7 +5,7 @@ The records (`domain.Pool`, `Node`, `Job`, `Task`) are the rows; what stands bes
 stopped attempts a node has not confirmed yet (`NodeMemory.stopping`), and whether a node is connected.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 
 import msgspec
@@ -305,9 +305,11 @@ class SchedulerState:
         self.reservation_timer: Timestamp | None = None
         self.usable_changes = 0
         """Counts how often some node began or ceased to take tasks."""
-        self.free_nodes: list[dict[str, NodeMemory]] = [{}]
+        # Taken from at the front and added to at the back: an ordinary dict would walk over all that were taken, again
+        # and again.
+        self.free_nodes: list[OrderedDict[str, NodeMemory]] = [OrderedDict()]
         """Index n: nodes that take tasks and have n free slots."""
-        self.hungry: dict[str, NodeMemory] = {}
+        self.hungry: OrderedDict[str, NodeMemory] = OrderedDict()
         """Nodes that take tasks, have none free, and could be handed more ahead."""
         self.with_ahead: dict[str, NodeMemory] = {}
         """Nodes that hold assignments ahead of their slots."""
@@ -345,7 +347,7 @@ class SchedulerState:
         takes = takes and not node.reserved
         if takes and node.free > 0 and not node.ahead:
             while len(buckets) <= node.free:
-                buckets.append({})
+                buckets.append(OrderedDict())
             buckets[node.free][node_id] = node
             self.hungry.pop(node_id, None)
         elif takes and not node.alone:

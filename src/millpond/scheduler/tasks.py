@@ -376,7 +376,7 @@ def on_tasks_added(state: SchedulerState, event: TasksAdded, effects: list[Effec
 
 
 def _reason_to_refuse(job: JobMemory, new: NewTask, key: str) -> ErrorCode | None:
-    if key in job.tasks or lines.is_item(job, key):
+    if key in job.tasks or (job.arrays and lines.is_item(job, key)):
         return ErrorCode.TASK_EXISTS
     row = job.row
     if row.preparation is not None and key == id_key(row.preparation.id):

@@ -25,7 +25,8 @@ class ChangeSet(msgspec.Struct):
     tasks: dict[int, Task] = msgspec.field(default_factory=dict)
     new_tasks: set[int] = msgspec.field(default_factory=set)
     handed: set[int] = msgspec.field(default_factory=set)
-    """Keys of `tasks` of which nothing but the node and the attempt has changed since their rows were written."""
+    """Keys of `tasks` that have been handed to a node: of those that are not new, nothing else has changed since their
+    rows were written. A store may keep what is new of them apart."""
     specs: dict[int, bytes] = msgspec.field(default_factory=dict)
     task_arrays: dict[int, TaskArray] = msgspec.field(default_factory=dict)
     """New ones, by key."""

@@ -320,6 +320,11 @@ class SqliteStore:
         ]
 
     async def get_job(self, job_id: str) -> Job | None:
+        if self._writer is None:
+            raise _closed()
+        record = self._writer.job_records.get(job_id)
+        if record is not None:
+            return sqlite_rows.job_of_record(record)
         return await self._get("get_job", sqlite_rows.job_of_record, job_id)
 
     async def list_jobs(
@@ -345,8 +350,7 @@ class SqliteStore:
         return [sqlite_rows.subtask_of_record(record) for (record,) in rows]
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
-        row = await self._read(lambda it: self._tasks.get(it, job_id, task_id))
-        return row if row is not None else await self._read(lambda it: self._tasks.get_item(it, job_id, task_id))
+        return await self._read(lambda it: self._tasks.get(it, job_id, task_id))
 
     async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
         start = paging.task_after(job_no, after)

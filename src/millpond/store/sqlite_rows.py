@@ -1,11 +1,13 @@
 """Records to SQLite rows and back, and the columns filters look at."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from millpond.domain.application import Application
+from millpond.domain.durations import Timestamp
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
@@ -169,20 +171,21 @@ def rows_of(changes: ChangeSet) -> Rows:
     is_new = changes.new_tasks
     is_handed = changes.handed
     specs = changes.specs
-    runs, single = (
-        runs_of((task for key, task in changes.tasks.items() if key in is_new), specs) if is_new else ([], [])
-    )
+    runs: list[Run] = []
+    single: list[Task] = []
+    if is_new:
+        # Handed over at once, they are written as if they were not, so that they are still alike, and then the hand-over.
+        added = ((task, key in is_handed) for key, task in changes.tasks.items() if key in is_new)
+        runs, single = runs_of((_before_hand_over(task) if handed else task for task, handed in added), specs)
     if runs:
         alone = {task.key for task in single}
         specs = {key: spec for key, spec in specs.items() if key in alone or key not in is_new}
     tasks: list[Row] = []
     hand_overs: list[Row] = []
     for key, task in changes.tasks.items():
-        if key in is_new:
-            continue
         if key in is_handed:
             hand_overs.append((key, task.attempt, task.node_id))
-        else:
+        elif key not in is_new:
             tasks.append(_task_row(task))
     return Rows(
         pools=[_pool_row(pool) for pool in changes.pools.values()],
@@ -215,6 +218,13 @@ def rows_of(changes: ChangeSet) -> Rows:
 
 # `_value_` of a state and 1 or 0 for a flag: sqlite3 binds plain str and int directly and looks for an adapter first
 # for anything derived from them.
+
+
+def _before_hand_over(task: Task) -> Task:
+    before = copy.copy(task)
+    before.attempt -= 1
+    before.node_id = None
+    return before
 
 
 def _new_task_row(task: Task) -> Row:
@@ -303,6 +313,80 @@ def task_of_row(row: Row, node_names: Mapping[int | None, str | None]) -> Task:
         rules and _rules_of(rules),
         use and _use_of(use),
     )
+
+
+ListedRow: TypeAlias = tuple[
+    int,
+    str,
+    TaskState,
+    int,
+    int,
+    int,
+    int,
+    int | None,
+    TaskState | None,
+    int | None,
+    int,
+    int | None,
+    int,
+    int,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    FailureInfo | None,
+    int,
+    TaskRules | None,
+    ResourceUse | None,
+    str | None,
+]
+"""A row of `list_tasks`."""
+listed_rows_of: Final = msgspec.json.Decoder(list[ListedRow]).decode
+
+
+def listed_task(row: ListedRow, node_names: Mapping[int | None, str | None]) -> Task:
+    return Task(
+        row[0],
+        row[1],
+        row[2],
+        row[3] / 1e6,
+        row[4] / 1e6,
+        row[5] / 1e6,
+        row[6],
+        row[7],
+        row[8],
+        _seconds(row[9]),
+        row[10],
+        node_names[row[11]],
+        row[12],
+        row[13],
+        _seconds(row[14]),
+        _seconds(row[15]),
+        _seconds(row[16]),
+        _seconds(row[17]),
+        row[18],
+        row[19],
+        row[20] == 1,
+        row[21],
+        row[22],
+    )
+
+
+def _seconds(microseconds: int | None) -> Timestamp | None:
+    return None if microseconds is None else microseconds / 1e6
+
+
+def added_tasks_of_rows(rows: Iterable[Row]) -> list[Task]:
+    """Tasks from the rows of `load_added_tasks`. Those added together have one time between them: the same object."""
+    active = TaskState.ACTIVE
+    tasks: list[Task] = []
+    at: Timestamp = -1.0
+    for key, task_id, created, slots, retries in rows:
+        if created != at:
+            at = created
+        tasks.append(Task(key, task_id, active, at, at, at, slots, retries))
+    return tasks
 
 
 def application_row(application: Application) -> Row:

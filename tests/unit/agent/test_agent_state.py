@@ -1,5 +1,7 @@
 """The agent's decisions, one rule at a time, and then all of them under random traffic."""
 
+import msgspec
+
 from millpond.agent.actions import Action, Deed, GoOn, Kill, Launch, Remove, Renew
 from millpond.agent.base import Outcome
 from millpond.agent.records import Record
@@ -143,8 +145,10 @@ def test_reports_are_kept_until_acknowledged() -> None:
     node = Node()
     node.tell(start(1, 1), start(2, 2))
     node.take(node.state.started(1, 1, NOW))
+    assert [(type(report), report.seq) for report in node.reports] == [(Started, 1)]
     node.end(1)
-    assert [(type(report), report.seq) for report in node.reports] == [(Started, 1), (Ended, 2)]
+    # The end says when it began.
+    assert [(type(report), report.seq) for report in node.reports] == [(Ended, 2)]
     node.acknowledge(1)
     assert [report.seq for report in node.reports] == [2]
     assert node.held == [(1, 1, True), (2, 1, False)]
@@ -152,6 +156,30 @@ def test_reports_are_kept_until_acknowledged() -> None:
     node.acknowledge(1)
     assert node.reports == []
     assert node.held == [(2, 1, False)]
+
+
+def test_what_the_end_does_not_say_is_told_before_it() -> None:
+    node = Node(slots=4)
+    instance = msgspec.structs.replace(start(3, 3), kind=TaskKind.INSTANCE)
+    node.tell(start(1, 1), start(2, 2), instance, start(4, 4))
+    for key in (1, 2, 3, 4):
+        node.take(node.state.started(key, 1, NOW))
+    node.tell(Stop(5, 1, 1))
+    node.end(1, outcome=KILLED)
+    node.end(2, outcome=Outcome(start_time=None, end_time=NOW, exit_code=None))
+    node.end(3)
+    node.end(4)
+    kinds = [(type(report), report.key) for report in node.reports]
+    assert kinds == [(Started, 1), (Started, 2), (Started, 3), (Stopped, 1), (Ended, 2), (Ended, 3), (Ended, 4)]
+    # A part of them that has a beginning and not its end is told as it is.
+    assert [report.seq for report in node.state.reports(4)] == [1, 2, 3, 4]
+    # What is known is not called needless for ever.
+    node.acknowledge(8)
+    node.tell(start(6, 6))
+    node.take(node.state.started(6, 1, NOW))
+    node.acknowledge(9)
+    node.end(6)
+    assert [report.seq for report in node.reports] == [10]
 
 
 def test_a_stop_kills_and_is_answered_at_the_end() -> None:

@@ -34,6 +34,11 @@ async def node() -> AsyncIterator[Node]:
     await node.close()
 
 
+def ends(reports: dict[int, Report]) -> list[int]:
+    """Keys of the attempts whose end was reported: whether their beginning was told apart is a matter of time."""
+    return [report.key for _, report in sorted(reports.items()) if isinstance(report, Ended)]
+
+
 def kinds(reports: dict[int, Report]) -> list[tuple[str, int]]:
     return [(type(report).__name__, report.key) for _, report in sorted(reports.items())]
 
@@ -43,8 +48,8 @@ async def test_a_task_is_run_and_reported(node: Node) -> None:
     control.tell(start(1, 1))
     await until_true(lambda: (1, 1) in node.runner.running)
     node.runner.end(1, exit_code=3)
-    await until_true(lambda: len(control.reports) == 2)
-    assert control.reports == {1: Started(1, 1, 1, 1.0), 2: Ended(2, 1, 1, 1.0, 2.0, 3)}
+    await until_true(lambda: ends(control.reports) == [1])
+    assert control.reports[2] == Ended(2, 1, 1, 1.0, 2.0, 3)
     assert control.hellos[0].inventory == ()
     (facts,) = node.runner.facts
     assert (facts.node_id, facts.pool_id, facts.account_url, facts.root) == ("n1", "p", "http://a", "/nowhere")
@@ -56,7 +61,7 @@ async def test_one_poll_is_parked_while_reports_go_beside_it(node: Node) -> None
     await until_true(lambda: (1, 1) in node.runner.running and control.parked == 1)
     polls = sum(sync.park for sync in control.syncs)
     node.runner.end(1)
-    await until_true(lambda: len(control.reports) == 2)
+    await until_true(lambda: ends(control.reports) == [1])
     assert control.parked == 1
     assert sum(sync.park for sync in control.syncs) == polls
     assert all(sync.park != bool(sync.reports) for sync in control.syncs)
@@ -83,7 +88,9 @@ async def test_what_ends_together_is_reported_together(node: Node) -> None:
     control = node.control
     node.runner.at_once = True
     control.tell(*(start(key, key) for key in range(1, 101)))
-    await until_true(lambda: len(control.reports) == 200)
+    await until_true(lambda: len(ends(control.reports)) == 100)
+    # What has ended when it is told of needs no report of its beginning.
+    assert len(control.reports) < 200
     assert sum(bool(sync.reports) for sync in control.syncs) < 60
 
 
@@ -93,7 +100,7 @@ async def test_directives_are_seen_once_however_often_they_are_sent(node: Node) 
     await until_true(lambda: len(node.runner.running) == 2)
     node.runner.end(1)
     node.runner.end(2)
-    await until_true(lambda: len(control.reports) == 4)
+    await until_true(lambda: ends(control.reports) == [1, 2])
     control.directives = [start(1, 1), start(2, 2)]
     control.tell(start(3, 3))
     await until_true(lambda: (3, 1) in node.runner.running)
@@ -113,8 +120,7 @@ async def test_tasks_run_on_while_the_control_plane_is_away(node: Node) -> None:
     await until_true(lambda: control.sessions == 2)
     assert HeldAttempt(2, 1, 4) in control.hellos[1].inventory
     node.runner.end(2)
-    await until_true(lambda: len(control.reports) == 4)
-    assert kinds(control.reports) == [("Started", 1), ("Ended", 1), ("Started", 2), ("Ended", 2)]
+    await until_true(lambda: ends(control.reports) == [1, 2])
 
 
 async def test_a_session_lost_while_a_poll_is_parked_is_made_anew_at_once(node: Node) -> None:
@@ -124,7 +130,7 @@ async def test_a_session_lost_while_a_poll_is_parked_is_made_anew_at_once(node: 
     # The poll stays where it is: only the report learns of it.
     control.forget()
     node.runner.end(1)
-    await until_true(lambda: control.sessions == 2 and len(control.reports) == 2)
+    await until_true(lambda: control.sessions == 2 and ends(control.reports) == [1])
     await until_true(lambda: control.parked == 1)
 
 
@@ -133,9 +139,9 @@ async def test_reports_are_repeated_until_acknowledged(node: Node) -> None:
     control.acknowledges = False
     node.runner.at_once = True
     control.tell(start(1, 1))
-    await until_true(lambda: sum(len(sync.reports) == 2 for sync in control.syncs) > 2)
+    await until_true(lambda: sum(bool(sync.reports) for sync in control.syncs) > 2)
     control.acknowledges = True
-    await until_true(lambda: len(control.reports) == 2)
+    await until_true(lambda: ends(control.reports) == [1])
     control.acknowledges = False
     await until_true(lambda: not node.agent.has_reports)
 
@@ -148,7 +154,7 @@ async def test_a_busy_control_plane_is_asked_again_when_it_says(node: Node) -> N
     await until_true(lambda: sum(bool(sync.reports) for sync in control.syncs) > 1)
     assert control.reports == {}
     control.retry_after_s = 0.0
-    await until_true(lambda: len(control.reports) == 2)
+    await until_true(lambda: ends(control.reports) == [1])
 
 
 async def test_a_poll_that_is_not_parked_is_not_repeated_in_a_rush(node: Node) -> None:
@@ -215,7 +221,6 @@ async def test_after_a_crash_the_node_goes_on_where_it_was(node: Node) -> None:
     node.runner.end(2)
     node.runner.end(3)
     await until_true(lambda: sum(isinstance(report, Ended) for report in control.reports.values()) == 3)
-    assert sorted(report.key for report in control.reports.values() if isinstance(report, Started)) == [1, 2, 3]
 
 
 async def test_a_moved_service_gets_new_facts_to_attempts_once_nothing_runs(node: Node) -> None:
@@ -231,7 +236,7 @@ async def test_a_moved_service_gets_new_facts_to_attempts_once_nothing_runs(node
     assert [facts.account_url for facts in node.runner.facts] == ["http://a"]
     node.runner.end(1)
     node.runner.end(2)
-    await until_true(lambda: len(control.reports) == 4)
+    await until_true(lambda: ends(control.reports) == [1, 2])
     control.tell(start(2, 3))
     await until_true(lambda: (3, 1) in node.runner.running)
     assert [facts.account_url for facts in node.runner.facts] == ["http://a", "http://b"]
@@ -262,7 +267,7 @@ async def test_a_nudge_ends_a_pause(node: Node) -> None:
 
     def reported() -> bool:
         node.link.nudge()
-        return len(control.reports) == 2
+        return ends(control.reports) == [1]
 
     await until_true(reported)
 

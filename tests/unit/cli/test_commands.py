@@ -68,6 +68,22 @@ def test_version_and_help_import_no_server(arguments: tuple[str, ...]) -> None:
     assert result.stdout.endswith("heavy: []\n")
 
 
+def test_a_plain_service_reads_no_client_of_storage_or_identities() -> None:
+    code = (
+        "import sys, millpond.cli.up\n"
+        "heavy = {'aiohttp', 'azure', 'obstore', 'jwt', 'cryptography'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+    )
+    assert result.stdout == "heavy: []\n"
+
+
 def test_an_unknown_command_is_a_usage_error() -> None:
     result = invoke("upp")
     assert result.exit_code == 2

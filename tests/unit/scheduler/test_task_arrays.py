@@ -117,12 +117,11 @@ def test_a_row_and_its_hand_over_are_one_batch() -> None:
     world.effects.clear()
     world.do(e.PoolResizeRequested(at=world.now, target_dedicated_nodes=2, resize_timeout_s=900.0))
     world.connect_all()
-    effects = [effect for effect in world.effects if isinstance(effect, f.AddTasks)]
-    added = [one for effect in effects for one in zip(effect.tasks, effect.specs, strict=True)]
-    assert [(task.id, spec) for task, spec in added] == [
+    added = [effect for effect in world.effects if isinstance(effect, f.AddTasks)]
+    assert [(one.tasks[0].id, one.specs[0]) for one in added] == [
         (f"sweep-{index}", f'{{"id":"sweep-{index}","commandLine":"run {index + 1}"}}'.encode()) for index in range(4)
     ]
-    assert all(task.node_id is not None for task, _ in added)
+    assert all(one.tasks[0].node_id is not None for one in added)
     assert list(world.rests.values()) == [((4, 8),)]
 
 
