@@ -57,6 +57,14 @@ BODIES: dict[str, Any] = {
     "disable_job": {"disableTasks": "wait"},
     "create_task": {"id": "made", "commandLine": "true"},
     "create_task_collection": {"value": [{"id": "made", "commandLine": "true"}, {"id": "t1", "commandLine": "true"}]},
+    "create_task_array": {
+        "id": "array",
+        "taskFactory": {
+            "type": "parametricSweep",
+            "parameterSets": [{"start": 1, "end": 2}],
+            "repeatTask": {"commandLine": "true {0}"},
+        },
+    },
     "replace_task": {"constraints": {"maxTaskRetryCount": 1}},
     "create_job_schedule": {
         "id": "made",

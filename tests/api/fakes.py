@@ -576,6 +576,11 @@ class FakeControl:
             raise BatchError(ErrorCode.JOB_NOT_FOUND)
         if isinstance(event, e.TasksAdded):
             return self._add_tasks(job, event)
+        if isinstance(event, e.TaskArrayAdded):
+            array = event.array
+            new = tuple(array.new_task(index) for index in range(array.count))
+            self._add_tasks(job, e.TasksAdded(at=event.at, job_id=job_id, tasks=new, single=True))
+            return msgspec.structs.replace(array, creation_time=event.at)
         if hasattr(event, "task_id"):
             self._change_task(job, event)
             return None

@@ -456,6 +456,22 @@ async def test_node_counts(busy: World) -> None:
     assert "odata.nextLink" in page
 
 
+async def test_node_counts_come_in_pages_of_ten(world: World) -> None:
+    for number in range(12):
+        await world.add_pool(f"p{number:02}")
+    page = (await world.call("GET", "/nodecounts")).json()
+    assert len(page["value"]) == 10
+    rest = page["odata.nextLink"].partition("?")[2].partition("&")[2]
+    last = (await world.call("GET", "/nodecounts", query=rest)).json()
+    assert [entry["poolId"] for entry in last["value"]] == ["p10", "p11"]
+    assert "odata.nextLink" not in last
+    whole = (await world.call("GET", "/nodecounts", query="maxresults=1000")).json()
+    assert len(whole["value"]) == 12
+    # The one asked for is on the first page, wherever it is.
+    only = (await world.call("GET", "/nodecounts", query="$filter=poolId%20eq%20'p11'")).json()
+    assert ([entry["poolId"] for entry in only["value"]], "odata.nextLink" in only) == (["p11"], False)
+
+
 async def test_supported_images(world: World) -> None:
     body = (await world.call("GET", "/supportedimages", query="$filter=verificationType%20eq%20'verified'")).json()
     assert body["value"]

@@ -110,13 +110,31 @@ def test_the_account(az: Az) -> None:
     assert [one["name"] for one in az("batch", "account", "list")] == ["millpond"]
     az("batch", "account", "create", *_GROUP, "-l", "westeurope")
     assert az("batch", "account", "set", *_GROUP, "--tags", "team=render")["tags"] == {"team": "render"}
-    assert "This service has one account" in az.refused(
-        "batch", "account", "create", "-g", "millpond", "-n", "other", "-l", "westeurope"
-    )
     assert az("batch", "location", "quotas", "show", "-l", "westeurope") == {"accountQuota": 3}
     skus = az("batch", "location", "list-skus", "-l", "westeurope", "--filter", "familyName eq 'standardDSv3Family'")
     assert "Standard_D2s_v3" in [one["name"] for one in skus]
-    assert az("group", "show", "-n", "anything")["name"] == "anything"
+    assert az("group", "show", "-n", "millpond")["name"] == "millpond"
+    assert "could not be found" in az.refused("group", "show", "-n", "anything")
+
+
+def test_a_further_account_in_a_group_of_its_own(az: Az) -> None:
+    films = ("-g", "films", "-n", "films")
+    assert "could not be found" in az.refused("batch", "account", "create", *films, "-l", "westeurope")
+    assert az("group", "create", "-n", "films", "-l", "westeurope", "--tags", "a=b")["tags"] == {"a": "b"}
+    made = az("batch", "account", "create", *films, "-l", "westeurope")
+    host = az.service.endpoint.removeprefix("https://")
+    assert (made["provisioningState"], made["accountEndpoint"]) == ("Succeeded", f"{host}/accounts/films")
+    assert [one["name"] for one in az("batch", "account", "list", "-g", "films")] == ["films"]
+    assert [one["name"] for one in az("batch", "account", "list")] == ["millpond", "films"]
+    # Its pools by its own endpoint, signed in as to the management plane.
+    az("batch", "account", "login", *films)
+    assert az("batch", "pool", "list") == []
+    az("batch", "job", "list")
+    az("batch", "account", "login", *_GROUP)
+    assert az("batch", "account", "keys", "list", *films)["primary"]
+    az("batch", "account", "delete", *films, "--yes")
+    az("group", "delete", "-n", "films", "--yes")
+    assert az("group", "exists", "-n", "films") is False
 
 
 def test_keys(az: Az) -> None:

@@ -55,7 +55,7 @@ class Case:
         )
 
 
-@pytest.fixture(params=["process", "switch", "setpriv", "fake"])
+@pytest.fixture(params=["process", "switch", "setpriv", "compiled", "compiled switch", "fake"])
 async def case(request: pytest.FixtureRequest, tmp_path: Path, leave_out: Callable[[str], None]) -> AsyncIterator[Case]:
     if request.param == "fake":
         fake = FakeExecutor(pretend, time.time)
@@ -63,7 +63,8 @@ async def case(request: pytest.FixtureRequest, tmp_path: Path, leave_out: Callab
         return
     made: list[ProcessExecutor] = []
     directory, switch, run_as = tmp_path, "", None
-    if request.param != "process":
+    is_compiled = request.param.startswith("compiled")
+    if request.param not in ("process", "compiled"):
         # As another user: whose own directory it is, in a place that every user can reach.
         why_not = why_not_here()
         if why_not:
@@ -71,15 +72,18 @@ async def case(request: pytest.FixtureRequest, tmp_path: Path, leave_out: Callab
         run_as = RunAs(2_000_000_040, 2_000_000_040, (2_000_000_000,))
         directory = open_directory()
         os.chown(directory, run_as.uid, run_as.gid)
-        switch = install(str(tmp_path)) if request.param == "switch" else shutil.which("setpriv") or ""
-        if os.path.basename(switch) != request.param:
-            leave_out(f"no {request.param}")
+        program = request.param.rpartition(" ")[2]
+        switch = install(str(tmp_path)) if program == "switch" else shutil.which("setpriv") or ""
+        if os.path.basename(switch) != program:
+            leave_out(f"no {program}")
 
     def make() -> ProcessExecutor:
-        made.append(ProcessExecutor(str(tmp_path / "host"), switch=switch))
+        made.append(ProcessExecutor(str(tmp_path / "host"), switch=switch, compiles=False))
         return made[-1]
 
-    yield Case(make(), make, directory, run_as)
+    if is_compiled and not await make().compile():
+        leave_out("no C compiler")
+    yield Case(made[0] if made else make(), make, directory, run_as)
     for executor in made[:-1]:
         await executor.close()
     await made[-1].shutdown()

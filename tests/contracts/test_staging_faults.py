@@ -228,13 +228,6 @@ async def test_google_cloud_is_asked_where_the_operator_says(http_server: HttpSe
     assert "/bucket/a" in http_server.requests[0].path
 
 
-async def test_credentials_are_of_whole_names() -> None:
-    staging = BlobStaging({"https://h/c": {}, "s3://b": {}})
-    assert staging.knows("https://h/c")
-    assert staging.knows("https://h/c/a")
-    assert not staging.knows("https://h/cc")
-
-
 async def test_credentials_that_cannot_be_used(tmp_path: Path) -> None:
     staging = BlobStaging({"s3://b": {"no_such_option": "secret"}})
     failure = await failure_of(staging.fetch("s3://b/a", str(tmp_path / "x")))

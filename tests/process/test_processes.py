@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from millpond.agent.base import ProcessExit, ProcessSpec
+from millpond.agent.executors.compiled import build
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.spawning import frames
 from millpond.domain.errors import TaskFailure, TaskFailureCode
@@ -27,10 +28,16 @@ def children(pid: int) -> str:
 class Host:
     """A host's directory, with the executor of its present life."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, compiled: bool = False) -> None:
+        """`compiled`: the starter in C is used."""
         self.path = path
         self.directory = str(path / "host")
-        self.executor = ProcessExecutor(self.directory)
+        self._is_compiled = compiled
+        self.executor = ProcessExecutor(self.directory, compiles=False)
+
+    async def begin(self) -> None:
+        if self._is_compiled:
+            assert await self.executor.compile()
 
     def spec(self, *argv: str, name: str = "a", **environment: str) -> ProcessSpec:
         return ProcessSpec(
@@ -70,12 +77,16 @@ class Host:
     async def crash(self) -> None:
         """The agent is gone without a word; a new life begins."""
         await self.executor.close()
-        self.executor = ProcessExecutor(self.directory)
+        self.executor = ProcessExecutor(self.directory, compiles=False)
+        await self.begin()
 
 
-@pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
-    host = Host(tmp_path)
+@pytest.fixture(params=["python", "compiled"])
+async def host(request: pytest.FixtureRequest, tmp_path: Path, leave_out: Callable[[str], None]) -> AsyncIterator[Host]:
+    if request.param == "compiled" and not build(str(tmp_path / "host" / "compiled")):
+        leave_out("no C compiler")
+    host = Host(tmp_path, compiled=request.param == "compiled")
+    await host.begin()
     yield host
     await host.executor.shutdown()
 
@@ -108,6 +119,26 @@ print('to the other', file=sys.stderr)
     assert lines[5] == "0 0"
     assert host.err() == "to the other\n"
     assert stat.S_IMODE((host.path / "a.out").stat().st_mode) == 0o644
+
+
+async def test_a_starter_that_cannot_be_loaded_is_done_without(host: Host) -> None:
+    broken = host.path / "broken.so"
+    broken.write_bytes(b"no library")
+    await host.executor.open()
+    assert host.executor._connection is not None
+    host.executor._connection.write(frames.frame(frames.COMPILED, os.fsencode(broken)))
+    assert (await host.run(host.shell("exit 3"))).exit_code == 3
+
+
+def test_the_starter_is_built_where_there_is_room_for_it(tmp_path: Path, leave_out: Callable[[str], None]) -> None:
+    closed, other = tmp_path / "a file" / "pycache", tmp_path / "compiled"
+    (tmp_path / "a file").touch()
+    built = build(str(other), str(closed))
+    if not built:
+        leave_out("no C compiler")
+    assert Path(built).parent == other
+    assert os.listdir(other) == [Path(built).name]
+    assert build(str(other), str(closed)) == built
 
 
 async def test_logs_are_begun_anew(host: Host) -> None:

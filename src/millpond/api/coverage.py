@@ -1,7 +1,7 @@
 """What of the Batch service's surface is served: operation by operation, property by property.
 
 The table of operations is made of `operations`, of the handlers there are, and of the few lines here; that of
-properties is `support`. `tools/write_coverage.py` writes both into docs/reference/coverage.md, and the tests call every
+properties is `support`; that of the management plane is `management.coverage`. `tools/write_coverage.py` writes both into docs/reference/coverage.md, and the tests call every
 operation to see that it is as the table says.
 """
 
@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from millpond.api.management.coverage import section
 from millpond.api.operations import OPERATIONS, Operation
 from millpond.api.support import QUERY_SUPPORT, SUPPORT
 from millpond.api.versions import ALWAYS, API_VERSIONS, PROPERTIES
@@ -123,7 +124,7 @@ def page() -> str:
     if QUERY_SUPPORT:
         lines += ["", "## Query parameters", "", "| parameter | |", "| --- | --- |"]
         lines += [f"| `{name}` | {note} |" for name, note in QUERY_SUPPORT]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *section()]) + "\n"
 
 
 def _first(version: str) -> str:

@@ -216,6 +216,8 @@ _CONDITIONAL: Final = frozenset(
 specification."""
 
 _EXTENSIONS: Final[tuple[tuple[str | int, ...], ...]] = (
+    # many tasks in one request
+    ("create_task_array", "POST", "/jobs/{jobId}/addtaskarray", 201),
     # what the node's agent says of itself
     ("get_node_properties", "GET", "/pools/{poolId}/nodes/{nodeId}/properties", 200),
     # why something waits

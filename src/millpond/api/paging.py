@@ -52,11 +52,12 @@ def invalid_parameter(name: str, value: str, reason: str) -> BatchError:
     )
 
 
-def page_size(request: Request, most: int = MAX_RESULTS) -> int:
-    """`maxresults`, 1 to `most` (the default). Raises BatchError Invalid- or OutOfRangeQueryParameterValue."""
+def page_size(request: Request, most: int = MAX_RESULTS, unasked: int | None = None) -> int:
+    """`maxresults`, 1 to `most`; without it `unasked`, or else `most`. Raises BatchError Invalid- or
+    OutOfRangeQueryParameterValue."""
     value = integer_parameter(request, "maxresults")
     if value is None:
-        return most
+        return most if unasked is None else unasked
     if not 1 <= value <= most:
         raise BatchError(
             ErrorCode.OUT_OF_RANGE_QUERY_PARAMETER_VALUE,

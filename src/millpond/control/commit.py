@@ -54,6 +54,11 @@ class Batch(msgspec.Struct):
                         changes.new_tasks.discard(task.key)
                     else:
                         changes.deleted_tasks.add(task.key)
+                case f.AddTaskArray(array):
+                    changes.task_arrays[array.key] = array
+                    changes.rests[array.key] = ((0, array.count - 1),)
+                case f.SaveRest(key, rest):
+                    changes.rests[key] = rest
                 case f.RememberSatisfied(job_no, id_key):
                     changes.satisfied.add((job_no, id_key))
                 case f.SaveJobNode(job_node):

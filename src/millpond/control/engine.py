@@ -377,6 +377,7 @@ class Engine(BaseEngine[SchedulerState, Event]):
             satisfied=contents.satisfied,
             job_nodes=contents.job_nodes,
             subtasks=contents.subtasks,
+            arrays=contents.task_arrays,
         )
 
     def _apply(self, state: SchedulerState, event: Event) -> list[Effect]:

@@ -14,6 +14,7 @@ import msgspec
 
 from millpond.domain.durations import Timestamp
 from millpond.domain.pool import Pool
+from millpond.staging.credentials import credentials_for
 from millpond.staging.shared_access import StorageAccount
 
 _log: Final = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class StoredIdentity(msgspec.Struct, frozen=True, kw_only=True):
     def authorized(self, url: str, *, of_container: bool, permissions: str, expires_at: Timestamp) -> str:
         """The URL with the identity's authority, if that goes into URLs. Raises IdentityError."""
         if self.options:
-            if not any(_begins_with(url, prefix) for prefix in self.options):
+            if credentials_for(url, self.options) is None:
                 raise self._denied(url, " and ".join(prefix for prefix in self.options))
             return url
         if self.signed_url:
@@ -146,10 +147,6 @@ def _key(reference: str) -> str:
 
 def _short(reference: str) -> str:
     return _key(reference).rpartition("/")[2]
-
-
-def _begins_with(url: str, prefix: str) -> bool:
-    return url == prefix or url.startswith(prefix if prefix.endswith("/") else f"{prefix}/")
 
 
 def _is_below(url: str, base: str) -> bool:

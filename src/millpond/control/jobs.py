@@ -229,6 +229,7 @@ class JobKeeper:
                         tasks=tuple(rows.tasks),
                         satisfied=tuple(rows.satisfied),
                         job_nodes=tuple(rows.job_nodes),
+                        task_arrays=tuple(rows.task_arrays),
                     )
                 )
         except (BatchError, LeaseLost, StoreUnavailable) as error:

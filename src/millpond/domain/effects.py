@@ -18,6 +18,7 @@ from millpond.domain.special_task import JobNode
 from millpond.domain.states import TaskKind
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
+from millpond.domain.task_array import Rest, TaskArray
 
 
 class _Effect(msgspec.Struct, frozen=True, gc=False):
@@ -79,6 +80,20 @@ class DeleteTask(_Effect, frozen=True, gc=False):
     """The task's row and specification."""
 
     task: Task
+
+
+class AddTaskArray(_Effect, frozen=True, gc=False):
+    """A new array, no item of which has a row."""
+
+    array: TaskArray
+
+
+class SaveRest(_Effect, frozen=True, gc=False):
+    """What items of an array have no row now; with none left the array is no more."""
+
+    key: int
+    """The array's."""
+    rest: Rest
 
 
 class RememberSatisfied(_Effect, frozen=True, gc=False):
@@ -339,6 +354,8 @@ RowEffect: TypeAlias = (
     | HandOver
     | SaveTaskSpec
     | DeleteTask
+    | AddTaskArray
+    | SaveRest
     | RememberSatisfied
     | SaveJobNode
     | SaveSubtask

@@ -18,6 +18,7 @@ from millpond.domain.preconditions import Precondition
 from millpond.domain.special_task import JobNode
 from millpond.domain.states import DisableJobOption, NodeDeallocationOption, NodeOperation
 from millpond.domain.task import FailureInfo, JsonObject, NameValue, NewTask, Task
+from millpond.domain.task_array import Rest, TaskArray
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -219,6 +220,7 @@ class JobArrived(_Event, frozen=True, kw_only=True):
     satisfied: tuple[str, ...] = ()
     """Id keys of deleted tasks that had released their dependents."""
     job_nodes: tuple[JobNode, ...] = ()
+    task_arrays: tuple[tuple[TaskArray, Rest], ...] = ()
 
 
 class JobUpdated(_Event, frozen=True, kw_only=True):
@@ -274,6 +276,16 @@ class TasksAdded(_Event, frozen=True, kw_only=True):
     job_id: str
     tasks: tuple[NewTask, ...]
     single: bool = False
+
+
+class TaskArrayAdded(_Event, frozen=True, kw_only=True):
+    """An array to add to a job: all of its items or none. Reply: the array as it was added.
+
+    Raises BatchError TaskExists when one of its ids is taken.
+    """
+
+    job_id: str
+    array: TaskArray
 
 
 class TaskTerminateRequested(_Event, frozen=True, kw_only=True):
@@ -472,6 +484,7 @@ JobEvent: TypeAlias = (
 )
 TaskEvent: TypeAlias = (
     TasksAdded
+    | TaskArrayAdded
     | TaskTerminateRequested
     | TaskDeleteRequested
     | TaskUpdated

@@ -44,6 +44,8 @@ START_TASK_KEY: Final = 1
 NODE_SETUP_KEY: Final = 2
 """The key under which a node gets what its pool has it ready with before its start task: application packages."""
 _PREPARATION_NUMBER: Final = _TASK_NUMBER_MASK - 1
+MAX_TASK_NUMBER: Final = _PREPARATION_NUMBER - 1
+"""The last number a task of a job can have."""
 _RELEASE_NUMBER: Final = _TASK_NUMBER_MASK
 
 

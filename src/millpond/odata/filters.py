@@ -66,6 +66,15 @@ class Filter(msgspec.Struct, frozen=True):
     condition: Condition
 
 
+def names(condition: Condition, path: str) -> bool:
+    """Whether the condition looks at the property."""
+    match condition:
+        case And(parts) | Or(parts):
+            return any(names(part, path) for part in parts)
+        case StartsWith(looked_at, _) | Comparison(looked_at):
+            return looked_at == path
+
+
 def fold(text: str) -> bytes:
     """The form in which strings are compared and ordered: UTF-8 with A-Z as a-z.
 

@@ -1,8 +1,10 @@
 """Invariants of the scheduler's memory, for tests and the simulation (design: "Invariants after every step")."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
-from millpond.domain.ids import NODE_SETUP_KEY, is_special_key
+from millpond.domain import task_array
+from millpond.domain.ids import NODE_SETUP_KEY, id_key, is_special_key
 from millpond.domain.states import (
     IN_SERVICE_NODE_STATES,
     JobState,
@@ -13,7 +15,7 @@ from millpond.domain.states import (
     TaskState,
 )
 from millpond.domain.task import TaskCounts
-from millpond.scheduler import apart, gangs, load
+from millpond.scheduler import apart, gangs, lines, load
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, TaskLoad, is_ready
 
 _HOLD_TASKS = IN_SERVICE_NODE_STATES | {
@@ -159,6 +161,9 @@ def _recount(job: JobMemory) -> TaskCounts:
         else:
             counts.failed += 1
             counts.failed_slots += task.required_slots
+    for memory in job.arrays.values():
+        counts.active += task_array.size_of(memory.rest)
+        counts.active_slots += memory.array.slots(memory.rest)
     return counts
 
 
@@ -188,6 +193,9 @@ def _job_violations(state: SchedulerState) -> Iterator[str]:
             for task in queue:
                 if is_ready(task):
                     queued[task.key] = queued.get(task.key, 0) + 1
+        yield from _line_violations(job, queued)
+        for task in lines.with_records(job):
+            queued[task.key] = queued.get(task.key, 0) + 1
         waiting = job.dependencies.waiting if job.dependencies is not None else {}
         for task in job.tasks.values():
             assigned_to = job.assigned.get(task.key)
@@ -198,6 +206,34 @@ def _job_violations(state: SchedulerState) -> Iterator[str]:
             places = (task.key in queued) + (task.key in waiting) + (assigned_to is not None)
             if places != 1:
                 yield f"{name}: task {task.id} is in {places} of ready, waiting, assigned"
+
+
+def _line_violations(job: JobMemory, queued: dict[int, int]) -> Iterator[str]:
+    """Every item without a record stands in a line whose head is in a queue, and in one only."""
+    name = f"job {job.row.id}"
+    for line in job.lines.values():
+        without_record = task_array.covers(line.memory.rest, line.head.key - line.memory.array.key)
+        if without_record and queued.get(line.head.key) != 1:
+            yield f"{name}: item {line.head.id} is the head of a line and in {queued.get(line.head.key)} queues"
+    for memory in job.arrays.values():
+        array = memory.array
+        first, last = memory.rest[0][0], memory.rest[-1][1]
+        if (
+            any(end + 1 >= start for (_, end), (start, _) in pairwise(memory.rest))
+            or not 0 <= first <= last < array.count
+        ):
+            yield f"{name}: the rest of array {array.id} is {memory.rest}"
+        spans = sorted((line.head.key - array.key, line.last) for line in job.lines.values() if line.memory is memory)
+        for start, end in memory.rest:
+            index: int | None = start
+            while index is not None and index <= end:
+                span = next((span for span in spans if span[0] <= index <= span[1]), None)
+                if span is None:
+                    yield f"{name}: item {array.task_id(index)} stands in no line"
+                index = None if span is None else span[1] + 1
+        both = [edge for edge in {first, last} if id_key(array.task_id(edge)) in job.tasks]
+        if both:
+            yield f"{name}: items {both} of array {array.id} have a record and have none"
 
 
 def _filing_violations(state: SchedulerState) -> Iterator[str]:
@@ -216,6 +252,10 @@ def _load_violations(state: SchedulerState) -> Iterator[str]:
     total = TaskLoad()
     for job in state.jobs.values():
         row = job.row
+        if row.state is JobState.ACTIVE:
+            for memory in job.arrays.values():
+                total.active += task_array.size_of(memory.rest)
+                total.active_slots += memory.array.slots(memory.rest)
         total.succeeded += row.counts.succeeded
         total.failed += row.counts.failed
         waiting = job.dependencies.waiting if job.dependencies is not None else {}
@@ -262,7 +302,11 @@ def _node_digest(node: NodeMemory) -> object:
 
 def _job_digest(job: JobMemory) -> object:
     queues = (*job.ready.values(), job.first, *job.gangs.values())
-    ready = {task.key for queue in queues for task in queue if is_ready(task)}
+    # The head of a line that has no record may stand there or, while one that has got a record does, come after it.
+    entries = (task for queue in queues for task in queue if is_ready(task))
+    ready = {task.key for task in entries if task.key not in job.lines or id_key(task.id) in job.tasks}
+    ready |= {task.key for task in lines.with_records(job)}
+    arrays = {key: (repr(memory.array), memory.rest) for key, memory in job.arrays.items()}
     index = job.dependencies
     waiting = {key: wait.remaining for key, wait in index.waiting.items()} if index is not None else {}
     tasks = {key: repr(task) for key, task in job.tasks.items()}
@@ -270,4 +314,4 @@ def _job_digest(job: JobMemory) -> object:
     deleting = job.row.state is JobState.DELETING
     on_nodes = {} if deleting else {node_id: repr(known) for node_id, known in job.on_nodes.items()}
     barred = set() if deleting else job.barred
-    return (repr(job.row), tasks, ready, waiting, dict(job.assigned), on_nodes, barred)
+    return (repr(job.row), tasks, arrays, ready, waiting, dict(job.assigned), on_nodes, barred)

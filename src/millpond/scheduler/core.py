@@ -23,6 +23,7 @@ from millpond.scheduler import (
     rebuild,
     reports,
     reservations,
+    task_arrays,
     tasks,
 )
 from millpond.scheduler.state import SchedulerState
@@ -60,6 +61,7 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.JobTimedOut: jobs.on_job_timed_out,
     e.JobPurged: jobs.on_job_purged,
     e.TasksAdded: tasks.on_tasks_added,
+    e.TaskArrayAdded: task_arrays.on_task_array_added,
     e.TaskTerminateRequested: tasks.on_task_terminate_requested,
     e.TaskDeleteRequested: tasks.on_task_delete_requested,
     e.TaskUpdated: tasks.on_task_updated,

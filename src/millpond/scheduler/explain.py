@@ -13,7 +13,7 @@ from millpond.domain.ids import id_key
 from millpond.domain.pool import Pool
 from millpond.domain.states import JobState, OnAllTasksComplete, PoolState, SubtaskState, TaskState
 from millpond.domain.task import Task
-from millpond.scheduler import apart, gangs
+from millpond.scheduler import apart, gangs, lines
 from millpond.scheduler.dependencies import number_of
 from millpond.scheduler.explain_nodes import agree, node_reference, nodes_missing, trouble_of, troubles
 from millpond.scheduler.state import JobMemory, NodeMemory, SchedulerState, is_ready
@@ -58,7 +58,7 @@ def explain_task(state: SchedulerState, job_id: str, task_id: str, row: Task | N
     Raises BatchError: JobNotFound, TaskNotFound.
     """
     job = _find_job(state, job_id)
-    task = job.tasks.get(id_key(task_id), row)
+    task = lines.find(job, id_key(task_id)) or row
     if task is None:
         raise BatchError(
             ErrorCode.TASK_NOT_FOUND,
@@ -266,7 +266,7 @@ def _causes_in_dependencies(state: SchedulerState, job: JobMemory, task: Task, a
         if parent_id not in index.satisfied_ids:
             named += 1
             if named <= _MOST_PARENTS:
-                yield _cause_in_parent(state, job, job.tasks.get(parent_id), f"'{parent_id}'", below)
+                yield _cause_in_parent(state, job, lines.find(job, parent_id), f"'{parent_id}'", below)
     for first, last in rules.depends_on_ranges:
         if named >= _MOST_PARENTS:
             break
@@ -277,7 +277,8 @@ def _causes_in_dependencies(state: SchedulerState, job: JobMemory, task: Task, a
             named += 1
             if named > _MOST_PARENTS:
                 break
-            yield _cause_in_parent(state, job, by_number.get(number), f"{number} (of {first} to {last})", below)
+            parent = by_number.get(number) or lines.find(job, str(number))
+            yield _cause_in_parent(state, job, parent, f"{number} (of {first} to {last})", below)
     if left > _MOST_PARENTS:
         yield Cause("moreDependencies", f"{plural(left, 'dependency').replace('ys', 'ies')} are not met in all")
 
@@ -354,7 +355,7 @@ def _is_blocked(job: JobMemory, task: Task) -> bool:
         rules = todo.pop().rules
         if rules is None:
             continue
-        parents = [(key, job.tasks.get(key)) for key in rules.depends_on_ids if key not in index.satisfied_ids]
+        parents = [(key, lines.find(job, key)) for key in rules.depends_on_ids if key not in index.satisfied_ids]
         for _, parent in parents:
             if parent is None or parent.state is TaskState.COMPLETED or parent.key == task.key:
                 return True
@@ -438,8 +439,8 @@ def _causes_in_work(state: SchedulerState, job: JobMemory, task: Task, usable: l
 
 
 def _waiting_count(job: JobMemory) -> int:
-    """Entries in the job's queues; those that have gone stale are few and short-lived."""
-    return sum(map(len, (*job.ready.values(), job.first, *job.gangs.values())))
+    """Entries in the job's queues, and what stands behind them; those that have gone stale are few and short-lived."""
+    return sum(map(len, (*job.ready.values(), job.first, *job.gangs.values()))) + lines.waiting(job)
 
 
 def _is_for(state: SchedulerState, task: Task) -> bool:

@@ -286,6 +286,9 @@ def _purge(state: SchedulerState, job: JobMemory, effects: list[Effect]) -> None
 def forget_tasks(state: SchedulerState, job: JobMemory) -> None:
     """Let go of the records of a job that will not schedule again."""
     job.tasks = {}
+    job.lines = {}
+    if job.row.state is JobState.DELETING:
+        job.arrays = {}
     job.ready = {}
     job.first.clear()
     job.gangs = {}

@@ -15,8 +15,8 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect, HandOver, ReturnTask, StartTask
 from millpond.domain.states import JobDefaultOrder, JobState, NodeFillType
 from millpond.domain.task import Task
-from millpond.scheduler import apart, preemption, reservations, service_log, special
-from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
+from millpond.scheduler import apart, lines, preemption, reservations, service_log, special
+from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState
 
 FEED_AHEAD_S: Final = 0.1
 """Seconds of work a node is handed beyond its slots, so that it never idles for a round trip."""
@@ -186,8 +186,7 @@ def _prune(job: JobMemory) -> None:
     """Drop stale entries from the heads of the job's queues, and empty queues."""
     for slots in list(job.ready):
         queue = job.ready[slots]
-        while queue and not is_ready(queue[0]):
-            queue.popleft()
+        lines.drop_stale(job, queue)
         if not queue:
             del job.ready[slots]
 
@@ -205,11 +204,10 @@ def _place_one(state: SchedulerState, job: JobMemory, at: Timestamp, effects: li
         node = _hungry_node(state, job, slots) if ahead else _free_node(state, job, task, slots)
         if node is None:
             continue
-        queue.popleft()
+        lines.take_first(state, job, queue, effects)
         _assign(state, job, task, node, at, effects, holds=not ahead)
         # Only now: a task that was ended while it waited and reactivated stands in the queue twice.
-        while queue and not is_ready(queue[0]):
-            queue.popleft()
+        lines.drop_stale(job, queue)
         if not queue:
             del ready[slots]
         return bool(ready)

@@ -21,8 +21,8 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.states import JobState
 from millpond.domain.task import Task
-from millpond.scheduler import apart, gangs, tasks
-from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
+from millpond.scheduler import apart, gangs, lines, tasks
+from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState
 
 MayGo: TypeAlias = Callable[[JobMemory, Assignment], bool]
 """Whether an attempt of that job may be requeued to make room."""
@@ -203,8 +203,7 @@ def _preempt_for(
 ) -> None:
     """All tasks of one queue ask the same of a node, so the nodes are ranked once, and again as they are used."""
     may_go = lends_to(job)
-    while queue and not is_ready(queue[0]):
-        queue.popleft()
+    lines.drop_stale(job, queue)
     if not queue or apart.at_limit(job):
         return
     node_ids = {
@@ -229,9 +228,8 @@ def _preempt_for(
         if room.rank != known:
             heapq.heappush(ranked, (room.rank, place, node_id))
             continue
-        _move_in(state, job, queue.popleft(), room, at, effects)
-        while queue and not is_ready(queue[0]):
-            queue.popleft()
+        _move_in(state, job, lines.take_first(state, job, queue, effects), room, at, effects)
+        lines.drop_stale(job, queue)
         if not queue:
             break
         room = rank(node_id)

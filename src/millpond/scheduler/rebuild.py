@@ -29,7 +29,8 @@ from millpond.domain.states import (
 )
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
-from millpond.scheduler import apart, dependencies, gangs, jobs, load, node_operations, special
+from millpond.domain.task_array import Rest, TaskArray
+from millpond.scheduler import apart, dependencies, gangs, jobs, load, node_operations, special, task_arrays
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
 from millpond.scheduler.tasks import make_ready
 
@@ -46,6 +47,7 @@ def rebuild(
     satisfied: Iterable[tuple[int, str]] = (),
     job_nodes: Sequence[JobNode] = (),
     subtasks: Sequence[Subtask] = (),
+    arrays: Iterable[tuple[TaskArray, Rest]] = (),
 ) -> tuple[SchedulerState, list[Effect]]:
     """The state the rows describe, and the effects that pick up what was under way: timers, wishes, purges.
 
@@ -80,7 +82,7 @@ def rebuild(
     instances: dict[int, list[Subtask]] = {}
     for subtask in subtasks:
         instances.setdefault(subtask.task_key, []).append(subtask)
-    _file_tasks(state, task_rows, instances, effects)
+    _file_tasks(state, task_rows, instances, arrays, effects)
     for node in state.nodes.values():
         _take_slots(node)
         state.refile(node, node.free)
@@ -115,7 +117,7 @@ def on_job_arrived(state: SchedulerState, event: JobArrived, effects: list[Effec
         special.file_job_node(state, job, job_node)
     # It may have been here before, and nodes not have confirmed yet what they were told to stop.
     job.stopping = sum(1 for node in state.nodes.values() for key, _ in node.stopping if job_no_of(key) == row.no)
-    _file_tasks(state, event.tasks, {}, effects)
+    _file_tasks(state, event.tasks, {}, event.task_arrays, effects)
     load.recount(state, job)
     state.touch_unsettled(job)
     if jobs.deadline_of(job) is not None:
@@ -123,10 +125,22 @@ def on_job_arrived(state: SchedulerState, event: JobArrived, effects: list[Effec
 
 
 def _file_tasks(
-    state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
+    state: SchedulerState,
+    task_rows: Iterable[Task],
+    instances: dict[int, list[Subtask]],
+    arrays: Iterable[tuple[TaskArray, Rest]],
+    effects: list[Effect],
 ) -> None:
     """File every task where it belongs: on its nodes, in a queue, or among those that wait for others."""
-    for job, task in _load_tasks(state, task_rows, instances, effects):
+    heads: list[tuple[JobMemory, Task]] = []
+    for array, rest in arrays:
+        owner = state.jobs_by_no[job_no_of(array.key)]
+        if owner.row.state is not JobState.DELETING:
+            heads += [(owner, head) for head in task_arrays.keep(owner, array, rest)]
+    pending = _load_tasks(state, task_rows, instances, effects)
+    if heads:
+        pending = sorted([*pending, *heads], key=lambda entry: entry[1].key)
+    for job, task in pending:
         index = job.dependencies
         if index is None or dependencies.add_dependent(index, task):
             make_ready(state, job, task)
@@ -135,25 +149,40 @@ def _file_tasks(
 def _load_tasks(
     state: SchedulerState, task_rows: Iterable[Task], instances: dict[int, list[Subtask]], effects: list[Effect]
 ) -> list[tuple[JobMemory, Task]]:
-    """File every task under its job and node; the active ones not handed out, with all satisfied parents known."""
+    """File every task under its job and node, or in a queue. Those that may depend on others are returned: by then all
+    satisfied parents are known. So are those of jobs with arrays, whose items have their places among them."""
     pending: list[tuple[JobMemory, Task]] = []
+
+    def file_waiting(job: JobMemory, task: Task) -> None:
+        if job.dependencies is None and not job.arrays:
+            make_ready(state, job, task)
+        else:
+            pending.append((job, task))
+
+    active = TaskState.ACTIVE
     job: JobMemory | None = None
+    known_no = -1
     for task in task_rows:
         job_no = job_no_of(task.key)
-        if job is None or job.row.no != job_no:
+        if job_no != known_no:
+            known_no = job_no
             job = state.jobs_by_no[job_no]
             if job.row.state in (JobState.COMPLETED, JobState.DELETING):
                 job = None
-                continue
+        if job is None:
+            continue
         lower = id_key(task.id)
         job.tasks[task.id if lower == task.id else lower] = task
+        if task.rules is None and task.node_id is None and task.state is active:
+            file_waiting(job, task)
+            continue
         if gangs.is_gang(task):
             load.add_extra(job.extra, task, 1)
         if task.state is TaskState.COMPLETED:
             if task.satisfies and job.dependencies is not None:
                 dependencies.mark_satisfied(job.dependencies, lower)
         elif task.node_id is None:
-            pending.append((job, task))
+            file_waiting(job, task)
         else:
             node = state.nodes.get(task.node_id)
             gang = gangs.recall(state, task, instances.get(task.key, ())) if gangs.is_gang(task) else None
@@ -164,7 +193,7 @@ def _load_tasks(
                 task.state = TaskState.ACTIVE
                 task.start_time = None
                 effects.append(SaveTask(task))
-                pending.append((job, task))
+                file_waiting(job, task)
                 continue
             job.assigned[task.key] = node.row.id
             if gang is None:

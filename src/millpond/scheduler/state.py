@@ -6,11 +6,12 @@ stopped attempts a node has not confirmed yet (`NodeMemory.stopping`), and wheth
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 import msgspec
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import Effect, SaveJob, SaveNode
+from millpond.domain.effects import Effect, SaveJob, SaveNode, SaveRest
 from millpond.domain.errors import Bug
 from millpond.domain.job import Job
 from millpond.domain.node import Node
@@ -30,6 +31,7 @@ from millpond.domain.states import (
 )
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task, TaskCounts
+from millpond.domain.task_array import TaskArray
 
 
 class Assignment(msgspec.Struct):
@@ -195,10 +197,32 @@ class DependencyIndex:
         """Integers some satisfied parent's id stands for: `4`, `04` and `004` are one."""
 
 
+class ArrayMemory:
+    """A task array of which some items have no record yet."""
+
+    __slots__ = ("array", "rest")
+
+    def __init__(self, array: TaskArray, rest: Iterable[tuple[int, int]]) -> None:
+        self.array = array
+        self.rest = list(rest)
+        """See `task_array.Rest`."""
+
+
+class Line(msgspec.Struct):
+    """Items of an array that stand one behind the other in a queue: only the first of them is there, as `head`."""
+
+    memory: ArrayMemory
+    head: Task
+    """It has no row, and is not among the job's tasks, as long as its index is in the array's rest."""
+    last: int
+    """Index of the last."""
+
+
 class JobMemory:
     """A job, its live tasks, and its queues: one for each number of required slots (the request class)."""
 
     __slots__ = (
+        "arrays",
         "assigned",
         "barred",
         "deleted",
@@ -206,6 +230,7 @@ class JobMemory:
         "extra",
         "first",
         "gangs",
+        "lines",
         "load",
         "on_nodes",
         "purging",
@@ -220,6 +245,10 @@ class JobMemory:
         self.row = row
         self.tasks: dict[str, Task] = {}
         """By id key; empty once the job is completed or deleting."""
+        self.arrays: dict[str, ArrayMemory] = {}
+        """By id key; kept when the job is completed, empty once it is deleting."""
+        self.lines: dict[int, Line] = {}
+        """By the key of the head that stands in a queue of `ready`."""
         self.ready: dict[int, deque[Task]] = {}
         """Tasks that could be placed. Entries go stale when a task leaves otherwise; `is_ready` tells."""
         self.first: deque[Task] = deque()
@@ -286,6 +315,8 @@ class SchedulerState:
         """Nodes that hold assignments ahead of their slots."""
         self.dirty_jobs: dict[int, JobMemory] = {}
         self.dirty_nodes: dict[str, NodeMemory] = {}
+        self.dirty_arrays: dict[int, ArrayMemory] = {}
+        """By key: those whose rest changed."""
         self.unsettled_jobs: dict[int, JobMemory] = {}
         """Jobs in `disabling` or `terminating` that may be able to move on: looked at, and cleared, by `place`."""
         self.follow_ups: list[tuple[JobMemory, JobAction, str]] = []
@@ -359,6 +390,9 @@ class SchedulerState:
         """Rows of jobs and nodes changed since the last flush: once a batch, however many tasks moved."""
         effects: list[Effect] = [SaveJob(job.row) for job in self.dirty_jobs.values()]
         effects.extend(SaveNode(node.row) for node in self.dirty_nodes.values())
+        if self.dirty_arrays:
+            effects.extend(SaveRest(key, tuple(memory.rest)) for key, memory in self.dirty_arrays.items())
+            self.dirty_arrays.clear()
         self.dirty_jobs.clear()
         self.dirty_nodes.clear()
         return effects

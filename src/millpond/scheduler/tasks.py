@@ -38,7 +38,7 @@ from millpond.domain.states import (
     TaskState,
 )
 from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskRules
-from millpond.scheduler import dependencies, gangs, load, retries, service_log
+from millpond.scheduler import dependencies, gangs, lines, load, retries, service_log
 from millpond.scheduler.state import (
     Assignment,
     JobMemory,
@@ -79,7 +79,8 @@ def require_open(job: JobMemory) -> None:
 
 
 def _find_task(job: JobMemory, task_id: str) -> Task:
-    task = job.tasks.get(id_key(task_id))
+    """The task; before anything of it is changed, `lines.admit` it. Raises TaskNotFound."""
+    task = lines.find(job, id_key(task_id))
     if task is None:
         raise BatchError(
             ErrorCode.TASK_NOT_FOUND,
@@ -375,14 +376,18 @@ def on_tasks_added(state: SchedulerState, event: TasksAdded, effects: list[Effec
 
 
 def _reason_to_refuse(job: JobMemory, new: NewTask, key: str) -> ErrorCode | None:
-    if key in job.tasks:
+    if key in job.tasks or (job.arrays and lines.is_item(job, key)):
         return ErrorCode.TASK_EXISTS
     row = job.row
     if row.preparation is not None and key == id_key(row.preparation.id):
         return ErrorCode.TASK_ID_SAME_AS_JOB_PREPARATION_TASK
     if row.release is not None and key == id_key(row.release.id):
         return ErrorCode.TASK_ID_SAME_AS_JOB_RELEASE_TASK
-    rules = new.rules
+    return reason_to_refuse(job, new.rules)
+
+
+def reason_to_refuse(job: JobMemory, rules: TaskRules | None) -> ErrorCode | None:
+    """What tasks of the job cannot have."""
     if rules is None:
         return None
     if rules.has_dependencies and job.dependencies is None:
@@ -447,6 +452,7 @@ def on_task_terminate_requested(state: SchedulerState, event: TaskTerminateReque
     _require(event, task)
     if task.state is TaskState.COMPLETED:
         raise BatchError(ErrorCode.TASK_COMPLETED)
+    lines.admit(state, job, task, effects)
     detach(state, job, task, event.at, stop=True, effects=effects)
     complete(state, job, task, event.at, effects, end_time=event.at, exit_code=None, failure=retries.ENDED_BY_USER)
 
@@ -461,11 +467,14 @@ def on_task_delete_requested(state: SchedulerState, event: TaskDeleteRequested, 
             raise BatchError(ErrorCode.TASK_NOT_FOUND)
         _require(event, task)
         job.deleted.add(task.key)
+        has_row = not lines.dismiss(state, job, task)
     else:
         task = _find_task(job, event.task_id)
         _require(event, task)
-        detach(state, job, task, event.at, stop=True, effects=effects)
-        del job.tasks[id_key(task.id)]
+        has_row = not lines.dismiss(state, job, task)
+        if has_row:
+            detach(state, job, task, event.at, stop=True, effects=effects)
+            del job.tasks[id_key(task.id)]
     _add_to_counts(job, task, -1)
     state.touch_job(job)
     state.touch_unsettled(job)
@@ -479,7 +488,8 @@ def on_task_delete_requested(state: SchedulerState, event: TaskDeleteRequested, 
         dependencies.remove_dependent(job.dependencies, task)
         if task.satisfies:
             effects.append(RememberSatisfied(job.row.no, id_key(task.id)))
-    effects.append(DeleteTask(task))
+    if has_row:
+        effects.append(DeleteTask(task))
     # Poison the record: entries of ready queues and of stopping attempts must not bring it back.
     task.state = TaskState.COMPLETED
     task.attempt = -1
@@ -493,6 +503,7 @@ def on_task_updated(state: SchedulerState, event: TaskUpdated, effects: list[Eff
     _require(event, task)
     if task.state is TaskState.COMPLETED:
         raise BatchError(ErrorCode.TASK_COMPLETED)
+    lines.admit(state, job, task, effects)
     task.max_retry_count = event.max_retry_count
     if event.retention_s != (None if task.rules is None else task.rules.retention_s):
         task.rules = msgspec.structs.replace(task.rules or TaskRules(), retention_s=event.retention_s)

@@ -21,6 +21,7 @@ from millpond.domain.states import (
     TaskState,
 )
 from millpond.domain.task import Task
+from millpond.domain.task_array import Rest, covers
 from millpond.protocol import messages as m
 from millpond.scheduler.check import digest, violations
 from millpond.sim.ledger import Ledger
@@ -135,10 +136,32 @@ class Audit:
                 self.fail(f"task {named(key)} is deleted, and nobody asked for it")
         for no in changes.deleted_jobs:
             job = ledger.jobs.get(no)
+            if ledger.arrays_of(no):
+                self.fail(f"job {no} is deleted before its arrays")
             if job is not None and ledger.tasks.get(no):
                 self.fail(f"job {job.id} is deleted before its {len(ledger.tasks[no])} tasks")
             if job is not None and not self.may_delete(job):
                 self.fail(f"job {job.id} is deleted, and nobody asked for it")
+
+        for key, rest in changes.rests.items():
+            if key not in changes.task_arrays:
+                self._check_rest(key, rest, changes)
+
+    def _check_rest(self, key: int, rest: Rest, changes: ChangeSet) -> None:
+        """An item that is none of the rest any more has a row, or somebody has asked to delete it."""
+        array, before = self._ledger.arrays[key]
+        job = self._ledger.jobs.get(job_no_of(key))
+        if job is None:
+            self.fail(f"array {array.id} of job {job_no_of(key)} changes without a job")
+            return
+        if any(not covers(before, index) for first, last in rest for index in range(first, last + 1)):
+            self.fail(f"the rest of array {array.id} of {job.id} grows from {before} to {rest}")
+        for first, last in before:
+            for index in range(first, last + 1):
+                if covers(rest, index) or key + index in changes.new_tasks:
+                    continue
+                if (id_key(job.id), id_key(array.task_id(index))) not in self.deletes:
+                    self.fail(f"item {array.task_id(index)} of {job.id} is gone, and nobody asked for it")
 
     def _check_moves(self, changes: ChangeSet) -> None:
         """From what a row was to what it is there is a way through the tables. (A batch may make several moves.)"""

@@ -330,7 +330,7 @@ class Cluster:
             if job.state is not JobState.ACTIVE:
                 continue
             named_pool = ledger.pool_named(job.pool_id)
-            for task in ledger.tasks.get(job.no, {}).values():
+            for task in (*ledger.tasks.get(job.no, {}).values(), *ledger.items(job.no)):
                 if task.state is TaskState.COMPLETED:
                     continue
                 if task.node_id is not None or (self._fits(task, named_pool) and not ledger.unmet(task)):

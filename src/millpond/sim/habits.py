@@ -36,6 +36,8 @@ class Habits(msgspec.Struct, frozen=True):
     """How likely a job does what the exit conditions of its tasks say."""
     scaled: float
     """How likely a pool scales itself."""
+    arrays: float
+    """How likely tasks that are added are an array."""
     weights: tuple[float, ...]
     """How often users add tasks, add jobs, read, change pools, change jobs, change tasks, change nodes, change job
     schedules."""
@@ -50,6 +52,7 @@ class Habits(msgspec.Struct, frozen=True):
         schedules = random.random() < 0.35
         drawn = Habits(
             scaled=0.0,
+            arrays=0.0,
             pools=random.choice((("red",), ("red",), ("red", "Blue"))),
             jobs_at_most=random.randint(2, 5),
             nodes_at_most=random.randint(1, 5) if not gangs else random.randint(3, 5),
@@ -80,4 +83,4 @@ class Habits(msgspec.Struct, frozen=True):
                 random.choice((0.5, 1.5)) if schedules else 0.0,
             ),
         )
-        return msgspec.structs.replace(drawn, scaled=often(0.35, 0.5, 1.0))
+        return msgspec.structs.replace(drawn, scaled=often(0.35, 0.5, 1.0), arrays=often(0.35, 0.1, 0.5))

@@ -1,6 +1,8 @@
 """The rows as they were written, kept beside the store: what the invariants are checked against."""
 
 import copy
+from collections.abc import Iterator
+from itertools import chain
 
 from millpond.domain.ids import START_TASK_KEY, id_key, job_no_of, preparation_key, release_key
 from millpond.domain.job import Job
@@ -11,6 +13,7 @@ from millpond.domain.special_task import JobNode
 from millpond.domain.states import JobState, TaskState
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task, TaskCounts
+from millpond.domain.task_array import Rest, TaskArray, covers, size_of
 from millpond.scheduler.dependencies import number_of
 from millpond.scheduler.rebuild import rebuild
 from millpond.scheduler.state import SchedulerState
@@ -28,6 +31,8 @@ class Ledger:
         self.jobs: dict[int, Job] = {}
         self.tasks: dict[int, dict[int, Task]] = {}
         """Job number → task key → row."""
+        self.arrays: dict[int, tuple[TaskArray, Rest]] = {}
+        """By key."""
         self.satisfied: set[tuple[int, str]] = set()
         self.job_nodes: dict[tuple[int, str], JobNode] = {}
         self.subtasks: dict[tuple[int, int], Subtask] = {}
@@ -44,7 +49,21 @@ class Ledger:
         """(job number, id key)"""
 
     def task(self, key: int) -> Task | None:
-        return self.tasks.get(job_no_of(key), {}).get(key)
+        """The row, or what stands for one that an item of an array has not got yet."""
+        task = self.tasks.get(job_no_of(key), {}).get(key)
+        if task is not None or not self.arrays:
+            return task
+        found = (array for array, rest in self.arrays.values() if covers(rest, key - array.key))
+        return next((array.task(key - array.key) for array in found), None)
+
+    def arrays_of(self, job_no: int) -> list[tuple[TaskArray, Rest]]:
+        return [pair for key, pair in sorted(self.arrays.items()) if job_no_of(key) == job_no]
+
+    def items(self, job_no: int) -> Iterator[Task]:
+        """The items of a job's arrays that have no row."""
+        for array, rest in self.arrays_of(job_no):
+            for first, last in rest:
+                yield from map(array.task, range(first, last + 1))
 
     def job_named(self, job_id: str) -> Job | None:
         wanted = id_key(job_id)
@@ -56,7 +75,8 @@ class Ledger:
 
     def task_named(self, job_no: int, task_id: str) -> Task | None:
         wanted = id_key(task_id)
-        return next((task for task in self.tasks.get(job_no, {}).values() if id_key(task.id) == wanted), None)
+        tasks = chain(self.tasks.get(job_no, {}).values(), self.items(job_no))
+        return next((task for task in tasks if id_key(task.id) == wanted), None)
 
     # --- writing ---
 
@@ -103,6 +123,11 @@ class Ledger:
                 number = number_of(id_key(task.id))
                 if number is not None:
                     numbers.add(number)
+        for key, rest in changes.rests.items():
+            array = changes.task_arrays[key] if key in changes.task_arrays else self.arrays[key][0]
+            self.arrays[key] = (array, rest)
+            if not rest:
+                del self.arrays[key]
         self.satisfied |= changes.satisfied
         self.job_nodes.update(changes.job_nodes)
         for (job_no, node_id), known in changes.job_nodes.items():
@@ -128,6 +153,8 @@ class Ledger:
     def purge(self, job_no: int, keys: list[int], *, last: bool) -> None:
         """Rows of a deleted job's tasks go; with the `last` of them all that is known of its nodes."""
         rows = self.tasks.get(job_no, {})
+        for key in [key for key in self.arrays if job_no_of(key) == job_no]:
+            del self.arrays[key]
         for key in keys:
             rows.pop(key, None)
             self._forget_subtasks(key)
@@ -172,6 +199,9 @@ class Ledger:
             else:
                 counts.failed += 1
                 counts.failed_slots += slots
+        for array, rest in self.arrays_of(job_no):
+            counts.active += size_of(rest)
+            counts.active_slots += array.slots(rest)
         return counts
 
     def unmet(self, task: Task) -> str:
@@ -216,5 +246,6 @@ class Ledger:
                 and (task := self.task(name[0])) is not None
                 and task.state is not TaskState.COMPLETED
             ],
+            arrays=[pair for job in jobs for pair in self.arrays_of(job.no)],
         )
         return state

@@ -33,6 +33,7 @@ from millpond.domain.task import (
     NewTask,
     TaskRules,
 )
+from millpond.domain.task_array import ItemTemplate, Override, ParameterSet, TaskArray
 from millpond.sim.habits import Habits
 from millpond.sim.plans import TaskPlan
 
@@ -209,6 +210,27 @@ class Maker:
             max_retry_count=retries,
             rules=self._rules(has_dependencies, random.randint(1, 3) if gang else 0, node_ids),
         )
+
+    def array(self, node_ids: list[str]) -> TaskArray:
+        """Its tasks have the ids of others, too, and those that others wait for."""
+        random = self._random
+        template = self._template(node_ids)
+        count = random.choice((1, 5, 40))
+        overrides: tuple[Override, ...] = ()
+        if random.random() < 0.4:
+            first = random.randrange(count)
+            overrides = (Override(first, random.randrange(first, count), self._template(node_ids)),)
+        return TaskArray(
+            random.choice(("", "Sweep", f"A{random.randint(1, 9)}")), (ParameterSet(1, count),), template, overrides
+        )
+
+    def _template(self, node_ids: list[str]) -> ItemTemplate:
+        """What a task is that waits for no other and has one instance."""
+        task = self.task(node_ids)
+        slots, rules = task.required_slots, task.rules
+        if rules is not None:
+            rules = msgspec.structs.replace(rules, depends_on_ids=(), depends_on_ranges=(), instances=0)
+        return ItemTemplate(task.spec.decode(), slots, task.max_retry_count, rules)
 
     def _rules(self, has_dependencies: bool, instances: int, node_ids: list[str]) -> TaskRules | None:
         random = self._random

@@ -11,6 +11,7 @@ from millpond.domain.errors import BatchError
 from millpond.domain.ids import id_key
 from millpond.domain.states import TaskState
 from millpond.domain.task import TaskAddOutcome
+from millpond.domain.task_array import TaskArray
 from millpond.sim.api import NoAnswer
 from millpond.sim.control import SimControl
 from millpond.sim.desk import Desk, Known
@@ -32,6 +33,9 @@ class TaskUsers:
             return
         random = desk.random
         node_ids = sorted(desk.ledger.nodes)
+        if desk.habits.arrays and random.random() < desk.habits.arrays:
+            await self._add_array(job_id, self._maker.array(node_ids))
+            return
         tasks = tuple(self._maker.task(node_ids) for _ in range(random.randint(1, desk.habits.batch_at_most)))
         before = 0
 
@@ -65,6 +69,35 @@ class TaskUsers:
             if outcome.error_code is None and job_no:
                 gone = deleted or (id_key(job_id), id_key(outcome.id)) in desk.audit.deletes
                 desk.known.append(Known(job_no, job_id, outcome.id, deleting=gone))
+
+    async def _add_array(self, job_id: str, array: TaskArray) -> None:
+        desk = self._desk
+        ids = [array.task_id(index) for index in range(array.count)]
+
+        async def send(control: SimControl) -> int:
+            with desk.found(job_id, ""):
+                await control.to_job(
+                    job_id, e.TaskArrayAdded(at=control.now(), cause="user", job_id=job_id, array=array)
+                )
+            job = desk.ledger.job_named(job_id)
+            return job.no if job is not None else 0
+
+        def check(job_no: int) -> None:
+            if not job_no or desk.job_goes(job_id):
+                return
+            for task_id in ids:
+                if (id_key(job_id), id_key(task_id)) in desk.audit.deletes:
+                    continue
+                if desk.ledger.task_named(job_no, task_id) is None:
+                    desk.audit.fail(f"item {task_id} of {job_id} is acknowledged: not on disk")
+
+        job_no = await desk.ask(
+            f"add an array of {array.count} tasks to {job_id}", send, check, lambda: desk.job_exists(job_id)
+        )
+        if job_no:
+            for task_id in ids:
+                gone = desk.job_goes(job_id) or (id_key(job_id), id_key(task_id)) in desk.audit.deletes
+                desk.known.append(Known(job_no, job_id, task_id, deleting=gone))
 
     async def change(self) -> None:
         desk = self._desk

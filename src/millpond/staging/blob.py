@@ -1,5 +1,7 @@
 """Staging by obstore: storage whose requests are signed with keys that the operator gives to the nodes.
 
+Heavy to import: `staging.router` does when the first such URL is used.
+
 URLs: `s3://bucket/path`, `gs://bucket/path`, `az://container/path`, and `https://` URLs of Azure containers for which
 there are credentials. A URL that carries its own authority is `staging.http`'s (docs/adr/0018).
 """
@@ -14,8 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import quote, unquote, urlsplit
 
+import obstore
+from obstore import exceptions
+from obstore.store import AzureStore, GCSStore, S3Store
+
 from millpond.domain.errors import TaskFailure
 from millpond.staging.base import Fetched, RemoteFile
+from millpond.staging.credentials import SCHEMES, Credentials, credentials_for
 from millpond.staging.download import Split
 from millpond.staging.failures import FETCH, LIST, PUT, Codes, Transient, failed, local, refused_by_server
 from millpond.staging.listings import quoted
@@ -24,18 +31,11 @@ from millpond.staging.retries import Retries
 from millpond.staging.upload_headers import as_attributes
 
 if TYPE_CHECKING:
-    # Heavy: loaded when the first such URL is used.
     from obstore import GetResult
-    from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
+    from obstore.store import ClientConfig, RetryConfig
 
-    _Store: TypeAlias = AzureStore | GCSStore | S3Store
+_Store: TypeAlias = AzureStore | GCSStore | S3Store
 
-Credentials: TypeAlias = Mapping[str, Mapping[str, str]]
-"""By the beginning of URLs (`s3://bucket`, `https://account.blob.core.windows.net/`): what obstore is to know, by its own
-names (`access_key_id`, `secret_access_key`, `region`, `endpoint`, `account_name`, `account_key`, `service_account` …), and
-`allow_http` = `true` for an endpoint without TLS. The longest beginning that fits is taken."""
-
-SCHEMES: Final = {"s3": "S3", "gs": "Google Cloud", "az": "Azure Blob"}
 _STREAM: Final = 1 << 20
 _LIST_PAGE: Final = 1000
 _MAX_BLOCKS: Final = 10_000
@@ -73,10 +73,6 @@ class BlobStaging:
         self._uploads = uploads
         self._stores: dict[tuple[str, str], _Store] = {}
 
-    def knows(self, url: str) -> bool:
-        """Whether a URL is to be reached by the operator's credentials, or by no other way."""
-        return urlsplit(url).scheme in SCHEMES or self._options(url) is not None
-
     async def fetch(self, url: str, path: str, *, known_etag: str = "") -> Fetched | None:
         """See `Staging.fetch`."""
         store, key = self._find(url, FETCH)
@@ -88,8 +84,6 @@ class BlobStaging:
 
     async def put(self, path: str, container_url: str, name: str, headers: Mapping[str, str]) -> None:
         """See `Staging.put`. Headers that the storage has no counterpart of raise TaskFailure FileUploadMiscError."""
-        import obstore  # noqa: PLC0415
-
         url = self.file_url(container_url, name)
         store, key = self._find(url, PUT)
         wanted = as_attributes(headers, SCHEMES.get(urlsplit(url).scheme, SCHEMES["az"]))
@@ -113,8 +107,6 @@ class BlobStaging:
 
     async def list(self, container_url: str, prefix: str) -> "list[RemoteFile]":
         """See `Staging.list`. Names are relative to the container URL."""
-        import obstore  # noqa: PLC0415
-
         store, top = self._find(container_url, LIST)
         below = f"{top}/" if top else ""
         # obstore knows only whole segments as prefixes.
@@ -141,14 +133,11 @@ class BlobStaging:
 
     # --- one fetch --------------------------------------------------------------------------------------------------
 
-    async def _fetch(self, store: "_Store", key: str, url: str, file: PartialFile, known_etag: str) -> Fetched | None:
-        import obstore  # noqa: PLC0415
-        from obstore.exceptions import NotModifiedError  # noqa: PLC0415
-
+    async def _fetch(self, store: _Store, key: str, url: str, file: PartialFile, known_etag: str) -> Fetched | None:
         split = self._downloads
         try:
             whole = await obstore.get_async(store, key, options={"if_none_match": known_etag} if known_etag else {})
-        except NotModifiedError:
+        except exceptions.NotModifiedError:
             return None
         except Exception as error:  # as above
             raise _failure(FETCH, url, error) from error
@@ -182,14 +171,11 @@ class BlobStaging:
         return Fetched(size, etag)
 
     async def _part(
-        self, store: "_Store", key: str, url: str, file: PartialFile, start: int, end: int, etag: str
+        self, store: _Store, key: str, url: str, file: PartialFile, start: int, end: int, etag: str
     ) -> None:
-        import obstore  # noqa: PLC0415
-        from obstore.exceptions import PreconditionError  # noqa: PLC0415
-
         try:
             part = await obstore.get_async(store, key, options={"range": (start, end), "if_match": etag})
-        except PreconditionError:
+        except exceptions.PreconditionError:
             raise _Changed from None
         except Exception as error:  # as above
             raise _failure(FETCH, url, error) from error
@@ -214,13 +200,9 @@ class BlobStaging:
 
     # --- stores -----------------------------------------------------------------------------------------------------
 
-    def _options(self, url: str) -> Mapping[str, str] | None:
-        fitting = [prefix for prefix in self._credentials if _begins_with(url, prefix)]
-        return self._credentials[max(fitting, key=len)] if fitting else None
-
-    def _find(self, url: str, codes: Codes) -> "tuple[_Store, str]":
+    def _find(self, url: str, codes: Codes) -> tuple[_Store, str]:
         """The store of a URL, and the path in it."""
-        given = self._options(url)
+        given = credentials_for(url, self._credentials)
         options = dict(given) if given is not None else {"skip_signature": "true"}
         try:
             scheme, bucket, key, more = _parse(url, options)
@@ -234,9 +216,7 @@ class BlobStaging:
             kind = type(error).__name__
             raise failed(codes, codes.other, url, f"its credentials on this node cannot be used ({kind})") from error
 
-    def _make(self, scheme: str, bucket: str, options: dict[str, str]) -> "_Store":
-        from obstore.store import AzureStore, GCSStore, S3Store  # noqa: PLC0415
-
+    def _make(self, scheme: str, bucket: str, options: dict[str, str]) -> _Store:
         client: ClientConfig = {
             "connect_timeout": dt.timedelta(seconds=self._connect_s),
             "read_timeout": dt.timedelta(seconds=self._silence_s),
@@ -271,12 +251,6 @@ class _Changed(Exception):
     """The file is another than the one begun with."""
 
 
-def _begins_with(url: str, prefix: str) -> bool:
-    """`s3://b` is the beginning of `s3://b/c`, not of `s3://bb`."""
-    rest = url[len(prefix) :]
-    return url.startswith(prefix) and (prefix.endswith("/") or not rest or rest[0] in "/?")
-
-
 def _parse(url: str, options: Mapping[str, str]) -> tuple[str, str, str, dict[str, str]]:
     """(scheme, bucket, path, what the URL says beyond the options). Raises ValueError."""
     parts = urlsplit(url)
@@ -302,8 +276,6 @@ def _parse(url: str, options: Mapping[str, str]) -> tuple[str, str, str, dict[st
 
 def _failure(codes: Codes, url: str, error: Exception) -> TaskFailure:
     """What an error of obstore stands for. Its text is not told: it may hold URLs, and what servers say of keys."""
-    from obstore import exceptions  # noqa: PLC0415
-
     text = str(error)
     found = _CODE.search(text)
     error_code = found[1] if found else ""

@@ -1,14 +1,18 @@
 """The staging of a node: each URL to the one that reaches it."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from millpond.staging.base import Fetched, RemoteFile, Staging
-from millpond.staging.blob import BlobStaging, Credentials
+from millpond.staging.credentials import Credentials, needs_client
 from millpond.staging.failures import FETCH, LIST, PUT, Codes, failed
 from millpond.staging.http import HttpStaging
 from millpond.staging.local import LocalStaging
 from millpond.staging.retries import Retries
+
+if TYPE_CHECKING:
+    from millpond.staging.blob import BlobStaging
 
 
 class StagingRouter:
@@ -31,8 +35,11 @@ class StagingRouter:
         retries: Retries = Retries(),  # noqa: B008  frozen
     ) -> None:
         self._http = HttpStaging(retries=retries, ca_file=ca_file)
-        self._blob = BlobStaging(credentials or {}, retries=retries, ca_file=ca_file)
+        self._credentials = dict(credentials or {})
+        self._retries = retries
+        self._ca_file = ca_file
         self._local = LocalStaging(directories)
+        self._made_blob: BlobStaging | None = None
 
     async def fetch(self, url: str, path: str, *, known_etag: str = "") -> Fetched | None:
         """See `Staging.fetch`."""
@@ -52,8 +59,9 @@ class StagingRouter:
 
     async def close(self) -> None:
         """See `Staging.close`."""
-        for one in (self._http, self._blob, self._local):
-            await one.close()
+        for one in (self._http, self._made_blob, self._local):
+            if one is not None:
+                await one.close()
 
     def _of(self, codes: Codes, url: str) -> Staging:
         try:
@@ -64,7 +72,15 @@ class StagingRouter:
         if scheme == "file":
             return self._local
         if scheme in ("http", "https"):
-            return self._blob if not signed and self._blob.knows(url) else self._http
-        if self._blob.knows(url):
-            return self._blob
+            return self._blob() if not signed and needs_client(url, self._credentials) else self._http
+        if needs_client(url, self._credentials):
+            return self._blob()
         raise failed(codes, codes.other, url, "its scheme is none of http, https, s3, gs, az, file")
+
+    def _blob(self) -> Staging:
+        if self._made_blob is None:
+            # Most nodes never need it, and it takes a while to load.
+            from millpond.staging.blob import BlobStaging  # noqa: PLC0415
+
+            self._made_blob = BlobStaging(self._credentials, retries=self._retries, ca_file=self._ca_file)
+        return self._made_blob

@@ -19,6 +19,7 @@ from millpond.domain.special_task import JobNode
 from millpond.domain.states import NodeState
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
+from millpond.domain.task_array import Rest, TaskArray
 from millpond.odata.filters import Filter
 from millpond.store.changes import ChangeSet
 
@@ -46,6 +47,8 @@ class PoolContents(msgspec.Struct):
     """Of the jobs that are not completed (JobState)."""
     subtasks: list[Subtask] = msgspec.field(default_factory=list)
     """Of the tasks above that are not completed (TaskState)."""
+    task_arrays: list[tuple[TaskArray, Rest]] = msgspec.field(default_factory=list)
+    """Of all those jobs, in key order: those of which items have no row."""
 
 
 class JobContents(msgspec.Struct):
@@ -57,6 +60,8 @@ class JobContents(msgspec.Struct):
     satisfied: list[str]
     """Id keys of deleted tasks that had released their dependents."""
     job_nodes: list[JobNode]
+    task_arrays: list[tuple[TaskArray, Rest]] = msgspec.field(default_factory=list)
+    """In key order."""
 
 
 class TaskRow(msgspec.Struct, frozen=True):
@@ -182,7 +187,7 @@ class Store(Protocol):
 
     async def purge_tasks(self, job_no: int, limit: int, fence: Fence) -> int:
         """Delete up to `limit` task rows (with specifications, rows of instances and remembered ids) of a job; how many
-        were deleted. When no more are left, the job's rows of nodes go too."""
+        were deleted. Its arrays go at once. When no more are left, the job's rows of nodes go too."""
         ...
 
     async def forget_node_names(self, chunk: int) -> None:
@@ -301,12 +306,13 @@ class Store(Protocol):
         ...
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
-        """None when the job or the task does not exist."""
+        """None when the job or the task does not exist. An item of an array that has no row is a task like others."""
         ...
 
     async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
         """In key order. Flat in cost over any number of rows when there is no filter; with one, rows are filtered in
-        SQL and a page may come back short (even empty) with a `next`, so that one call never scans without bound."""
+        SQL and a page may come back short (even empty) with a `next`, so that one call never scans without bound. Items
+        of arrays that have no rows stand among them."""
         ...
 
     async def tasks_of_keys(self, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:

@@ -9,6 +9,7 @@ from millpond.domain.pool import Pool
 from millpond.domain.special_task import JobNode
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
+from millpond.domain.task_array import Rest, TaskArray
 
 
 class ChangeSet(msgspec.Struct):
@@ -27,6 +28,10 @@ class ChangeSet(msgspec.Struct):
     """Keys of `tasks` that have been handed to a node: of those that are not new, nothing else has changed since their
     rows were written. A store may keep what is new of them apart."""
     specs: dict[int, bytes] = msgspec.field(default_factory=dict)
+    task_arrays: dict[int, TaskArray] = msgspec.field(default_factory=dict)
+    """New ones, by key."""
+    rests: dict[int, Rest] = msgspec.field(default_factory=dict)
+    """By key of the array: of new ones, and of those whose rest changed. With an empty one the array goes."""
     satisfied: set[tuple[int, str]] = msgspec.field(default_factory=set)
     job_nodes: dict[tuple[int, str], JobNode] = msgspec.field(default_factory=dict)
     """By (job number, node id); inserted or replaced."""
@@ -49,6 +54,7 @@ class ChangeSet(msgspec.Struct):
             or self.jobs
             or self.tasks
             or self.specs
+            or self.rests
             or self.satisfied
             or self.deleted_pools
             or self.deleted_nodes

@@ -62,6 +62,8 @@ def copy_changes(changes: ChangeSet) -> ChangeSet:
         new_tasks=set(changes.new_tasks),
         handed=set(changes.handed),
         specs=dict(changes.specs),
+        task_arrays=dict(changes.task_arrays),
+        rests=dict(changes.rests),
         satisfied=set(changes.satisfied),
         job_nodes={key: copy_job_node(job_node) for key, job_node in changes.job_nodes.items()},
         subtasks={key: copy.copy(subtask) for key, subtask in changes.subtasks.items()},

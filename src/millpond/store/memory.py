@@ -7,6 +7,7 @@ threads, no clock, nothing depends on the order of a set.
 import copy
 from bisect import bisect_right, insort
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -23,8 +24,9 @@ from millpond.domain.special_task import JobNode
 from millpond.domain.states import JobState, TaskState
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
+from millpond.domain.task_array import Rest, TaskArray
 from millpond.odata.filters import Filter
-from millpond.store import copies, filterable, paging
+from millpond.store import copies, filterable, paging, task_arrays
 from millpond.store.base import (
     Fence,
     JobContents,
@@ -82,6 +84,9 @@ class MemoryStore:
         self._job_nos: dict[str, int] = {}
         self._tasks: dict[int, _JobTasks] = {}
         self._specs: dict[int, bytes] = {}
+        self._task_arrays: dict[int, TaskArray] = {}
+        """By key; each has a rest."""
+        self._rests: dict[int, Rest] = {}
         self._satisfied: dict[int, set[str]] = {}
         self._job_nodes: dict[int, dict[str, JobNode]] = {}
         """Job number → id key of the node → row."""
@@ -161,6 +166,8 @@ class MemoryStore:
     async def purge_tasks(self, job_no: int, limit: int, fence: Fence) -> int:
         self._check_open()
         self._check_fence(fence)
+        for array, _ in self._arrays_of(job_no):
+            self._save_rest(array.key, ())
         keys = self._job_tasks(job_no).keys[:limit]
         for key in keys:
             self._delete_task(key)
@@ -197,6 +204,7 @@ class MemoryStore:
                 if identity in new_ids or (twin is not None and twin not in changes.deleted_tasks):
                     raise Bug(f"rows that cannot be: a second task {task.id} in job {identity[0]}")
                 new_ids.add(identity)
+        task_arrays.check(changes, self._task_arrays)
         _check_unique(changes.pools, self._pool_nos, changes.deleted_pools)
         _check_unique(changes.jobs, self._job_nos, changes.deleted_jobs)
         _check_unique(changes.job_schedules, self._job_schedule_nos, changes.deleted_job_schedules)
@@ -238,6 +246,9 @@ class MemoryStore:
                 tasks.by_id[ids.id_key(task.id)] = key
             tasks.rows[key] = task
         self._specs.update(changes.specs)
+        self._task_arrays.update(changes.task_arrays)
+        for key, rest in changes.rests.items():
+            self._save_rest(key, rest)
         for job_no, id_key in changes.satisfied:
             self._satisfied.setdefault(job_no, set()).add(id_key)
         for (job_no, node_id), job_node in changes.job_nodes.items():
@@ -262,6 +273,16 @@ class MemoryStore:
     def _job_tasks(self, job_no: int) -> _JobTasks:
         return self._tasks.get(job_no) or _JobTasks()
 
+    def _save_rest(self, key: int, rest: Rest) -> None:
+        self._rests[key] = rest
+        if not rest:
+            del self._rests[key], self._task_arrays[key]
+
+    def _arrays_of(self, job_no: int) -> list[tuple[TaskArray, Rest]]:
+        """In key order."""
+        arrays = [array for _, array in sorted(self._task_arrays.items()) if ids.job_no_of(array.key) == job_no]
+        return [(array, self._rests[array.key]) for array in arrays]
+
     # --- what the scheduler reads ---
 
     async def load_pool(self, pool_key: str) -> PoolContents:
@@ -284,6 +305,7 @@ class MemoryStore:
                 if task.state is not TaskState.COMPLETED
                 for subtask in self._subtasks_of(task.key)
             ],
+            task_arrays=[pair for job in jobs for pair in self._arrays_of(job.no)],
         )
 
     async def load_job(self, job_no: int) -> JobContents | None:
@@ -297,6 +319,7 @@ class MemoryStore:
             tasks=[copy.copy(tasks.rows[key]) for key in tasks.keys],
             satisfied=sorted(self._satisfied.get(job_no, ())),
             job_nodes=[copies.copy_job_node(job_node) for job_node in self._job_nodes_of(job_no)],
+            task_arrays=self._arrays_of(job_no),
         )
 
     def _job_nodes_of(self, job_no: int) -> list[JobNode]:
@@ -508,17 +531,22 @@ class MemoryStore:
 
     async def get_task(self, job_id: str, task_id: str) -> TaskRow | None:
         self._check_open()
-        tasks = self._job_tasks(self._job_nos.get(ids.id_key(job_id), -1))
+        job_no = self._job_nos.get(ids.id_key(job_id), -1)
+        tasks = self._job_tasks(job_no)
         key = tasks.by_id.get(ids.id_key(task_id))
-        return None if key is None else self._task_row(tasks.rows[key])
+        if key is None:
+            return task_arrays.named(self._arrays_of(job_no), ids.id_key(task_id))
+        return self._task_row(tasks.rows[key])
 
     async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
         self._check_open()
         tasks = self._job_tasks(job_no)
-        start = bisect_right(tasks.keys, paging.task_after(job_no, after))
+        after_key = paging.task_after(job_no, after)
+        start = bisect_right(tasks.keys, after_key)
         rows = (tasks.rows[tasks.keys[place]] for place in range(start, len(tasks.keys)))
         found = (self._task_row(task) for task in rows if filterable.passes(where, task, filterable.TASK))
-        return _page(found, limit, lambda row: paging.token_of_task(row.task.key))
+        page = task_arrays.Page(self._arrays_of(job_no), where, after_key, limit)
+        return page.with_rows(list(islice(found, limit + 1)), None)
 
     def _task_row(self, task: Task) -> TaskRow:
         return TaskRow(copy.copy(task), self._specs.get(task.key, b"{}"))

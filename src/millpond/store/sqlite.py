@@ -186,7 +186,8 @@ class SqliteStore:
                     job_nodes += self._job_nodes(connection, job.no)
                     records = connection.execute(queries["load_subtasks"], range_of_job(job.no))
                     subtasks += [sqlite_rows.subtask_of_record(record) for (record,) in records]
-        return PoolContents(pool, nodes, jobs, tasks, satisfied, job_nodes, subtasks)
+            arrays = [pair for job in jobs for pair in self._tasks.arrays.of_job(connection, job.no)]
+        return PoolContents(pool, nodes, jobs, tasks, satisfied, job_nodes, subtasks, arrays)
 
     async def load_job(self, job_no: int) -> JobContents | None:
         def read(connection: sqlite3.Connection) -> JobContents | None:
@@ -199,6 +200,7 @@ class SqliteStore:
                     tasks=self._tasks.of_job(connection, job_no),
                     satisfied=[id_key for _, id_key in self._all(connection, "load_satisfied", job_no)],
                     job_nodes=self._job_nodes(connection, job_no),
+                    task_arrays=list(self._tasks.arrays.of_job(connection, job_no)),
                 )
 
         return await self._read(read)
@@ -318,6 +320,11 @@ class SqliteStore:
         ]
 
     async def get_job(self, job_id: str) -> Job | None:
+        if self._writer is None:
+            raise _closed()
+        record = self._writer.job_records.get(job_id)
+        if record is not None:
+            return sqlite_rows.job_of_record(record)
         return await self._get("get_job", sqlite_rows.job_of_record, job_id)
 
     async def list_jobs(
@@ -348,7 +355,7 @@ class SqliteStore:
     async def list_tasks(self, job_no: int, where: Filter | None, limit: int, after: str | None) -> Page[TaskRow]:
         start = paging.task_after(job_no, after)
         condition = condition_of(where, sqlite_rows.TASK_COLUMNS)
-        return await self._read(lambda it: self._tasks.page(it, job_no, condition, limit, start))
+        return await self._read(lambda it: self._tasks.page(it, job_no, where, condition, limit, start))
 
     async def tasks_of_keys(self, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
         return await self._read(lambda it: self._tasks.of_keys(it, keys))

@@ -1,12 +1,13 @@
 """Records to SQLite rows and back, and the columns filters look at."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from millpond.domain.application import Application
+from millpond.domain.durations import Timestamp
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
@@ -141,6 +142,8 @@ class Rows(msgspec.Struct):
     hand_overs: list[Row]
     specs: list[Row]
     """Those of no run."""
+    new_task_arrays: list[Row]
+    rests: list[Row]
     satisfied: list[Row]
     job_nodes: list[Row]
     subtasks: list[Row]
@@ -151,6 +154,7 @@ class Rows(msgspec.Struct):
     deleted_nodes: list[str]
     deleted_jobs: list[int]
     deleted_tasks: list[int]
+    deleted_task_arrays: list[int]
 
     def copy(self) -> "Rows":
         """Lists of its own, the same rows."""
@@ -192,6 +196,12 @@ def rows_of(changes: ChangeSet) -> Rows:
         tasks=tasks,
         hand_overs=hand_overs,
         specs=list(specs.items()),
+        new_task_arrays=[
+            (array.key, array.last_key, array.id, _encode(changes.rests[key]), _encode(array))
+            for key, array in changes.task_arrays.items()
+            if changes.rests[key]
+        ],
+        rests=[(key, _encode(rest)) for key, rest in changes.rests.items() if rest and key not in changes.task_arrays],
         satisfied=sorted(changes.satisfied),
         job_nodes=[_job_node_row(job_node) for job_node in changes.job_nodes.values()],
         subtasks=[_subtask_row(subtask) for subtask in changes.subtasks.values()],
@@ -202,6 +212,7 @@ def rows_of(changes: ChangeSet) -> Rows:
         deleted_nodes=sorted(changes.deleted_nodes),
         deleted_jobs=sorted(changes.deleted_jobs),
         deleted_tasks=sorted(changes.deleted_tasks),
+        deleted_task_arrays=sorted(key for key, rest in changes.rests.items() if not rest),
     )
 
 
@@ -302,6 +313,80 @@ def task_of_row(row: Row, node_names: Mapping[int | None, str | None]) -> Task:
         rules and _rules_of(rules),
         use and _use_of(use),
     )
+
+
+ListedRow: TypeAlias = tuple[
+    int,
+    str,
+    TaskState,
+    int,
+    int,
+    int,
+    int,
+    int | None,
+    TaskState | None,
+    int | None,
+    int,
+    int | None,
+    int,
+    int,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    int | None,
+    FailureInfo | None,
+    int,
+    TaskRules | None,
+    ResourceUse | None,
+    str | None,
+]
+"""A row of `list_tasks`."""
+listed_rows_of: Final = msgspec.json.Decoder(list[ListedRow]).decode
+
+
+def listed_task(row: ListedRow, node_names: Mapping[int | None, str | None]) -> Task:
+    return Task(
+        row[0],
+        row[1],
+        row[2],
+        row[3] / 1e6,
+        row[4] / 1e6,
+        row[5] / 1e6,
+        row[6],
+        row[7],
+        row[8],
+        _seconds(row[9]),
+        row[10],
+        node_names[row[11]],
+        row[12],
+        row[13],
+        _seconds(row[14]),
+        _seconds(row[15]),
+        _seconds(row[16]),
+        _seconds(row[17]),
+        row[18],
+        row[19],
+        row[20] == 1,
+        row[21],
+        row[22],
+    )
+
+
+def _seconds(microseconds: int | None) -> Timestamp | None:
+    return None if microseconds is None else microseconds / 1e6
+
+
+def added_tasks_of_rows(rows: Iterable[Row]) -> list[Task]:
+    """Tasks from the rows of `load_added_tasks`. Those added together have one time between them: the same object."""
+    active = TaskState.ACTIVE
+    tasks: list[Task] = []
+    at: Timestamp = -1.0
+    for key, task_id, created, slots, retries in rows:
+        if created != at:
+            at = created
+        tasks.append(Task(key, task_id, active, at, at, at, slots, retries))
+    return tasks
 
 
 def application_row(application: Application) -> Row:

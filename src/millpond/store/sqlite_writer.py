@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
+from millpond.domain.ids import id_key
 from millpond.store.base import Fence
 from millpond.store.sqlite_bulk import Bulk
 from millpond.store.sqlite_rows import HAND_OVER_NODE, NEW_TASK_NODE, TASK_NODE, Rows, json_of
@@ -29,6 +30,8 @@ With Python's own 5 ms, a thread starves for seconds beside a busy event loop: t
 each poll, the thread wakes too late to get it, and begins to wait anew without ever asking. Measured with a loop that
 polls every 0.3 or 3 ms: 5 s and 2.8 s without a turn; with 0.1 ms the worst was 7 ms, and the loop was no slower.
 """
+
+MAX_JOB_RECORDS: Final = 1000
 
 _T = TypeVar("_T")
 
@@ -46,6 +49,35 @@ class _Call(msgspec.Struct, Generic[_T], eq=False):
 
 class _Stop(msgspec.Struct, eq=False):
     done: "asyncio.Future[None]"
+
+
+class JobRecords:
+    """The records of jobs that were written lately, as the file has them: the jobs that are worked on are asked for again
+    and again, and a reader's thread has to fight for the interpreter. Changed by the writer's thread alone, as soon as
+    a transaction is on disk."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, bytes] = {}
+        """By id key, what was written last at the end."""
+        self._keys: dict[int, str] = {}
+        """By number."""
+
+    def get(self, job_id: str) -> bytes | None:
+        return self._records.get(id_key(job_id))
+
+    def note(self, rows: Rows) -> None:
+        """What has been written."""
+        for no in rows.deleted_jobs:
+            self._records.pop(self._keys.pop(no, ""), None)
+        for row in rows.jobs:
+            key = id_key(row[1])
+            self._records.pop(key, None)
+            self._records[key] = row[-1]
+            self._keys[row[0]] = key
+        while len(self._records) > MAX_JOB_RECORDS:
+            del self._records[next(iter(self._records))]
+        if len(self._keys) > 2 * MAX_JOB_RECORDS:
+            self._keys = {no: key for no, key in self._keys.items() if key in self._records}
 
 
 def failure_of(error: sqlite3.Error) -> Exception:
@@ -80,6 +112,8 @@ class Writer:
         self._update_tasks = Bulk(queries["update_tasks"], 21)
         self._save_hand_overs = Bulk(queries["save_hand_overs"], 3)
         self._save_specs = Bulk(queries["save_specs"], 2)
+        self._insert_task_arrays = Bulk(queries["insert_task_arrays"], 5)
+        self._update_rests = Bulk(queries["update_rests"], 2)
         self._save_satisfied = Bulk(queries["save_satisfied"], 2)
         self._save_job_nodes = Bulk(queries["save_job_nodes"], 14)
         self._save_subtasks = Bulk(queries["save_subtasks"], 3)
@@ -90,6 +124,7 @@ class Writer:
         self._borne: set[str] = set()
         """The nodes that tasks were given since `watch_names`."""
         self._counters: dict[str, int] = {}
+        self.job_records = JobRecords()
 
     def start(self) -> None:
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
@@ -194,10 +229,13 @@ class Writer:
         held = [commit for commit in commits if epochs.get(commit.fence.pool_key) == commit.fence.epoch]
         lost = [commit for commit in commits if epochs.get(commit.fence.pool_key) != commit.fence.epoch]
         named: set[str] = set()
-        for rows in _merged(held):
+        merged = _merged(held)
+        for rows in merged:
             named |= self._write_rows(rows)
         connection.execute("COMMIT")
         self._named |= named
+        for rows in merged:
+            self.job_records.note(rows)
         return held, lost
 
     def _write_rows(self, rows: Rows) -> set[str]:
@@ -245,6 +283,14 @@ class Writer:
                 self._delete(("delete_hand_overs",), [row[0] for row in rows.tasks])
         if rows.specs:
             self._save_specs.run(connection, rows.specs)
+        if rows.deleted_task_arrays:
+            self._delete(("delete_task_arrays",), rows.deleted_task_arrays)
+        if rows.new_task_arrays:
+            self._insert_task_arrays.run(connection, rows.new_task_arrays)
+        if rows.rests:
+            updated = self._update_rests.run(connection, rows.rests)
+            if updated != len(rows.rests):
+                raise Bug(f"the rests of {len(rows.rests)} arrays were to be updated, and {updated} of them have a row")
         if rows.satisfied:
             self._save_satisfied.run(connection, rows.satisfied)
         if rows.job_nodes:

@@ -27,6 +27,7 @@ from millpond.domain.states import (
     TaskState,
 )
 from millpond.domain.task import ExitConditions, ExitOptions, FailureInfo, JobManagerRules, NewTask, Task, TaskRules
+from millpond.domain.task_array import ItemTemplate, Override, ParameterSet, TaskArray
 from millpond.scheduler.apart import fits_pool, manager_rules, nodes_wanted
 from millpond.scheduler.check import digest
 from millpond.scheduler.gangs import is_gang, is_running
@@ -79,6 +80,7 @@ class Monkey:
         self.world.tick(self.random.choice((0.0, 0.001, 1.0, 30.0)))
         actions = (
             (6, self.add_tasks),
+            (1, self.add_array),
             (8, self.start_some),
             (10, self.end_some),
             (6, self.coordinate_some),
@@ -108,9 +110,22 @@ class Monkey:
         return f"job{self.random.randint(1, 4)}"
 
     def a_task(self) -> str:
-        return self.random.choice(
-            (str(self.random.randint(1, 30)), f"0{self.random.randint(1, 9)}", f"T{self.random.randint(1, 9)}")
+        number = self.random.randint(0, 30)
+        return self.random.choice((str(number), f"0{number % 9 + 1}", f"T{number % 9 + 1}", f"sweep-{number}"))
+
+    def add_array(self) -> None:
+        """Its ids are those of ordinary tasks, too, and those that others wait for."""
+        pick = self.random.random
+        rules = TaskRules(retention_s=20.0, affinity_node_id=self.random.choice([None, *self.world.state.nodes]))
+        first = self.random.randint(0, 5)
+        array = TaskArray(
+            id=self.random.choice(("", "Sweep")),
+            parameter_sets=(ParameterSet(1, self.random.randint(1, 12)),),
+            template=ItemTemplate("{}", max_retry_count=1, rules=rules if pick() < 0.5 else None),
+            overrides=(Override(first, first + 2, ItemTemplate("{}", required_slots=2)),) if pick() < 0.3 else (),
         )
+        if not array.overrides or array.overrides[-1].last < array.count:
+            self.do(e.TaskArrayAdded(at=self.world.now, job_id=self.a_job(), array=array))
 
     def add_tasks(self) -> None:
         if self.random.random() < 0.3:

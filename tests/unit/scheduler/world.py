@@ -24,6 +24,7 @@ from millpond.domain.states import (
 )
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import FailureInfo, NewTask, Task, TaskRules
+from millpond.domain.task_array import Rest, TaskArray
 from millpond.scheduler.check import digest, violations
 from millpond.scheduler.core import apply, place
 from millpond.scheduler.rebuild import rebuild
@@ -125,6 +126,8 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.jobs: dict[int, Job] = {}
         self.tasks: dict[int, Task] = {}
+        self.arrays: dict[int, TaskArray] = {}
+        self.rests: dict[int, Rest] = {}
         self.satisfied: set[tuple[int, str]] = set()
         self.job_nodes: dict[tuple[int, str], JobNode] = {}
         self.subtasks: dict[tuple[int, int], Subtask] = {}
@@ -193,6 +196,13 @@ class World:
                     self.tasks[task.key] = task
                 case f.DeleteTask(task):
                     del self.tasks[task.key]
+                case f.AddTaskArray(array):
+                    self.arrays[array.key] = array
+                    self.rests[array.key] = ((0, array.count - 1),)
+                case f.SaveRest(key, rest):
+                    self.rests[key] = rest
+                    if not rest:
+                        del self.rests[key], self.arrays[key]
                 case f.RememberSatisfied(job_no, key):
                     self.satisfied.add((job_no, key))
                 case f.CreateNode(_, node):
@@ -248,6 +258,9 @@ class World:
             tasks=tuple(copy.deepcopy(self.tasks.pop(key)) for key in sorted(keys)),
             satisfied=tuple(key for no, key in sorted(self.satisfied) if no == job.no),
             job_nodes=tuple(copy.deepcopy(self.job_nodes.pop(key)) for key in sorted(nodes)),
+            task_arrays=tuple(
+                (self.arrays.pop(key), self.rests.pop(key)) for key in sorted(self.arrays) if key >> 32 == job.no
+            ),
         )
         self.satisfied = {entry for entry in self.satisfied if entry[0] != job.no}
         return arrived
@@ -258,6 +271,8 @@ class World:
         self.tasks.update((task.key, copy.deepcopy(task)) for task in arrived.tasks)
         self.satisfied.update((arrived.job.no, key) for key in arrived.satisfied)
         self.job_nodes.update(((row.job_no, row.node_id), copy.deepcopy(row)) for row in arrived.job_nodes)
+        self.arrays.update((array.key, array) for array, _ in arrived.task_arrays)
+        self.rests.update((array.key, rest) for array, rest in arrived.task_arrays)
         event = copy.deepcopy(arrived)
         self.do(event)
         # From here on rows and memory are one, as they are for jobs added here.
@@ -301,6 +316,7 @@ class World:
                 for (key, _), row in sorted(self.subtasks.items())
                 if key >> 32 in live and self.tasks[key].state is not TaskState.COMPLETED
             ],
+            arrays=[(self.arrays[key], self.rests[key]) for key in sorted(self.arrays)],
         )
 
     # --- shorthands ---
@@ -491,6 +507,8 @@ class World:
             job = self.job(job_id)
             for key in [key for key in self.tasks if key >> 32 == job.no]:
                 del self.tasks[key]
+            for key in [key for key in self.arrays if key >> 32 == job.no]:
+                del self.arrays[key], self.rests[key]
             self.satisfied = {entry for entry in self.satisfied if entry[0] != job.no}
             self.job_nodes = {key: row for key, row in self.job_nodes.items() if key[0] != job.no}
             self.subtasks = {key: row for key, row in self.subtasks.items() if key[0] >> 32 != job.no}

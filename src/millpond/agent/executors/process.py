@@ -14,8 +14,10 @@ from typing import Final, cast
 
 from millpond.agent import spawner
 from millpond.agent.base import ProcessExit, ProcessSpec, RunAs
+from millpond.agent.executors import compiled
 from millpond.agent.spawning import frames
 from millpond.domain.errors import TaskFailure, TaskFailureCode
+from millpond.staging.threads import finish_in_thread
 
 DEFAULT_LINGER_S: Final = 24 * 3600.0
 _PROGRAM: Final = os.path.abspath(spawner.__file__)
@@ -23,6 +25,7 @@ _CONNECT_PATIENCE_S: Final = 15.0
 _CONNECT_PAUSE_S: Final = 0.02
 _MAX_INTERPRETERS: Final = 4
 _MAX_LINKS: Final = 40
+_COMPILED_DIRECTORY: Final = "compiled"
 
 _NODE_FAULTS: Final = frozenset(
     {
@@ -124,12 +127,13 @@ class _Connection(asyncio.Protocol):
 class _Launch:
     """A launch the spawner has not answered yet."""
 
-    __slots__ = ("answer", "frame", "spec")
+    __slots__ = ("answers", "frame", "spec")
 
-    def __init__(self, spec: ProcessSpec, frame: bytes, answer: asyncio.Future[None]) -> None:
+    def __init__(self, spec: ProcessSpec, frame: bytes) -> None:
         self.spec = spec
         self.frame = frame
-        self.answer = answer
+        self.answers: list[asyncio.Future[None]] = []
+        """One for each who waits, as any may be cancelled."""
 
 
 class ProcessExecutor:
@@ -139,10 +143,18 @@ class ProcessExecutor:
     when none serves it. `grace_s` is the time between SIGTERM and SIGKILL of a kill; by default there is none, as
     on the service (semantics 2.10). `linger_s` is how long a spawner that runs nothing waits for a host to come back.
     `switch` is the program that makes a process another user's (`agent.switch`): without it there is no `run_as`.
+    With `compiles` the spawner gets its starter in C, where that can be built: in the background, once something is
+    started.
     """
 
     def __init__(
-        self, directory: str, *, grace_s: float = 0.0, linger_s: float = DEFAULT_LINGER_S, switch: str = ""
+        self,
+        directory: str,
+        *,
+        grace_s: float = 0.0,
+        linger_s: float = DEFAULT_LINGER_S,
+        switch: str = "",
+        compiles: bool = True,
     ) -> None:
         self._directory = directory
         self._switch = switch
@@ -151,11 +163,15 @@ class ProcessExecutor:
         self._known: dict[str, ProcessExit | None] = {}
         """All the spawner knows: None while running."""
         self._launches: dict[str, _Launch] = {}
-        self._waiters: dict[str, asyncio.Future[ProcessExit | None]] = {}
+        self._waiters: dict[str, list[asyncio.Future[ProcessExit | None]]] = {}
         self._ends: dict[str, asyncio.Future[None]] = {}
         """By attempt."""
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
+        self._compiles = compiles
+        self._compiling: asyncio.Task[bool] | None = None
+        self._compiled = ""
+        """Path of the starter in C."""
         self._closed = False
 
     async def open(self) -> None:
@@ -164,17 +180,29 @@ class ProcessExecutor:
         if self._connection is None:
             await self._connect()
 
+    async def compile(self) -> bool:
+        """Have the starter in C from now on; whether it could be built."""
+        self._compiles = False
+        self._compiled = await finish_in_thread(compiled.build, os.path.join(self._directory, _COMPILED_DIRECTORY))
+        if self._compiled and self._connection is not None:
+            self._connection.write(frames.frame(frames.COMPILED, os.fsencode(self._compiled)))
+        return bool(self._compiled)
+
     async def start(self, process: ProcessSpec) -> None:
         """See `Executor.start`."""
         connection = self._connection or await self._connect()
+        if self._compiles:
+            self._compiles = False
+            self._compiling = asyncio.get_running_loop().create_task(self.compile())
         if process.id in self._known:
             return
         launch = self._launches.get(process.id)
         if launch is None:
-            launch = _Launch(process, _launch_frame(process, self._switch), asyncio.get_running_loop().create_future())
-            self._launches[process.id] = launch
+            launch = self._launches[process.id] = _Launch(process, _launch_frame(process, self._switch))
             connection.write(launch.frame)
-        await asyncio.shield(launch.answer)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        launch.answers.append(answer)
+        await answer
 
     async def wait(self, process_id: str) -> ProcessExit | None:
         """See `Executor.wait`."""
@@ -185,10 +213,9 @@ class ProcessExecutor:
         exit_ = self._known[process_id]
         if exit_ is not None:
             return exit_
-        waiter = self._waiters.get(process_id)
-        if waiter is None:
-            waiter = self._waiters[process_id] = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(waiter)
+        waiter: asyncio.Future[ProcessExit | None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(process_id, []).append(waiter)
+        return await waiter
 
     async def kill(self, process_id: str) -> None:
         """See `Executor.kill`."""
@@ -215,14 +242,15 @@ class ProcessExecutor:
         connection = self._connection or await self._connect()
         if process_id in self._known:
             del self._known[process_id]
-            waiter = self._waiters.pop(process_id, None)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+            self._tell(process_id, None)
             connection.write(frames.frame(frames.FORGET, os.fsencode(process_id)))
 
     async def close(self) -> None:
         """Let go of the spawner; processes run on."""
         self._closed = True
+        if self._compiling is not None:
+            self._compiling.cancel()
+            await asyncio.gather(self._compiling, return_exceptions=True)
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
@@ -272,6 +300,8 @@ class ProcessExecutor:
         assert connection.known is not None
         self._known, connection.known = connection.known, None
         self._connection = connection
+        if self._compiled:
+            connection.write(frames.frame(frames.COMPILED, os.fsencode(self._compiled)))
         for process_id, launch in list(self._launches.items()):
             if process_id in self._known:
                 self._on_running(process_id)
@@ -279,11 +309,10 @@ class ProcessExecutor:
                 connection.write(launch.frame)
         for attempt_id in self._ends:
             connection.write(frames.frame(frames.END, os.fsencode(attempt_id)))
-        for process_id, waiter in list(self._waiters.items()):
+        for process_id in list(self._waiters):
             exit_ = self._known.get(process_id)
             if exit_ is not None or process_id not in self._known:
-                del self._waiters[process_id]
-                waiter.set_result(exit_)
+                self._tell(process_id, exit_)
         return connection
 
     async def _open(self) -> _Connection:
@@ -340,9 +369,11 @@ class ProcessExecutor:
     def _give_up(self, error: BaseException) -> None:
         """No spawner: nothing that was asked will be answered."""
         for launch in self._launches.values():
-            _settle(launch.answer, error)
-        for waiter in self._waiters.values():
-            _settle(waiter, error)
+            for answer in launch.answers:
+                _settle(answer, error)
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                _settle(waiter, error)
         for end in self._ends.values():
             _settle(end, error)
         self._ends.clear()
@@ -363,8 +394,16 @@ class ProcessExecutor:
     def _on_running(self, process_id: str) -> None:
         self._known.setdefault(process_id, None)
         launch = self._launches.pop(process_id, None)
-        if launch is not None and not launch.answer.done():
-            launch.answer.set_result(None)
+        if launch is not None:
+            for answer in launch.answers:
+                if not answer.done():
+                    answer.set_result(None)
+
+    def _tell(self, process_id: str, exit_: ProcessExit | None) -> None:
+        """Those who wait for its end."""
+        for waiter in self._waiters.pop(process_id, ()):
+            if not waiter.done():
+                waiter.set_result(exit_)
 
     def _on_exited(self, process_id: str, exit_: ProcessExit) -> None:
         if process_id not in self._known and process_id not in self._launches:
@@ -372,9 +411,7 @@ class ProcessExecutor:
             return
         self._on_running(process_id)
         self._known[process_id] = exit_
-        waiter = self._waiters.pop(process_id, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(exit_)
+        self._tell(process_id, exit_)
 
     def _on_attempt_ended(self, attempt_id: str) -> None:
         end = self._ends.pop(attempt_id, None)
@@ -384,7 +421,8 @@ class ProcessExecutor:
     def _on_refused(self, process_id: str, number: int, step: str) -> None:
         launch = self._launches.pop(process_id, None)
         if launch is not None:
-            _settle(launch.answer, _refusal(launch.spec, number, step))
+            for answer in launch.answers:
+                _settle(answer, _refusal(launch.spec, number, step))
 
 
 def _settle(future: asyncio.Future[None] | asyncio.Future[ProcessExit | None], error: BaseException) -> None:

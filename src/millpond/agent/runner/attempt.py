@@ -1,9 +1,8 @@
 """One attempt on its way through the hooks, and what a hook is."""
 
 import asyncio
-import contextlib
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from millpond.agent.base import NodeFacts, ProcessExit, ProcessSpec, RunAs
@@ -112,24 +111,9 @@ class Attempt:
         elif self._interruptible is not None:
             self._interruptible.cancel()
 
-    @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
+    def interruptible(self) -> "_Interruptible":
         """What is awaited inside is cancelled by `interrupt`, and ends as Interrupted."""
-        if self.interruption is not None:
-            raise Interrupted
-        task = asyncio.current_task()
-        assert task is not None
-        cancelled_before = task.cancelling()
-        self._interruptible = task
-        try:
-            yield
-        except asyncio.CancelledError:
-            # The cancellation may be the caller's own, which passes.
-            if self.interruption is not None and task.uncancel() <= cancelled_before:
-                raise Interrupted from None
-            raise
-        finally:
-            self._interruptible = None
+        return _Interruptible(self)
 
     def disarm(self) -> None:
         """Its wall clock does not matter any more."""
@@ -142,6 +126,35 @@ class Attempt:
         if self.failure is None:
             self.failure = failure_info(failure)
             self.retryable = retryable
+
+
+class _Interruptible:
+    """See `Attempt.interruptible`. Written out, as every attempt passes it a few times."""
+
+    __slots__ = ("_attempt", "_cancelled_before", "_task")
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def __enter__(self) -> None:
+        if self._attempt.interruption is not None:
+            raise Interrupted
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelled_before = task.cancelling()
+        self._attempt._interruptible = task
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        attempt = self._attempt
+        attempt._interruptible = None
+        if (
+            # The cancellation may be the caller's own, which passes.
+            isinstance(error, asyncio.CancelledError)
+            and attempt.interruption is not None
+            and self._task.uncancel() <= self._cancelled_before
+        ):
+            raise Interrupted from None
 
 
 class TaskHook:

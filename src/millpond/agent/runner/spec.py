@@ -1,5 +1,6 @@
 """The part of a task's specification that a node acts on, decoded from its wire form."""
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -116,26 +117,37 @@ class TaskSpec(_Wire, frozen=True, rename="camel"):
     def max_wall_clock_s(self) -> float | None:
         """Seconds from entry to running until the task is killed; None is no limit."""
         text = None if self.constraints is None else self.constraints.max_wall_clock_time
-        return None if text is None else parse_duration(text)
+        return None if text is None else _seconds(text)
 
     @property
     def retention_s(self) -> float | None:
         """Seconds the task's directory is kept after its end; None is for ever."""
         text = None if self.constraints is None else self.constraints.retention_time
-        return DEFAULT_RETENTION_S if text is None else parse_duration(text)
+        return DEFAULT_RETENTION_S if text is None else _seconds(text)
 
 
 _DECODER: Final = msgspec.json.Decoder(TaskSpec)
+_SHORT: Final = 2048
+"""Bytes of a specification up to which it is remembered: many tasks have the same."""
+
+_seconds: Final = lru_cache(maxsize=64)(parse_duration)
+
+
+def _decode(spec: bytes) -> TaskSpec:
+    decoded = _DECODER.decode(spec)
+    # Durations are read here, so that a bad one ends the attempt before anything was done for it.
+    _ = decoded.max_wall_clock_s, decoded.retention_s
+    return decoded
+
+
+_decode_short: Final = lru_cache(maxsize=256)(_decode)
 
 
 def decode_spec(spec: bytes) -> TaskSpec:
     """Raises TaskFailure Unknown (a server error: the API checks specifications before they get here)."""
     try:
-        decoded = _DECODER.decode(spec)
-        # Durations are read here, so that a bad one ends the attempt before anything was done for it.
-        _ = decoded.max_wall_clock_s, decoded.retention_s
+        return _decode_short(spec) if len(spec) <= _SHORT else _decode(spec)
     except (msgspec.MsgspecError, ValueError) as error:
         raise TaskFailure(
             TaskFailureCode.UNKNOWN, f"The task's specification cannot be read: {error}", user_error=False
         ) from error
-    return decoded

@@ -5,7 +5,7 @@ import collections
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Final
 
 from millpond.agent.base import Executor, NodeFacts, Outcome, ProcessExit
@@ -323,21 +323,24 @@ class TaskRunner:
             attempt.interruption = None
 
     async def _after(self, attempt: Attempt) -> None:
-        for exited in self._exited:
-            try:
-                with attempt.interruptible():
-                    await exited(attempt)
-            except Interrupted:
-                # Told to stop: nothing is uploaded any more.
-                return
-            except TaskFailure as failure:
-                # The command line ran: whatever failed since, the node does not run it again.
-                attempt.fail(failure)
-            except Exception as error:
-                _log.exception("attempt %s", attempt.process_id)
-                attempt.fail(
-                    TaskFailure(TaskFailureCode.UNKNOWN, f"The node agent failed: {error!r}", user_error=False)
-                )
+        try:
+            with attempt.interruptible():
+                for exited in self._exited:
+                    await self._leave(attempt, exited)
+        except Interrupted:
+            # Told to stop: nothing is uploaded any more.
+            return
+
+    @staticmethod
+    async def _leave(attempt: Attempt, exited: Callable[[Attempt], Awaitable[None]]) -> None:
+        try:
+            await exited(attempt)
+        except TaskFailure as failure:
+            # The command line ran: whatever failed since, the node does not run it again.
+            attempt.fail(failure)
+        except Exception as error:
+            _log.exception("attempt %s", attempt.process_id)
+            attempt.fail(TaskFailure(TaskFailureCode.UNKNOWN, f"The node agent failed: {error!r}", user_error=False))
 
     # --- in the background --------------------------------------------------------------------------------------
 

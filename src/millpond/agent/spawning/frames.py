@@ -6,7 +6,7 @@ environments and paths cannot hold a NUL byte, so nothing is escaped.
 
 import struct
 
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<IB")
 MAX_FRAME = 16 * 1024 * 1024
 SOCKET_NAME = "spawner.sock"
@@ -35,6 +35,8 @@ END = 5
 LAUNCH_AS = 6
 """path of the switch (`agent/switch.py`) or of setpriv; uid, gid and groups with commas between; control groups'
 directories with newlines between; then as LAUNCH"""
+COMPILED = 7
+"""path of the starter in C, to be used from now on"""
 
 # spawner to client
 HELLO = 16

@@ -9,6 +9,7 @@ import socket
 import time
 
 from millpond.agent.spawning.frames import (
+    COMPILED,
     END,
     ENDED,
     EXITED,
@@ -29,6 +30,7 @@ from millpond.agent.spawning.frames import (
     VERSION,
     frame,
 )
+from millpond.agent.spawning.native import NativeStarter
 from millpond.agent.spawning.processes import (
     Children,
     Process,
@@ -48,6 +50,8 @@ _SWEEP_INTERVAL_S = 0.05
 _SWEEP_PATIENCE_S = 10.0
 """After that a task's end is told although something it left behind cannot be killed (it hangs in the kernel, or runs
 as another user)."""
+_TELL_S = 0.005
+"""That a process runs may be told so much later: one that ends sooner is told of once."""
 _ORPHAN_CHECK_S = 2.0
 _FIRST_CLIENT_S = 30.0
 """However short it is to linger, whoever started the spawner has that long to connect."""
@@ -78,11 +82,16 @@ class Spawner:
         self._client: socket.socket | None = None
         self._received = bytearray()
         self._unsent = bytearray()
+        self._hurries = False
+        """Something of the unsent is to be sent at once."""
+        self._send_at = 0.0
+        """Monotonic time at which the unsent is sent in any case."""
         self._writing = False
         self._shutting_down = False
         self._checked_at = time.monotonic()
         self._alone_since = self._checked_at + _FIRST_CLIENT_S
         self._starter = Starter()
+        self._native: NativeStarter | None = None
         self._children = Children()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -115,7 +124,7 @@ class Spawner:
             self._reap()
             if self._killing:
                 self._kill_overdue()
-            if self._unsent and not self._writing:
+            if self._unsent and not self._writing and (self._hurries or self._send_at <= time.monotonic()):
                 self._flush()
         if self._client is not None:
             self._client.close()
@@ -127,6 +136,9 @@ class Spawner:
             timeout = _SWEEP_INTERVAL_S
         if self._killing:
             until = min(process.kill_at for process in self._killing.values()) - time.monotonic()
+            timeout = max(0.001, until if timeout < 0 else min(timeout, until))
+        if self._unsent and not self._writing:
+            until = self._send_at - time.monotonic()
             timeout = max(0.001, until if timeout < 0 else min(timeout, until))
         return timeout
 
@@ -169,7 +181,7 @@ class Spawner:
         for process in self._processes.values():
             if not process.forgotten:
                 self._unsent += self._news(process)
-        self._unsent += frame(READY)
+        self._send(frame(READY))
 
     def _news(self, process: Process) -> bytes:
         """What there is to tell of a process."""
@@ -184,7 +196,7 @@ class Spawner:
         self._client = None
         self._received.clear()
         self._unsent.clear()
-        self._writing = False
+        self._writing = self._hurries = False
         # Whoever comes next asks for what it wants to know.
         self._ends.clear()
         self._alone_since = time.monotonic()
@@ -222,28 +234,35 @@ class Spawner:
             end = position + HEADER.size + length
             if end > len(received):
                 break
-            self._handle(operation, bytes(received[position + HEADER.size : end]).split(b"\0"))
+            self._handle(operation, bytes(received[position + HEADER.size : end]))
             position = end
         return position
 
-    def _handle(self, operation: int, fields: list[bytes]) -> None:
+    def _handle(self, operation: int, payload: bytes) -> None:
         if operation == LAUNCH:
-            self._launch(fields)
+            self._launch(payload)
         elif operation == LAUNCH_AS:
-            self._launch(fields[3:], Switch(fields[0], fields[1], fields[2]))
+            path, numbers, cgroups, launch = payload.split(b"\0", 3)
+            self._launch(launch, Switch(path, numbers, cgroups))
         elif operation == KILL:
-            self._kill(fields[0], int(fields[1]))
+            process_id, grace_ms = payload.split(b"\0")
+            self._kill(process_id, int(grace_ms))
         elif operation == FORGET:
-            process = self._processes.get(fields[0])
+            process = self._processes.get(payload)
             if process is not None and process.id in self._kept:
                 process.forgotten = True
                 self._sweep_up(process)
             elif process is not None and (process.exit is None or process.id in self._ending):
                 process.forgotten = True
             elif process is not None:
-                del self._processes[fields[0]]
+                del self._processes[payload]
         elif operation == END:
-            self._end(fields[0])
+            self._end(payload)
+        elif operation == COMPILED:
+            try:
+                self._native = NativeStarter(os.fsdecode(payload), self._starter.cgroups)
+            except OSError as error:
+                os.write(2, f"{error}: processes are started without\n".encode())
         elif operation == SHUTDOWN:
             self._shut_down()
         else:
@@ -251,6 +270,13 @@ class Spawner:
 
     def _send(self, data: bytes) -> None:
         if self._client is not None:
+            self._unsent += data
+            self._hurries = True
+
+    def _send_soon(self, data: bytes) -> None:
+        if self._client is not None:
+            if not self._unsent:
+                self._send_at = time.monotonic() + _TELL_S
             self._unsent += data
 
     def _flush(self) -> None:
@@ -264,37 +290,45 @@ class Spawner:
             self._drop_client()
             return
         del self._unsent[:sent]
+        self._hurries = bool(self._unsent)
         if bool(self._unsent) != self._writing:
             self._writing = bool(self._unsent)
             self._epoll.modify(self._client.fileno(), select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
 
     # --- starting ---
 
-    def _launch(self, fields: list[bytes], switch: Switch | None = None) -> None:
-        process_id, directory, stdout_path, stderr_path, flags = fields[:5]
-        arguments_end = 6 + int(fields[5])
+    def _launch(self, launch: bytes, switch: Switch | None = None) -> None:
+        process_id, directory, stdout_path, stderr_path, flags, count, strings = launch.split(b"\0", 6)
         known = self._processes.get(process_id)
         if known is not None:
             self._send(self._news(known))
             return
-        environment = {MARKER.encode(): self._token + b":" + process_id}
-        for field in fields[arguments_end:]:
-            name, _, value = field.partition(b"=")
-            environment[name] = value
         if self._shutting_down:
             self._send(frame(REFUSED, process_id, str(errno.ESHUTDOWN).encode(), b"shutdown"))
             return
+        marker = self._token + b":" + process_id
+        answer: socket.socket | None = None
         try:
-            pid, answer = self._starter.start(
-                directory, stdout_path, stderr_path, flags, fields[6:arguments_end], environment, switch
-            )
+            if self._native is not None:
+                pid = self._native.start(
+                    marker, directory, stdout_path, stderr_path, flags, int(count), strings, switch
+                )
+            else:
+                fields = strings.split(b"\0")
+                environment = {MARKER.encode(): marker}
+                for field in fields[int(count) :]:
+                    name, _, value = field.partition(b"=")
+                    environment[name] = value
+                pid, answer = self._starter.start(
+                    directory, stdout_path, stderr_path, flags, fields[: int(count)], environment, switch
+                )
         except StartError as error:
             self._send(frame(REFUSED, process_id, str(error.number).encode(), error.step))
             return
         process = Process(process_id, pid, KEEPS in flags)
         self._processes[process_id] = self._running[pid] = process
         if answer is None:
-            self._send(frame(RUNNING, process_id))
+            self._send_soon(frame(RUNNING, process_id))
         else:
             process.switching = answer.fileno()
             self._switching[process.switching] = (answer, process)
@@ -315,7 +349,7 @@ class Spawner:
         process.switching = -1
         if len(said) < ANSWER.size:
             # It is the task's program now; or was killed.
-            self._send(frame(RUNNING, process.id))
+            self._send_soon(frame(RUNNING, process.id))
             return
         number, was_user = ANSWER.unpack(said)
         # It is about to end, and is no process of the task's.

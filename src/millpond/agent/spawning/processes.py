@@ -7,6 +7,7 @@ import time
 
 from millpond.agent.spawning.frames import MARKER
 
+_SHORT = 2048
 _PF_KTHREAD = 0x00200000
 _NAMELESS_ROUNDS = 20
 """A process that has wiped out its own arguments and environment for good is waited for no longer than that."""
@@ -62,9 +63,10 @@ class Children:
     def pids(self) -> list[int]:
         """Pids of all direct children. Exact: they leave the list only when reaped, which happens in this thread."""
         if self._children_file >= 0:
-            os.lseek(self._children_file, 0, os.SEEK_SET)
-            text = b""
-            while chunk := os.read(self._children_file, 1 << 16):
+            text = chunk = os.pread(self._children_file, 1 << 16, 0)
+            # Only the last part is shorter than about a page.
+            while len(chunk) > _SHORT:
+                chunk = os.pread(self._children_file, 1 << 16, len(text))
                 text += chunk
             return [int(pid) for pid in text.split()]
         own = os.getpid()

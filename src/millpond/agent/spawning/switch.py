@@ -20,10 +20,10 @@ class CgroupError(OSError):
 class Switch:
     """How a process becomes another user's."""
 
-    __slots__ = ("_gid", "_groups", "_inside", "_uid", "cgroups", "path")
+    __slots__ = ("_inside", "cgroups", "gid", "groups", "path", "uid")
 
     def __init__(self, path: bytes, numbers: bytes, cgroups: bytes) -> None:
-        self._uid, self._gid, *self._groups = (int(number) for number in numbers.split(b","))
+        self.uid, self.gid, *self.groups = (int(number) for number in numbers.split(b","))
         self._inside = False
         self.path = path
         self.cgroups = cgroups.split(b"\n") if cgroups else []
@@ -35,15 +35,15 @@ class Switch:
     @property
     def message(self) -> bytes:
         """What the switch reads."""
-        count = len(self._groups)
-        return struct.pack(f"={4 + count}I", self._uid, self._gid, len(self.cgroups), count, *self._groups)
+        count = len(self.groups)
+        return struct.pack(f"={4 + count}I", self.uid, self.gid, len(self.cgroups), count, *self.groups)
 
     def options(self) -> list[bytes]:
         """For setpriv."""
-        groups = b",".join(b"%d" % group for group in self._groups)
+        groups = b",".join(b"%d" % group for group in self.groups)
         return [
-            b"--reuid=%d" % self._uid,
-            b"--regid=%d" % self._gid,
+            b"--reuid=%d" % self.uid,
+            b"--regid=%d" % self.gid,
             b"--groups=" + groups if groups else b"--clear-groups",
         ]
 
@@ -53,10 +53,10 @@ class Switch:
         if self._inside:
             return
         self._inside = True
-        os.setgroups(self._groups)
-        _libc.setfsgid(self._gid)
-        _libc.setfsuid(self._uid)
-        if _libc.setfsuid(_NO_UID) != self._uid:
+        os.setgroups(self.groups)
+        _libc.setfsgid(self.gid)
+        _libc.setfsuid(self.uid)
+        if _libc.setfsuid(_NO_UID) != self.uid:
             raise PermissionError(errno.EPERM, "setfsuid")
 
     def leave(self) -> None:

@@ -19,6 +19,7 @@ from millpond.api.handlers import (
     nodes,
     pools,
     statistics,
+    task_arrays,
     tasks,
 )
 
@@ -86,6 +87,7 @@ _HANDLERS: Final[tuple[Handler, ...]] = (
     job_schedules.list_jobs_from_schedule,
     tasks.create_task,
     tasks.create_task_collection,
+    task_arrays.create_task_array,
     tasks.get_task,
     tasks.list_tasks,
     tasks.list_subtasks,

@@ -1,5 +1,7 @@
 """Operations on tasks."""
 
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -41,6 +43,8 @@ from millpond.store.base import TaskRow
 
 MAX_COLLECTION_TASKS: Final = 100
 MAX_COLLECTION_BYTES: Final = 1024 * 1024
+
+_RENDERED_AT_ONCE: Final = 250
 
 _create_decoder = body_decoder(TaskCreate)
 _group_decoder = body_decoder(TaskGroup)
@@ -163,13 +167,22 @@ async def list_tasks(context: Context, request: Request) -> Response:
         b'{"odata.metadata":"',
         request.base_url.encode(),
         b'/$metadata#tasks","value":[',
-        b",".join([render(row) for row in page.items]),
+        b",".join([text async for text in _rendered(page.items, render)]),
     ]
     if page.next is not None:
         pieces += [b'],"odata.nextLink":', encode_json(next_link(request, page.next)), b"}"]
     else:
         pieces.append(b"]}")
     return json_reply(request, b"".join(pieces), of_tasks=True)
+
+
+async def _rendered(rows: Sequence[TaskRow], render: Callable[[TaskRow], bytes]) -> AsyncIterator[bytes]:
+    """The rows' texts. Others have their turn in between: a page of a thousand takes milliseconds."""
+    for start in range(0, len(rows), _RENDERED_AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        for row in rows[start : start + _RENDERED_AT_ONCE]:
+            yield render(row)
 
 
 async def list_subtasks(context: Context, request: Request) -> Response:

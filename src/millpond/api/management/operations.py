@@ -141,6 +141,11 @@ class ManagementRouter:
         return self._roles[operation.method, operation.path]
 
 
+def table() -> list[tuple[str, str, str, Role]]:
+    """(name, method, path, least role) of every operation."""
+    return [(row.name, row.method, row.path, row.role) for row in _TABLE]
+
+
 def listed_operations() -> list[dict[str, Any]]:
     """Azure Batch management: Operation, of all that this plane has."""
     found: dict[str, dict[str, Any]] = {}

@@ -42,6 +42,7 @@ _decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _DEFAULT_IDENTITY: Final = ',"userIdentity":{"autoUser":{"scope":"pool","elevationLevel":"nonadmin"}}'
 _CONSTRAINTS: Final = b',"constraints":'
+_NEVER_HANDED_OUT: Final = ',"executionInfo":{"retryCount":0,"requeueCount":0}}'
 _COMPLETED: Final = TaskState.COMPLETED
 _ACTIVE: Final = TaskState.ACTIVE
 
@@ -63,6 +64,8 @@ class TaskRenderer:
         self._select = select if select is None or stats_at is None else select | {"stats"}
         self._stats_at = stats_at
         self._default_constraints = self._constraints_text({})
+        self._moves: tuple[object, ...] = ()
+        self._moves_text = ""
 
     def render(self, row: TaskRow, *, metadata: str = "") -> bytes:
         """The task as a JSON object; `metadata` is the odata.metadata to begin it with."""
@@ -102,14 +105,27 @@ class TaskRenderer:
         return b"%b%b%b" % (self._head(task).encode(), spec[1:-1], (tail + self._ending(task)).encode())
 
     def _head(self, task: Task) -> str:
+        moves = (
+            task.last_modified,
+            task.creation_time,
+            task.state,
+            task.state_time,
+            task.previous_state,
+            task.previous_state_time,
+        )
+        if moves != self._moves:
+            # Tasks that were added together have it in common, and come one after the other.
+            self._moves, self._moves_text = moves, self._text_of_moves(task)
+        return f'{{"url":"{self._tasks_url}{task.id}",{self._moves_text}'
+
+    def _text_of_moves(self, task: Task) -> str:
         before = ""
         if task.previous_state is not None:
             before = f'"previousState":"{task.previous_state}",'
             if task.previous_state_time is not None:
                 before += f'"previousStateTransitionTime":"{timestamp_text(task.previous_state_time)}",'
         return (
-            f'{{"url":"{self._tasks_url}{task.id}","eTag":"{etag_of(task.last_modified)}",'
-            f'"creationTime":"{timestamp_text(task.creation_time)}",'
+            f'"eTag":"{etag_of(task.last_modified)}","creationTime":"{timestamp_text(task.creation_time)}",'
             f'"lastModified":"{timestamp_text(task.last_modified)}","state":"{task.state}",'
             f'"stateTransitionTime":"{timestamp_text(task.state_time)}",{before}'
         )
@@ -126,6 +142,8 @@ class TaskRenderer:
 
     def _ending(self, task: Task) -> str:
         """The end of the object: executionInfo, nodeInfo, the closing brace."""
+        if task.attempt == 0 and task.state is _ACTIVE:
+            return _NEVER_HANDED_OUT
         text = f',"executionInfo":{execution_text(task)}'
         # A task handed to a node and not begun is plainly active: where it waits is nobody's business.
         if task.node_id is None or task.state is _ACTIVE:

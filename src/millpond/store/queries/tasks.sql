@@ -90,8 +90,24 @@ DELETE FROM task_spec WHERE key IN (SELECT value FROM json_each(?))
 INSERT INTO satisfied (job_no, id_key) SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
 ON CONFLICT DO NOTHING
 
--- name: load_tasks
-SELECT /*task_columns*/ FROM task WHERE key BETWEEN ? AND ? ORDER BY key
+-- name: only_added
+-- Nothing has happened to the task yet, and no rules go with it: five columns say all of it.
+task.state = 'active' AND task.attempt = 0 AND task.rules IS NULL
+AND task.last_modified = task.creation_time AND task.state_time = task.creation_time
+AND task.previous_state IS NULL AND task.previous_state_time IS NULL AND task.node IS NULL AND task.use IS NULL
+AND task.retry_count = 0 AND task.requeue_count = 0 AND task.last_retry_time IS NULL AND task.last_requeue_time IS NULL
+AND task.start_time IS NULL AND task.end_time IS NULL AND task.exit_code IS NULL AND task.failure IS NULL
+AND task.satisfies = 0
+
+-- name: load_added_tasks
+SELECT key, id, creation_time, required_slots, max_retry_count
+FROM task WHERE key BETWEEN ? AND ? AND (/*only_added*/) ORDER BY key
+
+-- name: count_tasks
+SELECT count(*) FROM task WHERE key BETWEEN ? AND ?
+
+-- name: load_other_tasks
+SELECT /*task_columns*/ FROM task WHERE key BETWEEN ? AND ? AND NOT (/*only_added*/) ORDER BY key
 
 -- name: load_satisfied
 SELECT job_no, id_key FROM satisfied WHERE job_no = ? ORDER BY id_key
@@ -104,12 +120,26 @@ LEFT JOIN task_spec ON task_spec.key = task.key
 WHERE job.id = ?1
 
 -- name: list_tasks
-SELECT /*task_columns*/, task_spec.spec
-FROM task
-LEFT JOIN task_spec ON task_spec.key = task.key
-WHERE task.key > ? AND task.key <= ? AND /*where*/
-ORDER BY task.key
-LIMIT ?
+-- The whole page in one value: between two rows the reader would wait for the interpreter again and again. In the order
+-- of the fields of `Task`, and the specification; times are whole microseconds.
+SELECT json_group_array(json_array(
+    listed.key, listed.id, listed.state, CAST(round(listed.creation_time * 1000000) AS INTEGER),
+    CAST(round(listed.last_modified * 1000000) AS INTEGER), CAST(round(listed.state_time * 1000000) AS INTEGER),
+    listed.required_slots, listed.max_retry_count, listed.previous_state,
+    CAST(round(listed.previous_state_time * 1000000) AS INTEGER), listed.attempt, listed.node, listed.retry_count,
+    listed.requeue_count, CAST(round(listed.last_retry_time * 1000000) AS INTEGER),
+    CAST(round(listed.last_requeue_time * 1000000) AS INTEGER), CAST(round(listed.start_time * 1000000) AS INTEGER),
+    CAST(round(listed.end_time * 1000000) AS INTEGER), listed.exit_code, json(CAST(listed.failure AS TEXT)), listed.satisfies,
+    json(CAST(listed.rules AS TEXT)), json(CAST(listed.use AS TEXT)), CAST(listed.spec AS TEXT)
+))
+FROM (
+    SELECT task.*, task_spec.spec
+    FROM task
+    LEFT JOIN task_spec ON task_spec.key = task.key
+    WHERE task.key > ? AND task.key <= ? AND /*where*/
+    ORDER BY task.key
+    LIMIT ?
+) AS listed
 
 -- name: scan_tasks
 -- The key so many rows further on.
