@@ -33,5 +33,6 @@ async def create_task_array(context: Context, request: Request) -> Response:
         "creationTime": timestamp_text(array.creation_time),
     }
     response = json_reply(request, encode_json(body), array.creation_time)
-    response.headers.append((b"location", f"{job_url(request.base_url, job_id)}/tasks".encode()))
+    tasks_url = f"{job_url(request.base_url, job_id)}/tasks".encode()
+    response.headers += [(b"dataserviceid", tasks_url), (b"location", tasks_url)]
     return response
