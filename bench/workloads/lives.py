@@ -52,6 +52,6 @@ WORKLOAD: Final = Workload(
         "hundred to a synchronous commit, by a process that does nothing else."
     ),
     run=run,
-    sizes=Sizes(full=LifeSizes(50_000, 5), quick=LifeSizes(5_000, 3), tiny=LifeSizes(200, 1)),
+    sizes=Sizes(full=LifeSizes(50_000, 5), quick=LifeSizes(8_000, 4), tiny=LifeSizes(200, 1)),
     is_checked=True,
 )
