@@ -5,6 +5,7 @@ from typing import Final
 from bench.workload import Registry
 from bench.workloads import (
     adds,
+    arrays,
     autoscale,
     autoscaled_pools,
     commands,
@@ -27,6 +28,7 @@ WORKLOADS: Final[Registry] = tuple(
     for module in (
         commands,
         adds,
+        arrays,
         lives,
         latency,
         mixed,

@@ -4,6 +4,7 @@ Azure Blob storage. And the credentials of identities. For `app`.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from millpond.azurite import Azurite
 from millpond.azurite import install as install_azurite
@@ -11,8 +12,10 @@ from millpond.config import Config, IdentityConfig
 from millpond.control.identities import StoredIdentity
 from millpond.datadir import DataDir, StorageFacts
 from millpond.staging.account_storage import AccountStorage, StorageError
-from millpond.staging.blob_storage import BlobStorage
 from millpond.staging.shared_access import StorageAccount, account_at, account_of
+
+if TYPE_CHECKING:
+    from millpond.staging.blob_storage import BlobStorage
 
 
 class ChoiceError(Exception):
@@ -34,7 +37,7 @@ class StorageChoice:
             self._azurite = Azurite(install_azurite(say), path, config.account.name, key, port=port)
             self._azurite.prepare()
         account = _account(config, data_dir, self._azurite)
-        self._blobs = None if account is None else BlobStorage(account)
+        self._blobs = None if account is None else _blob_storage(account)
         self.storage: AccountStorage = self._blobs or directory
         self.endpoints = {} if account is None else {account.name: account.endpoint}
         """Of the storage account, by its name."""
@@ -69,6 +72,13 @@ class StorageChoice:
         """End what was started at once."""
         if self._azurite is not None:
             self._azurite.kill()
+
+
+def _blob_storage(account: StorageAccount) -> "BlobStorage":
+    # Not before it is needed: its HTTP client is a fifth of what a service reads to start.
+    from millpond.staging.blob_storage import BlobStorage  # noqa: PLC0415
+
+    return BlobStorage(account)
 
 
 def _account(config: Config, data_dir: DataDir, azurite: Azurite | None) -> StorageAccount | None:

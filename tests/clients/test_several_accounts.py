@@ -1,6 +1,7 @@
 """Several accounts in one service, with azure-mgmt-batch and azure-batch unmodified, and real nodes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from azure.mgmt.batch import models as am
 from tests.clients.conftest import Batch, connect
 from tests.clients.management import HTTP, management_client
 from tests.conftest import MillpondProcess, ServiceFactory
+from tests.servers.azurite import Azurite
 
 GROUP = "millpond"
 FAST: dict[str, Any] = {**HTTP, "polling_interval": 0.1}
@@ -70,11 +72,7 @@ def test_the_same_ids_run_in_both_and_one_goes_while_the_other_runs(new_service:
                 batch.client.create_job(m.BatchJobCreateOptions(id="job", pool_info=m.BatchPoolInfo(pool_id="shared")))
                 batch.sh("job", "say", f"echo {number} $AZ_BATCH_ACCOUNT_NAME $AZ_BATCH_ACCOUNT_URL")
             for batch in both:
-                batch.until(
-                    lambda batch=batch: batch.client.get_task("job", "say"),
-                    lambda task: task.state == m.BatchTaskState.COMPLETED,
-                    120,
-                )
+                batch.completed("job", "say")
             assert both[0].stdout("job", "say").split() == ["0", service.account, service.endpoint]
             assert both[1].stdout("job", "say").split() == ["1", "render", f"{service.endpoint}/accounts/render"]
             (mine,), (theirs,) = (batch.nodes() for batch in both)
@@ -109,9 +107,7 @@ def test_accounts_are_back_after_a_crash(new_service: ServiceFactory) -> None:
             client.create_job(m.BatchJobCreateOptions(id="job", pool_info=m.BatchPoolInfo(pool_id="pool")))
             release = service.data_dir.parent / "release"
             batch.sh("job", "wait", f"while [ ! -e {release} ]; do sleep 0.1; done; echo done")
-            batch.until(
-                lambda: client.get_task("job", "wait"), lambda task: task.state == m.BatchTaskState.RUNNING, 120
-            )
+            batch.running("job", "wait")
         changed = am.BatchAccountRegenerateKeyParameters(key_name="Secondary")
         keys = manager.batch_account.regenerate_key(GROUP, "render", changed, **HTTP)
     service.kill()
@@ -122,8 +118,34 @@ def test_accounts_are_back_after_a_crash(new_service: ServiceFactory) -> None:
         batch = Batch(client, "pool")
         assert batch.until_state("job", "wait", m.BatchTaskState.RUNNING)
         release.touch()
-        batch.until(lambda: client.get_task("job", "wait"), lambda task: task.state == m.BatchTaskState.COMPLETED, 120)
+        batch.completed("job", "wait")
         assert batch.stdout("job", "wait") == "done\n"
+
+
+@pytest.mark.timeout(300)
+def test_a_deletion_is_gone_on_with_after_a_crash(new_service: ServiceFactory) -> None:
+    service = new_service("data").start()
+    directory = service.data_dir / "accounts" / "render"
+    told = service.data_dir.parent / "pid"
+    with management_client(service) as manager:
+        make(manager, "render")
+        with client_of(service, manager, "render") as client:
+            batch = Batch(client, "pool")
+            batch.create_pool("pool", 1)
+            client.create_job(m.BatchJobCreateOptions(id="job", pool_info=m.BatchPoolInfo(pool_id="pool")))
+            batch.sh("job", "long", f"echo $$ > {told}; sleep 600")
+            batch.until(lambda: told.exists() and told.read_text().strip(), bool)
+        pid = int(told.read_text())
+        assert Path(f"/proc/{pid}").exists()
+        manager.batch_account.begin_delete(GROUP, "render", polling=False, **HTTP)
+    service.kill()
+    service.start()
+    batch.until(directory.exists, lambda there: not there)
+    assert not Path(f"/proc/{pid}").exists()
+    with management_client(service) as manager:
+        assert [one.name for one in manager.batch_account.list(**HTTP)] == [service.account]
+        # The name is free again.
+        make(manager, "render")
 
 
 def test_keys_are_good_for_their_account_only(service: Any, manager: BatchManagementClient) -> None:
@@ -200,3 +222,25 @@ def test_packages_are_in_the_accounts_own_storage(service: Any, manager: BatchMa
     assert str(package.properties.storage_url).startswith(f"{service.endpoint}/accounts/render/storage/")
     assert list(manager.application.list(GROUP, service.account, **HTTP)) == []
     manager.batch_account.begin_delete(GROUP, "render", **FAST).result()
+
+
+def test_a_further_account_keeps_its_blobs_where_the_configuration_says(
+    new_service: ServiceFactory, tmp_path: Path, azurite: Azurite
+) -> None:
+    configuration = tmp_path / "millpond.toml"
+    configuration.write_text(f'[accounts.films]\nconnection_string = "{azurite.connection_string}"\n')
+    configuration.chmod(0o600)
+    service = new_service("data", "--config", str(configuration)).start()
+    with management_client(service) as manager:
+        make(manager, "films")
+        manager.application.create(GROUP, "films", "tool", **HTTP)
+        package = manager.application_package.create(GROUP, "films", "tool", "1", **HTTP)
+        assert package.properties is not None
+        assert str(package.properties.storage_url).startswith(azurite.endpoint)
+        manager.application.create(GROUP, service.account, "tool", **HTTP)
+        package = manager.application_package.create(GROUP, service.account, "tool", "1", **HTTP)
+        assert package.properties is not None
+        assert str(package.properties.storage_url).startswith(f"{service.endpoint}/storage/")
+        manager.batch_account.begin_delete(GROUP, "films", **FAST).result()
+    with azurite.client() as blobs:
+        assert list(blobs.list_containers())

@@ -20,6 +20,8 @@ FILTERS = (
     "state eq 'active'",
     "state eq 'completed'",
     "id eq 'sweep-9'",
+    "(id eq 'SWEEP-9' or id eq 't30' or id eq 'sweep-2' or id eq 'sweep-1') and state eq 'active'",
+    "id eq 'sweep-9' or state eq 'completed'",
     "startswith(id, 'SWEEP-1') and state ne 'running'",
     "id ge 'sweep-5' or creationTime lt datetime'2020-01-01T00:00:00Z'",
     "executionInfo/exitCode eq null and id lt 'sweep-3'",
@@ -165,12 +167,16 @@ async def test_a_million_items_are_one_small_row(place: Place) -> None:
     page = await store.list_tasks(1, None, 1000, None)
     assert [row.task.id for row in page.items[::999]] == ["Sweep-0", "Sweep-999"]
     where = parse_filter("id eq 'sweep-999999'", properties.TASKS)
-    found, after, calls = [], None, 0
-    while calls == 0 or after is not None:
+    found = await store.list_tasks(1, where, 10, None)
+    assert ([row.task.id for row in found.items], found.next) == (["Sweep-999999"], None)
+    where = parse_filter("startswith(id, 'sweep-99999')", properties.TASKS)
+    pages: list[list[str]] = []
+    after = None
+    while not pages or after is not None:
         part = await store.list_tasks(1, where, 10, after)
-        found += part.items
+        pages.append([row.task.id for row in part.items])
         after = part.next
-        calls += 1
-    assert [row.task.id for row in found] == ["Sweep-999999"]
-    assert calls <= 51  # each looks at 20,000
+    assert pages[4] == ["Sweep-99999"]
+    assert pages[49] == [f"Sweep-{index}" for index in range(999_990, 1_000_000)]
+    assert len(pages) <= 51  # each looks at 20,000
     await store.close()

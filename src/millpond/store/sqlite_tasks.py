@@ -17,6 +17,7 @@ from millpond.store.sqlite_task_arrays import TaskArrayTable
 
 HIGHEST: Final = (1 << 63) - 1
 """Above every row's number."""
+_TASKS_AT_ONCE: Final = 10_000
 
 
 def range_of_job(job_no: int) -> tuple[int, int]:
@@ -35,16 +36,16 @@ class TaskTables:
         """In order of creation. Most of a long queue has only been added: such rows are read in a fifth of the time."""
         keys = range_of_job(job_no)
         tasks = sqlite_rows.added_tasks_of_rows(connection.execute(self._queries["load_added_tasks"], keys))
+        for start in range(0, len(tasks), _TASKS_AT_ONCE):
+            self._hand_over(connection, tasks[start : start + _TASKS_AT_ONCE])
         added = len(tasks)
-        if added != self._all(connection, "count_tasks", *keys)[0][0]:
-            names_for, task_of_row = self._names_for, sqlite_rows.task_of_row
-            cursor = connection.execute(self._queries["load_other_tasks"], keys)
-            while rows := cursor.fetchmany(10_000):
-                names = names_for(connection, rows)
-                tasks += [task_of_row(row, names) for row in rows]
-            if added:
-                tasks.sort(key=attrgetter("key"))
-        self._hand_over(connection, tasks)
+        if added == self._all(connection, "count_tasks", *keys)[0][0]:
+            return tasks
+        cursor = connection.execute(self._queries["load_other_tasks"], keys)
+        while rows := cursor.fetchmany(_TASKS_AT_ONCE):
+            tasks += self._tasks(connection, rows)
+        if added:
+            tasks.sort(key=attrgetter("key"))
         return tasks
 
     def specs(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, bytes]:
@@ -76,10 +77,10 @@ class TaskTables:
             rows = sqlite_rows.listed_rows_of(text)
             # SQLite promises no order of what it aggregates.
             rows.sort(key=itemgetter(0))
-            names = self._names_for(connection, rows)
-            listed_task = sqlite_rows.listed_task
-            items = [TaskRow(listed_task(row, names), (row[-1] or "{}").encode()) for row in rows]
-            self._hand_over(connection, [item.task for item in items])
+            names = self._names(connection, {row[sqlite_rows.TASK_REF] for row in rows})
+            tasks = [sqlite_rows.listed_task(row, names) for row in rows]
+            self._hand_over(connection, tasks)
+            items = [TaskRow(task, (row[-1] or "{}").encode()) for task, row in zip(tasks, rows, strict=True)]
             arrays = task_arrays.Page(self.arrays.of_job(connection, job_no, start), where, start, limit)
         return arrays.with_rows(items, None if end == last else end)
 
@@ -123,32 +124,26 @@ class TaskTables:
         return connection.execute(self._queries[query], parameters).fetchall()
 
     def _tasks(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[Task]:
-        """In order of their keys, in one transaction with what read the rows."""
-        names = self._names_for(connection, rows)
+        names = self._names(connection, {row[sqlite_rows.TASK_REF] for row in rows})
         task_of_row = sqlite_rows.task_of_row
         tasks = [task_of_row(row, names) for row in rows]
         self._hand_over(connection, tasks)
         return tasks
 
     def _hand_over(self, connection: sqlite3.Connection, tasks: Sequence[Task]) -> None:
-        """Set what hand-overs say of tasks, which come in order of their keys."""
+        """Give tasks, which come in order of their keys, the attempt and node that they were handed to since their rows
+        were written. In one transaction with what read the rows."""
         if not tasks:
             return
         handed = self._all(connection, "handed_over", tasks[0].key, tasks[-1].key)
         if not handed:
             return
         names = self._names(connection, {ref for _, _, ref in handed})
-        latest = {key: (attempt, names[ref]) for key, attempt, ref in handed}
-        for task in tasks:
-            attempt, node_id = latest.get(task.key, (0, None))
-            if task.attempt < attempt:
-                task.attempt, task.node_id = attempt, node_id
-
-    def _names_for(
-        self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]
-    ) -> Mapping[int | None, str | None]:
-        """What the rows' node numbers mean."""
-        return self._names(connection, {row[sqlite_rows.TASK_REF] for row in rows})
+        by_key = {task.key: task for task in tasks}
+        for key, attempt, ref in handed:
+            task = by_key.get(key)
+            if task is not None and task.attempt < attempt:
+                task.attempt, task.node_id = attempt, names[ref]
 
     def _names(self, connection: sqlite3.Connection, refs: set[int | None]) -> Mapping[int | None, str | None]:
         """At least the names of these."""
@@ -156,9 +151,6 @@ class TaskTables:
         missing = refs - names.keys()
         if missing:
             names.update(self._all(connection, "node_names", sqlite_rows.json_of(list(missing))))
-            if missing - names.keys():
-                # The task, and with it the name, went between the two reads.
-                return {**dict.fromkeys(missing), **names}
         return names
 
     def _task_rows(self, connection: sqlite3.Connection, rows: Sequence[sqlite_rows.Row]) -> list[TaskRow]:

@@ -8,7 +8,7 @@ from millpond.domain.errors import Bug
 from millpond.domain.task import Task
 from millpond.domain.task_array import Rest, TaskArray
 from millpond.odata.evaluate import matches
-from millpond.odata.filters import Filter, Literal, names
+from millpond.odata.filters import And, Comparison, Condition, Filter, Literal, Operator, Or, names
 from millpond.store import base, filterable, paging
 from millpond.store.base import TaskRow
 from millpond.store.changes import ChangeSet
@@ -67,6 +67,13 @@ class Page:
         if where is not None and not by_id and not filterable.passes(where, array.task(0), filterable.TASK):
             return
         same = array.task(0)
+        if where is not None and (wanted := _ids_in(where.condition)) is not None:
+            named_here = (task_array.split_id(ids.id_key(one)) for one in wanted)
+            indexes = {parts[1] for parts in named_here if parts is not None and parts[0] == ids.id_key(array.id)}
+            for index in sorted(indexes):
+                if index >= start and task_array.covers(rest, index) and _passes(where, same, array.task_id(index)):
+                    yield index
+            return
         for first, last in rest:
             for index in range(max(first, start), last + 1):
                 if by_id:
@@ -92,6 +99,20 @@ class Page:
             found = found[: self._limit]
             return base.Page(found, paging.token_of_task(found[-1].task.key))
         return base.Page(found, None if bound is None else paging.token_of_task(bound))
+
+
+def _ids_in(condition: Condition) -> list[str] | None:
+    """Ids of which what passes must have one; None when they are not all named."""
+    match condition:
+        case Comparison("id", Operator.EQ, str(task_id)):
+            return [task_id]
+        case And(parts):
+            return next((found for part in parts if (found := _ids_in(part)) is not None), None)
+        case Or(parts):
+            each = [_ids_in(part) for part in parts]
+            return None if None in each else [task_id for found in each for task_id in found or ()]
+        case _:
+            return None
 
 
 def _passes(where: Filter, same: Task, task_id: str) -> bool:

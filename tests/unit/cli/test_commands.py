@@ -13,19 +13,9 @@ from click.testing import CliRunner, Result
 from millpond import __version__
 from millpond.cli.main import main
 from millpond.datadir import DataDir, Endpoint
+from tests.commands import millpond
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-
-
-def millpond(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "millpond", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), **(environment or {})},
-    )
 
 
 def invoke(*arguments: str) -> Result:
@@ -66,6 +56,22 @@ def test_version_and_help_import_no_server(arguments: tuple[str, ...]) -> None:
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
     )
     assert result.stdout.endswith("heavy: []\n")
+
+
+def test_a_plain_service_reads_no_client_of_storage_or_identities() -> None:
+    code = (
+        "import sys, millpond.cli.up\n"
+        "heavy = {'aiohttp', 'azure', 'obstore', 'jwt', 'cryptography'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+    )
+    assert result.stdout == "heavy: []\n"
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:
