@@ -104,6 +104,9 @@ class TaskArray(msgspec.Struct, frozen=True, gc=False):
 
     def values(self, index: int) -> tuple[int, ...]:
         """The item's value of each parameter set."""
+        if len(self.parameter_sets) == 1:
+            (only,) = self.parameter_sets
+            return (only.start + index * only.step,)
         values = []
         for parameters in reversed(self.parameter_sets):
             index, place = divmod(index, parameters.count)
@@ -112,6 +115,8 @@ class TaskArray(msgspec.Struct, frozen=True, gc=False):
         return tuple(values)
 
     def template_of(self, index: int) -> ItemTemplate:
+        if not self.overrides:
+            return self.template
         place = bisect_left(self.overrides, index, key=_last_of)
         if place < len(self.overrides) and self.overrides[place].first <= index:
             return self.overrides[place].template
@@ -119,30 +124,18 @@ class TaskArray(msgspec.Struct, frozen=True, gc=False):
 
     def spec(self, index: int) -> bytes:
         """The item's specification in wire form, `NewTask.spec`."""
-        literals, holes = _parts(self.template_of(index).spec)
-        values = self.values(index)
-        pieces = [literals[0]]
-        for (number, width), literal in zip(holes, literals[1:], strict=True):
-            value = index if number < 0 else values[number]
-            pieces.append(str(value).zfill(width).encode())
-            pieces.append(literal)
-        return b"".join(pieces)
+        form, holes = _parts(self.template_of(index).spec)
+        values = (*self.values(index), index)
+        return form % tuple([str(values[number]).zfill(width).encode() for number, width in holes])
 
     def task(self, index: int) -> Task:
         """The item's record as it was added."""
         template = self.template_of(index)
         at = self.creation_time
-        return Task(
-            key=self.key + index,
-            id=self.task_id(index),
-            state=TaskState.ACTIVE,
-            creation_time=at,
-            last_modified=at,
-            state_time=at,
-            required_slots=template.required_slots,
-            max_retry_count=template.max_retry_count,
-            rules=template.rules,
-        )
+        slots, retries = template.required_slots, template.max_retry_count
+        task = Task(self.key + index, self.task_id(index), TaskState.ACTIVE, at, at, at, slots, retries)
+        task.rules = template.rules
+        return task
 
     def new_task(self, index: int) -> NewTask:
         """The item as if it were added by itself."""
@@ -180,14 +173,15 @@ def _last_of(override: Override) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _parts(spec: str) -> tuple[tuple[bytes, ...], tuple[tuple[int, int], ...]]:
-    """What stands around the marks, and the marks as (number of the parameter set or -1 for the index, width)."""
+def _parts(spec: str) -> tuple[bytes, tuple[tuple[int, int], ...]]:
+    """The specification as a format with `%b` in place of its marks, and these as (number of the parameter set, or -1
+    for the index, width)."""
     pieces = _HOLE.split(spec.encode())
     holes = tuple(
         (-1 if number == _INDEX.encode() else int(number), int(width or 0))
         for number, width in zip(pieces[1::3], pieces[2::3], strict=True)
     )
-    return tuple(pieces[::3]), holes
+    return b"%b".join([piece.replace(b"%", b"%%") for piece in pieces[::3]]), holes
 
 
 # --- ids ------------------------------------------------------------------------------------------------------------

@@ -54,7 +54,18 @@ def admit(state: SchedulerState, job: JobMemory, task: Task, effects: list[Effec
     found = None if key in job.tasks else _item(job, key)
     if found is None:
         return
-    memory, index = found
+    _admit(state, job, *found, task, key, effects)
+
+
+def _admit(
+    state: SchedulerState,
+    job: JobMemory,
+    memory: ArrayMemory,
+    index: int,
+    task: Task,
+    key: str,
+    effects: list[Effect],
+) -> None:
     _leave(state, job, memory, index)
     job.tasks[task.id if key == task.id else key] = task
     effects.append(AddTasks([task], [memory.array.spec(index)]))
@@ -90,8 +101,11 @@ def waiting(job: JobMemory) -> int:
 def take_first(state: SchedulerState, job: JobMemory, queue: deque[Task], effects: list[Effect]) -> Task:
     """The first task of one of the job's queues leaves it to be placed."""
     task = queue.popleft()
-    if job.lines and task.key in job.lines:
-        admit(state, job, task, effects)
+    line = job.lines.get(task.key) if job.lines else None
+    if line is not None:
+        key = id_key(task.id)
+        if key not in job.tasks:
+            _admit(state, job, line.memory, task.key - line.memory.array.key, task, key, effects)
         _move_up(job, queue, task.key)
     return task
 
