@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import check, machine, page, report
+from bench import check, machine, report
 from bench.figures import Outcome
 from bench.registry import WORKLOADS
 from bench.workload import AnyWorkload, Scale, Site
@@ -43,7 +43,10 @@ class Run:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._scale: Scale = arguments.scale
-        self._peers = None if arguments.peers is None else frozenset(arguments.peers.split(",")) - {"none"}
+        peers = arguments.peers
+        if peers is None and (arguments.check or arguments.store_baseline):
+            peers = check.PEER
+        self._peers = None if peers is None else frozenset(peers.split(",")) - {"none"}
         arguments.out.mkdir(parents=True, exist_ok=True)
         # It stays (`make clean` removes it): what runs right after a removal is slowed by it.
         self._directory = Path(tempfile.mkdtemp(prefix="bench-", dir=arguments.out.resolve()))
@@ -88,6 +91,9 @@ async def _bench(arguments: argparse.Namespace, chosen: Sequence[AnyWorkload], p
 
 
 def _render(path: Path) -> int:
+    # With it comes matplotlib, which takes a while and much memory.
+    from bench import page  # noqa: PLC0415
+
     missing = page.write(report.read(path), WORKLOADS)
     print(f"written: {page.PAGE.relative_to(machine.ROOT)}")
     if missing:
@@ -102,9 +108,12 @@ async def _check(arguments: argparse.Namespace, chosen: Sequence[AnyWorkload]) -
         baseline = check.read() if check.BASELINE.exists() else {}
         for workload in workloads:
             baseline[workload.name] = check.gates(await run.measure(workload))
-        check.write(baseline)
+            check.write(baseline)
         print(f"stored: {check.BASELINE.relative_to(machine.ROOT)}")
         return 0
+    if not check.BASELINE.exists():
+        print(f"there is no {check.BASELINE.relative_to(machine.ROOT)}: make bench-baseline stores one")
+        return 1
     worse = await check.compare(workloads, check.read(), run.measure)
     for line in worse:
         print(f"WORSE by more than {check.ALLOWED:.0%}: {line}")

@@ -15,13 +15,15 @@ from bench.machine import ROOT
 from bench.workload import AnyWorkload
 
 BASELINE: Final = ROOT / "bench" / "baseline.json"
+PEER: Final = "xargs"
+"""The only one whose ratio is stored: it is everywhere, and as quick as can be."""
 ALLOWED: Final = 0.2
 """The part of a ratio that may be lost."""
 
 Measure = Callable[[AnyWorkload], Awaitable[Outcome]]
 
 
-class Gate(msgspec.Struct, frozen=True, kw_only=True):
+class Gate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A stored ratio."""
 
     value: float

@@ -25,6 +25,8 @@ class Ran(NamedTuple):
     """Of the service's process."""
     agents_cpu_s: float
     load_cpu_s: float
+    calls_s: tuple[float, ...]
+    """What each call that added tasks took, while others ran already."""
 
     @property
     def rate(self) -> float:
@@ -65,6 +67,7 @@ class Cluster(NamedTuple):
             self.service.cpu_s() - cpu_s,
             self.agents_cpu_s() - agents_s,
             report.cpu_s,
+            tuple(report.latencies),
         )
 
     async def run_commands(self, job_id: str, tasks: int, command_line: str = "/bin/true") -> Ran:

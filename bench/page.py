@@ -33,10 +33,14 @@ Bars are what we want on two cores.
 | `make bench-check` | a few minutes: ratios to limits and peers, against those in `bench/baseline.json`; a loss of more than 20 % that is there again at a second look fails |
 | `make bench-baseline` | store the ratios of now; on a quiet machine, for a change that is meant |
 
+The check runs each limit and peer in turns with Millpond, compares medians, and stores ratios only: a slower machine changes
+both sides. A busy one shows in the spread; look at it before you believe a loss, and before you store new ratios.
+
 Nothing else should run meanwhile. Peers come from packages, each into an environment of its own below `.cache/bench`
 (Slurm and GNU parallel from Debian, which takes root); one that cannot be had is left out, and the run says so. Runs leave
 their files below `out/`, since a file system that has just freed many makes new ones slowly; `make clean` removes them.
-A new part is a module in `bench/workloads` and a line in `bench/registry.py`.
+The load comes from a process of its own that prepares and signs its requests before the clock starts; what it costs stands
+with the adds. A new part is a module in `bench/workloads` and a line in `bench/registry.py`.
 """
 
 _NOTHING: Final = "No figures are kept here yet: they depend on the machine. `make bench` measures yours."

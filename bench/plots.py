@@ -52,9 +52,10 @@ def _bars(chart: Chart) -> Figure:
             above = [most - value for value, most in zip(series.values, series.most, strict=True)]
             spread = [below, above]
         axes.barh(places, series.values, thick, xerr=spread, color=colour, label=series.name, error_kw={"lw": 0.8})
-        for place, value in zip(places, series.values, strict=True):
+        ends = series.most or series.values
+        for place, value, end in zip(places, series.values, ends, strict=True):
             axes.annotate(
-                quantity(value), (value, place), (6, 0), textcoords="offset points", va="center", annotation_clip=False
+                quantity(value), (end, place), (6, 0), textcoords="offset points", va="center", annotation_clip=False
             )
     axes.set_yticks([count - 1 - place for place in range(count)], [str(place) for place in chart.places])
     axes.set_xlabel(chart.unit)

@@ -32,7 +32,7 @@ from millpond.agent.desired import (
     read_node,
 )
 from millpond.agent.host import Host
-from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
+from millpond.agent.http_transport import EndpointFile, HttpSyncs, HttpTransport, open_session
 from millpond.agent.link import NodeLink
 from millpond.agent.local_state import MemoryJournal
 from millpond.agent.node import NodeAgent
@@ -88,9 +88,10 @@ class NoFiles:
 async def _be_host(directory: str) -> None:
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
+    together = HttpSyncs(session, endpoint)
 
     def transport(*, node_id: str, token: str) -> HttpTransport:
-        return HttpTransport(session, endpoint, node_id=node_id, token=token)
+        return HttpTransport(session, endpoint, node_id=node_id, token=token, together=together)
 
     host = Host(
         directory,
@@ -104,6 +105,7 @@ async def _be_host(directory: str) -> None:
     try:
         await host.run()
     finally:
+        await together.close()
         await session.close()
 
 
@@ -112,6 +114,7 @@ async def _be_share(directory: str, share: int, shares: int) -> None:
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     nodes = os.path.join(directory, NODES_DIRECTORY)
     session = open_session()
+    together = HttpSyncs(session, endpoint)
     links: dict[str, asyncio.Task[None]] = {}
     over = asyncio.Event()
     asyncio.get_running_loop().add_reader(0, over.set)
@@ -121,17 +124,20 @@ async def _be_share(directory: str, share: int, shares: int) -> None:
                 continue
             desired = read_node(os.path.join(nodes, name))
             if desired is not None:
-                links[name] = asyncio.create_task(_be_node(desired, session, endpoint))
+                links[name] = asyncio.create_task(_be_node(desired, session, endpoint, together))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_S):
                 await over.wait()
     for link in links.values():
         link.cancel()
     await asyncio.gather(*links.values(), return_exceptions=True)
+    await together.close()
     await session.close()
 
 
-async def _be_node(desired: DesiredNode, session: aiohttp.ClientSession, endpoint: EndpointFile) -> None:
+async def _be_node(
+    desired: DesiredNode, session: aiohttp.ClientSession, endpoint: EndpointFile, together: HttpSyncs
+) -> None:
     agent = NodeAgent(
         desired.node_id,
         root="",
@@ -142,7 +148,7 @@ async def _be_node(desired: DesiredNode, session: aiohttp.ClientSession, endpoin
         ip_address=desired.ip_address,
     )
     agent.begin()
-    transport = HttpTransport(session, endpoint, node_id=desired.node_id, token=desired.token)
+    transport = HttpTransport(session, endpoint, node_id=desired.node_id, token=desired.token, together=together)
     await NodeLink(agent, transport, NoFiles(""), chance=random.random).run()
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.commands import plain_environment
 from tests.waiting import PATIENCE_S
 
 pytest_plugins = ["tests.servers.fixtures"]
 
 START_DEADLINE_S = STOP_DEADLINE_S = PATIENCE_S
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 # How long an example takes says how busy the machine is.
@@ -58,9 +58,6 @@ class MillpondProcess:
     def spawn(self) -> "subprocess.Popen[str]":
         """Start it and do not wait."""
         ports = () if "--port" in self.arguments else ("--port", "0")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MILLPOND_", "AZURE_BATCH_"))}
-        source = str(REPOSITORY / "src")
-        path = os.pathsep.join(filter(None, (source, environment.get("PYTHONPATH"))))
         with self.log_path.open("a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "millpond", "up", "--data-dir", str(self.data_dir), *ports, *self.arguments],
@@ -68,7 +65,7 @@ class MillpondProcess:
                 stdout=log,
                 stderr=log,
                 text=True,
-                env={**environment, "PYTHONPATH": path, **self.environment},
+                env=plain_environment() | self.environment,
                 cwd=self.data_dir.parent,
             )
         return self.process
@@ -151,6 +148,16 @@ def new_service(tmp_path: Path) -> Iterator[ServiceFactory]:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MillpondProcess]:
     """One running service for all tests of a file."""
     running = MillpondProcess(tmp_path_factory.mktemp("service") / "data")
+    try:
+        yield running.start()
+    finally:
+        _stop_all([running])
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MillpondProcess]:
+    """One running service for all tests of a file, over TLS and with the development issuer."""
+    running = MillpondProcess(tmp_path_factory.mktemp("secured") / "data", "--tls", "--development-issuer")
     try:
         yield running.start()
     finally:

@@ -28,3 +28,14 @@ async def until_true(condition: Callable[[], object], what: str = "it", *, limit
     while not condition():
         assert time.monotonic() < deadline, f"not in {limit_s:g} s: {what}"
         await asyncio.sleep(0.001)
+
+
+async def until_unconnected() -> None:
+    """Wait until the loop has no connection open any more.
+
+    TLS takes a moment to say goodbye, also when its session is closed. A loop that ends meanwhile leaves the socket to
+    the garbage collector, and whichever test runs then fails over it.
+    """
+    # Besides connections a loop selects on what wakes it up.
+    selector = asyncio.get_running_loop()._selector
+    await until_true(lambda: len(selector.get_map()) <= 1, "all connections are closed")

@@ -56,6 +56,6 @@ WORKLOAD: Final = Workload(
         "synchronous commit for each call; no account, no checks, no scheduler."
     ),
     run=run,
-    sizes=Sizes(full=AddSizes(100_000, 5), quick=AddSizes(10_000, 3), tiny=AddSizes(300, 2)),
+    sizes=Sizes(full=AddSizes(100_000, 5), quick=AddSizes(20_000, 5), tiny=AddSizes(300, 2)),
     is_checked=True,
 )

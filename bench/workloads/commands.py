@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench import limits
+from bench import check, limits
 from bench.cluster import running
 from bench.figures import Chart, Figure, Outcome, Series, figure, ratios
 from bench.peers.base import SLOTS, Contender, RunMany
@@ -30,8 +30,9 @@ class Command(NamedTuple):
 
 class CommandSizes(NamedTuple):
     commands: Sequence[Command]
-    slow_repeats: int
-    """Of Slurm, which takes a second for what others do in a thousandth."""
+    repeats: Mapping[str, int]
+    """Of those who have fewer than the commands say: Slurm takes a second for what others do in a thousandth, and what
+    needs seconds to start is not started often to see whether it runs."""
 
 
 _NO_OP: Final = ("/bin/true",)
@@ -44,19 +45,29 @@ SIZES: Final = Sizes(
             Command(
                 "no-op",
                 _NO_OP,
-                {"": 10_000, "ray": 3_000, "hyperqueue": 2_500, "distributed": 2_000, "parallel": 1_500, "slurm": 50},
+                {"": 10_000, "ray": 2_000, "hyperqueue": 1_500, "distributed": 1_500, "parallel": 1_000, "slurm": 50},
                 5,
             ),
-            Command("10 ms", _TEN, {"": 1_000, "slurm": 30}, 3),
-            Command("100 ms", _HUNDRED, {"": 100, "slurm": 30}, 3),
+            Command("10 ms", _TEN, {"": 600, "slurm": 16}, 3),
+            Command("100 ms", _HUNDRED, {"": 60, "slurm": 16}, 3),
         ],
-        2,
+        {"slurm": 2},
     ),
     quick=CommandSizes(
-        [Command("no-op", _NO_OP, {"": 1_500, "slurm": 5}, 3), Command("10 ms", _TEN, {"": 200, "slurm": 5}, 2)], 1
+        [
+            Command(
+                "no-op",
+                _NO_OP,
+                {"": 1_000, "ray": 300, "hyperqueue": 300, "distributed": 300, "parallel": 100, "slurm": 4},
+                3,
+            ),
+            Command("10 ms", _TEN, {"": 200, "slurm": 4}, 2),
+        ],
+        {"ray": 1, "hyperqueue": 1, "distributed": 1, "parallel": 1, "slurm": 1},
     ),
     tiny=CommandSizes(
-        [Command("no-op", _NO_OP, {"": 50, "slurm": 2}, 2), Command("10 ms", _TEN, {"": 20, "slurm": 2}, 1)], 1
+        [Command("no-op", _NO_OP, {"": 50, "slurm": 2}, 1), Command("10 ms", _TEN, {"": 20, "slurm": 2}, 1)],
+        {"slurm": 1},
     ),
 )
 
@@ -111,7 +122,7 @@ async def run(site: Site, sizes: CommandSizes) -> Outcome:
     for repeat in range(repeats):
         # In turns, forward and back, so that what the machine does meanwhile falls on everybody.
         for contender in contenders if repeat % 2 == 0 else reversed(contenders):
-            if contender.name == "slurm" and repeat >= sizes.slow_repeats:
+            if repeat >= sizes.repeats.get(contender.name, repeats):
                 continue
             try:
                 async with contender.started(site.fresh(contender.name)) as run_many:
@@ -186,7 +197,7 @@ def _figures(command: Command, rates: Mapping[tuple[str, str], list[float]]) -> 
                     "%",
                     *ratios(pairs, theirs),
                     at_least=100.0 if is_no_op else None,
-                    is_gate=peer.name == "xargs",
+                    is_gate=peer.name == check.PEER,
                 )
             )
     return figures

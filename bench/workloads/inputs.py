@@ -56,13 +56,18 @@ async def run(site: Site, sizes: InputSizes) -> Outcome:
     return Outcome(
         figures=(
             figure(f"{small:,} files of 1 KiB, fetched and nothing else", "files/s", *bare),
-            figure("… as a task's inputs, add to completion", "files/s", *cold),
-            figure("… of that limit", "%", *ratios(cold, bare), at_least=40.0),
-            figure("… without a cache", "files/s", *straight),
-            figure("… once more, out of the cache, to the first time", "%", *ratios(warm, cold)),
+            figure(f"{small:,} files as a task's inputs, add to completion", "files/s", *cold),
+            figure("inputs, to fetching and nothing else", "%", *ratios(cold, bare), at_least=40.0),
+            figure("inputs without a cache", "files/s", *straight),
+            figure("inputs once more, out of the cache, to the first time", "%", *ratios(warm, cold)),
             figure(f"one file of {big_mib} MiB for {tasks} tasks, without a cache", "s", without),
-            figure("… with the cache", "s", with_cache),
-            figure("… so many times as fast", "times", without / with_cache, at_least=1.0),
+            figure(f"one file of {big_mib} MiB for {tasks} tasks, with the cache", "s", with_cache),
+            figure(
+                "one file for many tasks: with the cache so many times as fast",
+                "times",
+                without / with_cache,
+                at_least=1.0,
+            ),
         )
     )
 

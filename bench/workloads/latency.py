@@ -43,7 +43,7 @@ async def run(site: Site, sizes: LatencySizes) -> Outcome:
         figure("one process from its start to its end", "ms", *spawn_ms),
         *_quantiles("add → running on an idle node", adds_ms, BAR_MS),
         figure(
-            "… p50, to the plain add and the process",
+            "add → running, p50, to the plain add and the process",
             "times",
             quantile(adds_ms, 0.5) / bare_ms,
             is_gate=True,
@@ -52,7 +52,7 @@ async def run(site: Site, sizes: LatencySizes) -> Outcome:
         *_quantiles("end of a task → the next of a chain runs", releases_ms, BAR_MS),
         figure(f"a step of a chain of {sizes.steps}", "ms", *step_ms, less_is_better=True),
         figure(
-            "… to the process alone",
+            "a step of a chain, to the process alone",
             "times",
             statistics.median(step_ms) / statistics.median(spawn_ms),
             is_gate=True,

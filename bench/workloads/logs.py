@@ -33,9 +33,17 @@ async def run(site: Site, sizes: LogSizes) -> Outcome:
             figures += [
                 figure(f"tasks with {name}, logs not kept", "tasks/s", *rates[plain]),
                 figure(f"tasks with {name}, logs kept", "tasks/s", *rates[kept]),
-                figure("… of the rate without", "%", *ratios(rates[kept], rates[plain]), at_least=95.0),
                 figure(
-                    "… processor time of that without", "%", *ratios(costs[kept], costs[plain]), less_is_better=True
+                    f"tasks with {name}: the rate, to that without",
+                    "%",
+                    *ratios(rates[kept], rates[plain]),
+                    at_least=95.0,
+                ),
+                figure(
+                    f"tasks with {name}: processor time, to that without",
+                    "%",
+                    *ratios(costs[kept], costs[plain]),
+                    less_is_better=True,
                 ),
             ]
     return Outcome(figures=tuple(figures))

@@ -52,7 +52,12 @@ async def run(site: Site, sizes: MillionSizes) -> Outcome:
     ]
     first, last = min(costs_us), max(costs_us)
     figures.append(
-        figure(f"… of {last:,}, to that of {first:,}", "%", 100 * costs_us[last] / costs_us[first], at_most=120.0)
+        figure(
+            f"processor time for a task of {last:,}, to one of {first:,}",
+            "%",
+            100 * costs_us[last] / costs_us[first],
+            at_most=120.0,
+        )
     )
     chart = Chart(
         title="Processor time of the service for a task, by the size of the job",
@@ -130,7 +135,7 @@ async def _read(site: Site, service: Service, connection: Connection, sizes: Mil
         figure(f"a page of {_PAGE:,} tasks, p50", "ms", quantile(pages_ms, 0.5), less_is_better=True),
         figure(f"a page of {_PAGE:,} tasks, p99", "ms", quantile(pages_ms, 0.99), at_most=15.0),
         figure(
-            "… p50, to the plain server",
+            f"a page of {_PAGE:,} tasks, p50, to the plain server",
             "times",
             quantile(pages_ms, 0.5) / quantile(plain_ms, 0.5),
             less_is_better=True,

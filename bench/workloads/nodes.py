@@ -109,8 +109,8 @@ WORKLOAD: Final = Workload(
     ),
     run=run,
     sizes=Sizes(
-        full=NodeSizes((10, 100, 1_000, 10_000), 20_000, 20.0, 3),
+        full=NodeSizes((10, 100, 1_000, 10_000), 20_000, 15.0, 3),
         quick=NodeSizes((10, 300), 2_000, 2.0, 1),
-        tiny=NodeSizes((2, 5), 50, 0.5, 1),
+        tiny=NodeSizes((2, 5), 50, 0.2, 1),
     ),
 )

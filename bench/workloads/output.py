@@ -42,5 +42,5 @@ WORKLOAD: Final = Workload(
         "always. The limit is the process of the commands above with the same command."
     ),
     run=run,
-    sizes=Sizes(full=OutputSizes(300, 4, 3), quick=OutputSizes(40, 4, 2), tiny=OutputSizes(4, 1, 1)),
+    sizes=Sizes(full=OutputSizes(200, 4, 3), quick=OutputSizes(40, 4, 2), tiny=OutputSizes(4, 1, 1)),
 )

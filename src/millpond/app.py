@@ -273,12 +273,13 @@ class _FurtherAccounts:
 
     def parts(self, name: str) -> AccountParts:
         """See `AccountWorks.parts`."""
-        with _start_failed():
+        with _start_failed(), contextlib.ExitStack() as stack:
             data_dir = self._data_dir.account(name)
-            self._locks[name] = data_dir.open()
+            lock = stack.enter_context(contextlib.closing(data_dir.open()))
             config = self._config.of_account(name, str(data_dir.path))
             service = _AccountService(config, data_dir, self._place, self._place.url + _path_of(name))
-        self._services[name] = service
+            stack.pop_all()
+        self._locks[name], self._services[name] = lock, service
         return service.parts
 
     async def start(self, name: str) -> None:

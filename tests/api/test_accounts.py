@@ -48,6 +48,7 @@ class Works:
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure = ""
+        self.broken = False
 
     def names(self) -> list[str]:
         return sorted(self.kept)
@@ -56,6 +57,8 @@ class Works:
         self.kept[name] = {"settings": settings}
 
     def parts(self, name: str) -> AccountParts:
+        if self.broken:
+            raise StartFailed("the keys are damaged")
         kept = self.kept[name]
         keeper = kept.setdefault("keeper", MemoryKeeper())
         if not keeper.settings:
@@ -421,6 +424,22 @@ async def test_an_account_that_does_not_start_is_said_so_and_can_be_deleted(serv
     assert (await service.batch("GET", "/pools", account="render")).code == "AccountIsDisabled"
     assert (await service.manage("DELETE", "render")).status == 202
     await service.until("render", None)
+
+
+async def test_an_account_that_cannot_be_put_together_leaves_nothing(service: Service) -> None:
+    service.works.broken = True
+    assert error_of(await service.manage("PUT", "render", {"location": "x"})) == (500, "AccountNotMade")
+    assert service.works.kept == {}
+    service.works.broken = False
+    await service.make("render")
+
+
+async def test_nothing_is_begun_while_the_service_stops(service: Service) -> None:
+    await service.make("render")
+    await service.app.accounts.stop()
+    assert error_of(await service.manage("PUT", "model", {"location": "x"})) == (503, "ServerBusy")
+    assert error_of(await service.manage("DELETE", "render")) == (503, "ServerBusy")
+    assert sorted(service.works.kept) == ["render"]
 
 
 async def test_a_restart_brings_all_back_and_goes_on_deleting(service: Service) -> None:

@@ -93,6 +93,36 @@ async def test_other_paths_and_verbs(world: World) -> None:
     assert (await call(world, m.SYNC_PATH, b"", method="GET")).status == 405
 
 
+async def test_several_nodes_in_one_call(world: World) -> None:
+    first, second = (m.Sync(node, "s1", 0, (m.Started(1, 7, 1, 2.0),), park=False) for node in ("n1", "n2"))
+    syncs = m.Syncs(
+        (
+            m.NodeSync("token-of-n1", first),
+            m.NodeSync("token-of-n1", second),
+            m.NodeSync("token-of-n2", second),
+            m.NodeSync("token-of-n1", m.Sync("n1", "s1", 0)),
+        )
+    )
+    answer = await call(world, m.SYNCS_PATH, syncs, node=None, token=None)
+    assert answer.status == 200
+    replies = msgspec.msgpack.decode(answer.body, type=m.SyncReplies).replies
+    assert [(reply.status, reply.error) for reply in replies] == [
+        (200, ""),
+        (403, "AuthenticationFailed"),
+        (200, ""),
+        (400, "InvalidRequestBody"),
+    ]
+    assert [reply.reply is not None for reply in replies] == [True, False, True, False]
+    assert world.control.agents.calls == [first, second]
+    world.control.agents.error = StoreUnavailable("disk full")
+    answer = await call(world, m.SYNCS_PATH, m.Syncs(syncs.syncs[:1]), node=None, token=None)
+    (reply,) = msgspec.msgpack.decode(answer.body, type=m.SyncReplies).replies
+    assert (reply.status, reply.error) == (503, "ServerBusy")
+    too_many = m.Syncs(syncs.syncs[:1] * (m.MAX_SYNCS + 1))
+    assert (await call(world, m.SYNCS_PATH, too_many, node=None, token=None)).status == 400
+    assert (await call(world, m.SYNCS_PATH, b"junk", node=None, token=None)).status == 400
+
+
 def head_of(reply: m.FileReply) -> str:
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(reply)).rstrip(b"=").decode()
 

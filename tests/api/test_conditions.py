@@ -11,7 +11,7 @@ from millpond.domain.preconditions import Precondition
 from tests.api.calls import BODIES, IN_OTHER_STATES, PARAMS, furnish
 from tests.api.client import Answer
 from tests.api.conftest import World
-from tests.api.specification import VERSIONS, specification
+from tests.api.specification import VERSIONS, at_hand
 
 HEADERS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 BEYOND = ("disable_pool_auto_scale", "replace_pool_properties")
@@ -33,9 +33,7 @@ LATER = "Sat, 21 Nov 2026 04:30:49 GMT"
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_specification_says_who_takes_which(version: str) -> None:
-    spec = specification(version)
-    if spec is None:
-        pytest.skip("the specification is not at hand")
+    spec = at_hand(version)
     ours = {(one.method, one.path): one for one in OPERATIONS}
     for method, path, facts in spec.operations():
         operation = ours[method, path]

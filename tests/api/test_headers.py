@@ -10,7 +10,7 @@ from millpond.api.operations import OPERATIONS, Operation
 from tests.api.calls import BODIES, IN_OTHER_STATES, PARAMS, QUERIES, furnish
 from tests.api.client import Answer, send
 from tests.api.conftest import World
-from tests.api.specification import VERSIONS, specification
+from tests.api.specification import VERSIONS, at_hand
 
 SERVED = [claim.operation for claim in claims() if claim.served is not Served.REFUSED]
 GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -57,9 +57,7 @@ async def test_every_success_has_its_status_and_headers(tmp_path: Path, operatio
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_status_of_success_is_that_of_the_specification(version: str) -> None:
-    spec = specification(version)
-    if spec is None:
-        pytest.skip("the specification is not at hand")
+    spec = at_hand(version)
     ours = {(one.method, one.path): one for one in OPERATIONS}
     for method, path, facts in spec.operations():
         good = [int(status) for status in facts["responses"] if status.isdigit() and int(status) < 300]

@@ -1,8 +1,6 @@
 """Which operation a request is, and what is refused before any handler is asked."""
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,29 +12,23 @@ from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
 from tests.api.client import KEY, NOW, send
 from tests.api.client import sign as signature
 from tests.api.conftest import World
-
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
-SPECIFICATIONS = ("BatchService-2025-06-01", "BatchService-2024-02-01.19.0")
+from tests.api.specification import VERSIONS, at_hand
 
 
 def path_of(operation: Operation) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: "some-" + match[1].lower(), operation.path)
 
 
-@pytest.mark.parametrize("name", SPECIFICATIONS)
-def test_every_operation_of_the_specification_is_in_the_table(name: str) -> None:
-    file = REFERENCE / f"{name}.derived.json"
-    if not file.exists():
-        pytest.skip("the specification is not at hand")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_operation_of_the_specification_is_in_the_table(version: str) -> None:
     ours = {(operation.method, operation.path): operation for operation in OPERATIONS}
     common = {"api-version", "timeout"}
-    for path, methods in json.loads(file.read_text())["paths"].items():
-        for method, facts in methods.items():
-            operation = ours.get((method.upper(), path))
-            assert operation is not None, (method, path)
-            assert str(operation.success) in facts["responses"], (method, path)
-            takes = {parameter["name"].lower() for parameter in facts["parameters"] if parameter["in"] == "query"}
-            assert takes - common <= operation.query, (method, path)
+    for method, path, facts in at_hand(version).operations():
+        operation = ours.get((method, path))
+        assert operation is not None, (method, path)
+        assert str(operation.success) in facts["responses"], (method, path)
+        takes = {parameter["name"].lower() for parameter in facts["parameters"] if parameter["in"] == "query"}
+        assert takes - common <= operation.query, (method, path)
 
 
 def test_names_are_unique_and_every_operation_has_a_handler() -> None:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conftest import REPOSITORY, MillpondProcess, is_ci
+from tests.commands import REPOSITORY
+from tests.conftest import MillpondProcess, is_ci
 
 CACHE = REPOSITORY / ".cache" / "clients"
 INSTALL_DEADLINE_S = 900.0
@@ -32,6 +33,22 @@ def client_environment(service: MillpondProcess, **more: str) -> dict[str, str]:
     against compiled modules: without them `az` takes twice as long to start."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "AZURE_"))}
     return {**kept, **service.client_environment(), **more}
+
+
+def output_of(service: MillpondProcess, *command: str, directory: Path | None = None, limit_s: float = 240.0) -> str:
+    """What a client's program that must succeed prints."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        cwd=directory,
+        env=client_environment(service),
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def python_environment(name: str, *requirements: str, heavy: bool = False) -> Path:

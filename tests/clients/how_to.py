@@ -2,7 +2,7 @@
 
 import re
 
-from tests.conftest import REPOSITORY
+from tests.commands import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "how-to" / "clients.md"
 _SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -1,8 +1,6 @@
 """The official azure-batch SDK, unmodified, on nodes: restarted, deallocated, disabled, removed; and spot nodes that are
 taken away by the service's own operation."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.core.rest import HttpRequest
 
 from tests.clients.conftest import Batch, connect
+from tests.commands import said_by
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -50,15 +49,6 @@ def job_on(batch: Batch, pool_id: str) -> str:
     return batch.create_job(pool_info=m.BatchPoolInfo(pool_id=pool_id))
 
 
-def cli(service: Any, *arguments: str) -> str:
-    command = [sys.executable, "-m", "millpond", *arguments, "--data-dir", str(service.data_dir)]
-    answer = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": str(SOURCE)}
-    )
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
-
-
 def test_a_spot_node_is_preempted_and_its_task_runs_again_there(service: Any, nodes: Batch) -> None:
     pool_id, node_id = pool_of_one(nodes, spot=True)
     before = node_of(nodes, pool_id)
@@ -69,7 +59,7 @@ def test_a_spot_node_is_preempted_and_its_task_runs_again_there(service: Any, no
     script += f"touch {mark} {service.data_dir}/ran; exec sleep 1000; fi; test ! -e {mark}"
     nodes.sh(job_id, "t", script)
     nodes.until((service.data_dir / "ran").exists, bool)
-    assert cli(service, "node", "preempt", pool_id, node_id) == ""
+    assert said_by("node", "preempt", pool_id, node_id, data_dir=service.data_dir) == ""
     task = nodes.completed(job_id, "t")
     assert task.execution_info is not None
     assert task.node_info is not None
@@ -82,7 +72,7 @@ def test_a_spot_node_is_preempted_and_its_task_runs_again_there(service: Any, no
     assert after.last_boot_time > before.last_boot_time
     pool = nodes.client.get_pool(pool_id)
     assert (pool.current_low_priority_nodes, pool.allocation_state) == (1, m.AllocationState.STEADY)
-    assert "spot" in cli(service, "node", "list", pool_id)
+    assert "spot" in said_by("node", "list", pool_id, data_dir=service.data_dir)
 
 
 def test_the_extension_goes_through_the_sdks_own_pipeline(service: Any, nodes: Batch) -> None:

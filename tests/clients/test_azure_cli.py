@@ -14,7 +14,8 @@ from typing import Any, Final
 import pytest
 
 from tests.clients.environments import EnvironmentMissing, python_environment
-from tests.conftest import REPOSITORY, MillpondProcess
+from tests.commands import REPOSITORY
+from tests.conftest import MillpondProcess
 
 pytestmark = pytest.mark.timeout(1200)
 

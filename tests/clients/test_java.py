@@ -1,18 +1,16 @@
 """`com.microsoft.azure:azure-batch` for Java: the library before `azure-compute-batch`, with the same operations."""
 
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.clients.environments import EnvironmentMissing, client_environment, java_libraries
+from tests.clients.environments import EnvironmentMissing, java_libraries, output_of
 from tests.clients.how_to import snippet
 from tests.conftest import MillpondProcess, ServiceFactory
 
 PROGRAMS = Path(__file__).parent / "programs"
-DEADLINE_S = 240.0
 # It looks into classes of the platform, which later Javas open only on request.
 OPENED = [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in ("util", "lang", "time", "io", "math")]
 
@@ -30,16 +28,8 @@ def jars(require_component: Callable[[str, str], None]) -> Path:
 
 def run(service: MillpondProcess, jars: Path, source: Path, *options: str) -> list[str]:
     """The lines a program in one file prints."""
-    done = subprocess.run(
-        ["java", *OPENED, *options, "-cp", os.fspath(jars / "*"), os.fspath(source)],
-        env=client_environment(service),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout.splitlines()
+    said = output_of(service, "java", *OPENED, *options, "-cp", os.fspath(jars / "*"), os.fspath(source))
+    return said.splitlines()
 
 
 def test_java(service: MillpondProcess, jars: Path) -> None:

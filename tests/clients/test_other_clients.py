@@ -3,7 +3,6 @@
 Each program asserts what it sees and prints the steps it has done.
 """
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +10,14 @@ import pytest
 
 from tests.clients.environments import (
     EnvironmentMissing,
-    client_environment,
     node_environment,
+    output_of,
     python_environment,
 )
 from tests.clients.how_to import snippet
 from tests.conftest import MillpondProcess
 
 PROGRAMS = Path(__file__).parent / "programs"
-DEADLINE_S = 240.0
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -28,17 +26,7 @@ Require = Callable[[str, str], None]
 
 def run(service: MillpondProcess, *command: str, directory: Path | None = None) -> list[str]:
     """The steps a program has done."""
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env=client_environment(service),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout.split()
+    return output_of(service, *command, directory=directory).split()
 
 
 def test_azure_batch_14(service: MillpondProcess, require_component: Require) -> None:

@@ -15,6 +15,7 @@ from azure.mgmt.batch import models as am
 from tests.clients.conftest import Batch, connect
 from tests.clients.management import HTTP, management_client
 from tests.conftest import MillpondProcess, ServiceFactory
+from tests.servers.azurite import Azurite
 
 GROUP = "millpond"
 FAST: dict[str, Any] = {**HTTP, "polling_interval": 0.1}
@@ -188,7 +189,7 @@ def test_quotas_are_each_accounts_own(service: Any, manager: BatchManagementClie
         batch.create_pool("pool", 3)
         with pytest.raises(HttpResponseError) as caught:
             batch.create_pool("more", 0)
-        assert (caught.value.status_code, caught.value.error.code) == (409, "PoolQuotaReached")  # type: ignore[union-attr]
+        assert (caught.value.status_code, caught.value.error.code) == (409, "PoolQuotaReached")
         Batch(first, "pool").create_pool("more", 0)
         pool = batch.until(
             lambda: client.get_pool("pool"), lambda pool: pool.allocation_state == m.AllocationState.STEADY
@@ -199,7 +200,7 @@ def test_quotas_are_each_accounts_own(service: Any, manager: BatchManagementClie
         batch.create_job()
         with pytest.raises(HttpResponseError) as caught:
             batch.create_job()
-        assert (caught.value.status_code, caught.value.error.code) == (409, "ActiveJobAndScheduleQuotaReached")  # type: ignore[union-attr]
+        assert (caught.value.status_code, caught.value.error.code) == (409, "ActiveJobAndScheduleQuotaReached")
     make(manager, "third")
     with pytest.raises(HttpResponseError) as refused:
         make(manager, "fourth")
@@ -221,3 +222,25 @@ def test_packages_are_in_the_accounts_own_storage(service: Any, manager: BatchMa
     assert str(package.properties.storage_url).startswith(f"{service.endpoint}/accounts/render/storage/")
     assert list(manager.application.list(GROUP, service.account, **HTTP)) == []
     manager.batch_account.begin_delete(GROUP, "render", **FAST).result()
+
+
+def test_a_further_account_keeps_its_blobs_where_the_configuration_says(
+    new_service: ServiceFactory, tmp_path: Path, azurite: Azurite
+) -> None:
+    configuration = tmp_path / "millpond.toml"
+    configuration.write_text(f'[accounts.films]\nconnection_string = "{azurite.connection_string}"\n')
+    configuration.chmod(0o600)
+    service = new_service("data", "--config", str(configuration)).start()
+    with management_client(service) as manager:
+        make(manager, "films")
+        manager.application.create(GROUP, "films", "tool", **HTTP)
+        package = manager.application_package.create(GROUP, "films", "tool", "1", **HTTP)
+        assert package.properties is not None
+        assert str(package.properties.storage_url).startswith(azurite.endpoint)
+        manager.application.create(GROUP, service.account, "tool", **HTTP)
+        package = manager.application_package.create(GROUP, service.account, "tool", "1", **HTTP)
+        assert package.properties is not None
+        assert str(package.properties.storage_url).startswith(f"{service.endpoint}/storage/")
+        manager.batch_account.begin_delete(GROUP, "films", **FAST).result()
+    with azurite.client() as blobs:
+        assert list(blobs.list_containers())

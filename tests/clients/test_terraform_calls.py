@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY, MillpondProcess
+from tests.commands import REPOSITORY
+from tests.conftest import MillpondProcess
 
 VERSION = "2024-07-01"
 DEADLINE_S = 120.0

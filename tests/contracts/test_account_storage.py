@@ -16,6 +16,7 @@ from millpond.staging.auto_storage import AutoStorage
 from millpond.staging.blob_storage import BLOCK_BYTES, BlobStorage
 from millpond.staging.directory_storage import DirectoryStorage
 from millpond.staging.shared_access import StorageAccount
+from tests.waiting import until_unconnected
 
 if TYPE_CHECKING:
     from tests.servers.azurite import Azurite
@@ -40,6 +41,7 @@ async def storage(
         storage = BlobStorage(account_of(server))
     yield storage
     await storage.close()
+    await until_unconnected()
 
 
 @pytest.fixture
@@ -170,6 +172,7 @@ async def open_storage() -> AsyncIterator[Callable[..., BlobStorage]]:
     yield make
     for storage in made:
         await storage.close()
+    await until_unconnected()
 
 
 async def test_signed_urls_give_what_they_say_and_no_more(

@@ -8,6 +8,7 @@ import pytest
 
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from tests.contracts.storages import PLACES, Place
+from tests.waiting import until_unconnected
 
 C = TaskFailureCode
 
@@ -17,6 +18,7 @@ async def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     place = PLACES[request.param](request.getfixturevalue, tmp_path_factory.mktemp("place"))
     yield place
     await place.staging.close()
+    await until_unconnected()
 
 
 async def put(place: Place, directory: Path, name: str, data: bytes, **headers: str) -> None:

@@ -15,7 +15,7 @@ from millpond.staging.local import LocalStaging
 from millpond.staging.retries import Retries
 from millpond.staging.router import StagingRouter
 from tests.servers.http import HttpServer, silent, status
-from tests.waiting import until_true
+from tests.waiting import until_true, until_unconnected
 
 if TYPE_CHECKING:
     from tests.servers.azurite import Azurite
@@ -102,6 +102,7 @@ async def test_a_certificate_that_is_not_trusted(azurite_https: "Azurite", tmp_p
         assert (failure.code, failure.details["Reason"]) == (C.BLOB_DOWNLOAD_MISC_ERROR, "TLS")
         assert "certificate is not trusted" in failure.message
     await staging.close()
+    await until_unconnected()
 
 
 async def test_an_authority_of_ones_own(azurite_https: "Azurite", tmp_path: Path) -> None:
@@ -118,6 +119,7 @@ async def test_an_authority_of_ones_own(azurite_https: "Azurite", tmp_path: Path
         assert (tmp_path / "x").read_bytes() == b"abc"
         (tmp_path / "x").unlink()
     await staging.close()
+    await until_unconnected()
 
 
 # --- what the server says -------------------------------------------------------------------------------------------

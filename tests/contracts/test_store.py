@@ -22,7 +22,7 @@ from millpond.domain.states import (
     SchedulingState,
     TaskState,
 )
-from millpond.domain.task import FailureInfo, NameValue, ResourceUse, TaskCounts
+from millpond.domain.task import FailureInfo, NameValue, ResourceUse, TaskCounts, TaskRules
 from millpond.odata import properties
 from millpond.odata.parse import parse_filter
 from millpond.store.base import Fence, NodeCounts, Page
@@ -553,6 +553,58 @@ async def test_tasks_are_listed_as_they_were_added(store, fence):
         rows = await all_pages(lambda n, t: store.list_tasks(1, None, n, t), limit)
         assert [row.task.id for row in rows] == names
         assert [row.spec for row in rows] == [b'{"id":"%s"}' % name.encode() for name in names]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"task_id": "Ünïcode-1"},
+        {"required_slots": 2},
+        {"max_retry_count": 3},
+        {"creation_time": T0 + 1},
+        {"last_modified": T0 + 0.000001},
+        {"state": TaskState.COMPLETED},
+        {"attempt": 1, "node_id": a_node(1).id},
+        {"previous_state": TaskState.COMPLETED, "previous_state_time": T0},
+        {"rules": TaskRules(depends_on_ids=("a",))},
+        {"use": ResourceUse(wall_s=1.0)},
+        {"satisfies": True},
+    ],
+)
+async def test_tasks_added_together_of_which_one_is_odd(store, fence, odd):
+    """A store may write those that are alike in one go, and read them so: nobody can tell."""
+    tasks = [a_task(number, **(odd if number == 7 else {})) for number in (*range(1, 11), *range(21, 32))]
+    changes = with_tasks(*tasks)
+    changes.jobs = {1: a_job(1)}
+    changes.specs = {
+        task.key: f'{{"id":"{task.id}","text":"{"é" * index}"}}'.encode() for index, task in enumerate(tasks)
+    }
+    await store.commit(changes, fence)
+    assert (await store.load_pool("pool")).tasks == tasks
+    rows = (await store.list_tasks(1, None, 100, None)).items
+    assert [row.task for row in rows] == tasks
+    assert {row.task.key: row.spec for row in rows} == changes.specs == await store.task_specs(list(changes.specs))
+    found = await store.get_task("job-1", tasks[-1].id)
+    assert found == rows[-1]
+
+
+async def test_a_job_is_read_as_it_was_written_last(store, fence):
+    """Also one that is written all the time, is deleted, and comes again under another number."""
+    for number in range(3):
+        job = a_job(number + 1, "Job")
+        for tasks in range(3):
+            job.counts.active = tasks
+            await store.commit(with_jobs(job), fence)
+            found = await store.get_job("jOB")
+            assert found == job
+            found.counts.active = 100
+        await store.commit(ChangeSet(deleted_jobs={job.no}), fence)
+        assert await store.get_job("job") is None
+    changes = with_jobs(a_job(9, "job"))
+    changes.tasks = with_tasks(a_task(1), new=False).tasks
+    with pytest.raises(Bug):
+        await store.commit(changes, fence)
+    assert await store.get_job("job") is None
 
 
 async def test_pages_stay_put_while_rows_come_and_go(store, fence):

@@ -1,15 +1,12 @@
 """The snippets of docs/how-to/clients.md that need nothing but our own environment; the others are run in tests/clients."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.clients.how_to import PAGE, sections, snippet
-from tests.conftest import REPOSITORY, MillpondProcess
+from tests.commands import REPOSITORY, read_aloud, reader
+from tests.conftest import MillpondProcess
 
 # Who runs which snippets. A snippet that is added has to be added here, and to its test.
 RUN_BY = {
@@ -25,38 +22,9 @@ RUN_BY = {
 ENV = 'eval "$(millpond env)"'
 
 
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MillpondProcess]:
-    running = MillpondProcess(tmp_path_factory.mktemp("secured") / "data", "--tls", "--development-issuer")
-    try:
-        yield running.start()
-    finally:
-        running.stop()
-
-
 def run(service: MillpondProcess, directory: Path, script: str) -> str:
-    """What a reader's shell prints, where `millpond` and `python3` are ours and nothing is set yet."""
-    binaries = directory / "bin"
-    binaries.mkdir()
-    commands = {"millpond": f'exec "{sys.executable}" -m millpond "$@"', "python3": f'exec "{sys.executable}" "$@"'}
-    for name, line in commands.items():
-        (binaries / name).write_text(f"#!/bin/sh\n{line}\n")
-        (binaries / name).chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=directory,
-        env={
-            "PATH": f"{binaries}{os.pathsep}/usr/bin{os.pathsep}/bin",
-            "PYTHONPATH": str(REPOSITORY / "src"),
-            "MILLPOND_DATA_DIR": str(service.data_dir),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=90,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """What a reader's shell prints, where nothing is set yet."""
+    return read_aloud(script, environment=reader(directory, service.data_dir), cwd=directory)
 
 
 def python(code: str) -> str:

@@ -1,13 +1,11 @@
 """The commands of docs/how-to/logs.md run as they stand."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from tests.process.test_up import REPOSITORY, client_of, m, make_pool
+from tests.commands import REPOSITORY, read_aloud, reader
+from tests.process.test_up import client_of, m, make_pool
 from tests.waiting import until
 
 PAGE = REPOSITORY / "docs" / "how-to" / "logs.md"
@@ -15,17 +13,7 @@ SNIPPET = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def test_the_how_to_runs(service: Any, tmp_path: Path) -> None:
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    (commands / "millpond").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m millpond "$@"\n')
-    (commands / "millpond").chmod(0o755)
-    environment = {
-        **os.environ,
-        **service.client_environment(),
-        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(REPOSITORY / "src"),
-        "MILLPOND_DATA_DIR": str(service.data_dir),
-    }
+    environment = reader(tmp_path, service.data_dir) | service.client_environment()
 
     def completed(task_id: str) -> None:
         until(lambda: client.get_task("render", task_id).state, lambda state: state == m.BatchTaskState.COMPLETED)
@@ -38,10 +26,7 @@ def test_the_how_to_runs(service: Any, tmp_path: Path) -> None:
         completed("frame-1")
         outputs = []
         for language, text in SNIPPET.findall(PAGE.read_text(encoding="utf-8")):
-            shell = ["bash", "-euo", "pipefail", "-c", text] if language == "bash" else [sys.executable, "-c", text]
-            done = subprocess.run(shell, env=environment, capture_output=True, text=True, check=False, timeout=120)
-            assert done.returncode == 0, done.stderr
-            outputs.append(done.stdout)
+            outputs.append(read_aloud(text, environment=environment, cwd=tmp_path, language=language))
         assert outputs[0].split() == ["out", "err", "report", "out", "out"]
         completed("keeps")
         client.begin_delete_pool("p", polling_interval=0.1).result()

@@ -1,9 +1,6 @@
 """Every snippet of the page on storage runs as it stands, one after the other, with each kind of storage."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +9,10 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 
+from tests.commands import REPOSITORY, read_aloud, reader, said_by
 from tests.conftest import MillpondProcess
 from tests.waiting import until
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "how-to" / "storage.md"
 SNIPPET = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -35,19 +32,9 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Millpond
 
 
 def test_the_page_on_storage_runs(service: MillpondProcess, tmp_path: Path) -> None:
-    bin_directory, work = tmp_path / "bin", tmp_path / "work"
-    bin_directory.mkdir()
+    work = tmp_path / "work"
     work.mkdir()
-    command = bin_directory / "millpond"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m millpond "$@"\n')
-    command.chmod(0o755)
-    environment = {
-        **os.environ,
-        **service.client_environment(),
-        "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(REPOSITORY / "src"),
-        "MILLPOND_DATA_DIR": str(service.data_dir),
-    }
+    environment = reader(tmp_path, service.data_dir) | service.client_environment()
     with BatchClient(service.endpoint, AzureNamedKeyCredential(service.account, service.key)) as client:
         image = next(i for i in client.list_supported_images() if i.os_type == m.OSType.LINUX)
         machine = m.VirtualMachineConfiguration(
@@ -64,16 +51,10 @@ def test_the_page_on_storage_runs(service: MillpondProcess, tmp_path: Path) -> N
         client.create_job(m.BatchJobCreateOptions(id="files", pool_info=m.BatchPoolInfo(pool_id="files")))
         outputs = []
         for language, text in SNIPPET.findall(PAGE.read_text(encoding="utf-8")):
-            shell = ["bash", "-euo", "pipefail", "-c", text] if language == "bash" else [sys.executable, "-c", text]
-            done = subprocess.run(
-                shell, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=60
-            )
-            assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
-            outputs.append(done.stdout)
+            outputs.append(read_aloud(text, environment=environment, cwd=work, language=language))
         assert "one\ntwo\n" in outputs[0]
         assert outputs[1].count("sig=") == 2
         task = until(lambda: client.get_task("files", "sum"), lambda task: task.state == m.BatchTaskState.COMPLETED)
     assert task.execution_info is not None
     assert task.execution_info.failure_info is None
-    read = [str(command), "storage", "get", "data/out/all.txt", "-"]
-    assert subprocess.run(read, env=environment, capture_output=True, check=True).stdout == b"one\ntwo\n"
+    assert said_by("storage", "get", "data/out/all.txt", "-", data_dir=service.data_dir) == "one\ntwo\n"

@@ -1,9 +1,6 @@
 """Every snippet of the tutorials runs as it stands, one after the other in one directory."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,9 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 
+from tests.commands import read_aloud, reader
 from tests.conftest import MillpondProcess
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "tutorials" / "autoscale.md"
@@ -51,8 +50,10 @@ def with_render(service: Any) -> Iterator[Any]:
         client.create_job(m.BatchJobCreateOptions(id="render", pool_info=m.BatchPoolInfo(pool_id="render")))
         tasks = [m.BatchTaskCreateOptions(id=f"frame{number}", command_line="true") for number in range(3)]
         client.create_tasks("render", tasks)
-        while any(task.state != m.BatchTaskState.COMPLETED for task in client.list_tasks("render")):
-            pass
+        until(
+            lambda: {task.state for task in client.list_tasks("render")},
+            lambda states: states == {m.BatchTaskState.COMPLETED},
+        )
         yield service
 
 
@@ -60,29 +61,14 @@ def with_render(service: Any) -> Iterator[Any]:
 def test_the_autoscale_tutorial_runs(with_render: Any, tmp_path: Path) -> None:
     snippets = SNIPPET.findall(PAGE.read_text(encoding="utf-8"))
     assert {language for language, _ in snippets} == {"bash", "python"}
-    bin_directory = tmp_path / "bin"
-    bin_directory.mkdir()
-    command = bin_directory / "millpond"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m millpond "$@"\n')
-    command.chmod(0o755)
     work = tmp_path / "work"
     work.mkdir()
-    environment = {
-        **os.environ,
-        "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(REPOSITORY / "src"),
-        "MILLPOND_DATA_DIR": str(with_render.data_dir),
-    }
+    environment = reader(tmp_path, with_render.data_dir)
     outputs = []
     for language, text in snippets:
-        shell = ["bash", "-euo", "pipefail", "-c", text] if language == "bash" else [sys.executable, "-c", text]
-        done = subprocess.run(
-            shell, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=120
-        )
-        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
-        outputs.append(done.stdout)
+        outputs.append(read_aloud(text, environment=environment, cwd=work, language=language))
         if "--pool" in text:
-            assert "  target dedicated nodes: " in done.stdout
+            assert "  target dedicated nodes: " in outputs[-1]
     told = "\n".join(outputs)
     for expected in (
         "[kills-running-work]",

@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,12 @@ from azure.core.credentials import AzureNamedKeyCredential
 from azure.storage.blob import BlobServiceClient
 
 from millpond import azurite as azurite_module
+from tests.commands import said_by
 from tests.machine import content_of, files_below, free_port, runs
 from tests.process.test_up import assert_one_line, processes_of, up
 from tests.servers.azurite import PROGRAM
 from tests.waiting import PATIENCE_S, until
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 IDENTITY = "/subscriptions/s/resourceGroups/r/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
 
@@ -46,14 +44,7 @@ def batch_client(service: Any) -> BatchClient:
 
 
 def env_of(service: Any) -> dict[str, str]:
-    told = subprocess.run(
-        [sys.executable, "-m", "millpond", "env", "--json", "--data-dir", str(service.data_dir)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
-    )
-    environment: dict[str, str] = json.loads(told.stdout)
+    environment: dict[str, str] = json.loads(said_by("env", "--json", data_dir=service.data_dir))
     return environment
 
 
@@ -151,15 +142,7 @@ def test_azurite_beside_the_service(new_service: Any, azurite_cache: dict[str, s
 
 def service_url(service: Any, container: str, permissions: str) -> str:
     """By `millpond storage url`."""
-    command = ["storage", "url", "--data-dir", str(service.data_dir), container, "--permissions", permissions]
-    told = subprocess.run(
-        [sys.executable, "-m", "millpond", *command],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
-    )
-    return told.stdout.strip()
+    return said_by("storage", "url", container, "--permissions", permissions, data_dir=service.data_dir).strip()
 
 
 def output_file(pattern: str, container_url: str, **more: Any) -> m.OutputFile:

@@ -84,15 +84,20 @@ def test_the_word_count_says_what_is_missing(service: Any, tmp_path: Path) -> No
     assert "no *.txt in" in result.stdout
 
 
-@pytest.mark.parametrize("place", ["directory", "account"])
-def test_the_quickstart(place: str, request: pytest.FixtureRequest, new_service: Any, tmp_path: Path) -> None:
+@pytest.fixture(params=["directory", "account"])
+def with_storage(request: pytest.FixtureRequest, new_service: Any) -> dict[str, str]:
+    """What a client is told of a service with each kind of storage."""
     environment: dict[str, str] = {}
     arguments: tuple[str, ...] = ()
-    if place == "account":
+    if request.param == "account":
         environment["AZURE_STORAGE_CONNECTION_STRING"] = request.getfixturevalue("azurite").connection_string
         arguments = ("--blob-connection-string-env", "AZURE_STORAGE_CONNECTION_STRING")
     service = new_service("data", *arguments, environment=environment).start()
-    result = run("quickstart/quickstart.py", environment={**environment, **service.client_environment()}, cwd=tmp_path)
+    return {**environment, **service.client_environment()}
+
+
+def test_the_quickstart(with_storage: dict[str, str], tmp_path: Path) -> None:
+    result = run("quickstart/quickstart.py", environment=with_storage, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     counts = [line.removeprefix("result").strip() for line in result.stdout.splitlines() if line.startswith("result")]
     texts = sorted((EXAMPLES / "quickstart" / "inputs").glob("*.txt"))
@@ -120,17 +125,8 @@ def sound_of(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("ffmpeg")
-@pytest.mark.parametrize("place", ["directory", "account"])
-def test_clips_become_mp3s_and_a_broken_one_leaves_its_log(
-    place: str, request: pytest.FixtureRequest, new_service: Any, tmp_path: Path
-) -> None:
-    environment: dict[str, str] = {}
-    arguments: tuple[str, ...] = ()
-    if place == "account":
-        environment["AZURE_STORAGE_CONNECTION_STRING"] = request.getfixturevalue("azurite").connection_string
-        arguments = ("--blob-connection-string-env", "AZURE_STORAGE_CONNECTION_STRING")
-    service = new_service("data", *arguments, environment=environment).start()
-    result = run("ffmpeg/convert.py", environment={**environment, **service.client_environment()}, cwd=tmp_path)
+def test_clips_become_mp3s_and_a_broken_one_leaves_its_log(with_storage: dict[str, str], tmp_path: Path) -> None:
+    result = run("ffmpeg/convert.py", environment=with_storage, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "failed     broken.mp4: " in result.stdout
     assert "out/ffmpeg/logs/broken.txt: Conversion failed!" in result.stdout

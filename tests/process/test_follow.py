@@ -12,9 +12,10 @@ import pytest
 from azure.batch import BatchClient
 from azure.batch import models as m
 
+from tests.commands import millpond, plain_environment
 from tests.machine import free_port
 from tests.process.test_crashes import host_pid
-from tests.process.test_up import REPOSITORY, add, client_of, make_pool, state_of
+from tests.process.test_up import add, client_of, make_pool, state_of
 from tests.waiting import PATIENCE_S, until
 
 
@@ -22,13 +23,12 @@ class Follower:
     """The command, running."""
 
     def __init__(self, service: Any, *arguments: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "millpond", "logs", "--data-dir", str(service.data_dir), "-f", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=plain_environment(),
         )
 
     def line(self) -> bytes:
@@ -125,13 +125,7 @@ def test_what_cannot_be_shown_is_one_line(service: Any, client: BatchClient) -> 
         (("--tail", "3", "j", "t"), 1, "it has not run yet. (the task is active; -f waits for it)"),
         (("--stderr", "--file", "x", "j", "t"), 2, "--stderr and --file exclude each other"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "millpond", "logs", "--data-dir", str(service.data_dir), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
-        )
+        done = millpond("logs", *arguments, data_dir=service.data_dir)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (exit_code, "", 1), done.stderr
         assert message in done.stderr
 

@@ -1,14 +1,11 @@
 """`millpond intercept`: clients with Azure's host names built in, as they are."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import REPOSITORY, MillpondProcess
+from tests.commands import millpond, said_by
+from tests.conftest import MillpondProcess
 
 BY_KEY = """
 import os
@@ -34,15 +31,6 @@ urllib.request.urlopen("https://example.org/", timeout=10)
 """
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MillpondProcess]:
-    running = MillpondProcess(tmp_path_factory.mktemp("service") / "data", "--tls", "--development-issuer")
-    try:
-        yield running.start()
-    finally:
-        running.stop()
-
-
 def run(
     data_dir: Path,
     *command: str,
@@ -51,75 +39,47 @@ def run(
     environment: dict[str, str] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     allowed = ("--allow", allow) if allow else ()
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "millpond",
-            "intercept",
-            "--data-dir",
-            str(data_dir),
-            "--account",
-            account,
-            *allowed,
-            "--",
-            *command,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY / "src"), **(environment or {})},
-        check=False,
+    return millpond(
+        "intercept", "--account", account, *allowed, "--", *command, data_dir=data_dir, environment=environment
     )
 
 
-def test_by_the_accounts_key(service: MillpondProcess) -> None:
-    done = run(service.data_dir, sys.executable, "-c", BY_KEY)
+def test_by_the_accounts_key(secured: MillpondProcess) -> None:
+    done = run(secured.data_dir, sys.executable, "-c", BY_KEY)
     assert (done.returncode, done.stdout) == (0, "by key True https://millpond.local.batch.azure.com\n"), done.stderr
 
 
-def test_a_further_account_by_its_host_name(service: MillpondProcess) -> None:
-    def millpond(*command: str) -> None:
-        subprocess.run(
-            [sys.executable, "-m", "millpond", *command, "--data-dir", str(service.data_dir)],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
-            stdout=subprocess.DEVNULL,
-            timeout=90,
-            check=True,
-        )
-
-    millpond("account", "create", "films")
+def test_a_further_account_by_its_host_name(secured: MillpondProcess) -> None:
+    said_by("account", "create", "films", data_dir=secured.data_dir)
     code = BY_KEY.replace("millpond.westeurope", "films.westeurope")
-    done = run(service.data_dir, sys.executable, "-c", code, account="films")
+    done = run(secured.data_dir, sys.executable, "-c", code, account="films")
     assert (done.returncode, done.stdout) == (0, "by key True https://films.local.batch.azure.com\n"), done.stderr
-    millpond("account", "delete", "films", "--yes")
+    said_by("account", "delete", "films", "--yes", data_dir=secured.data_dir)
 
 
-def test_by_signing_in_as_at_azure(service: MillpondProcess) -> None:
-    shown = run_env(service)
+def test_by_signing_in_as_at_azure(secured: MillpondProcess) -> None:
+    shown = run_env(secured)
     del shown["AZURE_AUTHORITY_HOST"]  # where Azure's own is built in
-    done = run(service.data_dir, sys.executable, "-c", BY_SIGNING_IN, environment=shown)
+    done = run(secured.data_dir, sys.executable, "-c", BY_SIGNING_IN, environment=shown)
     assert (done.returncode, done.stdout) == (0, "signed in []\n"), done.stderr
 
 
-def run_env(service: MillpondProcess) -> dict[str, str]:
-    command = [sys.executable, "-m", "millpond", "env", "--entra", "reader", "--data-dir", str(service.data_dir)]
-    environment = {"PYTHONPATH": str(REPOSITORY / "src")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=True)
-    pairs = (line.removeprefix("export ").partition("=") for line in done.stdout.splitlines())
+def run_env(secured: MillpondProcess) -> dict[str, str]:
+    said = said_by("env", "--entra", "reader", data_dir=secured.data_dir)
+    pairs = (line.removeprefix("export ").partition("=") for line in said.splitlines())
     return {name: value.strip("'") for name, _, value in pairs if name.startswith("AZURE_")}
 
 
-def test_other_hosts_are_refused(service: MillpondProcess) -> None:
-    done = run(service.data_dir, sys.executable, "-c", ELSEWHERE)
+def test_other_hosts_are_refused(secured: MillpondProcess) -> None:
+    done = run(secured.data_dir, sys.executable, "-c", ELSEWHERE)
     assert done.returncode == 1
     assert "403 Forbidden" in done.stderr
     assert "millpond: refused example.org; let it through with --allow example.org" in done.stderr
 
 
-def test_a_host_that_is_allowed_is_reached_as_it_is(service: MillpondProcess) -> None:
+def test_a_host_that_is_allowed_is_reached_as_it_is(secured: MillpondProcess) -> None:
     done = run(
-        service.data_dir,
+        secured.data_dir,
         sys.executable,
         "-c",
         ELSEWHERE.replace("example.org", "no.such.invalid"),
@@ -129,10 +89,10 @@ def test_a_host_that_is_allowed_is_reached_as_it_is(service: MillpondProcess) ->
     assert "refused" not in done.stderr
 
 
-def test_the_exit_code_is_the_commands(service: MillpondProcess) -> None:
-    assert run(service.data_dir, "/bin/sh", "-c", "exit 7").returncode == 7
-    assert run(service.data_dir, "/bin/sh", "-c", "kill -9 $$").returncode == 137
-    done = run(service.data_dir, "/no/such/command")
+def test_the_exit_code_is_the_commands(secured: MillpondProcess) -> None:
+    assert run(secured.data_dir, "/bin/sh", "-c", "exit 7").returncode == 7
+    assert run(secured.data_dir, "/bin/sh", "-c", "kill -9 $$").returncode == 137
+    done = run(secured.data_dir, "/no/such/command")
     assert done.returncode == 1
     assert "/no/such/command cannot be run: No such file or directory" in done.stderr
 
@@ -143,9 +103,9 @@ def test_without_tls_it_says_what_to_do(tmp_path: Path) -> None:
     assert "start one with millpond up" in done.stderr
 
 
-def test_nothing_is_left(service: MillpondProcess, tmp_path: Path) -> None:
+def test_nothing_is_left(secured: MillpondProcess, tmp_path: Path) -> None:
     said = run(
-        service.data_dir,
+        secured.data_dir,
         "/bin/sh",
         "-c",
         'ls "$(dirname "$SSL_CERT_FILE")" && echo "$SSL_CERT_FILE"',

@@ -2,16 +2,14 @@
 
 import os
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.commands import millpond
 from tests.conftest import MillpondProcess
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", params=["directory", "account"])
@@ -32,15 +30,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def storage(place: Path, tmp_path: Path) -> Any:
     def run(*arguments: str) -> "subprocess.CompletedProcess[bytes]":
-        command, *rest = arguments
-        return subprocess.run(
-            [sys.executable, "-m", "millpond", "storage", command, "--data-dir", str(place), *rest],
-            capture_output=True,
-            check=False,
-            timeout=60,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
-        )
+        return millpond("storage", *arguments, data_dir=place, cwd=tmp_path, text=False)
 
     return run
 

@@ -1,7 +1,6 @@
 """`millpond up --tls`: clients, nodes, tasks and the commands over https."""
 
 import json
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -13,7 +12,8 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 
-from tests.conftest import REPOSITORY, MillpondProcess, ServiceFactory
+from tests.commands import said_by
+from tests.conftest import MillpondProcess, ServiceFactory
 from tests.process.test_up import make_pool, state_of
 from tests.waiting import PATIENCE_S, until
 
@@ -35,15 +35,6 @@ def client_of(service: MillpondProcess) -> BatchClient:
     return BatchClient(service.endpoint, credential, connection_verify=facts_of(service)["bundle"])
 
 
-def millpond(service: MillpondProcess, *arguments: str) -> str:
-    command = [sys.executable, "-m", "millpond", *arguments, "--data-dir", str(service.data_dir)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(REPOSITORY / "src")}, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def run(client: BatchClient, task_id: str, command_line: str, **more: Any) -> str:
     client.create_task("j", m.BatchTaskCreateOptions(id=task_id, command_line=command_line, **more))
     until(lambda: state_of(client, task_id), lambda state: state == m.BatchTaskState.COMPLETED)
@@ -60,9 +51,9 @@ def test_everything_over_https(new_service: ServiceFactory, tmp_path: Path) -> N
         urllib.request.urlopen(service.endpoint + "/healthz", timeout=10)
 
     (tmp_path / "in.txt").write_text("by https\n")
-    millpond(service, "storage", "put", str(tmp_path / "in.txt"), "inputs")
-    assert service.endpoint in millpond(service, "status")
-    environment = json.loads(millpond(service, "env", "--json"))
+    said_by("storage", "put", str(tmp_path / "in.txt"), "inputs", data_dir=service.data_dir)
+    assert service.endpoint in said_by("status", data_dir=service.data_dir)
+    environment = json.loads(said_by("env", "--json", data_dir=service.data_dir))
     assert environment["REQUESTS_CA_BUNDLE"] == facts_of(service)["bundle"]
     log = service.log()
     assert "Clients must trust its certificate" in log

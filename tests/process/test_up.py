@@ -6,7 +6,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -18,10 +17,9 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 
+from tests.commands import millpond, said_by
 from tests.machine import free_port
 from tests.waiting import PATIENCE_S, until
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def client_of(service: Any) -> BatchClient:
@@ -82,14 +80,7 @@ def processes_of(directory: Path) -> list[str]:
 
 def up(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
     """A start that is expected to fail."""
-    return subprocess.run(
-        [sys.executable, "-m", "millpond", "up", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), **(environment or {})},
-    )
+    return millpond("up", *arguments, environment=environment)
 
 
 def assert_one_line(result: "subprocess.CompletedProcess[str]", exit_code: int, *parts: str) -> None:
@@ -115,23 +106,10 @@ def test_it_says_all_that_a_client_needs(new_service: Any) -> None:
     assert stat.S_IMODE((service.data_dir / "keys.json").stat().st_mode) == 0o600
     # Tasks of other users pass through it to their nodes; nobody else may look into it.
     assert stat.S_IMODE(service.data_dir.stat().st_mode) in (0o700, 0o711)
-    told = subprocess.run(
-        [sys.executable, "-m", "millpond", "env", "--json", "--data-dir", str(service.data_dir)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
-    )
+    told = millpond("env", "--json", data_dir=service.data_dir)
     assert json.loads(told.stdout) == service.client_environment()
     assert told.stderr == ""
-    status = subprocess.run(
-        [sys.executable, "-m", "millpond", "status", "--data-dir", str(service.data_dir)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
-    )
-    assert service.endpoint in status.stdout
+    assert service.endpoint in said_by("status", data_dir=service.data_dir)
 
 
 def test_the_account_is_named_by_flag(new_service: Any) -> None:

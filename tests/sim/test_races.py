@@ -20,6 +20,7 @@ from millpond.store.base import PoolContents, StoreFacts
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
 from tests.unit.scheduler.world import World, new_job, new_pool
+from tests.waiting import PATIENCE_S
 
 
 class GatedStore(MemoryStore):
@@ -72,7 +73,7 @@ async def control(store: GatedStore) -> AsyncIterator[ControlService]:
 
 
 async def _node_id(store: MemoryStore) -> str:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             page = await store.list_nodes("pool", None, 1, None)
             if page.items and page.items[0].handle:
@@ -93,14 +94,14 @@ async def test_a_stale_hello_does_not_start_an_attempt_again(control: ControlSer
     store.reading_specs.clear()
     store.specs_gate.clear()
     await control.agents.hello(_hello(node_id))
-    await asyncio.wait_for(store.reading_specs.wait(), 5)
+    await asyncio.wait_for(store.reading_specs.wait(), PATIENCE_S)
     # Meanwhile the node has run it to its end, finds its session gone, and says so.
     true_hello = asyncio.create_task(
         control.agents.hello(_hello(node_id, e.HeldAttempt(start.key, 1, slots=1, ended=True)))
     )
     await asyncio.sleep(0)
     store.specs_gate.set()
-    welcome = await asyncio.wait_for(true_hello, 5)
+    welcome = await asyncio.wait_for(true_hello, PATIENCE_S)
     now = control.now()
     ended = m.Ended(1, start.key, 1, now, now, 0)
     reply = await control.agents.sync(m.Sync(node_id, welcome.session, 0, (ended,)))
@@ -125,7 +126,7 @@ async def test_deleting_a_task_of_a_completed_job_while_memory_is_rebuilt(
     )
     await asyncio.sleep(0)
     store.load_gate.set()
-    await asyncio.wait_for(deleting, 5)
+    await asyncio.wait_for(deleting, PATIENCE_S)
     assert await store.get_task("job", "u") is None
     assert await store.get_task("job", "t") is not None
 
@@ -176,7 +177,7 @@ async def test_a_node_that_its_provider_called_useless_is_heard_again_once_it_is
         welcome = await control.agents.hello(_hello(node_id))
 
         async def until(*states: NodeState) -> None:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while (row := await store.get_node("pool", node_id)) is None or row.state not in states:
                     await asyncio.sleep(0.01)
 
@@ -189,7 +190,7 @@ async def test_a_node_that_its_provider_called_useless_is_heard_again_once_it_is
             await control.agents.hello(_hello(node_id))
         assert refused.value.code is ErrorCode.NODE_STATE_UNUSABLE
         provider.recover(node_id)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 with contextlib.suppress(BatchError):
                     await control.agents.hello(_hello(node_id))

@@ -10,6 +10,7 @@ import msgspec
 
 from millpond.agent.link import TransportError
 from millpond.agent.logs import LogsRefused
+from millpond.agent.sync_gatherer import SyncGatherer
 from millpond.protocol.messages import (
     CONTENT_TYPE,
     FILE_REPLY_HEADER,
@@ -19,12 +20,17 @@ from millpond.protocol.messages import (
     LOGS_PATH,
     NODE_HEADER,
     SYNC_PATH,
+    SYNCS_PATH,
     FileReply,
     Hello,
     LaunchReply,
     Logs,
+    NodeReply,
+    NodeSync,
     Sync,
+    SyncReplies,
     SyncReply,
+    Syncs,
     Welcome,
 )
 
@@ -40,6 +46,7 @@ _REFUSALS: Final = frozenset({400, 404, 413})
 _encoder: Final = msgspec.msgpack.Encoder()
 _welcome_decoder: Final = msgspec.msgpack.Decoder(Welcome)
 _reply_decoder: Final = msgspec.msgpack.Decoder(SyncReply)
+_replies_decoder: Final = msgspec.msgpack.Decoder(SyncReplies)
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -77,19 +84,56 @@ class EndpointFile:
         self._url = ""
 
 
-class HttpTransport:
-    """One node's calls."""
+class HttpSyncs:
+    """The syncs of a host's nodes that are not parked, in one call where there are several. To be closed before the
+    session is."""
 
-    def __init__(self, session: aiohttp.ClientSession, endpoint: EndpointFile, *, node_id: str, token: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, endpoint: EndpointFile) -> None:
         self._session = session
         self._endpoint = endpoint
-        self._headers = {NODE_HEADER: node_id, "Authorization": f"Bearer {token}", "Content-Type": CONTENT_TYPE}
+        self._gatherer = SyncGatherer(self._send)
+
+    async def sync(self, sync: Sync, token: str) -> SyncReply:
+        return await self._gatherer.sync(sync, token)
+
+    async def close(self) -> None:
+        await self._gatherer.close()
+
+    async def _send(self, syncs: list[NodeSync]) -> tuple[NodeReply, ...]:
+        if len(syncs) == 1:
+            sync, headers = syncs[0].sync, _headers(syncs[0].sync.node_id, syncs[0].token)
+            reply = await _call(self._session, self._endpoint, SYNC_PATH, headers, sync, _reply_decoder)
+            return (NodeReply(reply),)
+        headers = {"Content-Type": CONTENT_TYPE}
+        message = Syncs(tuple(syncs))
+        return (await _call(self._session, self._endpoint, SYNCS_PATH, headers, message, _replies_decoder)).replies
+
+
+class HttpTransport:
+    """One node's calls; with `together`, which all nodes of the host share, its reports go with those of others."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        endpoint: EndpointFile,
+        *,
+        node_id: str,
+        token: str,
+        together: HttpSyncs | None = None,
+    ) -> None:
+        self._session = session
+        self._endpoint = endpoint
+        self._token = token
+        self._together = together
+        self._headers = _headers(node_id, token)
 
     async def hello(self, hello: Hello) -> Welcome:
-        return await self._call(HELLO_PATH, _encoder.encode(hello), _welcome_decoder)
+        return await _call(self._session, self._endpoint, HELLO_PATH, self._headers, hello, _welcome_decoder)
 
     async def sync(self, sync: Sync) -> SyncReply:
-        return await self._call(SYNC_PATH, _encoder.encode(sync), _reply_decoder)
+        if self._together is not None and not sync.park:
+            return await self._together.sync(sync, self._token)
+        return await _call(self._session, self._endpoint, SYNC_PATH, self._headers, sync, _reply_decoder)
 
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None:
         packed = _encoder.encode(reply)
@@ -119,20 +163,6 @@ class HttpTransport:
         except (aiohttp.ClientError, OSError) as error:
             raise TransportError(f"{type(error).__name__}: {error}") from error
 
-    async def _call(self, path: str, body: bytes, decoder: "msgspec.msgpack.Decoder[_T]") -> _T:
-        url = self._endpoint.url() + path
-        try:
-            async with self._session.post(url, data=body, headers=self._headers) as answer:
-                await _check(answer)
-                return decoder.decode(await answer.read())
-        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
-            self._endpoint.forget()
-            raise TransportError(f"{type(error).__name__}: {error}") from error
-        except (TransportError, asyncio.CancelledError):
-            # Cancelled: the answer did not come in time, or the service is said to have moved.
-            self._endpoint.forget()
-            raise
-
 
 class HttpError(TransportError):
     """The service answered, but not as hoped."""
@@ -146,3 +176,30 @@ async def _check(answer: aiohttp.ClientResponse) -> None:
     if answer.status not in {200, 202, 204}:
         text = (await answer.content.read(_ERROR_TEXT)).decode("utf-8", "replace")
         raise HttpError(answer.status, text)
+
+
+def _headers(node_id: str, token: str) -> dict[str, str]:
+    return {NODE_HEADER: node_id, "Authorization": f"Bearer {token}", "Content-Type": CONTENT_TYPE}
+
+
+async def _call(
+    session: aiohttp.ClientSession,
+    endpoint: EndpointFile,
+    path: str,
+    headers: dict[str, str],
+    message: msgspec.Struct,
+    decoder: "msgspec.msgpack.Decoder[_T]",
+) -> _T:
+    """Raises TransportError, and has the endpoint looked up again, when there is no proper answer."""
+    url = endpoint.url() + path
+    try:
+        async with session.post(url, data=_encoder.encode(message), headers=headers) as answer:
+            await _check(answer)
+            return decoder.decode(await answer.read())
+    except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
+        endpoint.forget()
+        raise TransportError(f"{type(error).__name__}: {error}") from error
+    except (TransportError, asyncio.CancelledError):
+        # Cancelled: the answer did not come in time, or the service is said to have moved.
+        endpoint.forget()
+        raise

@@ -20,7 +20,7 @@ from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.files import NodeFiles
 from millpond.agent.follow import FollowedFile
 from millpond.agent.host import Host, HostRunning
-from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
+from millpond.agent.http_transport import EndpointFile, HttpSyncs, HttpTransport, open_session
 from millpond.agent.isolation.as_user import forget_groups
 from millpond.agent.isolation.logins import Logins
 from millpond.agent.isolation.node import Isolation, IsolationSettings
@@ -61,6 +61,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
     executor = ProcessExecutor(directory, switch=isolation.switch)
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
+    together = HttpSyncs(session, endpoint)
     mounts = Mounts(_mount_settings(directory))
     stagings: dict[bytes, StagingRouter] = {}
 
@@ -122,7 +123,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
         return NodeDesk(files_of(root), lambda: logins_of(root), isolation.reason, directory, staging_with(b"{}"))
 
     def make_transport(*, node_id: str, token: str) -> HttpTransport:
-        return HttpTransport(session, endpoint, node_id=node_id, token=token)
+        return HttpTransport(session, endpoint, node_id=node_id, token=token, together=together)
 
     host = Host(
         directory,
@@ -148,6 +149,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
         await executor.close()
         for staging in stagings.values():
             await staging.close()
+        await together.close()
         await session.close()
 
 

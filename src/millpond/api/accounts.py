@@ -141,6 +141,7 @@ class Accounts:
         self._works = works
         self._further: dict[str, LiveAccount] = {}
         self._changing = asyncio.Lock()
+        self._stopped = False
 
     def __iter__(self) -> Iterator[LiveAccount]:
         yield self.first
@@ -197,20 +198,31 @@ class Accounts:
 
     async def create(self, name: str, settings: AccountSettings) -> LiveAccount:
         """Make an account: it is on disk when this returns, and is started after. Raises ArmError 409 for a name that is
-        taken and at the quota, StartFailed."""
+        taken and at the quota, BatchError ServerBusy, StartFailed."""
         if self._works is None:
             raise ArmError(
                 409, QUOTA_REACHED, f"This service has one account, '{self.first.name}', and takes no others."
             )
         async with self._changing:
+            self._require_life()
             if self.get(name) is not None:
                 raise ArmError(409, "AccountAlreadyExists", f"An account named '{name}' is already in use.")
             self._require_quota(settings)
             await asyncio.to_thread(self._works.make, name, settings)
-            parts = await asyncio.to_thread(self._works.parts, name)
+            try:
+                parts = await asyncio.to_thread(self._works.parts, name)
+            except StartFailed:
+                # It would be there after a restart, and nobody was told so.
+                await asyncio.to_thread(self._works.remove, name)
+                raise
             live = self._further[name] = self._opened(parts, AccountState.CREATING)
             live.work = self._go_on(live, self._start(live))
         return live
+
+    def _require_life(self) -> None:
+        """Nothing is begun that nobody would end. Raises BatchError ServerBusy."""
+        if self._stopped:
+            raise BatchError(ErrorCode.SERVER_BUSY, "The service is stopping; try again when it is back.")
 
     def _require_quota(self, settings: AccountSettings) -> None:
         there = [live for live in self if self._counts_for(live, settings)]
@@ -235,8 +247,10 @@ class Accounts:
         return self._works is not None
 
     async def delete(self, live: LiveAccount) -> None:
-        """Begin to remove a further account, with all that is in it; this goes on after a restart."""
+        """Begin to remove a further account, with all that is in it; this goes on after a restart. Raises BatchError
+        ServerBusy."""
         async with self._changing:
+            self._require_life()
             if live.state is AccountState.DELETING and live.work is not None and not live.work.done():
                 return
             await live.account.mark_deleted()
@@ -245,6 +259,8 @@ class Accounts:
 
     async def stop(self) -> None:
         """End what runs of the further accounts; they are there again after a start."""
+        async with self._changing:
+            self._stopped = True
         for live in self._further.values():
             if live.work is not None:
                 live.work.cancel()

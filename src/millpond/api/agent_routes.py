@@ -1,6 +1,7 @@
 """The node side: the calls of node agents, in MessagePack, with the node's own token; and those of launch agents in
 multi-instance tasks, in JSON, with the attempt's."""
 
+import asyncio
 import base64
 import binascii
 import logging
@@ -32,14 +33,20 @@ from millpond.protocol.messages import (
     LAUNCH_PATH,
     LAUNCH_REPLY_PATH,
     LOGS_PATH,
+    MAX_SYNCS,
     NODE_HEADER,
     SYNC_PATH,
+    SYNCS_PATH,
     FileReply,
     Hello,
     LaunchCall,
     LaunchReply,
     Logs,
+    NodeReply,
+    NodeSync,
     Sync,
+    SyncReplies,
+    Syncs,
 )
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
@@ -48,6 +55,7 @@ MAX_LOGS_BYTES: Final = 40 * 1024 * 1024
 _log: Final = logging.getLogger(__name__)
 _decode_hello: Final = msgspec.msgpack.Decoder(Hello).decode
 _decode_sync: Final = msgspec.msgpack.Decoder(Sync).decode
+_decode_syncs: Final = msgspec.msgpack.Decoder(Syncs).decode
 _decode_reply: Final = msgspec.msgpack.Decoder(FileReply).decode
 _decode_launch_reply: Final = msgspec.msgpack.Decoder(LaunchReply).decode
 _decode_logs: Final = msgspec.msgpack.Decoder(Logs).decode
@@ -56,7 +64,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class AgentRoutes:
-    """hello, sync, files/<request id>, logs, launch, launches/<request id>. An error is a small JSON object with `code` and `message`."""
+    """hello, sync, syncs, files/<request id>, logs, launch, launches/<request id>. An error is a small JSON object with `code` and `message`."""
 
     def __init__(self, control: ControlPlane) -> None:
         self._agents = control.agents
@@ -92,6 +100,11 @@ class AgentRoutes:
             call = _decoded(_decode_launch, await request.body(MAX_MESSAGE_BYTES))
             answer = await self._agents.launch(_bearer(request), call)
             return Response(200, [(b"content-type", b"application/json")], msgspec.json.encode(answer))
+        if path == SYNCS_PATH.encode():
+            syncs = _decoded(_decode_syncs, await request.body(MAX_MESSAGE_BYTES)).syncs
+            if len(syncs) > MAX_SYNCS:
+                raise BatchError(ErrorCode.INVALID_REQUEST_BODY, Reason=f"more than {MAX_SYNCS} nodes")
+            return _reply(SyncReplies(tuple(await asyncio.gather(*map(self._sync_of_one, syncs)))))
         node_id = self._authenticated(request)
         if path == SYNC_PATH.encode():
             sync = _decoded(_decode_sync, await request.body(MAX_MESSAGE_BYTES))
@@ -111,6 +124,27 @@ class AgentRoutes:
             self._agents.launch_reply(node_id, path[len(self._launch_prefix) :].decode("latin-1"), reply)
             return Response(200, [])
         raise BatchError(ErrorCode.RESOURCE_NOT_FOUND)
+
+    async def _sync_of_one(self, one: NodeSync) -> NodeReply:
+        """Of several: what is wrong with one is no other's business."""
+        sync = one.sync
+        try:
+            self._check_part(one)
+            return NodeReply(await self._agents.sync(sync))
+        except BatchError as error:
+            return NodeReply(status=error.status, error=error.code.value)
+        except StoreUnavailable:
+            return NodeReply(status=503, error=ErrorCode.SERVER_BUSY.value)
+        except Exception:
+            _log.exception("the sync of node %r failed", sync.node_id)
+            return NodeReply(status=500, error=ErrorCode.INTERNAL_ERROR.value)
+
+    def _check_part(self, one: NodeSync) -> None:
+        """Raises BatchError."""
+        if not self._agents.authenticate(one.sync.node_id, one.token):
+            raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
+        if one.sync.park:
+            raise BatchError(ErrorCode.INVALID_REQUEST_BODY, Reason="a sync among several is not parked")
 
     async def _file_reply(self, request: Request, node_id: str, request_id: str, receive: Receive) -> Response:
         head = request.headers.get(FILE_REPLY_HEADER.encode())

@@ -7,6 +7,7 @@ import msgspec
 from millpond.api.auth import AccountKeys, SharedKeyAuth, bearer_token, unauthenticated
 from millpond.api.http import Request
 from millpond.api.operations import Operation
+from millpond.api.schema.base import WireEnum
 from millpond.control.base import ControlPlane
 from millpond.control.tokens import TaskClaim
 from millpond.domain.errors import BatchError, ErrorCode
@@ -14,17 +15,19 @@ from millpond.domain.ids import id_key
 from millpond.identity.base import AUDIENCES, IssuerAway, TokenRefused, Verifier
 from millpond.identity.roles import Caller, Role, RoleRules, name_of, needed_role
 
-SHARED_KEY: Final = "SharedKey"
-ENTRA: Final = "AAD"
-TASK_TOKEN: Final = "TaskAuthenticationToken"  # noqa: S105  the name of a way to sign in
-MODES: Final = (SHARED_KEY, ENTRA, TASK_TOKEN)
-"""Azure Batch: the account's allowedAuthenticationModes."""
+
+class AuthenticationMode(WireEnum):
+    """Ways to sign in (Azure Batch: the account's allowedAuthenticationModes)."""
+
+    SHARED_KEY = "SharedKey"
+    AAD = "AAD"
+    TASK_AUTHENTICATION_TOKEN = "TaskAuthenticationToken"  # noqa: S105  the name of a way to sign in
 
 
 class SignIn(msgspec.Struct, frozen=True):
     """How callers may show who they are. Without a `verifier` no issuer's tokens are taken."""
 
-    modes: tuple[str, ...] = MODES
+    modes: tuple[str, ...] = tuple(AuthenticationMode)
     verifier: Verifier | None = None
     rules: RoleRules = RoleRules()
 
@@ -63,16 +66,16 @@ class Gate:
         token = bearer_token(request.headers)
         if token is None:
             self._shared_key.check(request.method, request.raw_path, request.headers, request.query_pairs)
-            self.require(SHARED_KEY, modes)
+            self.require(AuthenticationMode.SHARED_KEY, modes)
             return _KEY_HOLDER
         claim = self._control.claim_of_token(token)
         if claim is not None:
-            self.require(TASK_TOKEN, modes)
+            self.require(AuthenticationMode.TASK_AUTHENTICATION_TOKEN, modes)
             return Grant(Caller(f"task {claim.task_id}", Role.SUBMITTER), claim)
         verifier = self._sign_in.verifier
         if verifier is None or token.count(".") != 2 or not token.startswith("ey"):
             raise unauthenticated("The bearer token is not that of a task that runs: it ends with the task's attempt.")
-        self.require(ENTRA, modes)
+        self.require(AuthenticationMode.AAD, modes)
         return Grant(await self._verified(verifier, token, audiences))
 
     async def _verified(self, verifier: Verifier, token: str, audiences: tuple[str, ...]) -> Caller:

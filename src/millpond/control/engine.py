@@ -33,6 +33,8 @@ _State = TypeVar("_State")
 _Event = TypeVar("_Event", Event, JobScheduleEvent)
 
 _STORY_LENGTH = 100
+_BATCH_WEIGHT = 2000
+"""Tasks and events of one batch, the last entry going in whole."""
 _SILENCE_TELLS = IN_SERVICE_NODE_STATES | {
     NodeState.WAITING_FOR_START_TASK,
     NodeState.START_TASK_FAILED,
@@ -87,11 +89,12 @@ def _monotonic() -> float:
 class _Entry:
     """Events submitted together, and who waits for them."""
 
-    __slots__ = ("events", "future")
+    __slots__ = ("events", "future", "weight")
 
-    def __init__(self, events: Sequence[Any], future: asyncio.Future[Any]) -> None:
+    def __init__(self, events: Sequence[Any], future: asyncio.Future[Any], weight: int) -> None:
         self.events = events
         self.future = future
+        self.weight = weight
 
 
 class BaseEngine(ABC, Generic[_State, _Event]):
@@ -202,7 +205,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         if self._weight + weight > self._settings.inbox_limit and self._inbox:
             raise BatchError(ErrorCode.SERVER_BUSY, f"The queue of changes of {self._name} is full; try again shortly.")
         self._weight += weight
-        self._inbox.append(_Entry(events, future))
+        self._inbox.append(_Entry(events, future, weight))
         self._wake.set()
         return future
 
@@ -218,7 +221,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
                 continue
             if not self._inbox:
                 continue
-            entries, self._inbox, self._weight = self._inbox, [], 0
+            entries = self._next_batch()
             try:
                 await self._process(entries)
             except asyncio.CancelledError:
@@ -227,6 +230,19 @@ class BaseEngine(ABC, Generic[_State, _Event]):
                         entry.future.set_exception(BatchError(ErrorCode.SERVER_BUSY, "The service is stopping."))
                         entry.future.exception()
                 raise
+
+    def _next_batch(self) -> list[_Entry]:
+        """What came first, and not more than is decided in some milliseconds: nothing else happens meanwhile."""
+        weight = count = 0
+        while weight < _BATCH_WEIGHT and count < len(self._inbox):
+            weight += self._inbox[count].weight
+            count += 1
+        entries = self._inbox[:count]
+        del self._inbox[:count]
+        self._weight -= weight
+        if self._inbox:
+            self._wake.set()
+        return entries
 
     async def _wake_or_retry(self) -> None:
         """Without memory the engine does not wait to be asked: timers, wishes and purges that were lost with it must

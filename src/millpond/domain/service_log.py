@@ -52,31 +52,25 @@ class PoolCreateEvent(_Part, frozen=True, kw_only=True, gc=False, rename="camel"
     is_auto_pool: bool
 
 
-class PoolResizeStartEvent(_Part, frozen=True, kw_only=True, gc=False, rename="camel"):
+class _PoolResize(_Part, frozen=True, kw_only=True, gc=False, rename="camel"):
+    id: str
+    node_deallocation_option: str
+    """When a resize begins, `Invalid` where nodes of neither kind are to go."""
+    current_dedicated_nodes: int
+    target_dedicated_nodes: int
+    current_low_priority_nodes: int
+    target_low_priority_nodes: int
+    enable_auto_scale: bool
+    is_auto_pool: bool
+
+
+class PoolResizeStartEvent(_PoolResize, frozen=True, kw_only=True, gc=False, rename="camel"):
     """A pool begins to move towards its targets."""
 
-    id: str
-    node_deallocation_option: str
-    """`Invalid` where nodes of neither kind are to go."""
-    current_dedicated_nodes: int
-    target_dedicated_nodes: int
-    current_low_priority_nodes: int
-    target_low_priority_nodes: int
-    enable_auto_scale: bool
-    is_auto_pool: bool
 
-
-class PoolResizeCompleteEvent(_Part, frozen=True, kw_only=True, gc=False, rename="camel"):
+class PoolResizeCompleteEvent(_PoolResize, frozen=True, kw_only=True, gc=False, rename="camel"):
     """A resize is over, whether it reached its targets or not."""
 
-    id: str
-    node_deallocation_option: str
-    current_dedicated_nodes: int
-    target_dedicated_nodes: int
-    current_low_priority_nodes: int
-    target_low_priority_nodes: int
-    enable_auto_scale: bool
-    is_auto_pool: bool
     start_time: str
     end_time: str
     result_code: str

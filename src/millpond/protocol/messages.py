@@ -27,6 +27,10 @@ CONTENT_TYPE: Final = "application/msgpack"
 
 HELLO_PATH: Final = "/agent/v1/hello"
 SYNC_PATH: Final = "/agent/v1/sync"
+SYNCS_PATH: Final = "/agent/v1/syncs"
+"""POST: `Syncs`, the reports of several nodes of one host; answered by `SyncReplies` once all are on disk."""
+MAX_SYNCS: Final = 256
+"""Nodes in one such call."""
 FILE_REPLY_PATH: Final = "/agent/v1/files/"
 """POST `/agent/v1/files/<request id>`: a `FileReply` as the body; or, where the content of a file follows, the content
 as the body and the `FileReply` in the header below."""
@@ -453,3 +457,30 @@ class SyncReply(_Message, frozen=True, gc=False, omit_defaults=True):
     launch_requests: tuple[LaunchRequest, ...] = ()
     retry_after_s: float = 0.0
     """The control plane could not take the reports just now (busy, disk full): send them again after that."""
+
+
+class NodeSync(_Message, frozen=True, gc=False, omit_defaults=True):
+    """One node's part of a call for several."""
+
+    token: str
+    """The node's own."""
+    sync: Sync
+    """It is never parked."""
+
+
+class Syncs(_Message, frozen=True, gc=False, omit_defaults=True):
+    syncs: tuple[NodeSync, ...]
+    """No more than `MAX_SYNCS`."""
+
+
+class NodeReply(_Message, frozen=True, gc=False, omit_defaults=True):
+    """`error` is empty, or an API error code: what the node's own call would have been answered with."""
+
+    reply: SyncReply | None = None
+    status: int = 200
+    error: str = ""
+
+
+class SyncReplies(_Message, frozen=True, gc=False, omit_defaults=True):
+    replies: tuple[NodeReply, ...]
+    """In the order of the syncs."""

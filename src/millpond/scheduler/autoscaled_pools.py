@@ -13,10 +13,9 @@ from millpond.domain.effects import Effect, Reply, SavePool, SetAutoScaleTimer
 from millpond.domain.errors import BatchError, ErrorCode
 from millpond.domain.events import PoolAutoScaled, PoolAutoScaleDisableRequested, PoolAutoScaleEnableRequested
 from millpond.domain.pool import Pool, ResizeError
-from millpond.domain.preconditions import Precondition
 from millpond.domain.states import AllocationState, PoolState
 from millpond.scheduler import service_log
-from millpond.scheduler.pools import begin_resize, find_pool
+from millpond.scheduler.pools import begin_resize, find_live_pool
 from millpond.scheduler.state import SchedulerState
 
 NODE_QUOTA: ResizeError = ResizeError(
@@ -31,7 +30,7 @@ def on_pool_auto_scale_enable_requested(
 ) -> None:
     """Azure Batch: enabling does not evaluate; a new interval begins a new schedule from now on, a formula alone keeps
     the schedule."""
-    pool = _find_live_pool(state, event.condition)
+    pool = find_live_pool(state, event.condition)
     at = event.at
     if pool.allocation_state is not AllocationState.STEADY:
         raise BatchError(ErrorCode.POOL_BEING_RESIZED)
@@ -66,23 +65,13 @@ def on_pool_auto_scale_disable_requested(
     state: SchedulerState, event: PoolAutoScaleDisableRequested, effects: list[Effect]
 ) -> None:
     """The pool keeps its targets, and a resize under way goes on. Of a pool that does not scale itself nothing changes."""
-    pool = _find_live_pool(state, event.condition)
+    pool = find_live_pool(state, event.condition)
     if pool.auto_scale is None:
         return
     pool.auto_scale = None
     pool.last_modified = later_than(pool.last_modified, event.at)
     effects.append(SetAutoScaleTimer(None))
     effects.append(SavePool(pool))
-
-
-def _find_live_pool(state: SchedulerState, condition: Precondition | None) -> Pool:
-    """Raises PoolNotFound, ConditionNotMet, PoolBeingDeleted."""
-    pool = find_pool(state)
-    if condition is not None:
-        condition.require(pool.last_modified)
-    if pool.state is PoolState.DELETING:
-        raise BatchError(ErrorCode.POOL_BEING_DELETED)
-    return pool
 
 
 def on_pool_auto_scaled(state: SchedulerState, event: PoolAutoScaled, effects: list[Effect]) -> None:

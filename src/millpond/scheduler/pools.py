@@ -40,6 +40,16 @@ def find_pool(state: SchedulerState) -> Pool:
     return state.pool
 
 
+def find_live_pool(state: SchedulerState, condition: Precondition | None) -> Pool:
+    """The pool, as the caller knows it. Raises PoolNotFound, ConditionNotMet, PoolBeingDeleted."""
+    pool = find_pool(state)
+    if condition is not None:
+        condition.require(pool.last_modified)
+    if pool.state is PoolState.DELETING:
+        raise BatchError(ErrorCode.POOL_BEING_DELETED)
+    return pool
+
+
 def _set_allocation_state(pool: Pool, to: AllocationState, at: Timestamp) -> None:
     if pool.allocation_state is not to:
         pool.allocation_state = to
@@ -162,11 +172,7 @@ def _removal_rank(node: NodeMemory) -> tuple[int, int, int, float]:
 
 def _find_steady_pool(state: SchedulerState, condition: Precondition | None) -> Pool:
     """The pool, to be resized. Raises PoolNotFound, ConditionNotMet, PoolBeingDeleted, PoolBeingResized."""
-    pool = find_pool(state)
-    if condition is not None:
-        condition.require(pool.last_modified)
-    if pool.state is PoolState.DELETING:
-        raise BatchError(ErrorCode.POOL_BEING_DELETED)
+    pool = find_live_pool(state, condition)
     if pool.allocation_state is not AllocationState.STEADY:
         raise BatchError(ErrorCode.POOL_BEING_RESIZED)
     return pool
@@ -256,11 +262,7 @@ def on_pool_resize_requested(state: SchedulerState, event: PoolResizeRequested, 
 
 
 def on_pool_resize_stop_requested(state: SchedulerState, event: PoolResizeStopRequested, effects: list[Effect]) -> None:
-    pool = find_pool(state)
-    if event.condition is not None:
-        event.condition.require(pool.last_modified)
-    if pool.state is PoolState.DELETING:
-        raise BatchError(ErrorCode.POOL_BEING_DELETED)
+    pool = find_live_pool(state, event.condition)
     if pool.allocation_state is not AllocationState.RESIZING:
         raise BatchError(
             ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE,

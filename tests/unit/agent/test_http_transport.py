@@ -1,5 +1,6 @@
 """The node's calls over real HTTP, against a small server."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
+from millpond.agent.http_transport import EndpointFile, HttpSyncs, HttpTransport, open_session
 from millpond.agent.link import TransportError
 from millpond.protocol.messages import (
     CONTENT_TYPE,
@@ -19,12 +20,16 @@ from millpond.protocol.messages import (
     LAUNCH_REPLY_PATH,
     NODE_HEADER,
     SYNC_PATH,
+    SYNCS_PATH,
     FileEntry,
     FileReply,
     Hello,
     LaunchReply,
+    NodeReply,
     Sync,
+    SyncReplies,
     SyncReply,
+    Syncs,
     Welcome,
 )
 from tests.unit.agent.fakes import start
@@ -47,6 +52,7 @@ class Service:
         app = web.Application()
         app.router.add_post(HELLO_PATH, self.hello)
         app.router.add_post(SYNC_PATH, self.sync)
+        app.router.add_post(SYNCS_PATH, self.syncs)
         app.router.add_post(FILE_REPLY_PATH + "{id}", self.file_reply)
         app.router.add_post(LAUNCH_REPLY_PATH + "{id}", self.launch_reply)
         self.runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -79,6 +85,13 @@ class Service:
     async def sync(self, request: web.Request) -> web.Response:
         sync = msgspec.msgpack.decode(await self.take(request), type=Sync)
         return self.answer(SyncReply(session=sync.session, directives=(start(1, 1),)))
+
+    async def syncs(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.seen.append((request.path, body))
+        syncs = msgspec.msgpack.decode(body, type=Syncs).syncs
+        assert {one.token for one in syncs} == {"secret"}
+        return self.answer(SyncReplies(tuple(NodeReply(SyncReply(one.sync.session, acknowledged=1)) for one in syncs)))
 
     async def file_reply(self, request: web.Request) -> web.Response:
         head = request.headers.get(FILE_REPLY_HEADER)
@@ -124,6 +137,29 @@ async def test_calls_and_answers(service: Service, session: aiohttp.ClientSessio
     assert service.seen[-2:] == [(f"{FILE_REPLY_PATH}r1", b"abc"), (f"{FILE_REPLY_PATH}r2", whole)]
     await transport.send_launch_reply("r3", LaunchReply(exit_code=1))
     assert service.seen[-1] == (f"{LAUNCH_REPLY_PATH}r3", msgspec.msgpack.encode(LaunchReply(exit_code=1)))
+
+
+async def test_reports_of_several_nodes_go_in_one_call(
+    service: Service, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    endpoint = EndpointFile(str(tmp_path / "endpoint"))
+    (tmp_path / "endpoint").write_text(await service.begin())
+    together = HttpSyncs(session, endpoint)
+    first, second = (
+        HttpTransport(session, endpoint, node_id=node_id, token="secret", together=together) for node_id in ("n1", "n2")
+    )
+    syncs = [Sync("n1", "s1", 0, park=False), Sync("n2", "s2", 0, park=False)]
+    answers = await asyncio.gather(first.sync(syncs[0]), second.sync(syncs[1]))
+    assert answers == [SyncReply("s1", acknowledged=1), SyncReply("s2", acknowledged=1)]
+    assert [path for path, _ in service.seen] == [SYNCS_PATH]
+    # One alone, and what is parked, go by themselves.
+    await first.sync(syncs[0])
+    await first.sync(Sync("n1", "s1", 0))
+    assert [path for path, _ in service.seen] == [SYNCS_PATH, SYNC_PATH, SYNC_PATH]
+    service.status = 503
+    answers = await asyncio.gather(first.sync(syncs[0]), second.sync(syncs[1]), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [TransportError, TransportError]
+    await together.close()
 
 
 @pytest.mark.parametrize("status", [401, 404, 500, 503])

@@ -13,19 +13,9 @@ from click.testing import CliRunner, Result
 from millpond import __version__
 from millpond.cli.main import main
 from millpond.datadir import DataDir, Endpoint
+from tests.commands import millpond
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-
-
-def millpond(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "millpond", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), **(environment or {})},
-    )
 
 
 def invoke(*arguments: str) -> Result:

@@ -7,7 +7,7 @@ import pytest
 
 from millpond.control.commit import Batch
 from millpond.control.outbox import Outbox
-from millpond.control.specs import release_spec, sign_auto_storage
+from millpond.control.specs import SpecCache, release_spec, sign_auto_storage
 from millpond.control.timers import Timers
 from millpond.domain import effects as f
 from millpond.domain.states import TaskState
@@ -135,6 +135,20 @@ def test_the_last_row_of_a_batch_wins() -> None:
     assert (set(changes.tasks), changes.new_tasks, changes.specs) == ({one.key}, {one.key}, {one.key: b"1"})
     assert changes.deleted_tasks == {old.key}, "a row that never was need not be deleted"
     assert batch.after == [f.StopTask("n", 1, 1)]
+
+
+def test_specifications_are_kept_in_bounds() -> None:
+    """What is needed first stays; each is given out once, as it was last."""
+    cache = SpecCache(10_000)
+    cache.add(dict.fromkeys(range(20), b"x" * 1000))
+    kept = [number for number in range(20) if cache.take(number) is not None]
+    assert kept == list(range(len(kept)))
+    assert 5 <= len(kept) < 10
+    cache.add({1: b"old", 2: b"two"})
+    cache.add({1: b"new"})
+    assert (cache.take(1), cache.take(1), cache.take(2)) == (b"new", None, b"two")
+    cache.add(dict.fromkeys(range(10000), b""))
+    assert sum(cache.take(number) is not None for number in range(10_000)) < 200, "small ones take memory too"
 
 
 def test_auto_storage_containers_are_signed_on_the_way_out() -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from millpond.control import engine
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
@@ -182,6 +183,22 @@ async def test_a_failing_scheduler_tells_its_story_and_goes_on(
     await cluster.add("after")
     assert await cluster.store.get_task("job", "lost") is None
     assert await cluster.state("before") is await cluster.state("after") is TaskState.ACTIVE
+
+
+async def test_what_comes_all_at_once_is_decided_bit_by_bit(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop is for everybody: a long inbox is more than one batch, in order, and nothing is left behind."""
+    monkeypatch.setattr(engine, "_BATCH_WEIGHT", 10)
+    batches: list[list[str]] = []
+
+    async def note(changes: ChangeSet) -> None:
+        batches.append([task.id for task in changes.tasks.values() if task.key in changes.new_tasks])
+
+    cluster.store.before_commit = note
+    calls = [[f"{call}-{number}" for number in range(4)] for call in range(9)]
+    await asyncio.gather(*(cluster.add(*ids) for ids in calls))
+    cluster.store.before_commit = None
+    assert [task_id for batch in batches for task_id in batch] == [task_id for ids in calls for task_id in ids]
+    assert max(map(len, batches)) <= 12, "the entry that fills it goes in whole"
 
 
 async def test_a_full_inbox_is_busy(cluster: Cluster) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,6 @@ from tests.unit.runner.test_task_runner import FOR_EVER_S, Bench, code_of
 from tests.waiting import until_true
 
 ADDRESSES = ("127.64.0.1", "127.64.0.2", "127.64.0.3")
-
-
-@pytest.fixture
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    bench = Bench(tmp_path / "root", monkeypatch)
-    yield bench
-    for runner in bench.runners:
-        await runner.close()
 
 
 def special(bench: Bench, kind: TaskKind, task_id: str = "", *, attempt: int = 1, **spec: Any) -> Start:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,6 @@ from tests.unit.runner.test_task_runner import Bench, code_of
 from tests.waiting import until_true
 
 CONTAINER = {"storageContainerUrl": "mem://c"}
-
-
-@pytest.fixture
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    bench = Bench(tmp_path / "root", monkeypatch)
-    yield bench
-    for runner in bench.runners:
-        await runner.close()
 
 
 def with_cache(bench: Bench) -> ContentCache:

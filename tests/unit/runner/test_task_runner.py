@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,6 @@ class Bench:
     @property
     def wd(self) -> Path:
         return self.task / "wd"
-
-
-@pytest.fixture
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    bench = Bench(tmp_path / "root", monkeypatch)
-    yield bench
-    for runner in bench.runners:
-        await runner.close()
 
 
 def code_of(outcome: Outcome) -> str:

@@ -35,7 +35,7 @@ def an_array(count: int = 5, array_id: str = "sweep", *overrides: Override, slot
 def with_array(array: TaskArray, nodes: int = 0, slots: int = 1, **job: object) -> World:
     world = World()
     world.add_pool(nodes, slots)
-    world.add_job(**job)  # type: ignore[arg-type]
+    world.add_job(**job)
     world.do(e.TaskArrayAdded(at=world.now, job_id="job", array=array))
     return world
 
@@ -373,9 +373,9 @@ class Twins:
             node_id, key, attempt = self.random.choice(running)
             common = {"at": at, "node_id": node_id, "key": key, "attempt": attempt, "start_time": at}
             if self.random.random() < 0.3:
-                self.do(e.TaskStarted(**common))  # type: ignore[arg-type]
+                self.do(e.TaskStarted(**common))
             else:
-                self.do(e.TaskEnded(end_time=at, exit_code=self.random.choice((0, 0, 1)), **common))  # type: ignore[arg-type]
+                self.do(e.TaskEnded(end_time=at, exit_code=self.random.choice((0, 0, 1)), **common))
 
     def settle(self) -> None:
         """What nodes were told to stop or give back is so."""

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from millpond.api.auth import AccountKeys
-from millpond.api.gate import ENTRA, MODES, SHARED_KEY, Gate
+from millpond.api.gate import AuthenticationMode, Gate
 from millpond.api.management.errors import ArmError
 from millpond.api.schema.base import JsonObject
 from millpond.domain.durations import Timestamp, later_than
@@ -114,7 +114,11 @@ class Account:
     @property
     def modes(self) -> tuple[str, ...]:
         """How callers may sign in: those of the account's that can be. Entra ID's tokens need an issuer."""
-        return tuple(mode for mode in MODES if mode in self._gate.modes and (mode != ENTRA or self._has_issuer))
+        return tuple(
+            mode
+            for mode in AuthenticationMode
+            if mode in self._gate.modes and (mode != AuthenticationMode.AAD or self._has_issuer)
+        )
 
     @property
     def _has_issuer(self) -> bool:
@@ -136,7 +140,7 @@ class Account:
 
     def require_shared_key(self) -> None:
         """Raises ArmError 409 where the account takes no keys (as Azure Batch)."""
-        if SHARED_KEY not in self._gate.modes:
+        if AuthenticationMode.SHARED_KEY not in self._gate.modes:
             raise ArmError(
                 409,
                 "SharedKeyNotAllowed",
@@ -149,9 +153,11 @@ class Account:
         for mode in modes:
             if mode not in configured:
                 raise _bad_modes(f"{mode} is not among auth.modes of the service's configuration")
-            if mode == ENTRA and not self._has_issuer:
+            if mode == AuthenticationMode.AAD and not self._has_issuer:
                 raise _bad_modes("AAD needs an issuer: configure auth.issuers, or start with --development-issuer")
-        if SHARED_KEY not in modes and not (self._has_issuer and ENTRA in configured):
+        if AuthenticationMode.SHARED_KEY not in modes and not (
+            self._has_issuer and AuthenticationMode.AAD in configured
+        ):
             raise _bad_modes("without SharedKey nobody could manage the account any more: there is no issuer of tokens")
 
     async def change(self, **changes: Any) -> None:

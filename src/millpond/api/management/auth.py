@@ -11,7 +11,7 @@ from typing import Final
 
 from millpond.api.accounts import Accounts, LiveAccount
 from millpond.api.auth import bearer_token
-from millpond.api.gate import SHARED_KEY, Grant
+from millpond.api.gate import AuthenticationMode, Grant
 from millpond.api.http import Request, Scope
 from millpond.api.management.errors import ArmError
 from millpond.api.operations import Operation
@@ -57,7 +57,7 @@ class ManagementGate:
             check_token(token, keys.name, (keys.primary, keys.secondary), self._clock())
         except TokenRefused as error:
             raise ArmError(401, "InvalidAuthenticationToken", f"The access token is invalid: {error}.") from None
-        live.gate.require(SHARED_KEY)
+        live.gate.require(AuthenticationMode.SHARED_KEY)
         return Grant(Caller("the account's key", Role.ADMIN)), None if live is first else live
 
     def allow(self, grant: Grant, operation: Operation, needed: Role) -> None:

@@ -3,6 +3,7 @@ looked at."""
 
 import msgspec
 
+from millpond.api.gate import AuthenticationMode
 from millpond.api.schema.base import JsonObject, Wire, WireEnum
 
 
@@ -48,12 +49,6 @@ class RegenerateKeyBody(Wire):
     """Azure Batch management: BatchAccountRegenerateKeyParameters."""
 
     key_name: AccountKeyType
-
-
-class AuthenticationMode(WireEnum):
-    SHARED_KEY = "SharedKey"
-    AAD = "AAD"
-    TASK_AUTHENTICATION_TOKEN = "TaskAuthenticationToken"  # noqa: S105  the name of a way to sign in
 
 
 class PoolAllocationMode(WireEnum):

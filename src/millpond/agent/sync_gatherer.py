@@ -1,0 +1,77 @@
+"""Reports of a host's nodes, sent together: a call costs more than what is in it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import zip_longest
+from typing import Final, TypeAlias
+
+from millpond.agent.link import TransportError
+from millpond.protocol.messages import MAX_SYNCS, NodeReply, NodeSync, Sync, SyncReply
+
+_IN_FLIGHT: Final = 2
+"""Calls on their way: while what one brought is written to disk, the next may be read."""
+_MAX_REPORTS: Final = 4096
+"""In one call: it stays well below what the service takes."""
+_ANSWER_S: Final = 30.0
+
+Send: TypeAlias = Callable[[list[NodeSync]], Awaitable[tuple[NodeReply, ...]]]
+"""Raises TransportError."""
+
+
+class SyncGatherer:
+    """What is to be told while all calls are on their way goes with the next; what is alone goes at once."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: list[tuple[NodeSync, asyncio.Future[SyncReply]]] = []
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def sync(self, sync: Sync, token: str) -> SyncReply:
+        """The answer to one node's sync, which must not be parked. Raises TransportError."""
+        answer: asyncio.Future[SyncReply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((NodeSync(token, sync), answer))
+        if len(self._calls) < _IN_FLIGHT:
+            call = asyncio.create_task(self._call())
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+        return await answer
+
+    async def close(self) -> None:
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    async def _call(self) -> None:
+        # What is to be told in the same turn of the loop goes together.
+        await asyncio.sleep(0)
+        while self._waiting:
+            several = self._take()
+            if not several:
+                continue
+            try:
+                async with asyncio.timeout(_ANSWER_S):
+                    replies = await self._send([sync for sync, _ in several])
+                failure = f"{len(replies)} answers to {len(several)} nodes"
+            except Exception as error:
+                replies, failure = (), str(error)
+            for (_, answer), reply in zip_longest(several, replies[: len(several)]):
+                if answer.done():
+                    continue
+                if reply is None or len(replies) != len(several):
+                    answer.set_exception(TransportError(failure))
+                elif reply.reply is None:
+                    answer.set_exception(TransportError(f"HTTP {reply.status}: {reply.error}"))
+                else:
+                    answer.set_result(reply.reply)
+
+    def _take(self) -> list[tuple[NodeSync, asyncio.Future[SyncReply]]]:
+        """The next to go in one call. Whoever has given up meanwhile sends it again."""
+        taken = 0
+        reports = 0
+        for one, _ in self._waiting[:MAX_SYNCS]:
+            reports += len(one.sync.reports)
+            if taken and reports > _MAX_REPORTS:
+                break
+            taken += 1
+        several, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        return [(one, answer) for one, answer in several if not answer.done()]
