@@ -1,4 +1,4 @@
-"""Builds the spawner's starter in C (`agent/spawning/start.c`) where there is a compiler. Nothing needs it (ADR 28)."""
+"""Builds the spawner's starter in C (`agent/spawning/start.c`) where there is a compiler. Nothing needs it (ADR 27)."""
 
 import contextlib
 import hashlib
