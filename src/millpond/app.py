@@ -42,6 +42,7 @@ from millpond.control.timers import wall_clock
 from millpond.datadir import DataDir, DataDirError, Endpoint, StorageFacts
 from millpond.domain.errors import LeaseLost, ProviderError, StoreUnavailable
 from millpond.identity.roles import Role, RoleRules
+from millpond.open_files import raise_limit
 from millpond.providers.base import VmSize
 from millpond.providers.catalogue import catalogue
 from millpond.providers.local import LocalProvider
@@ -117,7 +118,7 @@ async def _serve(
     host_command: Sequence[str],
     say: Callable[[str], None],
 ) -> None:
-    place = _Place(_url_of(listener, tls), tls, tuple(host_command), say)
+    place = _Place(_url_of(listener, tls), tls, tuple(host_command), say, raise_limit())
     async with _service(config, data_dir, listener, place) as (stop, storage):
         endpoint = Endpoint(place.url, config.account.name, os.getpid())
         endpoint = endpoint._replace(development_issuer=config.auth.development_issuer)
@@ -193,6 +194,8 @@ class _Place(NamedTuple):
     tls: "TlsFiles | None"
     host_command: tuple[str, ...]
     say: Callable[[str], None]
+    open_files: int
+    """How many the host of the nodes may hold open when it starts."""
 
 
 class _AccountService:
@@ -217,6 +220,7 @@ class _AccountService:
                 "mounts": msgspec.structs.asdict(_mounts_of(config.nodes, choice.endpoints)),
             },
             ca_bundle=place.tls.bundle if place.tls is not None else "",
+            open_files=place.open_files,
         )
 
         def sign(container: str, permissions: str, expires_at: float) -> str:

@@ -1,6 +1,7 @@
 """The local provider and a host that does not do what it should."""
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -61,6 +62,16 @@ async def test_a_host_that_dies_again_and_again_is_started_with_growing_pauses(
     await begun(provider, directory, 4)
     clock.now += 3600
     await begun(provider, directory, 6)
+
+
+async def test_the_host_begins_with_the_limit_of_open_files_it_is_given(tmp_path: Path) -> None:
+    command = ("/bin/sh", "-c", "sleep 1000 & wait", "host")
+    provider = LocalProvider(str(tmp_path / "nodes"), command=command, open_files=333)
+    await provider.create([REQUEST])
+    child = provider._child
+    assert child is not None
+    assert resource.prlimit(child, resource.RLIMIT_NOFILE)[0] == 333
+    await provider.stop_host()
 
 
 async def test_while_there_is_no_host_nodes_are_pending(short_lived: tuple[LocalProvider, Clock, Path]) -> None:

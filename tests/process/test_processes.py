@@ -121,6 +121,13 @@ print('to the other', file=sys.stderr)
     assert stat.S_IMODE((host.path / "a.out").stat().st_mode) == 0o644
 
 
+async def test_processes_are_given_a_limit_of_open_files(host: Host) -> None:
+    host.executor = ProcessExecutor(host.directory, open_files=333, compiles=False)
+    await host.begin()
+    await host.run(host.shell("ulimit -Sn"))
+    assert host.out() == "333\n"
+
+
 async def test_a_starter_that_cannot_be_loaded_is_done_without(host: Host) -> None:
     broken = host.path / "broken.so"
     broken.write_bytes(b"no library")

@@ -32,6 +32,7 @@ from millpond.agent.mounts import Mounts
 from millpond.agent.orders import NodeDesk
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.agent.watch import Watches
+from millpond.open_files import raise_limit
 from millpond.protocol.messages import FileRequest
 from millpond.staging.router import StagingRouter
 
@@ -58,7 +59,7 @@ def main() -> int:
 async def _run(directory: str, ca_bundle: str) -> None:
     isolation = _isolation(directory)
     cache = ContentCache(os.path.join(directory, CACHE_DIRECTORY), _settings(directory, CacheSettings))
-    executor = ProcessExecutor(directory, switch=isolation.switch)
+    executor = ProcessExecutor(directory, switch=isolation.switch, open_files=raise_limit())
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
     together = HttpSyncs(session, endpoint)

@@ -5,7 +5,7 @@ the spawner over a unix socket in the host's directory (`executors/process.py` i
 breaks, tasks run on, exits are kept until they are forgotten, and whoever connects next is told all of it.
 
 It is small because starting a process costs more the bigger the parent is (as soon as a fork is involved), so it runs
-as `python -I -S spawner.py DIRECTORY LINGER_S`, on the standard library alone, in one thread. It is a subreaper:
+as `python -I -S spawner.py DIRECTORY LINGER_S OPEN_FILES`, on the standard library alone, in one thread. It is a subreaper:
 processes that detach from their parent become its children, where they are found and killed once their task ends.
 
 This file is only the program; its parts are in `spawning`. Being modules they are compiled once, not at each start: as
@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
 import socket
 import sys
 
@@ -33,6 +34,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 def main(arguments: list[str]) -> int:
     """Start: returns in the calling process once the spawner, a process of its own, can be connected to."""
     directory, linger_s = os.path.realpath(arguments[0]), float(arguments[1])
+    if open_files := int(arguments[2]):
+        # The agent has raised its own.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     os.umask(0o022)
     os.chdir(directory)
     lock = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

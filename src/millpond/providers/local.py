@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from millpond.domain.errors import ProviderError
+from millpond.open_files import set_limit_of
 from millpond.providers import local_processes
 from millpond.providers.base import NodeCreated, NodeRefused, NodeRequest, NodeStatus
 from millpond.providers.registry import ProviderContext
@@ -59,18 +60,21 @@ class LocalProvider:
         command: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         ca_bundle: str = "",
+        open_files: int = 0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`directory` holds the nodes and all their files. `endpoint` is the service's URL as nodes see it (see
         `set_endpoint`). `command` replaces the host's own command line; `--directory DIR` is added to it. `settings`
         are the host's (its `settings.json`): they count from when it is started next. `ca_bundle` is a file of
-        certificates that nodes are to trust; empty: those of the machine."""
+        certificates that nodes are to trust; empty: those of the machine. `open_files` is the limit the host is started
+        with; 0: that of this process."""
         self._directory = os.path.abspath(directory)
         self._nodes = os.path.join(self._directory, "nodes")
         self._preempted = os.path.join(self._directory, "preempted")
         self._endpoint = endpoint
         self._settings = settings
         self._ca_bundle = ca_bundle
+        self._open_files = open_files
         self._endpoint_is_written = False
         self._command = [*(command or (python, "-P", "-m", "millpond.agent.main")), "--directory", self._directory]
         self._monotonic = monotonic
@@ -338,6 +342,9 @@ class LocalProvider:
             setsigmask=(),
             setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1),
         )
+        if self._open_files:
+            # Long before it looks: it has yet to load its libraries.
+            set_limit_of(self._child, self._open_files)
 
     def _host_pid(self) -> int | None:
         """The host's process, once it takes pokes; None when there is none."""

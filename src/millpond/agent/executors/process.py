@@ -143,6 +143,7 @@ class ProcessExecutor:
     when none serves it. `grace_s` is the time between SIGTERM and SIGKILL of a kill; by default there is none, as
     on the service (semantics 2.10). `linger_s` is how long a spawner that runs nothing waits for a host to come back.
     `switch` is the program that makes a process another user's (`agent.switch`): without it there is no `run_as`.
+    `open_files` is the limit of open files (soft) that tasks get; 0 gives them the agent's.
     With `compiles` the spawner gets its starter in C, where that can be built: in the background, once something is
     started.
     """
@@ -154,12 +155,14 @@ class ProcessExecutor:
         grace_s: float = 0.0,
         linger_s: float = DEFAULT_LINGER_S,
         switch: str = "",
+        open_files: int = 0,
         compiles: bool = True,
     ) -> None:
         self._directory = directory
         self._switch = switch
         self._grace_ms = max(0, round(grace_s * 1000))
         self._linger_s = linger_s
+        self._open_files = open_files
         self._known: dict[str, ProcessExit | None] = {}
         """All the spawner knows: None while running."""
         self._launches: dict[str, _Launch] = {}
@@ -344,7 +347,16 @@ class ProcessExecutor:
         # Not by the event loop: it must inherit no descriptor, and uvloop lets some through.
         try:
             started = subprocess.run(
-                [sys.executable, "-I", "-S", "-B", _PROGRAM, self._directory, str(self._linger_s)],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-B",
+                    _PROGRAM,
+                    self._directory,
+                    str(self._linger_s),
+                    str(self._open_files),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
