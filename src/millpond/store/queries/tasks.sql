@@ -141,6 +141,15 @@ FROM (
     LIMIT ?
 ) AS listed
 
+-- name: sizes_of_tasks
+-- Of the specifications of a page; they are not read for it.
+SELECT length(task_spec.spec)
+FROM task
+LEFT JOIN task_spec ON task_spec.key = task.key
+WHERE task.key > ? AND task.key <= ? AND /*where*/
+ORDER BY task.key
+LIMIT ?
+
 -- name: scan_tasks
 -- The key so many rows further on.
 SELECT key FROM task WHERE key > ? AND key <= ? ORDER BY key LIMIT 1 OFFSET ?
