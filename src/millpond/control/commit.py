@@ -22,16 +22,21 @@ class Batch(msgspec.Struct):
         changes = self.changes
         reply: Any = None
         for effect in effects:
+            kind = type(effect)
+            if kind is f.StartTask:  # one, and a hand-over and a saved task, for each task there is
+                self.after.append(effect)
+                continue
             match effect:
-                case f.HandOver(task):
-                    if task.key not in changes.tasks or task.key in changes.new_tasks:
-                        changes.handed.add(task.key)
-                        changes.tasks[task.key] = task
-                case f.SaveTask(task):
+                case f.HandOver():
+                    task = effect.task
+                    key = task.key
+                    if key not in changes.tasks or key in changes.new_tasks:
+                        changes.handed.add(key)
+                        changes.tasks[key] = task
+                case f.SaveTask():
+                    task = effect.task
                     changes.tasks[task.key] = task
                     changes.handed.discard(task.key)
-                case f.StartTask() | f.StopTask():
-                    self.after.append(effect)
                 case f.AddTasks(tasks, specs):
                     added = {task.key: task for task in tasks}
                     changes.tasks.update(added)
