@@ -24,6 +24,10 @@ pytest_plugins = ["tests.servers.fixtures"]
 
 START_DEADLINE_S = STOP_DEADLINE_S = PATIENCE_S
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is in the background of a script, and all that tests start would inherit it and take no Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile(
