@@ -6,9 +6,10 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from millpond.config import ServerConfig
 
@@ -18,6 +19,8 @@ _KEEP_ALIVE_S: Final = 120
 not write into a connection that is just being closed."""
 _DRAIN_S: Final = 2
 """How long answers in progress may take once the server stops."""
+_HELD_BYTES: Final = 1 << 16
+"""More is not held back to be written together."""
 
 _Message: TypeAlias = MutableMapping[str, Any]
 Application: TypeAlias = Callable[
@@ -77,6 +80,46 @@ def spelled_as_azure(application: Application) -> Application:
         await application(scope, receive, send_spelled)
 
     return spelled
+
+
+class _OneWrite:
+    """A transport that passes on together what is written in one turn of the event loop.
+
+    uvicorn writes the head of an answer and its body one after the other; each would be a system call and wake the
+    client, which costs more than all the rest of a small answer.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._call_soon(self._flush)
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > _HELD_BYTES:
+            # Now, so that whoever streams learns that the client is slow.
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def _flush(self) -> None:
+        held, self._held, self._size = self._held, [], 0
+        if held and not self._transport.is_closing():
+            self._transport.write(b"".join(held))
+
+
+class _Protocol(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", _OneWrite(cast("asyncio.Transport", transport))))
 
 
 class ListenError(Exception):
@@ -143,7 +186,7 @@ class HttpServer:
             uvicorn.Config(
                 spelled_as_azure(application),
                 loop="none",
-                http="httptools",
+                http=_Protocol,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",

@@ -151,6 +151,18 @@ async def test_records_may_change_once_a_commit_has_begun(store, fence):
     assert (await store.get_task("job-1", "task-1")).task == a_task()
 
 
+async def test_a_page_of_huge_specifications_may_be_short(store, fence):
+    """Together more than a store would take into memory for one page; what is asked for comes page by page."""
+    tasks = [a_task(number) for number in range(1, 15)]
+    spec = b'{"commandLine":"%b"}' % (b'\\"' * 1_500_000)
+    changes = with_tasks(*tasks)
+    changes.specs.update({task.key: spec for task in tasks})
+    await store.commit(changes, fence)
+    rows = await all_pages(lambda limit, token: store.list_tasks(1, None, limit, token), 1000)
+    assert [row.task for row in rows] == tasks
+    assert all(row.spec == spec for row in rows)
+
+
 async def test_what_was_read_may_change_without_harm(store, fence):
     changes = with_tasks(a_task())
     changes.pools[1], changes.jobs[1] = a_pool(), a_job()

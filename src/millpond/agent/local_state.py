@@ -1,7 +1,7 @@
 """What an agent remembers over its own restarts: the journal of a node.
 
-An append-only file of framed MessagePack records (`records`): 4 bytes of length and 4 of CRC-32, both little-endian,
-then the record. It is there to outlive the agent's process (also its kill -9), so what the kernel has taken is safe and
+An append-only file of frames: 4 bytes of length and 4 of CRC-32, both little-endian, then in MessagePack one record
+(`records`), or an array of records that were flushed together. It is there to outlive the agent's process (also its kill -9), so what the kernel has taken is safe and
 nothing is synced to disk; after a crash of the whole machine the processes are gone too, and whatever part of the
 journal survived is true.
 """
@@ -20,7 +20,9 @@ from millpond.agent.records import Record
 _log = logging.getLogger(__name__)
 
 _FRAME: Final = struct.Struct("<II")
-_MAX_RECORD: Final = 64 << 20
+_MAX_FRAME: Final = 128 << 20
+_FRAME_RECORDS: Final = 8
+"""Records of one frame: also with the largest of specifications it is not too long."""
 _MIN_COMPACT: Final = 1 << 20
 
 
@@ -57,10 +59,10 @@ class FileJournal:
     def __init__(self, path: str) -> None:
         self._path = path
         self._encoder = msgspec.msgpack.Encoder()
-        self._pending = bytearray()
+        self._pending: list[Record] = []
         self._fd = -1
         self._size = 0
-        """Bytes of whole records in the file."""
+        """Bytes of whole frames in the file."""
         self._rewritten_size = 0
 
     def load(self) -> list[Record]:
@@ -76,20 +78,28 @@ class FileJournal:
         return records
 
     def append(self, record: Record) -> None:
-        self._pending += _framed(self._encoder.encode(record))
+        self._pending.append(record)
 
     def flush(self) -> None:
-        if not self._pending:
+        pending = self._pending
+        if not pending:
             return
+        encode = self._encoder.encode
+        data = b"".join(
+            [
+                _framed(encode(pending[start : start + _FRAME_RECORDS]))
+                for start in range(0, len(pending), _FRAME_RECORDS)
+            ]
+        )
         try:
-            _write_all(self._fd, self._pending)
+            _write_all(self._fd, data)
         except OSError:
             # Half a record in the middle would hide all that follows it.
             os.ftruncate(self._fd, self._size)
             os.lseek(self._fd, self._size, os.SEEK_SET)
             raise
-        self._size += len(self._pending)
-        self._pending.clear()
+        self._size += len(data)
+        pending.clear()
 
     @property
     def wants_rewrite(self) -> bool:
@@ -153,7 +163,7 @@ class MemoryJournal:
         self.flush()
 
 
-_decoder: Final[msgspec.msgpack.Decoder[Record]] = msgspec.msgpack.Decoder(Record)
+_decoder: Final[msgspec.msgpack.Decoder[Record | list[Record]]] = msgspec.msgpack.Decoder(Record | list[Record])
 
 
 def _framed(payload: bytes) -> bytes:
@@ -161,26 +171,30 @@ def _framed(payload: bytes) -> bytes:
 
 
 def _parse(data: bytes) -> tuple[list[Record], int]:
-    """The records up to the first that is not whole, and the length of those."""
+    """The records up to the first frame that is not whole, and the length of those."""
     records: list[Record] = []
     offset = 0
     while offset + _FRAME.size <= len(data):
         length, checksum = _FRAME.unpack_from(data, offset)
         end = offset + _FRAME.size + length
-        if length > _MAX_RECORD or end > len(data):
+        if length > _MAX_FRAME or end > len(data):
             break
         payload = data[offset + _FRAME.size : end]
         if zlib.crc32(payload) != checksum:
             break
         try:
-            records.append(_decoder.decode(payload))
+            entry = _decoder.decode(payload)
         except msgspec.DecodeError:
             break
+        if isinstance(entry, list):
+            records += entry
+        else:
+            records.append(entry)
         offset = end
     return records, offset
 
 
-def _write_all(fd: int, data: bytes | bytearray) -> None:
+def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -10,7 +10,7 @@ from millpond.domain.ids import is_special_key
 from millpond.domain.states import IN_SERVICE_NODE_STATES, TaskState
 from millpond.domain.task import ResourceUse, Task
 from millpond.scheduler import gangs, retries, special, tasks
-from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, settle_node_state
+from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, settle_filed_node_state
 
 
 def _start(
@@ -36,7 +36,7 @@ def _start(
     row.note_task(task.key)
     state.touch_node(node)
     if row.state in IN_SERVICE_NODE_STATES:
-        settle_node_state(state, node, at)
+        settle_filed_node_state(state, node, at)
 
 
 def on_task_started(state: SchedulerState, event: TaskStarted, effects: list[Effect]) -> None:
@@ -114,9 +114,8 @@ def _note_use(job: JobMemory, task: Task, event: TaskEnded, end_time: Timestamp)
     """Add what the run used to the task's sum and to the job's. Both are saved with whatever comes of the end."""
     if task.start_time is None:
         return
-    run = ResourceUse(event.user_cpu_s, event.kernel_cpu_s, end_time - task.start_time)
-    if task.use is None:
-        run = run.plus(ResourceUse(wait_s=max(0.0, task.start_time - task.creation_time)))
+    wait_s = max(0.0, task.start_time - task.creation_time) if task.use is None else 0.0
+    run = ResourceUse(event.user_cpu_s, event.kernel_cpu_s, end_time - task.start_time, wait_s)
     task.use = run if task.use is None else task.use.plus(run)
     job.row.use = job.row.use.plus(run)
 

@@ -411,12 +411,20 @@ def set_node_state(state: SchedulerState, node: NodeMemory, to: NodeState, at: T
 
 def settle_node_state(state: SchedulerState, node: NodeMemory, at: Timestamp) -> None:
     """The state of a connected node that is in service, by what it does: running, idle, or offline."""
+    set_node_state(state, node, _state_by_work(node), at)
+
+
+def settle_filed_node_state(state: SchedulerState, node: NodeMemory, at: Timestamp) -> None:
+    """`settle_node_state` where the node has just been filed: nothing is to be done if that is its state already."""
+    to = _state_by_work(node)
+    if to is not node.row.state:
+        set_node_state(state, node, to, at)
+
+
+def _state_by_work(node: NodeMemory) -> NodeState:
     if node.row.running_tasks > 0:
-        set_node_state(state, node, NodeState.RUNNING, at)
-    elif node.row.scheduling_state is SchedulingState.DISABLED:
-        set_node_state(state, node, NodeState.OFFLINE, at)
-    else:
-        set_node_state(state, node, NodeState.IDLE, at)
+        return NodeState.RUNNING
+    return NodeState.OFFLINE if node.row.scheduling_state is SchedulingState.DISABLED else NodeState.IDLE
 
 
 def set_job_state(state: SchedulerState, job: JobMemory, to: JobState, at: Timestamp) -> None:

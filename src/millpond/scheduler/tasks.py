@@ -45,7 +45,7 @@ from millpond.scheduler.state import (
     NodeMemory,
     SchedulerState,
     Stopping,
-    settle_node_state,
+    settle_filed_node_state,
 )
 
 JOB_MANAGER_COMPLETE: Final = "JMComplete"
@@ -55,6 +55,7 @@ DEFAULT_RETENTION_S: Final = 7 * 86400.0
 """How long the files of a task are kept on its node that says nothing about it (Azure Batch: retentionTime)."""
 
 _ACTIVE: Final = TaskState.ACTIVE
+_COMPLETED: Final = TaskState.COMPLETED
 
 _CLOSED_JOBS = {
     JobState.COMPLETED: ErrorCode.JOB_COMPLETED,
@@ -99,19 +100,19 @@ def _add_to_counts(job: JobMemory, task: Task, sign: int) -> None:
     slots = sign * task.required_slots
     if task.rules is not None and task.rules.instances:
         load.add_extra(job.extra, task, sign)
-    match task.state:
-        case TaskState.ACTIVE:
-            counts.active += sign
-            counts.active_slots += slots
-        case TaskState.RUNNING | TaskState.PREPARING:
-            counts.running += sign
-            counts.running_slots += slots
-        case TaskState.COMPLETED if task.failure is None:
-            counts.succeeded += sign
-            counts.succeeded_slots += slots
-        case _:
-            counts.failed += sign
-            counts.failed_slots += slots
+    now = task.state
+    if now is _ACTIVE:
+        counts.active += sign
+        counts.active_slots += slots
+    elif now is not _COMPLETED:
+        counts.running += sign
+        counts.running_slots += slots
+    elif task.failure is None:
+        counts.succeeded += sign
+        counts.succeeded_slots += slots
+    else:
+        counts.failed += sign
+        counts.failed_slots += slots
 
 
 def set_task_state(state: SchedulerState, job: JobMemory, task: Task, to: TaskState, at: Timestamp) -> None:
@@ -180,7 +181,7 @@ def _settle(state: SchedulerState, node: NodeMemory, free_before: int, at: Times
     _promote(node)
     state.refile(node, free_before)
     if node.connected and node.row.state in IN_SERVICE_NODE_STATES:
-        settle_node_state(state, node, at)
+        settle_filed_node_state(state, node, at)
     if node.row.pending is not None:
         state.pool_unsettled = True
 

@@ -21,6 +21,8 @@ from millpond.store.changes import ChangeSet
 from millpond.store.sqlite_runs import Run, runs_of
 
 Row: TypeAlias = tuple[Any, ...]
+TaskUpdate: TypeAlias = tuple[Row, str | None, Row, int]
+"""What many tasks that change together have alike, the node's id, what is each task's own, the key."""
 
 _encode: Final = msgspec.json.Encoder().encode
 pool_of_record: Final = msgspec.json.Decoder(Pool).decode
@@ -115,11 +117,7 @@ TASK_COLUMNS: Final[Columns] = {
 }
 
 NEW_TASK_NODE: Final = 11
-"""Where the node id stands in `new_task_row`."""
-TASK_NODE: Final = 9
-"""Where the node id stands in `task_row`."""
-HAND_OVER_NODE: Final = 2
-"""Where the node id stands in a row of `hand_overs`."""
+"""Where the node id stands in a row of `new_tasks`."""
 TASK_REF: Final = 11
 """Where the node's number stands in a row that was read."""
 
@@ -138,8 +136,9 @@ class Rows(msgspec.Struct):
     runs: list[Run]
     new_tasks: list[Row]
     """Those in no run."""
-    tasks: list[Row]
-    hand_overs: list[Row]
+    tasks: list[TaskUpdate]
+    hand_overs: list[tuple[int, int, str | None]]
+    """Key, attempt, id of the node."""
     specs: list[Row]
     """Those of no run."""
     new_task_arrays: list[Row]
@@ -180,13 +179,13 @@ def rows_of(changes: ChangeSet) -> Rows:
     if runs:
         alone = {task.key for task in single}
         specs = {key: spec for key, spec in specs.items() if key in alone or key not in is_new}
-    tasks: list[Row] = []
-    hand_overs: list[Row] = []
+    tasks: list[TaskUpdate] = []
+    hand_overs: list[tuple[int, int, str | None]] = []
     for key, task in changes.tasks.items():
         if key in is_handed:
             hand_overs.append((key, task.attempt, task.node_id))
         elif key not in is_new:
-            tasks.append(_task_row(task))
+            tasks.append(_task_update(task))
     return Rows(
         pools=[_pool_row(pool) for pool in changes.pools.values()],
         nodes=[_node_row(node) for node in changes.nodes.values()],
@@ -256,30 +255,34 @@ def _new_task_row(task: Task) -> Row:
     )
 
 
-def _task_row(task: Task) -> Row:
+def _task_update(task: Task) -> TaskUpdate:
     previous = task.previous_state
     return (
-        task.key,
-        task.state._value_,
-        task.last_modified,
-        task.state_time,
-        task.required_slots,
-        task.max_retry_count,
-        None if previous is None else previous._value_,
-        task.previous_state_time,
-        task.attempt,
+        (
+            task.state._value_,
+            task.required_slots,
+            task.max_retry_count,
+            None if previous is None else previous._value_,
+            task.attempt,
+            task.retry_count,
+            task.requeue_count,
+            task.last_retry_time,
+            task.last_requeue_time,
+            None if task.failure is None else _encode(task.failure),
+            1 if task.satisfies else 0,
+        ),
         task.node_id,
-        task.retry_count,
-        task.requeue_count,
-        task.last_retry_time,
-        task.last_requeue_time,
-        task.start_time,
-        task.end_time,
-        task.exit_code,
-        None if task.failure is None else _encode(task.failure),
-        1 if task.satisfies else 0,
-        None if task.rules is None else _encode(task.rules),
-        None if task.use is None else _encode(task.use),
+        (
+            task.last_modified,
+            task.state_time,
+            task.previous_state_time,
+            task.start_time,
+            task.end_time,
+            task.exit_code,
+            None if task.rules is None else _encode(task.rules),
+            None if task.use is None else _encode(task.use),
+        ),
+        task.key,
     )
 
 

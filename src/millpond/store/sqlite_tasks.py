@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, takewhile
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from millpond.domain import ids
 from millpond.domain.errors import LeaseLost
 from millpond.domain.task import Task
 from millpond.odata.filters import Filter
+from millpond.odata.sql import Parameter
 from millpond.store import sqlite_listing, sqlite_rows, task_arrays
 from millpond.store.base import Fence, Page, TaskRow
 from millpond.store.sqlite_file import transaction
@@ -18,6 +20,8 @@ from millpond.store.sqlite_task_arrays import TaskArrayTable
 HIGHEST: Final = (1 << 63) - 1
 """Above every row's number."""
 _TASKS_AT_ONCE: Final = 10_000
+PAGE_BYTES: Final = 1 << 26
+"""A page comes out of SQLite as one value, of at most about so many bytes."""
 
 
 def range_of_job(job_no: int) -> tuple[int, int]:
@@ -66,14 +70,14 @@ class TaskTables:
         limit: int,
         start: int,
     ) -> Page[TaskRow]:
-        """In a transaction of its own. `condition` is what `where` says."""
-        sql = self._queries["list_tasks"].replace("/*where*/", condition.text)
+        """In a transaction of its own. `condition` is what `where` says. Fewer than `limit`, and a next page, where
+        specifications are so large that they would be more than `PAGE_BYTES`."""
         end = last = range_of_job(job_no)[1]
         with transaction(connection):
             if condition.scans:
                 bound = self._all(connection, "scan_tasks", start, last, sqlite_listing.SCAN_ROWS - 1)
                 end = bound[0][0] if bound else last
-            (text,) = connection.execute(sql, (start, end, *condition.parameters, limit + 1)).fetchone()
+            text, limit = self._page_text(connection, condition, (start, end, *condition.parameters), limit)
             rows = sqlite_rows.listed_rows_of(text)
             # SQLite promises no order of what it aggregates.
             rows.sort(key=itemgetter(0))
@@ -83,6 +87,26 @@ class TaskTables:
             items = [TaskRow(task, (row[-1] or "{}").encode()) for task, row in zip(tasks, rows, strict=True)]
             arrays = task_arrays.Page(self.arrays.of_job(connection, job_no, start), where, start, limit)
         return arrays.with_rows(items, None if end == last else end)
+
+    def _page_text(
+        self, connection: sqlite3.Connection, condition: Condition, parameters: tuple[Parameter, ...], limit: int
+    ) -> tuple[str, int]:
+        """What `list_tasks` gives for a page of `limit` tasks, or of fewer where that is too much; and how many."""
+        sql = self._queries["list_tasks"].replace("/*where*/", condition.text)
+        before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, PAGE_BYTES)
+        try:
+            return connection.execute(sql, (*parameters, limit + 1)).fetchone()[0], limit
+        except sqlite3.DataError:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+            sizes = connection.execute(
+                self._queries["sizes_of_tasks"].replace("/*where*/", condition.text), (*parameters, limit + 1)
+            )
+            sums = accumulate(size or 0 for (size,) in sizes)
+            # In JSON a specification may be twice as long; and one task more than the page has is read.
+            limit = max(1, sum(1 for _ in takewhile(lambda size: 2 * size < PAGE_BYTES, sums)) - 1)
+            return connection.execute(sql, (*parameters, limit + 1)).fetchone()[0], limit
+        finally:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
 
     def of_keys(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
         """See `Store.tasks_of_keys`. In a transaction of its own."""

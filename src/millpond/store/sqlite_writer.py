@@ -19,7 +19,7 @@ from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.domain.ids import id_key
 from millpond.store.base import Fence
 from millpond.store.sqlite_bulk import Bulk
-from millpond.store.sqlite_rows import HAND_OVER_NODE, NEW_TASK_NODE, TASK_NODE, Rows, json_of
+from millpond.store.sqlite_rows import NEW_TASK_NODE, Row, Rows, TaskUpdate, json_of
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Writer:
         self._save_nodes = Bulk(queries["save_nodes"], 13)
         self._save_jobs = Bulk(queries["save_jobs"], 11)
         self._insert_tasks = Bulk(queries["insert_tasks"], 23)
-        self._update_tasks = Bulk(queries["update_tasks"], 21)
+        self._update_tasks = Bulk(queries["update_tasks"], 10)
         self._save_hand_overs = Bulk(queries["save_hand_overs"], 3)
         self._save_specs = Bulk(queries["save_specs"], 2)
         self._insert_task_arrays = Bulk(queries["insert_task_arrays"], 5)
@@ -120,7 +120,8 @@ class Writer:
         self._save_job_schedules = Bulk(queries["save_job_schedules"], 10)
         self._name_nodes = Bulk(queries["name_nodes"], 1)
         # What the file holds for certain: asked for again rather than remembered wrongly.
-        self._named: set[str] = set()
+        self._refs: dict[str, int] = {}
+        """The numbers of nodes, by id."""
         self._borne: set[str] = set()
         """The nodes that tasks were given since `watch_names`."""
         self._counters: dict[str, int] = {}
@@ -228,18 +229,19 @@ class Writer:
         epochs = msgspec.json.decode(epochs_json, type=dict[str, int])
         held = [commit for commit in commits if epochs.get(commit.fence.pool_key) == commit.fence.epoch]
         lost = [commit for commit in commits if epochs.get(commit.fence.pool_key) != commit.fence.epoch]
-        named: set[str] = set()
+        refs: dict[str, int] = {}
         merged = _merged(held)
         for rows in merged:
-            named |= self._write_rows(rows)
+            refs |= self._write_rows(rows)
         connection.execute("COMMIT")
-        self._named |= named
+        self._refs |= refs
         for rows in merged:
             self.job_records.note(rows)
         return held, lost
 
-    def _write_rows(self, rows: Rows) -> set[str]:
-        """Deletions first: what is deleted and what is saved may carry the same id."""
+    def _write_rows(self, rows: Rows) -> dict[str, int]:
+        """Deletions first: what is deleted and what is saved may carry the same id. Returns the numbers of nodes that it
+        learnt."""
         connection = self._connection
         if rows.deleted_tasks:
             queries = ("delete_tasks", "delete_hand_overs", "delete_specs", "delete_subtasks", "delete_kept_logs")
@@ -264,23 +266,18 @@ class Writer:
             self._save_nodes.run(connection, rows.nodes)
         for run in rows.runs:
             run.write(connection, self._queries)
-        named: set[str] = set()
+        learnt: dict[str, int] = {}
         if rows.new_tasks or rows.tasks or rows.hand_overs:
-            named.update(row[NEW_TASK_NODE] for row in rows.new_tasks)
-            named.update(row[TASK_NODE] for row in rows.tasks)
-            named.update(row[HAND_OVER_NODE] for row in rows.hand_overs)
-            named.discard(None)
-            self._borne |= named
-            named -= self._named
-            if named:
-                self._name_nodes.run(connection, [(node_id,) for node_id in named])
+            learnt = self._name_nodes_of(rows)
+            refs = self._refs | learnt if learnt else self._refs
             self._insert_tasks.run(connection, rows.new_tasks)
-            updated = self._update_tasks.run(connection, rows.tasks)
-            if updated != len(rows.tasks):
-                raise Bug(f"{len(rows.tasks)} tasks were to be updated, and {updated} of them have a row")
-            self._save_hand_overs.run(connection, rows.hand_overs)
+            self._update(rows.tasks, refs)
+            self._save_hand_overs.run(
+                connection,
+                [(key, attempt, refs[node_id] if node_id else None) for key, attempt, node_id in rows.hand_overs],
+            )
             if rows.tasks:
-                self._delete(("delete_hand_overs",), [row[0] for row in rows.tasks])
+                self._delete(("delete_hand_overs",), [update[3] for update in rows.tasks])
         if rows.specs:
             self._save_specs.run(connection, rows.specs)
         if rows.deleted_task_arrays:
@@ -300,7 +297,35 @@ class Writer:
         if rows.job_schedules:
             self._save_job_schedules.run(connection, rows.job_schedules)
             self._raise_counter("job_schedule", max(row[0] for row in rows.job_schedules) + 1)
-        return named
+        return learnt
+
+    def _name_nodes_of(self, rows: Rows) -> dict[str, int]:
+        """Give the nodes that tasks are on numbers, if they have none; those that were not known here."""
+        connection = self._connection
+        named: set[str | None] = {row[NEW_TASK_NODE] for row in rows.new_tasks}
+        named.update([node_id for _, node_id, _, _ in rows.tasks])
+        named.update([node_id for _, _, node_id in rows.hand_overs])
+        ids = {node_id for node_id in named if node_id is not None}
+        self._borne |= ids
+        ids -= self._refs.keys()
+        if not ids:
+            return {}
+        self._name_nodes.run(connection, [(node_id,) for node_id in ids])
+        return dict(connection.execute(self._queries["node_refs"], (json_of(list(ids)),)))
+
+    def _update(self, updates: Sequence[TaskUpdate], refs: Mapping[str, int]) -> None:
+        """Those that have most alike in one statement: values bound one by one are half of what an update takes."""
+        alike: dict[Row, list[Row]] = {}
+        for same, node_id, own, key in updates:
+            row = (key, None if node_id is None else refs[node_id], *own)
+            group = alike.get(same)
+            if group is None:
+                alike[same] = [row]
+            else:
+                group.append(row)
+        updated = sum([self._update_tasks.run(self._connection, group, same) for same, group in alike.items()])
+        if updated != len(updates):
+            raise Bug(f"{len(updates)} tasks were to be updated, and {updated} of them have a row")
 
     def watch_names(self, connection: sqlite3.Connection) -> None:
         """From here on it is noted which nodes tasks are given. Called in the writer's thread."""
@@ -312,7 +337,8 @@ class Writer:
         parameters = (json_of(refs), json_of(sorted(self._borne)))
         gone = connection.execute(self._queries["forget_node_names"], parameters).fetchall()
         # Should one come back, it is named again.
-        self._named.difference_update(node_id for (node_id,) in gone)
+        for (node_id,) in gone:
+            self._refs.pop(node_id, None)
 
     def _delete(self, names: Iterable[str], keys: Sequence[int] | Sequence[str]) -> None:
         encoded = msgspec.json.encode(keys).decode()

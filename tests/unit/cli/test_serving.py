@@ -75,3 +75,28 @@ async def test_headers_are_spelled_as_azure_spells_them() -> None:
     names = [line.partition(":")[0] for line in head.splitlines()[1:]]
     assert [name for name in names if name not in ("date", "connection")] == ["ETag", "request-id", "Content-Length"]
     assert body == "ok"
+
+
+async def test_what_is_written_at_once_goes_out_before_what_comes_later() -> None:
+    seen, parts = asyncio.Event(), [bytes([65 + number % 26]) * (number * 977 % 90_000) for number in range(80)]
+
+    async def application(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"] == "/live":
+            await seen.wait()
+            await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    listener = listen(ServerConfig(port=0))
+    url = url_of(listener)
+    server = HttpServer(application, listener)
+    await server.start()
+    async with aiohttp.ClientSession() as session:
+        async with session.get(url + "/live") as answer:  # the head, while the body is yet to come
+            seen.set()
+            assert await answer.read() == b"first" + b"".join(parts)
+        async with session.get(url + "/", headers={"Connection": "close"}) as answer:
+            assert await answer.read() == b"".join(parts)
+    await server.stop()

@@ -30,13 +30,17 @@ def _runnable(sql):
     return sql.replace("/*where*/", "TRUE").replace("/*values*/", f"({', '.join('?' * width)})")
 
 
+def _parameters(sql):
+    """None for each: those with a number, and those without, which stand behind them."""
+    numbered = [int(number) for number in re.findall(r"\?(\d+)", sql)]
+    return [None] * (max(numbered, default=0) + len(re.findall(r"\?(?!\d)", sql)))
+
+
 @pytest.mark.parametrize("name", sorted(QUERIES.keys() - FRAGMENTS))
 def test_the_plan_of_every_query(database, name):
     sql = _runnable(QUERIES[name])
     assert "/*" not in sql
-    numbered = [int(number) for number in re.findall(r"\?(\d+)", sql)]
-    parameters = [None] * (max(numbered) if numbered else sql.count("?"))
-    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {sql}", _parameters(sql))]
     scans = [
         step
         for step in plan
@@ -63,8 +67,7 @@ def test_the_plan_of_every_query(database, name):
 )
 def test_the_index_that_serves(database, name, index):
     sql = _runnable(QUERIES[name])
-    parameters = [None] * (2 if "?2" in sql else sql.count("?"))
-    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {sql}", _parameters(sql))]
     assert any(index in step for step in plan), plan
     assert not any("TEMP B-TREE" in step for step in plan), plan
 

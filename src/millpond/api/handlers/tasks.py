@@ -102,6 +102,7 @@ async def create_task_collection(context: Context, request: Request) -> Response
     results: list[str] = []
     added = iter(outcomes)
     success = _AddedText(f"{job_url(request.base_url, job_id)}/tasks/")
+    told_of: dict[str, str] = {}
     for index, body in enumerate(bodies):
         failure = refused.get(index)
         if failure is None:
@@ -109,12 +110,23 @@ async def create_task_collection(context: Context, request: Request) -> Response
             if outcome.error_code is None:
                 results.append(success.of(outcome))
                 continue
-            failure = BatchError(ErrorCode(outcome.error_code))
-        told = error_object(failure, request.request_id, at)
-        results.append(encode_json({"status": "clienterror", "taskId": body.id, "error": told}).decode())
+            told = told_of.get(outcome.error_code)
+            if told is None:
+                told = _error_text(BatchError(ErrorCode(outcome.error_code)), request, at)
+                told_of[outcome.error_code] = told
+            # The id needs no escaping: it is one that a task may have.
+            results.append(f'{{"status":"clienterror","taskId":"{body.id}","error":{told}}}')
+            continue
+        task_id = encode_json(body.id).decode()
+        told = _error_text(failure, request, at)
+        results.append(f'{{"status":"clienterror","taskId":{task_id},"error":{told}}}')
     metadata = f"{request.base_url}/$metadata#taskaddresult"
     text = f'{{"odata.metadata":"{metadata}","value":[{",".join(results)}]}}'
     return json_reply(request, text.encode(), of_tasks=True)
+
+
+def _error_text(error: BatchError, request: Request, at: Timestamp) -> str:
+    return encode_json(error_object(error, request.request_id, at)).decode()
 
 
 class _AddedText:

@@ -45,6 +45,9 @@ ORDER BY pool.id, node.is_dedicated DESC, node.state
 INSERT INTO node_name (id) SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
 ON CONFLICT (id) DO NOTHING
 
+-- name: node_refs
+SELECT asked.value, node_name.ref FROM json_each(?) AS asked JOIN node_name ON node_name.id = asked.value
+
 -- name: node_names
 SELECT ref, id FROM node_name WHERE ref IN (SELECT value FROM json_each(?))
 

@@ -34,36 +34,34 @@ SELECT ?1 + places.key, substr(?2, 1 + (places.value >> 24), places.value & 0xFF
 FROM json_each(?3) AS places
 
 -- name: update_tasks
--- All but id and creation time, which never change.
+-- All but id and creation time, which never change. What is the same for all rows comes first, and once.
 UPDATE task SET
-    state = new.column2,
+    state = ?1,
+    required_slots = ?2,
+    max_retry_count = ?3,
+    previous_state = ?4,
+    attempt = ?5,
+    retry_count = ?6,
+    requeue_count = ?7,
+    last_retry_time = ?8,
+    last_requeue_time = ?9,
+    failure = ?10,
+    satisfies = ?11,
+    node = new.column2,
     last_modified = new.column3,
     state_time = new.column4,
-    required_slots = new.column5,
-    max_retry_count = new.column6,
-    previous_state = new.column7,
-    previous_state_time = new.column8,
-    attempt = new.column9,
-    node = (SELECT ref FROM node_name WHERE node_name.id = new.column10),
-    retry_count = new.column11,
-    requeue_count = new.column12,
-    last_retry_time = new.column13,
-    last_requeue_time = new.column14,
-    start_time = new.column15,
-    end_time = new.column16,
-    exit_code = new.column17,
-    failure = new.column18,
-    satisfies = new.column19,
-    rules = new.column20,
-    use = new.column21
+    previous_state_time = new.column5,
+    start_time = new.column6,
+    end_time = new.column7,
+    exit_code = new.column8,
+    rules = new.column9,
+    use = new.column10
 FROM (VALUES /*values*/) AS new
 WHERE task.key = new.column1
 
 -- name: save_hand_overs
 INSERT INTO hand_over (key, attempt, node)
-SELECT column1, column2, (SELECT ref FROM node_name WHERE node_name.id = column3)
-FROM (VALUES /*values*/)
-WHERE column1 IS NOT NULL
+SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
 ON CONFLICT (key) DO UPDATE SET attempt = excluded.attempt, node = excluded.node
 
 -- name: delete_hand_overs
@@ -140,6 +138,15 @@ FROM (
     ORDER BY task.key
     LIMIT ?
 ) AS listed
+
+-- name: sizes_of_tasks
+-- Of the specifications of a page; they are not read for it.
+SELECT length(task_spec.spec)
+FROM task
+LEFT JOIN task_spec ON task_spec.key = task.key
+WHERE task.key > ? AND task.key <= ? AND /*where*/
+ORDER BY task.key
+LIMIT ?
 
 -- name: scan_tasks
 -- The key so many rows further on.
