@@ -11,6 +11,7 @@ Only the event loop's time is used, and chance is injected, so the same code run
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Final, Protocol, runtime_checkable
 
@@ -38,8 +39,9 @@ _EMPTY_ANSWER_S: Final = 0.02
 """A parked call that is answered sooner than this, with nothing in it, was not parked."""
 _MAX_FILE_ANSWERS: Final = 32
 _MAX_FOLLOWED: Final = 256
-_GATHER_S: Final = 0.03
-"""The least time between two syncs with reports while the node has work queued: a busy node need not hurry."""
+_GATHER_S: Final = 0.05
+"""The time between two syncs with reports while the node has work queued: a busy node need not hurry. Well below
+`FEED_AHEAD_S` of the scheduler, so that the answer comes before the queue is empty."""
 _UNPARKED_S: Final = 0.1
 """A node with work queued is without a parked call no longer than that after a report."""
 
@@ -275,13 +277,17 @@ class NodeLink:
             self._reporting = None
 
     async def _gather(self) -> None:
-        """Let reports gather while the node is busy; return at once when it has nothing queued to go on with."""
-        wait_s = self._reported_at + _GATHER_S - asyncio.get_running_loop().time()
-        if wait_s <= 0 or not self._agent.has_queued:
+        """Let reports gather while the node is busy; return at once when it has nothing queued to go on with.
+
+        It ends at a whole multiple of the time, which is the same for all nodes of a host: what they have to tell goes
+        in one call.
+        """
+        until = math.ceil(self._reported_at / _GATHER_S + 0.5) * _GATHER_S
+        if until <= asyncio.get_running_loop().time() or not self._agent.has_queued:
             return
         self._hungry.clear()
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout_at(until):
                 await self._hungry.wait()
         except TimeoutError:
             pass

@@ -21,7 +21,10 @@ from millpond.protocol.messages import (
     Started,
     Stop,
     Stopped,
+    Sync,
+    SyncReply,
 )
+from millpond.sim.loop import VirtualLoop
 from tests.unit.agent.fakes import FakeControl, Node, start
 from tests.waiting import PATIENCE_S, until_true
 
@@ -92,6 +95,45 @@ async def test_what_ends_together_is_reported_together(node: Node) -> None:
     # What has ended when it is told of needs no report of its beginning.
     assert len(control.reports) < 200
     assert sum(bool(sync.reports) for sync in control.syncs) < 60
+
+
+class TimedControl(FakeControl):
+    """Knows when it was told something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told_at: list[float] = []
+
+    async def sync(self, sync: Sync) -> SyncReply:
+        if sync.reports:
+            self.told_at.append(asyncio.get_running_loop().time())
+        return await super().sync(sync)
+
+
+def test_busy_nodes_of_a_host_report_at_the_same_moments() -> None:
+    loop = VirtualLoop()
+    controls = [TimedControl(), TimedControl()]
+
+    async def run() -> None:
+        nodes = [Node(control) for control in controls]
+        await asyncio.sleep(1.0)
+        for node in nodes:
+            node.begin()
+            node.control.tell(*(start(key, key) for key in range(1, 101)))
+            await asyncio.sleep(0.013)
+        for _ in range(60):
+            await asyncio.sleep(0.003)
+            for node in nodes:
+                node.runner.end(min(key for key, _ in node.runner.running))
+        for node in nodes:
+            await node.close()
+
+    loop.run_until_complete(run())
+    loop.close()
+    first, second = (control.told_at for control in controls)
+    assert first[0] < second[0]
+    assert len(first) > 3
+    assert first[-3:] == second[-3:]
 
 
 async def test_directives_are_seen_once_however_often_they_are_sent(node: Node) -> None:
