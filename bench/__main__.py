@@ -129,6 +129,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [workload for workload in WORKLOADS if not arguments.only or workload.name in arguments.only]
     name = "bench.json" if arguments.scale is Scale.FULL else f"bench-{arguments.scale}.json"
     path = arguments.json or arguments.out / name
+    try:
+        # Now, not when the first part has been measured.
+        report.read(path)
+    except ValueError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     if arguments.render:
         return _render(path)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

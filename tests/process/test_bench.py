@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from bench import check, page, report
+from bench.__main__ import main
 from bench.figures import Figure, Outcome, figure
 from bench.machine import ENVIRONMENT
 from bench.registry import WORKLOADS
@@ -71,6 +72,16 @@ def test_a_part_measured_again_takes_the_place_of_the_first(tmp_path: Path) -> N
         report.put(path, part)
     parts = report.read(path).parts
     assert {name: part.outcome.figures[0].value for name, part in parts.items()} == {"one": 3.0, "two": 2.0}
+
+
+def test_a_file_that_cannot_be_added_to_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text('{"machine": {"processors": 2}}')
+    assert main(["--only", "adds", "--tiny", "--json", str(path), "--out", str(tmp_path)]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_every_part_can_be_listed() -> None:
