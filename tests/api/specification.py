@@ -147,17 +147,17 @@ def specification(version: str) -> Specification | None:
     return Specification(version, json.loads(file.read_text()))
 
 
-_NOT_AT_HAND: Final = "does not apply here: the specification is not at hand"
+NOT_AT_HAND: Final = "does not apply here: the specification is not at hand"
 
 
 def at_hand(version: str) -> Specification:
     """The specification of a version; a test that asks for it where it is not at hand is left out."""
     found = specification(version)
     if found is None:
-        pytest.skip(_NOT_AT_HAND)
+        pytest.skip(NOT_AT_HAND)
     return found
 
 
 def or_left_out(cases: list[Any], width: int) -> list[Any]:
     """Cases with `width` values each, taken from the specifications; one that is left out where there are none."""
-    return cases or [pytest.param(*[None] * width, marks=pytest.mark.skip(_NOT_AT_HAND))]
+    return cases or [pytest.param(*[None] * width, marks=pytest.mark.skip(NOT_AT_HAND))]

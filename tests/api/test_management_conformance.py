@@ -10,7 +10,7 @@ from millpond.api.management.coverage import NOT_SERVED
 from millpond.api.management.handlers import HANDLERS
 from millpond.api.management.operations import table
 from tests.api.conftest import World
-from tests.api.specification import REFERENCE, Specification
+from tests.api.specification import NOT_AT_HAND, REFERENCE, Specification
 from tests.api.test_management import GROUP, add, call
 from tests.api.test_management_account import POOL, text
 
@@ -30,7 +30,7 @@ def form_of(path: str) -> str:
 def specification() -> Specification:
     path = REFERENCE / "BatchManagement-2025-06-01.derived.json"
     if not path.exists():
-        pytest.skip("the specification is not here")
+        pytest.skip(NOT_AT_HAND)
     document = json.loads(path.read_text())
     definitions = document["definitions"]
     whole = {name: inherited(definitions, schema) for name, schema in definitions.items()}

@@ -59,7 +59,7 @@ class Origin:
             return None
         await asyncio.sleep(0)
         self.downloads.append(url)
-        Path(path).write_bytes(data)  # noqa: ASYNC240
+        Path(path).write_bytes(data)  # noqa: ASYNC240  a test may block
         return Fetched(len(data), etag)
 
     async def put(self, path: str, container_url: str, name: str, headers: Mapping[str, str]) -> None:

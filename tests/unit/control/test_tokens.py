@@ -6,9 +6,11 @@ from millpond.control.tokens import TaskClaim, read_task_token, task_token
 from millpond.domain import events as e
 from millpond.domain.task import NewTask, TaskRules
 from millpond.protocol import messages as m
-from tests.unit.control.test_service import Cluster, cluster  # noqa: F401 (the fixture)
+from tests.unit.control import test_service
+from tests.unit.control.test_service import Cluster
 
 CLAIM = TaskClaim("job", "manager", 3)
+cluster = test_service.cluster
 
 
 def test_a_token_says_what_was_signed() -> None:
@@ -29,7 +31,7 @@ def test_another_services_token_says_nothing() -> None:
     assert read_task_token(b"secret", task_token(b"another", CLAIM)) is None
 
 
-async def test_a_token_is_good_while_its_attempt_lasts(cluster: Cluster) -> None:  # noqa: F811
+async def test_a_token_is_good_while_its_attempt_lasts(cluster: Cluster) -> None:
     node_id = await cluster.until_node()
     welcome = await cluster.hello(node_id)
     tasks = (NewTask("with", b"{}", max_retry_count=1, rules=TaskRules(job_access=True)), NewTask("without", b"{}"))
