@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from bench.figures import Figure, Outcome, figure
@@ -36,13 +37,17 @@ def _median_us(work: Callable[[], object], times: int) -> float:
     return statistics.median(taken) * 1e6
 
 
+def _run_text(text: str, inputs: Inputs) -> None:
+    evaluate(parse(text), inputs)
+
+
 async def run(site: Site, times: int) -> Outcome:
     inputs = Inputs(NOW, busy_day(), target_dedicated_nodes=4)
     figures: list[Figure] = []
     for name, text in published.ALL.items():
-        whole = _median_us(lambda text=text: evaluate(parse(text), inputs), times)  # type: ignore[misc]
+        whole = _median_us(partial(_run_text, text, inputs), times)
         formula = parse(text)
-        alone = _median_us(lambda formula=formula: evaluate(formula, inputs), times)  # type: ignore[misc]
+        alone = _median_us(partial(evaluate, formula, inputs), times)
         figures.append(figure(f"{name}: parse + evaluate", "µs", whole, at_most=BAR_US))
         figures.append(figure(f"{name}: evaluate", "µs", alone))
     formula = parse(published.TASKS)
