@@ -4,11 +4,11 @@ import ctypes
 import errno
 import os
 
-from millpond.agent.spawning.frames import APPENDS, MARKER, PRIVATE_LOGS
+from millpond.agent.spawning.frames import APPENDS, MAKES_DIRECTORY, MARKER, PRIVATE_LOGS
 from millpond.agent.spawning.start import StartError
 from millpond.agent.spawning.switch import CgroupError, Cgroups, Switch
 
-_STEPS = (b"directory", b"log", b"program", b"exec", b"cgroup")
+_STEPS = (b"directory", b"log", b"program", b"exec", b"cgroup", b"making")
 _MARKER = MARKER.encode()
 
 
@@ -33,6 +33,7 @@ class _Order(ctypes.Structure):
         ("switches", ctypes.c_int),
         ("private_logs", ctypes.c_int),
         ("appends", ctypes.c_int),
+        ("makes_directory", ctypes.c_int),
         ("error", ctypes.c_int),
         ("step", ctypes.c_int),
     )
@@ -70,6 +71,7 @@ class NativeStarter:
         order.marker = _MARKER + b"=" + marker
         order.strings, order.strings_size, order.arguments = strings, len(strings) + 1, arguments
         order.appends = APPENDS in flags
+        order.makes_directory = MAKES_DIRECTORY in flags
         order.switches = order.private_logs = order.group_count = order.cgroup_count = 0
         # Held until the call is over.
         groups = cgroups = None

@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum step { DIRECTORY, LOG, PROGRAM, EXEC, CGROUP };
+enum step { DIRECTORY, LOG, PROGRAM, EXEC, CGROUP, MAKING };
 
 /* The same as `native._Order`. */
 struct order {
@@ -35,7 +35,7 @@ struct order {
     unsigned uid, gid;
     int null;                 /* open for reading */
     int switches;             /* whether uid, gid and groups count */
-    int private_logs, appends;
+    int private_logs, appends, makes_directory;
     int error, step;          /* out */
 };
 
@@ -108,6 +108,23 @@ static const char *find_program(const char *name, char **environment, char *foun
     return NULL;
 }
 
+/* The task's directory, the one its working directory is to be in. As root: whose it then is shows in the end. */
+static int make_parent(const struct order *order) {
+    char parent[PATH_MAX];
+    const char *end = strrchr(order->directory, '/');
+    if (end == NULL || end - order->directory >= PATH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(parent, order->directory, (size_t)(end - order->directory));
+    parent[end - order->directory] = '\0';
+    if (order->switches)
+        umask(0);
+    if (mkdir(parent, 0770) != 0)
+        return -1;
+    return order->switches ? chown(parent, order->uid, order->gid) : 0;
+}
+
 static int run(struct child *child) {
     struct order *order = child->order;
     int files[2];
@@ -121,10 +138,16 @@ static int run(struct child *child) {
     setsid();
     for (int number = 1; number < 32; number++)
         sigaction(number, &standard, NULL);
+    if (order->makes_directory && make_parent(order) != 0)
+        return fails(order, MAKING);
     if (order->private_logs && open_logs(order, files) != 0)
         return fails(order, LOG);
     if (order->switches && become(order) != 0)
         return fails(order, CGROUP);
+    if (order->makes_directory && mkdir(order->directory, 0770) != 0)
+        return fails(order, MAKING);
+    if (order->makes_directory)
+        umask(022);
     if (chdir(order->directory) != 0)
         return fails(order, DIRECTORY);
     if (!order->private_logs && open_logs(order, files) != 0)
