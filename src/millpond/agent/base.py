@@ -64,6 +64,15 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     """The files for its output are where only the agent gets: it opens them itself, whoever the process is."""
 
 
+class FileFacts(msgspec.Struct, frozen=True, gc=False):
+    """A file, as the kernel has it. Nothing but zeros when there is none."""
+
+    inode: int
+    size: int
+    last_modified: Timestamp
+    mode: int
+
+
 class ProcessExit(msgspec.Struct, frozen=True):
     """How a process ended. A process killed by signal n has exit code -n."""
 
@@ -71,6 +80,10 @@ class ProcessExit(msgspec.Struct, frozen=True):
     end_time: Timestamp
     user_cpu_s: float = 0.0
     kernel_cpu_s: float = 0.0
+    directory_inode: int = 0
+    """Of the directory that its own is in; 0 when nobody has looked."""
+    outputs: tuple[FileFacts, ...] = ()
+    """Its files for standard output and error; none when nobody has looked."""
 
 
 class DirectoryNotMade(OSError):

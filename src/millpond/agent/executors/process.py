@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from millpond.agent import spawner
-from millpond.agent.base import DirectoryNotMade, ProcessExit, ProcessSpec, RunAs, Watcher
+from millpond.agent.base import DirectoryNotMade, FileFacts, ProcessExit, ProcessSpec, RunAs, Watcher
 from millpond.agent.executors import compiled
 from millpond.agent.spawning import frames
 from millpond.domain.errors import TaskFailure, TaskFailureCode
@@ -128,7 +128,7 @@ class _Connection(asyncio.Protocol):
             else:
                 self.known[process_id] = None
         elif operation == frames.EXITED:
-            exit_ = ProcessExit(int(fields[1]), float(fields[2]), float(fields[3]), float(fields[4]))
+            exit_ = _read_exit(fields[1].split())
             if self.known is None:
                 self._owner._on_exited(process_id, exit_)
             else:
@@ -481,6 +481,18 @@ class ProcessExecutor:
             for answer in launch.answers:
                 _settle(answer, refusal)
             self._fail(process_id, refusal)
+
+
+def _read_exit(words: list[bytes]) -> ProcessExit:
+    code, ended, user, kernel, *facts = words
+    exit_code, end_time, user_cpu_s, kernel_cpu_s = int(code), float(ended), float(user), float(kernel)
+    if not facts:
+        return ProcessExit(exit_code, end_time, user_cpu_s, kernel_cpu_s)
+    directory, *files = facts
+    outputs = tuple(
+        FileFacts(int(files[at]), int(files[at + 1]), float(files[at + 2]), int(files[at + 3])) for at in (0, 4)
+    )
+    return ProcessExit(exit_code, end_time, user_cpu_s, kernel_cpu_s, int(directory), outputs)
 
 
 def _call(callback: Callable[..., None], *arguments: object) -> None:

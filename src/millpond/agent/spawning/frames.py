@@ -46,7 +46,9 @@ HELLO = 16
 RUNNING = 17
 """id. Also the answer to LAUNCH."""
 EXITED = 18
-"""id, exit code, end time, user CPU seconds, kernel CPU seconds"""
+"""id; then with blanks between: exit code, end time, user CPU seconds, kernel CPU seconds; and where that was looked at,
+the inode of the directory its own is in, and of its files for output, both: inode (0: there is none), size, time of the
+last change, mode"""
 READY = 19
 REFUSED = 20
 """id, errno, step that failed (`making`, `directory`, `log`, `program`, `exec`, `cgroup`, `shutdown`). The answer to LAUNCH."""
