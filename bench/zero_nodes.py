@@ -55,13 +55,16 @@ class ZeroRunner:
         started: Callable[[float], None],
         *,
         resumed: bool,
+        began: float | None = None,
         coordinated: Callable[[], None] = lambda: None,
     ) -> Outcome:
         now = time.time()
         started(now)
         return Outcome(start_time=now, end_time=now, exit_code=0)
 
-    def begin(self, start: Start, started: Callable[[float], None], ended: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self, start: Start, began: float, started: Callable[[float], None], ended: Callable[[Outcome], None]
+    ) -> bool:
         return False
 
     def proceed(self, key: int, attempt: int) -> None:

@@ -36,6 +36,7 @@ class SimpleRunner:
         started: Callable[[Timestamp], None],
         *,
         resumed: bool,
+        began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
     ) -> Outcome:
         ref = (start.key, start.attempt)
@@ -55,7 +56,9 @@ class SimpleRunner:
             process.kill()
         return Outcome(begun, time.time(), await process.wait())
 
-    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
+    ) -> bool:
         return False
 
     def proceed(self, key: int, attempt: int) -> None:

@@ -45,7 +45,9 @@ class FakeRunner:
         self.facts.append(facts)
         return self
 
-    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
+    ) -> bool:
         return False
 
     async def run(
@@ -54,6 +56,7 @@ class FakeRunner:
         started: Callable[[Timestamp], None],
         *,
         resumed: bool,
+        began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
     ) -> Outcome:
         ref = (start.key, start.attempt)

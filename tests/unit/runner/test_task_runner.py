@@ -61,9 +61,10 @@ class Bench:
     async def run(self, attempt: int = 1, *, resumed: bool = False, **spec: Any) -> Outcome:
         if self.begins and not resumed:
             ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            if self.runner.begin(self.start(attempt, **spec), self.started.append, ended.set_result):
+            if self.runner.begin(self.start(attempt, **spec), time.time(), self.started.append, ended.set_result):
                 return await asyncio.shield(ended)
-        return await self.runner.run(self.start(attempt, **spec), self.started.append, resumed=resumed)
+        began = self.started[0] if resumed and self.started else None
+        return await self.runner.run(self.start(attempt, **spec), self.started.append, resumed=resumed, began=began)
 
     def begin(self, attempt: int = 1, *, resumed: bool = False, **spec: Any) -> "asyncio.Task[Outcome]":
         return asyncio.create_task(self.run(attempt, resumed=resumed, **spec))

@@ -16,7 +16,6 @@ from millpond.agent.mount_kinds import MountSettings
 from millpond.agent.mounts import NodeMounts
 from millpond.agent.node_dirs import NodeDirectories
 from millpond.agent.runner.attempt import Attempt, Interrupted, Phase, TaskHook, failure_info, process_id
-from millpond.agent.runner.attempt_log import AttemptLog
 from millpond.agent.runner.command_line import split_command_line
 from millpond.agent.runner.hooks.application_packages import ApplicationPackages
 from millpond.agent.runner.hooks.directories import Directories
@@ -110,7 +109,6 @@ class TaskRunner:
         self._make_directory: list[Phase] = [directories_hook.prestart, *(hook.prestart for hook in hand_over)]
         """What a plain attempt leaves to the executor."""
         self._instances = Instances(executor, self.directories.root)
-        self._log = AttemptLog(f"{self.directories.root}/volatile/attempts")
         self._running: dict[tuple[int, int], Attempt] = {}
         self._ended: collections.deque[tuple[float, str]] = collections.deque()
         """(loop time, process id) of processes to forget, in order."""
@@ -126,14 +124,13 @@ class TaskRunner:
         started: Callable[[Timestamp], None],
         *,
         resumed: bool,
+        began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """See `Runner.run`."""
         self.open()
         number = (start.key, start.attempt)
-        start_time = self._log.start_time(*number) if resumed else None
-        if start_time is None:
-            start_time = self._write_start_time(start)
+        start_time = began or self._clock()
         started(start_time)
         attempt: Attempt | None = None
         try:
@@ -150,7 +147,13 @@ class TaskRunner:
                 attempt.disarm()
         return self._outcome(attempt)
 
-    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self,
+        start: Start,
+        began: Timestamp,
+        started: Callable[[Timestamp], None],
+        ended: Callable[[Outcome], None],
+    ) -> bool:
         """See `Runner.begin`."""
         try:
             spec = decode_spec(start.spec)
@@ -159,9 +162,8 @@ class TaskRunner:
         if not is_plain(start, spec) or not self._executor.is_ready:
             return False
         self.open()
-        start_time = self._write_start_time(start)
-        started(start_time)
-        attempt = self._attempt(start, spec, start_time, resumed=False)
+        started(began)
+        attempt = self._attempt(start, spec, began, resumed=False)
         attempt.kill = lambda: self._in_background(self._executor.kill(attempt.process_id))
         run = PlainRun(
             attempt,
@@ -177,11 +179,6 @@ class TaskRunner:
         except Exception as error:
             asyncio.get_running_loop().call_soon(run.failed, error)
         return True
-
-    def _write_start_time(self, start: Start) -> Timestamp:
-        start_time = self._clock()
-        self._log.append(start.key, start.attempt, start_time, self._running.values())
-        return start_time
 
     def _outcome(self, attempt: Attempt) -> Outcome:
         if attempt.interruption is not None and attempt.failure is None:
@@ -241,7 +238,6 @@ class TaskRunner:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.directories.close()
-        self._log.close()
 
     async def forget_others(self, held: Collection[tuple[int, int]]) -> None:
         """After a restart: kill and forget the processes of all attempts but these (key, attempt), the ones to resume.
