@@ -108,6 +108,8 @@ class Writer:
         self._save_pools = Bulk(queries["save_pools"], 12)
         self._save_nodes = Bulk(queries["save_nodes"], 13)
         self._save_jobs = Bulk(queries["save_jobs"], 11)
+        self._insert_runs = Bulk(queries["insert_runs"], 8)
+        self._insert_run_specs = Bulk(queries["insert_run_specs"], 3)
         self._insert_tasks = Bulk(queries["insert_tasks"], 23)
         self._update_tasks = Bulk(queries["update_tasks"], 10)
         self._save_hand_overs = Bulk(queries["save_hand_overs"], 3)
@@ -264,8 +266,9 @@ class Writer:
             self._raise_counter("job", max(row[0] for row in rows.jobs) + 1)
         if rows.nodes:
             self._save_nodes.run(connection, rows.nodes)
-        for run in rows.runs:
-            run.write(connection, self._queries)
+        if rows.runs:
+            self._insert_runs.run(connection, [run.row for run in rows.runs])
+            self._insert_run_specs.run(connection, [run.specs for run in rows.runs])
         learnt: dict[str, int] = {}
         if rows.new_tasks or rows.tasks or rows.hand_overs:
             learnt = self._name_nodes_of(rows)
