@@ -27,8 +27,10 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
     row: tuple[Any, ...]
     """Of `insert_runs`: first key, what is the same for all, ids as a JSON array."""
-    specs: tuple[int, bytes, str]
-    """Of `insert_run_specs`: first key, the specifications, and where each is in them, as a JSON array."""
+    specs: bytes
+    """The specifications, one after the other."""
+    places: str
+    """Where each is in `specs`, as a JSON array."""
 
 
 def run_of(tasks: Sequence[Task], specs: Sequence[bytes]) -> Run:
@@ -46,7 +48,7 @@ def run_of(tasks: Sequence[Task], specs: Sequence[bytes]) -> Run:
         first.max_retry_count,
         _encode([task.id for task in tasks]).decode(),
     )
-    return Run(row, (first.key, b"".join(specs), _encode(places).decode()))
+    return Run(row, b"".join(specs), _encode(places).decode())
 
 
 def runs_of(tasks: Iterable[Task], specs: Mapping[int, bytes]) -> tuple[list[Run], list[Task]]:

@@ -11,6 +11,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from millpond.domain.ids import id_key
 from millpond.store.base import Fence
 from millpond.store.sqlite_bulk import Bulk
 from millpond.store.sqlite_rows import NEW_TASK_NODE, Row, Rows, TaskUpdate, json_of
+from millpond.store.sqlite_runs import Run
 
 _log = logging.getLogger(__name__)
 
@@ -267,8 +269,7 @@ class Writer:
         if rows.nodes:
             self._save_nodes.run(connection, rows.nodes)
         if rows.runs:
-            self._insert_runs.run(connection, [run.row for run in rows.runs])
-            self._insert_run_specs.run(connection, [run.specs for run in rows.runs])
+            self._insert(rows.runs)
         learnt: dict[str, int] = {}
         if rows.new_tasks or rows.tasks or rows.hand_overs:
             learnt = self._name_nodes_of(rows)
@@ -315,6 +316,14 @@ class Writer:
             return {}
         self._name_nodes.run(connection, [(node_id,) for node_id in ids])
         return dict(connection.execute(self._queries["node_refs"], (json_of(list(ids)),)))
+
+    def _insert(self, runs: Sequence[Run]) -> None:
+        """Two statements, however many runs there are."""
+        self._insert_runs.run(self._connection, [run.row for run in runs])
+        offsets = accumulate([len(run.specs) for run in runs], initial=0)
+        rows = [(run.row[0], offset, run.places) for run, offset in zip(runs, offsets, strict=False)]
+        # One parameter: a value in a row would be copied for each row that is made of it.
+        self._insert_run_specs.run(self._connection, rows, (b"".join([run.specs for run in runs]),))
 
     def _update(self, updates: Sequence[TaskUpdate], refs: Mapping[str, int]) -> None:
         """Those that have most alike in one statement: values bound one by one are half of what an update takes."""

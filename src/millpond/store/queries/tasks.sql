@@ -32,7 +32,7 @@ FROM (VALUES /*values*/) AS run, json_each(run.column8) AS ids
 
 -- name: insert_run_specs
 INSERT INTO task_spec (key, spec)
-SELECT run.column1 + places.key, substr(run.column2, 1 + (places.value >> 24), places.value & 0xFFFFFF)
+SELECT run.column1 + places.key, substr(?1, 1 + run.column2 + (places.value >> 24), places.value & 0xFFFFFF)
 FROM (VALUES /*values*/) AS run, json_each(run.column3) AS places
 
 -- name: update_tasks
