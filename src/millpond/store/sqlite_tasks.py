@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, takewhile
 from operator import attrgetter, itemgetter
 from typing import Any, Final
@@ -20,8 +21,11 @@ from millpond.store.sqlite_task_arrays import TaskArrayTable
 HIGHEST: Final = (1 << 63) - 1
 """Above every row's number."""
 _TASKS_AT_ONCE: Final = 10_000
+_ADDED_AT_ONCE: Final = 4000
 PAGE_BYTES: Final = 1 << 26
 """A page comes out of SQLite as one value, of at most about so many bytes."""
+
+_key_of: Final = attrgetter("key")
 
 
 def range_of_job(job_no: int) -> tuple[int, int]:
@@ -37,20 +41,43 @@ class TaskTables:
         """What `task.node` means. Names never change, so what was read once stays true."""
 
     def of_job(self, connection: sqlite3.Connection, job_no: int) -> list[Task]:
-        """In order of creation. Most of a long queue has only been added: such rows are read in a fifth of the time."""
-        keys = range_of_job(job_no)
-        tasks = sqlite_rows.added_tasks_of_rows(connection.execute(self._queries["load_added_tasks"], keys))
+        """In order of creation. Most of a long queue has only been added: such rows are read in a tenth of the time."""
+        first, last = range_of_job(job_no)
+        tasks = self._added(connection, first, last)
         for start in range(0, len(tasks), _TASKS_AT_ONCE):
             self._hand_over(connection, tasks[start : start + _TASKS_AT_ONCE])
         added = len(tasks)
-        if added == self._all(connection, "count_tasks", *keys)[0][0]:
+        if added == self._all(connection, "count_tasks", first, last)[0][0]:
             return tasks
-        cursor = connection.execute(self._queries["load_other_tasks"], keys)
+        cursor = connection.execute(self._queries["load_other_tasks"], (first, last))
         while rows := cursor.fetchmany(_TASKS_AT_ONCE):
             tasks += self._tasks(connection, rows)
         if added:
-            tasks.sort(key=attrgetter("key"))
+            tasks.sort(key=_key_of)
         return tasks
+
+    def _added(self, connection: sqlite3.Connection, first: int, last: int) -> list[Task]:
+        """Those that have only been added. SQLite does not need the interpreter to read the next some thousand while the
+        records of these are made."""
+        tasks: list[Task] = []
+        with ThreadPoolExecutor(1, "millpond-store-reads-ahead") as ahead:
+            bound, columns = self._added_after(connection, first - 1, last)
+            while True:
+                following = None if bound == last else ahead.submit(self._added_after, connection, bound, last)
+                if columns[0] is not None:
+                    part = sqlite_rows.added_tasks(*columns)
+                    # SQLite promises no order of what it aggregates.
+                    part.sort(key=_key_of)
+                    tasks += part
+                if following is None:
+                    return tasks
+                bound, columns = following.result()
+
+    def _added_after(self, connection: sqlite3.Connection, key: int, last: int) -> tuple[int, Sequence[Any]]:
+        """Of the next rows beyond a key what `load_added_tasks` gives, and the key these end with: `last` at the end."""
+        bound = self._all(connection, "scan_tasks", key, last, _ADDED_AT_ONCE - 1)
+        end = bound[0][0] if bound else last
+        return end, self._all(connection, "load_added_tasks", key, end)[0]
 
     def specs(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, bytes]:
         return dict(self._all(connection, "task_specs", sqlite_rows.json_of(keys)))

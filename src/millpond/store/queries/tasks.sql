@@ -98,8 +98,12 @@ AND task.start_time IS NULL AND task.end_time IS NULL AND task.exit_code IS NULL
 AND task.satisfies = 0
 
 -- name: load_added_tasks
-SELECT key, id, creation_time, required_slots, max_retry_count
-FROM task WHERE key BETWEEN ? AND ? AND (/*only_added*/) ORDER BY key
+-- Each column of all of them in one value: key, creation time in whole microseconds, slots and retries as numbers with
+-- commas between, ids with blanks, which are in none.
+SELECT
+    group_concat(key), group_concat(id, ' '), group_concat(CAST(round(creation_time * 1000000) AS INTEGER)),
+    group_concat(required_slots), group_concat(coalesce(max_retry_count, 'null'))
+FROM task WHERE key > ? AND key <= ? AND (/*only_added*/)
 
 -- name: count_tasks
 SELECT count(*) FROM task WHERE key BETWEEN ? AND ?
