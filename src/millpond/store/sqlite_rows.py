@@ -345,7 +345,7 @@ ListedRow: TypeAlias = tuple[
     ResourceUse | None,
     str | None,
 ]
-"""A row of `list_tasks`."""
+"""A row of `list_other_tasks`."""
 listed_rows_of: Final = msgspec.json.Decoder(list[ListedRow]).decode
 
 

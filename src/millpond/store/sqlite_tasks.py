@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, takewhile
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any, Final
 
 from millpond.domain import ids
@@ -23,9 +23,11 @@ HIGHEST: Final = (1 << 63) - 1
 _TASKS_AT_ONCE: Final = 10_000
 _ADDED_AT_ONCE: Final = 4000
 PAGE_BYTES: Final = 1 << 26
-"""A page comes out of SQLite as one value, of at most about so many bytes."""
+"""A page comes out of SQLite in few values, of at most about so many bytes each."""
 
+_BETWEEN_SPECS: Final = b"\x1e"
 _key_of: Final = attrgetter("key")
+_key_of_row: Final = attrgetter("task.key")
 
 
 def range_of_job(job_no: int) -> tuple[int, int]:
@@ -104,36 +106,55 @@ class TaskTables:
             if condition.scans:
                 bound = self._all(connection, "scan_tasks", start, last, sqlite_listing.SCAN_ROWS - 1)
                 end = bound[0][0] if bound else last
-            text, limit = self._page_text(connection, condition, (start, end, *condition.parameters), limit)
-            rows = sqlite_rows.listed_rows_of(text)
-            # SQLite promises no order of what it aggregates.
-            rows.sort(key=itemgetter(0))
-            names = self._names(connection, {row[sqlite_rows.TASK_REF] for row in rows})
-            tasks = [sqlite_rows.listed_task(row, names) for row in rows]
-            self._hand_over(connection, tasks)
-            items = [TaskRow(task, (row[-1] or "{}").encode()) for task, row in zip(tasks, rows, strict=True)]
+            items, limit = self._items(connection, condition, start, end, limit)
             arrays = task_arrays.Page(self.arrays.of_job(connection, job_no, start), where, start, limit)
         return arrays.with_rows(items, None if end == last else end)
 
-    def _page_text(
-        self, connection: sqlite3.Connection, condition: Condition, parameters: tuple[Parameter, ...], limit: int
-    ) -> tuple[str, int]:
-        """What `list_tasks` gives for a page of `limit` tasks, or of fewer where that is too much; and how many."""
-        sql = self._queries["list_tasks"].replace("/*where*/", condition.text)
+    def _items(
+        self, connection: sqlite3.Connection, condition: Condition, start: int, end: int, limit: int
+    ) -> tuple[list[TaskRow], int]:
+        """The tasks beyond `start` that a page of `limit` tasks has, and one more if there is one; and the limit, which is
+        lower where that would be too much."""
         before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, PAGE_BYTES)
         try:
-            return connection.execute(sql, (*parameters, limit + 1)).fetchone()[0], limit
+            return self._items_of(connection, condition, start, end, limit), limit
         except sqlite3.DataError:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
-            sizes = connection.execute(
-                self._queries["sizes_of_tasks"].replace("/*where*/", condition.text), (*parameters, limit + 1)
-            )
+            sizes = self._with(connection, "sizes_of_tasks", condition, start, end, limit + 1)
             sums = accumulate(size or 0 for (size,) in sizes)
             # In JSON a specification may be twice as long; and one task more than the page has is read.
             limit = max(1, sum(1 for _ in takewhile(lambda size: 2 * size < PAGE_BYTES, sums)) - 1)
-            return connection.execute(sql, (*parameters, limit + 1)).fetchone()[0], limit
+            return self._items_of(connection, condition, start, end, limit), limit
         finally:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+
+    def _items_of(
+        self, connection: sqlite3.Connection, condition: Condition, start: int, end: int, limit: int
+    ) -> list[TaskRow]:
+        first, last, wanted = self._with(connection, "extent_of_page", condition, start, end, limit + 1)[0]
+        if not wanted:
+            return []
+        start, end = first - 1, last
+        items: list[TaskRow] = []
+        *columns, specs = self._with(connection, "list_added_tasks", condition, start, end)[0]
+        if specs is not None:
+            items += map(TaskRow, sqlite_rows.added_tasks(*columns), specs.split(_BETWEEN_SPECS))
+        if len(items) < wanted:
+            text = self._with(connection, "list_other_tasks", condition, start, end)[0][0]
+            rows = sqlite_rows.listed_rows_of(text)
+            names = self._names(connection, {row[sqlite_rows.TASK_REF] for row in rows})
+            items += [TaskRow(sqlite_rows.listed_task(row, names), (row[-1] or "{}").encode()) for row in rows]
+        # SQLite promises no order of what it aggregates.
+        items.sort(key=_key_of_row)
+        self._hand_over(connection, [row.task for row in items])
+        return items
+
+    def _with(
+        self, connection: sqlite3.Connection, query: str, condition: Condition, start: int, end: int, *more: int
+    ) -> list[Any]:
+        """The rows of a query over the tasks beyond `start` and up to `end` for which a condition holds."""
+        sql = self._queries[query].replace("/*where*/", condition.text)
+        return connection.execute(sql, (start, end, *condition.parameters, *more)).fetchall()
 
     def of_keys(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, tuple[str, Task]]:
         """See `Store.tasks_of_keys`. In a transaction of its own."""

@@ -42,7 +42,7 @@ _decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _DEFAULT_IDENTITY: Final = ',"userIdentity":{"autoUser":{"scope":"pool","elevationLevel":"nonadmin"}}'
 _CONSTRAINTS: Final = b',"constraints":'
-_NEVER_HANDED_OUT: Final = ',"executionInfo":{"retryCount":0,"requeueCount":0}}'
+_NEVER_HANDED_OUT: Final = b',"executionInfo":{"retryCount":0,"requeueCount":0}}'
 _COMPLETED: Final = TaskState.COMPLETED
 _ACTIVE: Final = TaskState.ACTIVE
 
@@ -66,6 +66,8 @@ class TaskRenderer:
         self._default_constraints = self._constraints_text({})
         self._moves: tuple[object, ...] = ()
         self._moves_text = ""
+        self._rest = b""
+        self._completed_rest = b""
 
     def render(self, row: TaskRow, *, metadata: str = "") -> bytes:
         """The task as a JSON object; `metadata` is the odata.metadata to begin it with."""
@@ -80,7 +82,22 @@ class TaskRenderer:
 
     def _whole(self, row: TaskRow) -> bytes:
         task = row.task
-        spec = row.spec
+        stats = b""
+        if self._stats_at is not None:
+            stats = b',"stats":' + _encode(task_statistics(task, f"{self._tasks_url}{task.id}", self._stats_at))
+        return b"".join((self._head(task), self._specification(task, row.spec), stats, self._ending(task)))
+
+    def _specification(self, task: Task, spec: bytes) -> bytes:
+        """Without braces, and with its defaults. What follows the id is the same for many tasks, one after the other."""
+        begin = b'{"id":"%b"' % task.id.encode()
+        if not spec.startswith(begin):
+            return self._completed(spec)
+        rest = spec[len(begin) :]
+        if rest != self._rest:
+            self._rest, self._completed_rest = rest, self._completed(spec)[len(begin) - 1 :]
+        return begin[1:] + self._completed_rest
+
+    def _completed(self, spec: bytes) -> bytes:
         stored = _decode_stored(spec)
         tail = ""
         if stored.constraints is msgspec.UNSET:
@@ -99,12 +116,9 @@ class TaskRenderer:
             tail += _DEFAULT_IDENTITY
         if stored.required_slots is msgspec.UNSET:
             tail += ',"requiredSlots":1'
-        if self._stats_at is not None:
-            stats = task_statistics(task, f"{self._tasks_url}{task.id}", self._stats_at)
-            tail += f',"stats":{_encode(stats).decode()}'
-        return b"%b%b%b" % (self._head(task).encode(), spec[1:-1], (tail + self._ending(task)).encode())
+        return spec[1:-1] + tail.encode()
 
-    def _head(self, task: Task) -> str:
+    def _head(self, task: Task) -> bytes:
         moves = (
             task.last_modified,
             task.creation_time,
@@ -116,7 +130,7 @@ class TaskRenderer:
         if moves != self._moves:
             # Tasks that were added together have it in common, and come one after the other.
             self._moves, self._moves_text = moves, self._text_of_moves(task)
-        return f'{{"url":"{self._tasks_url}{task.id}",{self._moves_text}'
+        return f'{{"url":"{self._tasks_url}{task.id}",{self._moves_text}'.encode()
 
     def _text_of_moves(self, task: Task) -> str:
         before = ""
@@ -140,15 +154,15 @@ class TaskRenderer:
         }
         return f',"constraints":{_encode(whole).decode()}'
 
-    def _ending(self, task: Task) -> str:
+    def _ending(self, task: Task) -> bytes:
         """The end of the object: executionInfo, nodeInfo, the closing brace."""
         if task.attempt == 0 and task.state is _ACTIVE:
             return _NEVER_HANDED_OUT
         text = f',"executionInfo":{execution_text(task)}'
         # A task handed to a node and not begun is plainly active: where it waits is nobody's business.
         if task.node_id is None or task.state is _ACTIVE:
-            return text + "}"
-        return f'{text},"nodeInfo":{self._node_info(task, task.node_id)}}}'
+            return text.encode() + b"}"
+        return f'{text},"nodeInfo":{self._node_info(task, task.node_id)}}}'.encode()
 
     def _node_info(self, task: Task, node_id: str) -> str:
         url = node_url(self._base_url, self._job.pool_id, node_id)
