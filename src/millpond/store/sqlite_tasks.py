@@ -11,7 +11,6 @@ from millpond.domain import ids
 from millpond.domain.errors import LeaseLost
 from millpond.domain.task import Task
 from millpond.odata.filters import Filter
-from millpond.odata.sql import Parameter
 from millpond.store import sqlite_listing, sqlite_rows, task_arrays
 from millpond.store.base import Fence, Page, TaskRow
 from millpond.store.sqlite_file import transaction
