@@ -111,12 +111,7 @@ def _up(directory: Path, environment: Mapping[str, str]) -> Iterator[tuple["subp
             raise RuntimeError(f"millpond up did not come up: see up.log in {directory}")
         yield process, time.perf_counter() - begun
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        machine.stop(process, _STOP_S)
 
 
 WORKLOAD: Final = Workload(
