@@ -1,6 +1,5 @@
 """Building the scheduler's memory from rows: at start, at take-over, and after a failed commit."""
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 from millpond.domain.durations import Timestamp
@@ -33,6 +32,7 @@ from millpond.domain.task import Task
 from millpond.domain.task_array import Rest, TaskArray
 from millpond.scheduler import apart, dependencies, gangs, jobs, load, node_operations, special, task_arrays
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
+from millpond.scheduler.task_queue import TaskQueue
 from millpond.scheduler.tasks import make_ready
 
 
@@ -162,7 +162,7 @@ def _load_tasks(
 
     active = TaskState.ACTIVE
     job: JobMemory | None = None
-    queue: deque[Task] = deque()
+    queue = TaskQueue()
     first_key = end_key = queue_slots = -1
     for task in task_rows:
         if not first_key <= task.key < end_key:
