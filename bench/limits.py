@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench.machine import ENVIRONMENT
+from bench.machine import ENVIRONMENT, stop
 
 _STOP_S: Final = 15.0
 
@@ -46,12 +46,7 @@ def plain_server(directory: Path) -> Iterator[Plain]:
             raise RuntimeError("the plain server did not start")
         yield Plain(line)
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, _STOP_S)
 
 
 def _output(module: str, *arguments: str) -> str:

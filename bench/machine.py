@@ -91,3 +91,13 @@ def tree_cpu_s(pid: int) -> float:
 def _children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
     return [int(child) for child in text.split()]
+
+
+def stop(process: subprocess.Popen[str] | subprocess.Popen[bytes], patience_s: float) -> None:
+    """End it as a user would, and by force when it takes longer than that."""
+    process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -3,7 +3,7 @@
 import subprocess
 import time
 
-from distributed import Client, LocalCluster, wait  # type: ignore[import-not-found]
+from distributed import Client, LocalCluster, wait
 
 from bench.peers.driving import drive
 

@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from hyperqueue import Client, Job, LocalCluster  # type: ignore[import-not-found]
-from hyperqueue.cluster import WorkerConfig  # type: ignore[import-not-found]
+from hyperqueue import Client, Job, LocalCluster
+from hyperqueue.cluster import WorkerConfig
 
 from bench.peers.driving import drive
 

@@ -8,10 +8,10 @@ from bench.peers.driving import drive
 
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
-import ray  # type: ignore[import-not-found]
+import ray
 
 
-@ray.remote  # type: ignore[untyped-decorator]
+@ray.remote
 def _run(command: list[str]) -> int:
     return subprocess.run(command, check=True).returncode
 

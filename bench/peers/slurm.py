@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from bench.machine import stop
 from bench.peers.base import SLOTS, RunMany, first_line, why_not_installed
 
 _START_S: Final = 60.0
@@ -117,12 +118,7 @@ class Slurm:
                 yield run
             finally:
                 for process in reversed(daemons):
-                    process.terminate()
-                    try:
-                        process.wait(_STOP_S)
-                    except subprocess.TimeoutExpired:
-                        process.kill()
-                        process.wait()
+                    stop(process, _STOP_S)
 
 
 async def _until_there(path: Path) -> None:

@@ -7,7 +7,7 @@ from bench.client import task_bodies
 from bench.figures import Outcome, figure, ratios
 from bench.workload import Site, Sizes, Workload
 
-CONNECTIONS: Final = 4
+CONNECTIONS: Final = 8
 
 
 class AddSizes(NamedTuple):

@@ -72,16 +72,20 @@ SIZES: Final = Sizes(
 )
 
 
-class Limit:
-    """See `bench.spawn`."""
-
-    name = LIMIT
+class _AlwaysHere:
+    """Who needs nothing installed, and whose version the page says elsewhere."""
 
     def why_not(self) -> str:
         return ""
 
     def version(self) -> str:
         return ""
+
+
+class Limit(_AlwaysHere):
+    """See `bench.spawn`."""
+
+    name = LIMIT
 
     @contextlib.asynccontextmanager
     async def started(self, directory: Path) -> AsyncIterator[RunMany]:
@@ -93,16 +97,10 @@ class Limit:
         yield run
 
 
-class Millpond:
+class Millpond(_AlwaysHere):
     """Tasks over REST: authenticated, durable, each with its directories and logs. See `base.Contender`."""
 
     name = OURS
-
-    def why_not(self) -> str:
-        return ""
-
-    def version(self) -> str:
-        return ""
 
     @contextlib.asynccontextmanager
     async def started(self, directory: Path) -> AsyncIterator[RunMany]:

@@ -13,7 +13,7 @@ from bench.figures import Chart, Figure, Outcome, Series, figure, quantile
 from bench.served import Service
 from bench.workload import Site, Sizes, Workload
 
-_CONNECTIONS: Final = 4
+_CONNECTIONS: Final = 8
 _PAGE: Final = 1000
 _NODES: Final = 10
 _SLOTS: Final = 4

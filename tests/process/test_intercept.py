@@ -54,6 +54,9 @@ def test_a_further_account_by_its_host_name(secured: MillpondProcess) -> None:
     code = BY_KEY.replace("millpond.westeurope", "films.westeurope")
     done = run(secured.data_dir, sys.executable, "-c", code, account="films")
     assert (done.returncode, done.stdout) == (0, "by key True https://films.local.batch.azure.com\n"), done.stderr
+    unasked = millpond("account", "delete", "films", data_dir=secured.data_dir)
+    assert unasked.returncode == 1
+    assert unasked.stderr == "millpond: the account films was not deleted: nobody said yes; --yes says it\n"
     said_by("account", "delete", "films", "--yes", data_dir=secured.data_dir)
 
 

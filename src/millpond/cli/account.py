@@ -1,6 +1,7 @@
 """`millpond account`: the accounts of the service."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -81,6 +82,17 @@ def create(config_path: Path | None, data_dir: str | None, name: str, location: 
     click.echo(f"made {name}; millpond env --account {name} points clients at it")
 
 
+def _ask(name: str) -> None:
+    """Raises CliError where nobody is there to answer, Abort when the answer is no."""
+    try:
+        click.confirm(f"Delete the account {name} with all that is in it?", abort=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo()
+        raise CliError(f"the account {name} was not deleted: nobody said yes; --yes says it") from None
+
+
 @account.command()
 @place_options
 @click.argument("name")
@@ -93,7 +105,7 @@ def delete(config_path: Path | None, data_dir: str | None, name: str, yes: bool)
     if name not in root.account_names():
         raise CliError(f"there is no account {name} in {root.path}")
     if not yes:
-        click.confirm(f"Delete the account {name} with all that is in it?", abort=True)
+        _ask(name)
     subscription, group = place_of(root.account(name))
     client = ManagementClient(config_path, data_dir, new=name, place=(subscription, group))
     client.call("DELETE")

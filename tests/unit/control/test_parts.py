@@ -53,6 +53,31 @@ async def test_what_was_sent_and_not_seen_is_sent_again_after_a_while() -> None:
     assert [d.revision for d in outbox.take()[0]] == [1]
 
 
+async def test_what_follows_from_reports_goes_with_their_answer_and_not_with_what_is_parked() -> None:
+    outbox = Outbox()
+    parked = asyncio.create_task(outbox.wait(30, resend_s=0.01))
+    await asyncio.sleep(0)
+    with outbox.answering():
+        put(outbox, 1)
+        done, _ = await asyncio.wait([parked], timeout=0.05)
+        assert not done
+        assert [d.revision for d in outbox.take()[0]] == [1]
+    await asyncio.wait_for(parked, PATIENCE_S)
+    assert [d.revision for d in outbox.take()[0]] == [1], "the answer to the reports may have been lost"
+
+
+async def test_what_no_answer_took_goes_with_what_is_parked() -> None:
+    outbox = Outbox()
+    parked = asyncio.create_task(outbox.wait(30, 30))
+    with outbox.answering():
+        put(outbox, 1)
+        await asyncio.sleep(0)
+    await asyncio.wait_for(parked, PATIENCE_S)
+    with outbox.answering():
+        outbox.ask(FileRequest("r", "stat", "x"))
+        await asyncio.wait_for(outbox.wait(30, 30), PATIENCE_S)
+
+
 async def test_a_new_session_starts_its_revisions_again() -> None:
     outbox = Outbox()
     put(outbox, 1)
@@ -135,6 +160,22 @@ def test_the_last_row_of_a_batch_wins() -> None:
     assert (set(changes.tasks), changes.new_tasks, changes.specs) == ({one.key}, {one.key}, {one.key: b"1"})
     assert changes.deleted_tasks == {old.key}, "a row that never was need not be deleted"
     assert batch.after == [f.StopTask("n", 1, 1)]
+
+
+def test_tasks_that_came_together_part_when_one_of_them_changes() -> None:
+    def together(*then: f.Effect) -> list[int]:
+        batch = Batch()
+        first, second, other = [task(1), task(2)], [task(3), task(4)], task(9)
+        batch.take([f.AddTasks(first, [b"1", b"2"], alike=True), f.AddTasks([other], [b"9"])])
+        batch.take([f.AddTasks(second, [b"3", b"4"], alike=True)])
+        batch.take(then)
+        return [it.tasks[0].key & 0xFF for it in batch.changes.together]
+
+    assert together() == [1, 3]
+    assert together(f.HandOver(task(2)), f.SaveTask(task(9)), f.SaveTask(task(5))) == [1, 3]
+    assert together(f.SaveTask(task(2))) == [3]
+    assert together(f.SaveTaskSpec(task(4).key, b"{}")) == [1]
+    assert together(f.DeleteTask(task(1)), f.SaveTask(task(3))) == []
 
 
 def test_specifications_are_kept_in_bounds() -> None:
