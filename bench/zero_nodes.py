@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import aiohttp
@@ -66,6 +66,9 @@ class ZeroRunner:
         self, start: Start, began: float, started: Callable[[float], None], ended: Callable[[Outcome], None]
     ) -> bool:
         return False
+
+    def settle(self, over: Sequence[Start] = ()) -> None:
+        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         pass

@@ -8,7 +8,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from millpond.agent.base import NodeFacts, Outcome
 from millpond.agent.host import Host, HostRunning
@@ -60,6 +60,9 @@ class SimpleRunner:
         self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
     ) -> bool:
         return False
+
+    def settle(self, over: Sequence[Start] = ()) -> None:
+        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         pass

@@ -191,6 +191,11 @@ class Runner(Protocol):
         attempt, or the moment, is not fit for that; then nothing was done."""
         ...
 
+    def settle(self, over: Sequence[Start] = ()) -> None:
+        """Write down now what is still to be written of attempts that are over: it may wait a moment, until there is more
+        of it. Of those given nothing may have been written, as the agent was killed meanwhile."""
+        ...
+
     def proceed(self, key: int, attempt: int) -> None:
         """Let the primary of that attempt run its command line, now or as soon as it has coordinated. Repeated, or for
         an attempt that is not run: nothing happens."""

@@ -94,6 +94,9 @@ class NodeAgent:
     def begin(self) -> None:
         """Pick up where the journal ends."""
         self._know_pool()
+        over = self.state.over()
+        if over and self._facts is not None:
+            self._current_runner().settle(over)
         self._carry_out(self.state.resume(self._clock()))
         self._flush()
 
@@ -152,6 +155,9 @@ class NodeAgent:
 
     def report(self) -> Sync:
         """A sync with what is to be reported, to be answered at once."""
+        if self._runner is not None:
+            # What is told is written down.
+            self._runner.settle()
         self._flush()
         return Sync(
             node_id=self.node_id,

@@ -137,6 +137,10 @@ class AgentState:
         last, said_later = first[-1].seq, self._said_later
         return tuple(report for report in first if said_later.get(report.seq, last + 1) > last)
 
+    def over(self) -> list[Start]:
+        """Attempts that have ended, of which the control plane has not acknowledged that."""
+        return [held.start for held in self._attempts.held.values() if held.phase is Phase.ENDED and held.start.job_id]
+
     def inventory(self) -> tuple[HeldAttempt, ...]:
         """All attempts held, for a hello."""
         return tuple(

@@ -1,7 +1,7 @@
 """Machines of a simulated cluster: the true agent on an in-memory journal, and processes that outlive it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from random import Random
 
 import msgspec
@@ -352,6 +352,9 @@ class SimRunner:
         self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
     ) -> bool:
         return False
+
+    def settle(self, over: Sequence[Start] = ()) -> None:
+        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         proceed = self._proceeds.get((key, attempt))

@@ -1,7 +1,7 @@
 """A scripted control plane, and a runner that ends attempts when told to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from millpond.agent.base import NodeFacts, Outcome
 from millpond.agent.link import NodeLink, TransportError
@@ -73,6 +73,9 @@ class FakeRunner:
 
     def end(self, key: int, attempt: int = 1, exit_code: int = 0) -> None:
         self.running[key, attempt].set_result(Outcome(1.0, 2.0, exit_code))
+
+    def settle(self, over: Sequence[Start] = ()) -> None:
+        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         self.proceeded.append((key, attempt))
