@@ -35,6 +35,7 @@ from millpond.agent.spawning.processes import (
     Children,
     Process,
     Stray,
+    child_signals,
     directory_token,
     is_of,
     read_family,
@@ -59,7 +60,7 @@ _FIRST_CLIENT_S = 30.0
 
 
 class Spawner:
-    """The loop: a listening socket, at most one client, SIGCHLD."""
+    """The loop: a listening socket, at most one client, children that end."""
 
     def __init__(self, listener: socket.socket, directory: str, linger_s: float) -> None:
         self._listener = listener
@@ -102,11 +103,12 @@ class Spawner:
         self._epoll = select.epoll()
         self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_receiver.fileno(), select.EPOLLIN)
+        self._child_signals = child_signals()
+        self._epoll.register(self._child_signals, select.EPOLLIN)
 
     def serve(self) -> None:
         """Run until told to shut down, or until nobody has come for long and nothing runs."""
         signal.set_wakeup_fd(self._wake_sender.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._shut_down())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -117,6 +119,10 @@ class Spawner:
                 elif descriptor == self._wake_receiver.fileno():
                     with contextlib.suppress(BlockingIOError):
                         self._wake_receiver.recv(65536)
+                elif descriptor == self._child_signals:
+                    # Which child it was says the kernel, for all that have ended since.
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(descriptor, 4096)
                 elif self._client is not None and descriptor == self._client.fileno():
                     if events & ~select.EPOLLOUT:
                         self._receive()
