@@ -96,7 +96,11 @@ class NodeAgent:
         self._know_pool()
         over = self.state.over()
         if over and self._facts is not None:
-            self._current_runner().settle(over)
+            try:
+                self._current_runner().settle(over)
+            except OSError as error:
+                # What is to be run finds out, too, and tells it.
+                _log.warning("node %s: it is not written down how long directories stay: %s", self.node_id, error)
         self._carry_out(self.state.resume(self._clock()))
         self._flush()
 
