@@ -1,6 +1,5 @@
 """Tasks: handing out and taking back, starting, ending, and what users ask of them. `additions` has how they come."""
 
-from collections import deque
 from typing import Final
 
 import msgspec
@@ -44,6 +43,7 @@ from millpond.scheduler.state import (
     Stopping,
     settle_filed_node_state,
 )
+from millpond.scheduler.task_queue import TaskQueue
 
 JOB_MANAGER_COMPLETE: Final = "JMComplete"
 """Why a job ends whose manager completed with killJobOnCompletion."""
@@ -129,13 +129,13 @@ def make_ready(state: SchedulerState, job: JobMemory, task: Task, *, first: bool
     """Queue a task that could be placed: at the end, or (having been placed before) at the front."""
     rules = task.rules
     if rules is not None and (rules.instances or rules.job_manager is not None):
-        queue: deque[Task] | None = job.gangs.setdefault(rules.instances, deque()) if rules.instances else job.first
+        queue: TaskQueue | None = job.gangs.setdefault(rules.instances, TaskQueue()) if rules.instances else job.first
         state.apart[job.row.no] = job
     else:
         queue = job.ready.get(task.required_slots)
         state.ready_jobs[job.row.no] = job
     if queue is None:
-        queue = job.ready[task.required_slots] = deque()
+        queue = job.ready[task.required_slots] = TaskQueue()
     if first:
         queue.appendleft(task)
     else:

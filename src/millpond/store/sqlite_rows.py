@@ -1,7 +1,7 @@
 """Records to SQLite rows and back, and the columns filters look at."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -32,6 +32,7 @@ job_of_record: Final = msgspec.json.Decoder(Job).decode
 job_node_of_record: Final = msgspec.json.Decoder(JobNode).decode
 job_schedule_of_record: Final = msgspec.json.Decoder(JobSchedule).decode
 subtask_of_record: Final = msgspec.json.Decoder(Subtask).decode
+_decode_numbers: Final = msgspec.json.Decoder(list[int | None]).decode
 _failure_of: Final = msgspec.json.Decoder(FailureInfo).decode
 _rules_of: Final = msgspec.json.Decoder(TaskRules).decode
 _use_of: Final = msgspec.json.Decoder(ResourceUse).decode
@@ -350,7 +351,7 @@ ListedRow: TypeAlias = tuple[
     ResourceUse | None,
     str | None,
 ]
-"""A row of `list_tasks`."""
+"""A row of `list_other_tasks`."""
 listed_rows_of: Final = msgspec.json.Decoder(list[ListedRow]).decode
 
 
@@ -386,16 +387,22 @@ def _seconds(microseconds: int | None) -> Timestamp | None:
     return None if microseconds is None else microseconds / 1e6
 
 
-def added_tasks_of_rows(rows: Iterable[Row]) -> list[Task]:
-    """Tasks from the rows of `load_added_tasks`. Those added together have one time between them: the same object."""
+def added_tasks(keys: str, task_ids: str, created: str, slots: str, retries: str) -> list[Task]:
+    """Tasks from the row of `load_added_tasks`. Those added together have one time between them: the same object."""
     active = TaskState.ACTIVE
     tasks: list[Task] = []
-    at: Timestamp = -1.0
-    for key, task_id, created, slots, retries in rows:
-        if created != at:
-            at = created
-        tasks.append(Task(key, task_id, active, at, at, at, slots, retries))
+    last = -1
+    at: Timestamp = 0.0
+    columns = (_numbers(keys), task_ids.split(" "), _numbers(created), _numbers(slots), _numbers(retries))
+    for key, task_id, microseconds, required_slots, max_retry_count in zip(*columns, strict=True):
+        if microseconds != last:
+            last, at = microseconds, microseconds / 1e6
+        tasks.append(Task(key, task_id, active, at, at, at, required_slots, max_retry_count))
     return tasks
+
+
+def _numbers(text: str) -> list[Any]:
+    return _decode_numbers(f"[{text}]")
 
 
 def application_row(application: Application) -> Row:

@@ -61,7 +61,10 @@ def test_the_plan_of_every_query(database, name):
         ("list_nodes", "node_of_pool"),
         ("list_job_nodes", "PRIMARY KEY"),
         ("load_subtasks", "PRIMARY KEY"),
-        ("list_tasks", "INTEGER PRIMARY KEY"),
+        ("load_added_tasks", "INTEGER PRIMARY KEY"),
+        ("extent_of_page", "INTEGER PRIMARY KEY"),
+        ("list_added_tasks", "INTEGER PRIMARY KEY"),
+        ("list_other_tasks", "INTEGER PRIMARY KEY"),
         ("update_tasks", "INTEGER PRIMARY KEY"),
     ],
 )

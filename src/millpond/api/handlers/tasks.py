@@ -1,7 +1,7 @@
 """Operations on tasks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -210,7 +210,7 @@ async def list_tasks(context: Context, request: Request) -> Response:
         b'{"odata.metadata":"',
         request.base_url.encode(),
         b'/$metadata#tasks","value":[',
-        b",".join([text async for text in _rendered(page.items, render)]),
+        b",".join(await _rendered(page.items, render)),
     ]
     if page.next is not None:
         pieces += [b'],"odata.nextLink":', encode_json(next_link(request, page.next)), b"}"]
@@ -219,13 +219,14 @@ async def list_tasks(context: Context, request: Request) -> Response:
     return json_reply(request, b"".join(pieces), of_tasks=True)
 
 
-async def _rendered(rows: Sequence[TaskRow], render: Callable[[TaskRow], bytes]) -> AsyncIterator[bytes]:
-    """The rows' texts. Others have their turn in between: a page of a thousand takes milliseconds."""
+async def _rendered(rows: Sequence[TaskRow], render: Callable[[TaskRow], bytes]) -> list[bytes]:
+    """The rows' texts. Others have their turn in between: a page of a thousand may take milliseconds."""
+    texts: list[bytes] = []
     for start in range(0, len(rows), _RENDERED_AT_ONCE):
         if start:
             await asyncio.sleep(0)
-        for row in rows[start : start + _RENDERED_AT_ONCE]:
-            yield render(row)
+        texts += map(render, rows[start : start + _RENDERED_AT_ONCE])
+    return texts
 
 
 async def list_subtasks(context: Context, request: Request) -> Response:
