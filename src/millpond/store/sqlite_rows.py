@@ -18,7 +18,7 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import FailureInfo, ResourceUse, Task, TaskRules
 from millpond.odata.sql import Column, Columns
 from millpond.store.changes import ChangeSet
-from millpond.store.sqlite_runs import Run, runs_of
+from millpond.store.sqlite_runs import MIN_TASKS, Run, run_of, runs_of
 
 Row: TypeAlias = tuple[Any, ...]
 TaskUpdate: TypeAlias = tuple[Row, str | None, Row, int]
@@ -171,22 +171,28 @@ def rows_of(changes: ChangeSet) -> Rows:
     is_new = changes.new_tasks
     is_handed = changes.handed
     specs = changes.specs
-    runs: list[Run] = []
+    together = [it for it in changes.together if len(it.tasks) >= MIN_TASKS]
+    runs = [run_of(it.tasks, it.specs) for it in together]
     single: list[Task] = []
-    if is_new:
+    if sum([len(it.tasks) for it in together]) < len(is_new):
+        known = {task.key for it in together for task in it.tasks}
         # Handed over at once, they are written as if they were not, so that they are still alike, and then the hand-over.
-        added = ((task, key in is_handed) for key, task in changes.tasks.items() if key in is_new)
-        runs, single = runs_of((_before_hand_over(task) if handed else task for task, handed in added), specs)
+        added = ((task, key in is_handed) for key, task in changes.tasks.items() if key in is_new and key not in known)
+        more, single = runs_of((_before_hand_over(task) if handed else task for task, handed in added), specs)
+        runs += more
     if runs:
         alone = {task.key for task in single}
-        specs = {key: spec for key, spec in specs.items() if key in alone or key not in is_new}
+        # Every new task has one.
+        all_in_runs = not alone and len(specs) == len(is_new)
+        specs = {} if all_in_runs else {key: it for key, it in specs.items() if key in alone or key not in is_new}
     tasks: list[TaskUpdate] = []
     hand_overs: list[tuple[int, int, str | None]] = []
-    for key, task in changes.tasks.items():
-        if key in is_handed:
-            hand_overs.append((key, task.attempt, task.node_id))
-        elif key not in is_new:
-            tasks.append(_task_update(task))
+    if is_handed or len(changes.tasks) > len(is_new):
+        for key, task in changes.tasks.items():
+            if key in is_handed:
+                hand_overs.append((key, task.attempt, task.node_id))
+            elif key not in is_new:
+                tasks.append(_task_update(task))
     return Rows(
         pools=[_pool_row(pool) for pool in changes.pools.values()],
         nodes=[_node_row(node) for node in changes.nodes.values()],

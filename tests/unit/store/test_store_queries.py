@@ -26,7 +26,7 @@ def _runnable(sql):
     width = max([int(number) for number in re.findall(r"column(\d+)", sql)], default=0)
     columns = re.search(r"INSERT INTO \w+ \(([^)]*)\)", sql)
     if columns:
-        width = columns[1].count(",") + 1
+        width = max(width, columns[1].count(",") + 1)
     return sql.replace("/*where*/", "TRUE").replace("/*values*/", f"({', '.join('?' * width)})")
 
 

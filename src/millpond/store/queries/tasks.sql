@@ -19,19 +19,21 @@ SELECT
 FROM (VALUES /*values*/)
 WHERE column1 IS NOT NULL
 
--- name: insert_run
+-- name: insert_runs
 -- Tasks just added, see `sqlite_runs`. What is not named here is NULL.
 INSERT INTO task (
     key, id, state, creation_time, last_modified, state_time, required_slots, max_retry_count,
     attempt, retry_count, requeue_count, satisfies
 )
-SELECT ?1 + ids.key, ids.value, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 0, 0
-FROM json_each(?8) AS ids
+SELECT
+    run.column1 + ids.key, ids.value, run.column2, run.column3, run.column4, run.column5, run.column6, run.column7,
+    0, 0, 0, 0
+FROM (VALUES /*values*/) AS run, json_each(run.column8) AS ids
 
 -- name: insert_run_specs
 INSERT INTO task_spec (key, spec)
-SELECT ?1 + places.key, substr(?2, 1 + (places.value >> 24), places.value & 0xFFFFFF)
-FROM json_each(?3) AS places
+SELECT run.column1 + places.key, substr(?1, 1 + run.column2 + (places.value >> 24), places.value & 0xFFFFFF)
+FROM (VALUES /*values*/) AS run, json_each(run.column3) AS places
 
 -- name: update_tasks
 -- All but id and creation time, which never change. What is the same for all rows comes first, and once.
