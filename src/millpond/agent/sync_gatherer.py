@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from itertools import zip_longest
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from millpond.agent.link import TransportError
 from millpond.protocol.messages import MAX_SYNCS, NodeReply, NodeSync, Sync, SyncReply
@@ -31,38 +31,45 @@ class SyncGatherer:
         answer: asyncio.Future[SyncReply] = asyncio.get_running_loop().create_future()
         self._waiting.append((NodeSync(token, sync), answer))
         if len(self._calls) < _IN_FLIGHT:
-            call = asyncio.create_task(self._call())
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+            self._calls.add(asyncio.create_task(self._call()))
         return await answer
 
     async def close(self) -> None:
-        for call in self._calls:
+        calls = tuple(self._calls)
+        for call in calls:
             call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await asyncio.gather(*calls, return_exceptions=True)
 
     async def _call(self) -> None:
-        # What is to be told in the same turn of the loop goes together.
-        await asyncio.sleep(0)
-        while self._waiting:
-            several = self._take()
-            if not several:
+        try:
+            # What is to be told in the same turn of the loop goes together.
+            await asyncio.sleep(0)
+            while self._waiting:
+                await self._send_some()
+        finally:
+            # Now, and not when the loop notes that the task is done: who has been answered just now may have more to tell
+            # before that, and would leave it to a call that looks no more.
+            self._calls.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _send_some(self) -> None:
+        several = self._take()
+        if not several:
+            return
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                replies = await self._send([sync for sync, _ in several])
+            failure = f"{len(replies)} answers to {len(several)} nodes"
+        except Exception as error:
+            replies, failure = (), str(error)
+        for (_, answer), reply in zip_longest(several, replies[: len(several)]):
+            if answer.done():
                 continue
-            try:
-                async with asyncio.timeout(_ANSWER_S):
-                    replies = await self._send([sync for sync, _ in several])
-                failure = f"{len(replies)} answers to {len(several)} nodes"
-            except Exception as error:
-                replies, failure = (), str(error)
-            for (_, answer), reply in zip_longest(several, replies[: len(several)]):
-                if answer.done():
-                    continue
-                if reply is None or len(replies) != len(several):
-                    answer.set_exception(TransportError(failure))
-                elif reply.reply is None:
-                    answer.set_exception(TransportError(f"HTTP {reply.status}: {reply.error}"))
-                else:
-                    answer.set_result(reply.reply)
+            if reply is None or len(replies) != len(several):
+                answer.set_exception(TransportError(failure))
+            elif reply.reply is None:
+                answer.set_exception(TransportError(f"HTTP {reply.status}: {reply.error}"))
+            else:
+                answer.set_result(reply.reply)
 
     def _take(self) -> list[tuple[NodeSync, asyncio.Future[SyncReply]]]:
         """The next to go in one call. Whoever has given up meanwhile sends it again."""

@@ -19,25 +19,28 @@ class Batch(msgspec.Struct):
 
     def take(self, effects: Iterable[Effect]) -> Any:
         """Sort the effects in, the last row per key winning; the value of a `Reply`, if there was one."""
-        changes = self.changes
+        changes, after = self.changes, self.after
+        rows = changes.tasks
         reply: Any = None
         for effect in effects:
-            kind = type(effect)
-            if kind is f.StartTask:  # one, and a hand-over and a saved task, for each task there is
-                self.after.append(effect)
+            # Of these there is one for each task: they are told apart without a match.
+            if isinstance(effect, f.StartTask):
+                after.append(effect)
+                continue
+            if isinstance(effect, f.HandOver):
+                task = effect.task
+                key = task.key
+                if key not in rows or key in changes.new_tasks:
+                    changes.handed.add(key)
+                    rows[key] = task
+                continue
+            if isinstance(effect, f.SaveTask):
+                task = effect.task
+                rows[task.key] = task
+                changes.handed.discard(task.key)
+                self._part(task.key)
                 continue
             match effect:
-                case f.HandOver():
-                    task = effect.task
-                    key = task.key
-                    if key not in changes.tasks or key in changes.new_tasks:
-                        changes.handed.add(key)
-                        changes.tasks[key] = task
-                case f.SaveTask():
-                    task = effect.task
-                    changes.tasks[task.key] = task
-                    changes.handed.discard(task.key)
-                    self._part(task.key)
                 case f.AddTasks(tasks, specs, alike):
                     added = {task.key: task for task in tasks}
                     changes.tasks.update(added)

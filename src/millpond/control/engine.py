@@ -18,7 +18,7 @@ from millpond.control.settings import ControlSettings
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.errors import BatchError, Bug, ErrorCode, LeaseLost, StoreUnavailable
-from millpond.domain.events import Event, JobScheduleEvent, TasksAdded
+from millpond.domain.events import Event, JobScheduleEvent, TasksAdded, TasksEnded
 from millpond.domain.ids import id_key
 from millpond.domain.states import IN_SERVICE_NODE_STATES, NodeState
 from millpond.scheduler.core import apply, place
@@ -62,8 +62,17 @@ def _line_of(event: Event | JobScheduleEvent) -> str:
     """An event as a line of a story: without the specifications, which may hold secrets."""
     if isinstance(event, TasksAdded):
         return f"{event.at:.6f} [{event.cause}] TasksAdded({event.job_id}, {[task.id for task in event.tasks[:5]]} …)"
+    if isinstance(event, TasksEnded):
+        ends = [(end.key, end.attempt, end.exit_code) for end in event.ends[:5]]
+        return f"{event.at:.6f} [{event.cause}] TasksEnded({event.node_id}, {len(event.ends)}: {ends} …)"
     parts = ", ".join(f"{name}={getattr(event, name)}" for name in _TOLD if hasattr(event, name))
     return f"{event.at:.6f} [{event.cause}] {type(event).__name__}({parts})"
+
+
+def _weight_of(event: Event | JobScheduleEvent) -> int:
+    if isinstance(event, TasksAdded):
+        return len(event.tasks)
+    return len(event.ends) if isinstance(event, TasksEnded) else 1
 
 
 class Surroundings(Protocol):
@@ -200,7 +209,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         if self._stopped:
             # Nobody would ever answer: agents report to the last, and their requests would hold up the server's end.
             raise BatchError(ErrorCode.SERVER_BUSY, "The service is stopping.")
-        weight = sum(len(event.tasks) if isinstance(event, TasksAdded) else 1 for event in events)
+        weight = sum([_weight_of(event) for event in events])
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._weight + weight > self._settings.inbox_limit and self._inbox:
             raise BatchError(ErrorCode.SERVER_BUSY, f"The queue of changes of {self._name} is full; try again shortly.")

@@ -19,7 +19,7 @@ from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
 from millpond.domain.durations import Timestamp, whole_microseconds
 from millpond.domain.errors import BatchError, ErrorCode
-from millpond.domain.events import Event
+from millpond.domain.events import AttemptEnd, Event
 from millpond.domain.pool import Pool
 from millpond.protocol import messages as m
 from millpond.scheduler.state import SchedulerState
@@ -38,6 +38,26 @@ def _pool_spec(pool: Pool | None) -> bytes:
     """What a node gets to know of its pool's definition."""
     spec = pool.spec if pool is not None else {}
     return msgspec.json.encode({name: spec[name] for name in _TOLD_TO_NODES if name in spec})
+
+
+def _event_of(report: m.Started | m.Coordinated | m.Stopped | m.Returned, node_id: str, at: Timestamp) -> Event:
+    cause = f"report {report.seq}"
+    match report:
+        case m.Started(_, key, attempt, start_time):
+            return e.TaskStarted(
+                at=at,
+                cause=cause,
+                node_id=node_id,
+                key=key,
+                attempt=attempt,
+                start_time=whole_microseconds(start_time),
+            )
+        case m.Coordinated(_, key, attempt):
+            return e.InstanceCoordinated(at=at, cause=cause, node_id=node_id, key=key, attempt=attempt)
+        case m.Stopped(_, key, attempt, exit_code):
+            return e.TaskStopped(at=at, cause=cause, node_id=node_id, key=key, attempt=attempt, exit_code=exit_code)
+        case m.Returned(_, key, attempt):
+            return e.TaskReturned(at=at, cause=cause, node_id=node_id, key=key, attempt=attempt)
 
 
 def _monotonic() -> float:
@@ -271,20 +291,29 @@ class NodeLinks:
             link.metrics, link.measured = sync.metrics, self._clock()
         outbox = link.outbox
         outbox.seen(sync.seen)
-        acknowledged = 0
         if sync.reports:
-            try:
-                await link.engine.submit_all(self._events_of(sync))
-            except BatchError as error:
-                if error.code not in (ErrorCode.SERVER_BUSY, ErrorCode.INTERNAL_ERROR):
-                    raise
-                return m.SyncReply(session=sync.session, retry_after_s=self._settings.store_retry_s)
-            acknowledged = max(report.seq for report in sync.reports)
-        elif sync.park and not self._closing:
+            with outbox.answering():
+                return await self._take_reports(link, sync)
+        if sync.park and not self._closing:
             await outbox.wait(self._settings.park_s, self._settings.resend_s)
+        return self._reply(link, sync, acknowledged=0)
+
+    async def _take_reports(self, link: NodeLink, sync: m.Sync) -> m.SyncReply:
+        """The answer to reports, once what they changed is on disk."""
+        try:
+            await link.engine.submit_all(self._events_of(sync))
+        except BatchError as error:
+            if error.code not in (ErrorCode.SERVER_BUSY, ErrorCode.INTERNAL_ERROR):
+                raise
+            return m.SyncReply(session=sync.session, retry_after_s=self._settings.store_retry_s)
+        return self._reply(link, sync, acknowledged=max(report.seq for report in sync.reports))
+
+    def _reply(self, link: NodeLink, sync: m.Sync, *, acknowledged: int) -> m.SyncReply:
+        """With all that waits for the node."""
         if sync.session != link.session:
             return m.SyncReply(session=sync.session, session_unknown=True, acknowledged=acknowledged)
         link.last_heard = _monotonic()
+        outbox = link.outbox
         directives, file_requests = outbox.take()
         return m.SyncReply(
             session=sync.session,
@@ -298,50 +327,16 @@ class NodeLinks:
         at = self._clock()
         node_id = sync.node_id
         events: list[Event] = []
+        ends: list[AttemptEnd] = []
+        """Those that were told one after the other."""
         for report in sync.reports:
-            match report:
-                case m.Started(seq, key, attempt, start_time):
-                    events.append(
-                        e.TaskStarted(
-                            at=at,
-                            cause=f"report {seq}",
-                            node_id=node_id,
-                            key=key,
-                            attempt=attempt,
-                            start_time=whole_microseconds(start_time),
-                        )
-                    )
-                case m.Ended(seq, key, attempt, start_time, end_time, exit_code, failure, retryable, user_s, kernel_s):
-                    events.append(
-                        e.TaskEnded(
-                            at=at,
-                            cause=f"report {seq}",
-                            node_id=node_id,
-                            key=key,
-                            attempt=attempt,
-                            start_time=None if start_time is None else whole_microseconds(start_time),
-                            end_time=whole_microseconds(end_time),
-                            exit_code=exit_code,
-                            failure=failure,
-                            retryable=retryable,
-                            user_cpu_s=user_s,
-                            kernel_cpu_s=kernel_s,
-                        )
-                    )
-                case m.Coordinated(seq, key, attempt):
-                    events.append(
-                        e.InstanceCoordinated(at=at, cause=f"report {seq}", node_id=node_id, key=key, attempt=attempt)
-                    )
-                case m.Stopped(seq, key, attempt, exit_code):
-                    events.append(
-                        e.TaskStopped(
-                            at=at, cause=f"report {seq}", node_id=node_id, key=key, attempt=attempt, exit_code=exit_code
-                        )
-                    )
-                case m.Returned(seq, key, attempt):
-                    events.append(
-                        e.TaskReturned(at=at, cause=f"report {seq}", node_id=node_id, key=key, attempt=attempt)
-                    )
+            if isinstance(report, m.Ended):
+                if not ends:
+                    events.append(e.TasksEnded(at=at, cause=f"report {report.seq}", node_id=node_id, ends=ends))
+                ends.append(report)
+            else:
+                ends = []
+                events.append(_event_of(report, node_id, at))
         return events
 
     async def file_reply(self, node_id: str, request_id: str, reply: m.FileReply, body: AsyncIterator[bytes]) -> None:

@@ -1,6 +1,8 @@
 """What waits to be told to one node: directives in order of revision, kept until the node says it has seen them."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 from millpond.protocol.messages import Directive, FileRequest, LaunchRequest
 
@@ -20,6 +22,8 @@ class Outbox:
         self._news = asyncio.Event()
         self._dismissals = 0
         """How often what was parked had to answer, news or none."""
+        self._answers_due = 0
+        """Answers that go out as soon as what the node reported is on disk: they take all directives there are."""
 
     def reset(self) -> None:
         """A new session begins: nothing is pending, revisions start again. What is put in before `open` is dropped."""
@@ -40,7 +44,8 @@ class Outbox:
         if self._is_open:
             self.revision = directive.revision
             self._pending.append(directive)
-            self._news.set()
+            if not self._answers_due:
+                self._news.set()
 
     def ask(self, request: FileRequest) -> None:
         """Hand a file request to the next answer. It goes out once."""
@@ -51,6 +56,19 @@ class Outbox:
         """The same for a launch request."""
         self._launch_requests.append(request)
         self._news.set()
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """While reports of the node are taken in: the answer to them brings the directives that follow, so what is
+        parked does not bring them too."""
+        self._answers_due += 1
+        try:
+            yield
+        finally:
+            self._answers_due -= 1
+            if not self._answers_due and self._pending:
+                # Also when all of it goes with this answer: that may be lost.
+                self._news.set()
 
     def seen(self, revision: int) -> None:
         """The node has taken in all directives up to that revision."""
@@ -64,7 +82,7 @@ class Outbox:
         loop = asyncio.get_running_loop()
         until = loop.time() + park_s
         dismissals = self._dismissals
-        while not (self._file_requests or self._launch_requests or self.revision > self.sent):
+        while not self._has_news:
             self._news.clear()
             wait_s = until - loop.time()
             try:
@@ -75,6 +93,12 @@ class Outbox:
                     return
             if dismissals != self._dismissals:
                 return
+
+    @property
+    def _has_news(self) -> bool:
+        if self._file_requests or self._launch_requests:
+            return True
+        return self.revision > self.sent and not self._answers_due
 
     def take(self) -> tuple[tuple[Directive, ...], tuple[FileRequest, ...]]:
         """All unseen directives, and the file requests not sent yet.

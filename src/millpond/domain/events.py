@@ -5,6 +5,7 @@ a node's report …); it travels on with every effect. An event that the rules f
 and leaves no trace.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -353,6 +354,30 @@ class TaskEnded(_Event, frozen=True, kw_only=True):
     """Seconds of processor time the attempt's process and those it waited for used."""
 
 
+class AttemptEnd(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One of `TasksEnded`; see `TaskEnded` for what they have alike."""
+
+    seq: int
+    """Number of the node's report."""
+    key: int
+    attempt: int
+    start_time: Timestamp | None
+    """By the node's clock, as it gives it, as `end_time` is."""
+    end_time: Timestamp
+    exit_code: int | None
+    failure: FailureInfo | None = None
+    retryable: bool = False
+    user_cpu_s: float = 0.0
+    kernel_cpu_s: float = 0.0
+
+
+class TasksEnded(_Event, frozen=True, kw_only=True):
+    """The same of several attempts, in the order they ended: what they have alike is then done once."""
+
+    node_id: str
+    ends: Sequence[AttemptEnd]
+
+
 class InstanceCoordinated(_Event, frozen=True, kw_only=True):
     """A node reports: the coordination command of its instance of a multi-instance task has succeeded (or there is
     none), and its files are there."""
@@ -491,6 +516,7 @@ TaskEvent: TypeAlias = (
     | TaskReactivateRequested
     | TaskStarted
     | TaskEnded
+    | TasksEnded
     | InstanceCoordinated
     | TaskStopped
     | TaskReturned

@@ -1,5 +1,6 @@
 """A compute node: its record."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -69,6 +70,11 @@ class Node(msgspec.Struct):
     def note_task(self, key: int) -> None:
         """A task begins here: the latest of `RECENT_TASKS`."""
         self.recent_tasks = (*[known for known in self.recent_tasks if known != key][1 - RECENT_TASKS :], key)
+
+    def note_tasks(self, keys: Sequence[int]) -> None:
+        """Several, the latest last."""
+        for key in keys[-RECENT_TASKS:]:
+            self.note_task(key)
 
     @property
     def removal(self) -> NodeDeallocationOption | None:

@@ -18,9 +18,9 @@ from typing import Final, TypeAlias
 import msgspec
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.events import HeldAttempt
+from millpond.domain.events import AttemptEnd, HeldAttempt
 from millpond.domain.states import TaskKind
-from millpond.domain.task import FailureInfo, NameValue
+from millpond.domain.task import NameValue
 
 PROTOCOL_VERSION: Final = 2
 CONTENT_TYPE: Final = "application/msgpack"
@@ -64,19 +64,8 @@ class Started(_Message, frozen=True, gc=False, omit_defaults=True, tag="started"
     start_time: Timestamp
 
 
-class Ended(_Message, frozen=True, gc=False, omit_defaults=True, tag="ended"):
+class Ended(AttemptEnd, frozen=True, gc=False, omit_defaults=True, tag="ended"):
     """The attempt ended by itself, failed, or timed out. See `domain.events.TaskEnded`."""
-
-    seq: int
-    key: int
-    attempt: int
-    start_time: Timestamp | None
-    end_time: Timestamp
-    exit_code: int | None
-    failure: FailureInfo | None = None
-    retryable: bool = False
-    user_cpu_s: float = 0.0
-    kernel_cpu_s: float = 0.0
 
 
 class Coordinated(_Message, frozen=True, gc=False, omit_defaults=True, tag="coordinated"):

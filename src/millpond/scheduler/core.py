@@ -69,6 +69,7 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.TaskReactivateRequested: tasks.on_task_reactivate_requested,
     e.TaskStarted: reports.on_task_started,
     e.TaskEnded: reports.on_task_ended,
+    e.TasksEnded: reports.on_tasks_ended,
     e.TaskStopped: reports.on_task_stopped,
     e.TaskReturned: reports.on_task_returned,
     e.InstanceCoordinated: gangs.on_instance_coordinated,

@@ -3,13 +3,13 @@
 A report of an attempt that is not the current one changes nothing but the slots it held.
 """
 
-from millpond.domain.durations import Timestamp
+from millpond.domain.durations import Timestamp, whole_microseconds
 from millpond.domain.effects import Effect, SaveTask
-from millpond.domain.events import TaskEnded, TaskReturned, TaskStarted, TaskStopped
+from millpond.domain.events import AttemptEnd, TaskEnded, TaskReturned, TasksEnded, TaskStarted, TaskStopped
 from millpond.domain.ids import is_special_key
 from millpond.domain.states import IN_SERVICE_NODE_STATES, TaskState
-from millpond.domain.task import ResourceUse, Task
-from millpond.scheduler import gangs, retries, special, tasks
+from millpond.domain.task import NO_USE, ResourceUse, Task
+from millpond.scheduler import gangs, jobs, retries, special, tasks
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, settle_filed_node_state
 
 
@@ -108,6 +108,136 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
     elif assignment.index:
         failure = gangs.blame(assignment, failure)
     tasks.complete(state, job, task, at, effects, end_time=end_time, exit_code=event.exit_code, failure=failure)
+
+
+def on_tasks_ended(state: SchedulerState, event: TasksEnded, effects: list[Effect]) -> None:
+    """As if each had been told alone; but most ends are alike, and then node and job are changed once for all of them."""
+    node = state.nodes.get(event.node_id)
+    if node is None:
+        return
+    at = event.at
+    alike = _Alike(state, node, at)
+    for end in event.ends:
+        if alike.take(end):
+            continue
+        alike.settle(effects)
+        alone = TaskEnded(
+            at=at,
+            cause=event.cause,
+            node_id=event.node_id,
+            key=end.key,
+            attempt=end.attempt,
+            start_time=None if end.start_time is None else whole_microseconds(end.start_time),
+            end_time=whole_microseconds(end.end_time),
+            exit_code=end.exit_code,
+            failure=end.failure,
+            retryable=end.retryable,
+            user_cpu_s=end.user_cpu_s,
+            kernel_cpu_s=end.kernel_cpu_s,
+        )
+        on_task_ended(state, alone, effects)
+        if state.follow_ups:
+            # What it asks of its job may concern those that follow.
+            jobs.follow_up(state, at, effects)
+        alike.begin()
+    alike.settle(effects)
+
+
+class _Alike:
+    """Tasks of one job, without rules, that began and ended on a node with exit code 0 since it last reported."""
+
+    def __init__(self, state: SchedulerState, node: NodeMemory, at: Timestamp) -> None:
+        self._state = state
+        self._node = node
+        self._at = at
+        self.begin()
+
+    def begin(self) -> None:
+        """What follows is of its own."""
+        self._free_before = self._node.free
+        self._job: JobMemory | None = None
+        self._tasks: list[Task] = []
+        self._slots = 0
+        self._use = NO_USE
+        self._last_end = 0.0
+
+    def take(self, end: AttemptEnd) -> bool:
+        """Complete the task, if it is such a one: what is the task's own, and not what is the node's or the job's."""
+        node, at = self._node, self._at
+        assignment = node.assigned.get(end.key)
+        if assignment is None or assignment.attempt != end.attempt:
+            return False
+        if end.exit_code != 0 or end.failure is not None or end.start_time is None:
+            return False
+        task = assignment.task
+        job = self._job
+        if job is None or job.row.no != task.job_no:
+            if job is not None:
+                return False
+            job = self._state.jobs_by_no[task.job_no]
+            if job.dependencies is not None or self._state.tells_tasks:
+                return False
+            self._use = job.row.use
+        if task.rules is not None or task.state is not TaskState.ACTIVE:
+            return False
+        if not assignment.holds:
+            tasks.promote(node)
+            if not assignment.holds:
+                return False
+        del node.assigned[end.key]
+        del job.assigned[end.key]
+        node.free += assignment.slots
+        # The node's clock may be off: see `_start`.
+        start_time = min(max(whole_microseconds(end.start_time), task.state_time), at)
+        end_time = min(max(whole_microseconds(end.end_time), start_time), at)
+        run_time_s = end_time - start_time
+        known = self._state.run_time_s
+        self._state.run_time_s = run_time_s if known is None else 0.9 * known + 0.1 * run_time_s
+        wait_s = max(0.0, start_time - task.creation_time) if task.use is None else 0.0
+        run = ResourceUse(end.user_cpu_s, end.kernel_cpu_s, run_time_s, wait_s)
+        task.use = run if task.use is None else task.use.plus(run)
+        task.previous_state = TaskState.RUNNING
+        task.previous_state_time = task.state_time = at
+        task.state = TaskState.COMPLETED
+        task.start_time = start_time
+        task.end_time = end_time
+        task.exit_code = 0
+        task.failure = None
+        self._job = job
+        self._tasks.append(task)
+        self._slots += task.required_slots
+        self._use = self._use.plus(run)
+        self._last_end = max(self._last_end, end_time)
+        return True
+
+    def settle(self, effects: list[Effect]) -> None:
+        """What they have done to their node and to their job."""
+        state, node, job, at = self._state, self._node, self._job, self._at
+        ended = self._tasks
+        if job is None:
+            return
+        effects.extend([SaveTask(task) for task in ended])
+        number = len(ended)
+        counts = job.row.counts
+        counts.active -= number
+        counts.active_slots -= self._slots
+        counts.succeeded += number
+        counts.succeeded_slots += self._slots
+        job.row.use = self._use
+        state.touch_job(job)
+        state.touch_unsettled(job)
+        row = node.row
+        row.total_tasks_run += number
+        row.total_tasks_succeeded += number
+        row.note_tasks([task.key for task in ended])
+        if not row.running_tasks and row.state in IN_SERVICE_NODE_STATES:
+            row.state_time = at  # it ran, and does not any more
+        tasks.retain_files(state, node, None, self._last_end)
+        state.touch_node(node)
+        node.alone = False
+        tasks.settle(state, node, self._free_before, at)
+        tasks.check_all_complete(state, job)
+        self.begin()
 
 
 def _note_use(job: JobMemory, task: Task, event: TaskEnded, end_time: Timestamp) -> None:

@@ -145,7 +145,7 @@ def make_ready(state: SchedulerState, job: JobMemory, task: Task, *, first: bool
 # --- nodes and attempts ---------------------------------------------------------------------------------------------
 
 
-def _promote(node: NodeMemory) -> None:
+def promote(node: NodeMemory) -> None:
     """Give freed slots to what was handed out ahead, in the node's own order: nothing overtakes the first."""
     if not node.ahead:
         return
@@ -173,9 +173,9 @@ def demote(node: NodeMemory, begun: Assignment) -> None:
             node.ahead += 1
 
 
-def _settle(state: SchedulerState, node: NodeMemory, free_before: int, at: Timestamp) -> None:
+def settle(state: SchedulerState, node: NodeMemory, free_before: int, at: Timestamp) -> None:
     """After a change to what a node holds: promote, file, and show idle or running."""
-    _promote(node)
+    promote(node)
     state.refile(node, free_before)
     if node.connected and node.row.state in IN_SERVICE_NODE_STATES:
         settle_filed_node_state(state, node, at)
@@ -241,12 +241,12 @@ def take_off(
         job.stopping += 1
         effects.append(StopTask(node.row.id, task.key, assignment.attempt))
     if began and assignment.index:
-        _retain_files(state, node, task, at)  # a subtask's, which the end of the task does not name
+        retain_files(state, node, task.rules, at)  # a subtask's, which the end of the task does not name
     if began:
         node.row.running_tasks -= 1
         node.row.running_task_slots -= task.required_slots
         state.touch_node(node)
-    _settle(state, node, free_before, at)
+    settle(state, node, free_before, at)
 
 
 def release_stopping(state: SchedulerState, node: NodeMemory, key: int, attempt: int, at: Timestamp) -> Stopping | None:
@@ -260,7 +260,7 @@ def release_stopping(state: SchedulerState, node: NodeMemory, key: int, attempt:
         state.touch_unsettled(job)
     free_before = node.free
     node.free += stopping.slots
-    _settle(state, node, free_before, at)
+    settle(state, node, free_before, at)
     return stopping
 
 
@@ -304,7 +304,7 @@ def complete(
     task.failure = failure
     node = state.nodes.get(task.node_id) if task.node_id is not None else None
     if node is not None and task.start_time is not None:
-        _retain_files(state, node, task, end_time)
+        retain_files(state, node, task.rules, end_time)
     _add_to_counts(job, task, 1)
     state.touch_job(job)
     index = job.dependencies
@@ -327,9 +327,9 @@ def complete(
     check_all_complete(state, job)
 
 
-def _retain_files(state: SchedulerState, node: NodeMemory, task: Task, end_time: Timestamp) -> None:
-    """Note on the node the task ended on until when its files are to be kept there."""
-    retention_s = task.rules.retention_s if task.rules is not None else None
+def retain_files(state: SchedulerState, node: NodeMemory, rules: TaskRules | None, end_time: Timestamp) -> None:
+    """Note on the node a task ended on until when its files are to be kept there."""
+    retention_s = rules.retention_s if rules is not None else None
     until = end_time + (DEFAULT_RETENTION_S if retention_s is None else retention_s)
     if node.row.retain_until is None or until > node.row.retain_until:
         node.row.retain_until = until

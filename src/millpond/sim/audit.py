@@ -1,6 +1,6 @@
 """The invariants: what must hold after every batch, every message and every start of a process."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from millpond.control.engine import Engine
@@ -44,12 +44,21 @@ _REQUEUES = (
     e.NodeSchedulingDisableRequested,
     e.JobDisableRequested,
     e.TaskEnded,
+    e.TasksEnded,
     e.TaskTerminateRequested,
 )
 """What a user, or a job's exit conditions, may have tasks requeued by so that it is counted."""
 
 
 _SETS_TARGETS = (e.PoolResizeRequested, e.NodesRemoveRequested, e.PoolDeleteRequested, e.JobDeleteRequested)
+
+
+def _ends_of(events: Iterable[Event]) -> Iterator[e.TaskEnded | e.AttemptEnd]:
+    for event in events:
+        if isinstance(event, e.TaskEnded):
+            yield event
+        elif isinstance(event, e.TasksEnded):
+            yield from event.ends
 
 
 class MachineFacts:
@@ -200,7 +209,7 @@ class Audit:
             if before is None:
                 continue
             if task.retry_count > before.retry_count:
-                ends = [one for one in events if isinstance(one, e.TaskEnded) and one.key == key]
+                ends = [one for one in _ends_of(events) if one.key == key]
                 grown = task.retry_count - before.retry_count
                 if sum(1 for one in ends if one.exit_code != 0 and not one.retryable) < grown:
                     self.fail(f"task {named(key)} counts {task.retry_count} retries: no run of it exited with an error")

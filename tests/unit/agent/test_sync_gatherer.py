@@ -70,6 +70,26 @@ async def test_what_comes_while_calls_are_on_their_way_waits_for_one_of_them() -
     await gatherer.close()
 
 
+async def test_who_has_more_to_tell_when_all_calls_end_at_once_is_heard() -> None:
+    service = Service()
+    gatherer = SyncGatherer(service.send)
+
+    async def tell(name: str, times: int) -> None:
+        for _ in range(times):
+            await gatherer.sync(sync(name), "t")
+
+    service.go_on.clear()
+    telling = [asyncio.create_task(tell("a", 2))]
+    await until_true(lambda: len(service.calls) == 1)
+    telling.append(asyncio.create_task(tell("b", 1)))
+    await until_true(lambda: len(service.calls) == 2)
+    service.go_on.set()
+    async with asyncio.timeout(60.0):
+        await asyncio.gather(*telling)
+    assert service.calls == [["t a"], ["t b"], ["t a"]]
+    await gatherer.close()
+
+
 async def test_a_call_is_not_too_large() -> None:
     service = Service()
     gatherer = SyncGatherer(service.send)

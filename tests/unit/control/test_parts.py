@@ -53,6 +53,31 @@ async def test_what_was_sent_and_not_seen_is_sent_again_after_a_while() -> None:
     assert [d.revision for d in outbox.take()[0]] == [1]
 
 
+async def test_what_follows_from_reports_goes_with_their_answer_and_not_with_what_is_parked() -> None:
+    outbox = Outbox()
+    parked = asyncio.create_task(outbox.wait(30, resend_s=0.01))
+    await asyncio.sleep(0)
+    with outbox.answering():
+        put(outbox, 1)
+        done, _ = await asyncio.wait([parked], timeout=0.05)
+        assert not done
+        assert [d.revision for d in outbox.take()[0]] == [1]
+    await asyncio.wait_for(parked, PATIENCE_S)
+    assert [d.revision for d in outbox.take()[0]] == [1], "the answer to the reports may have been lost"
+
+
+async def test_what_no_answer_took_goes_with_what_is_parked() -> None:
+    outbox = Outbox()
+    parked = asyncio.create_task(outbox.wait(30, 30))
+    with outbox.answering():
+        put(outbox, 1)
+        await asyncio.sleep(0)
+    await asyncio.wait_for(parked, PATIENCE_S)
+    with outbox.answering():
+        outbox.ask(FileRequest("r", "stat", "x"))
+        await asyncio.wait_for(outbox.wait(30, 30), PATIENCE_S)
+
+
 async def test_a_new_session_starts_its_revisions_again() -> None:
     outbox = Outbox()
     put(outbox, 1)

@@ -83,6 +83,7 @@ class Monkey:
             (1, self.add_array),
             (8, self.start_some),
             (10, self.end_some),
+            (6, self.end_several),
             (6, self.coordinate_some),
             (3, self.confirm_stops),
             (2, self.give_back),
@@ -258,6 +259,24 @@ class Monkey:
                 retryable=failure is not None and self.random.random() < 0.3,
             )
         )
+
+    def end_several(self) -> None:
+        """Some of what a node has begun ends before it reports again, in its order."""
+        node_id = self.a_node()
+        node = self.world.state.nodes.get(node_id) if node_id is not None else None
+        if node is None or node_id is None:
+            return
+        now = self.world.now
+        ends: list[e.AttemptEnd] = []
+        for key, assignment in node.assigned.items():
+            if (key, assignment.attempt) not in self.held.get(node_id, {}) or self.random.random() < 0.2:
+                continue
+            exit_code, failure = self.random.choice(((0, None),) * 8 + ((1, None), (0, _UPLOAD)))
+            started = None if self.random.random() < 0.1 else now - self.random.random()
+            del self.held[node_id][key, assignment.attempt]
+            ends.append(e.AttemptEnd(len(ends), key, assignment.attempt, started, now, exit_code, failure))
+        if ends:
+            self.do(e.TasksEnded(at=now, node_id=node_id, ends=ends))
 
     def confirm_stops(self) -> None:
         stops, self.world.stopped = self.world.stopped, []
