@@ -38,6 +38,8 @@ _STORY_LENGTH = 100
 _TOLD_TASKS = 5
 _BATCH_WEIGHT = 2000
 """Tasks and events of one batch, the last entry going in whole."""
+_WEIGHT_AT_ONCE = 200
+"""Tasks and events that are applied before others have their turn: a few milliseconds."""
 _SILENCE_TELLS = IN_SERVICE_NODE_STATES | {
     NodeState.WAITING_FOR_START_TASK,
     NodeState.START_TASK_FAILED,
@@ -249,7 +251,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
                 raise
 
     def _next_batch(self) -> list[_Entry]:
-        """What came first, and not more than is decided in some milliseconds: nothing else happens meanwhile."""
+        """What came first, and not more than is placed in some milliseconds: nothing else happens meanwhile."""
         weight = count = 0
         while weight < _BATCH_WEIGHT and count < len(self._inbox):
             weight += self._inbox[count].weight
@@ -278,7 +280,13 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         batch = Batch()
         answers: list[tuple[asyncio.Future[Any], Any]] = []
         try:
+            held = 0
             for entry in entries:
+                held += entry.weight
+                if held > _WEIGHT_AT_ONCE and held > entry.weight:
+                    # Between two events the memory is whole. What comes meanwhile is for the next batch.
+                    held = entry.weight
+                    await asyncio.sleep(0)
                 answer: Any = None
                 for event in entry.events:
                     self._recent.append(_for_the_story(event))

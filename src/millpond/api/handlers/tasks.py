@@ -206,17 +206,12 @@ async def list_tasks(context: Context, request: Request) -> Response:
         raise bad_skiptoken(request.query["$skiptoken"]) from None
     stats_at = context.control.now() if wants_stats(request, select) else None
     render = TaskRenderer(job, request.base_url, select, stats_at).render
-    pieces = [
-        b'{"odata.metadata":"',
-        request.base_url.encode(),
-        b'/$metadata#tasks","value":[',
-        b",".join(await _rendered(page.items, render)),
-    ]
-    if page.next is not None:
-        pieces += [b'],"odata.nextLink":', encode_json(next_link(request, page.next)), b"}"]
-    else:
-        pieces.append(b"]}")
-    return json_reply(request, b"".join(pieces), of_tasks=True)
+    texts = await _rendered(page.items, render) or [b""]
+    ending = b"]}" if page.next is None else b'],"odata.nextLink":%b}' % encode_json(next_link(request, page.next))
+    # Joined once: the whole is half a megabyte and more.
+    texts[0] = b'{"odata.metadata":"%b/$metadata#tasks","value":[%b' % (request.base_url.encode(), texts[0])
+    texts[-1] += ending
+    return json_reply(request, b",".join(texts), of_tasks=True)
 
 
 async def _rendered(rows: Sequence[TaskRow], render: Callable[[TaskRow], bytes]) -> list[bytes]:
