@@ -81,6 +81,10 @@ class NodeAgent:
         self._runner_facts: NodeFacts | None = None
         self._runs: dict[AttemptRef, asyncio.Task[None] | None] = {}
         """None for what the runner runs without a task of the event loop."""
+        self._deeds: list[Deed] = []
+        """Decided, and neither written down nor done."""
+        self._doing: asyncio.Handle | None = None
+        """Will do them."""
         self._chores: set[asyncio.Task[None]] = set()
         self._nothing_runs = asyncio.Event()
         self._nothing_runs.set()
@@ -102,6 +106,7 @@ class NodeAgent:
                 # What is to be run finds out, too, and tells it.
                 _log.warning("node %s: it is not written down how long directories stay: %s", self.node_id, error)
         self._carry_out(self.state.resume(self._clock()))
+        self._do()
         self._flush()
 
     def restart_first(self) -> None:
@@ -186,19 +191,24 @@ class NodeAgent:
     def leave(self) -> None:
         """The node leaves its pool: kill everything, report nothing."""
         self._carry_out(self.state.leave())
+        self._do()
         self._flush()
 
     def interrupt(self) -> None:
         """The agent is being stopped: kill everything; what was killed is reported in the agent's next life."""
         self._carry_out(self.state.interrupt())
+        self._do()
         self._flush()
 
     async def ended(self) -> None:
         """Wait until nothing is with the runner."""
+        self._do()
         await self._nothing_runs.wait()
 
     async def close(self) -> None:
         """Let go of everything; what still runs is left to the agent's next life."""
+        if self._doing is not None:
+            self._doing.cancel()
         tasks = [*filter(None, self._runs.values()), *self._chores]
         for task in tasks:
             task.cancel()
@@ -211,8 +221,8 @@ class NodeAgent:
 
     @property
     def has_runs(self) -> bool:
-        """Whether anything is with the runner."""
-        return bool(self._runs)
+        """Whether anything is with the runner, or about to be."""
+        return bool(self._runs or self._deeds)
 
     def runs(self, key: int, attempt: int) -> bool:
         """Whether the attempt is with the runner."""
@@ -239,12 +249,21 @@ class NodeAgent:
         return self._runner
 
     def _carry_out(self, actions: list[Action]) -> None:
-        deeds: list[Deed] = []
         for action in actions:
             if isinstance(action, Deed):
-                deeds.append(action)
+                if not self._deeds:
+                    self._doing = asyncio.get_running_loop().call_soon(self._do)
+                self._deeds.append(action)
             else:
                 self._journal.append(action)
+        if self.state.has_reports:
+            self.on_reports()
+
+    def _do(self) -> None:
+        """What was decided in one turn of the event loop: it is written down in one go, and then done."""
+        deeds, self._deeds = self._deeds, []
+        if self._doing is not None:
+            self._doing.cancel()
         if deeds:
             self._flush()
         for deed in deeds:
@@ -259,8 +278,6 @@ class NodeAgent:
                     self._begin_chore(self._remove(deed.job_id, deed.task_id))
                 case Renew():
                     self._begin_chore(self._renew(wipe=deed.wipe))
-        if self.state.has_reports:
-            self.on_reports()
 
     def _flush(self) -> None:
         """Write down what is gathered. A disk that takes nothing does not stop the node: the journal keeps what it was
