@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from millpond.domain import ids
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
@@ -51,6 +52,20 @@ async def test_it_comes_when_commits_follow_one_another(store):
     await until_true(lambda: store.process_pid is not None, "the process writes")
     await store.commit(with_tasks(a_task(4)), fence)
     assert await numbers_of(store) == [1, 2, 3, 4]
+
+
+def test_under_the_loop_of_a_service(path):
+    async def write() -> list[int]:
+        store = SqliteStore(path)
+        await store.open()
+        await store.write_by_process()
+        await store.commit(with_tasks(a_task(1)), await lease(store))
+        numbers = await numbers_of(store)
+        await store.close()
+        return numbers
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(write()) == [1]
 
 
 async def test_it_ends_with_its_store(path, tmp_path):

@@ -19,7 +19,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import msgspec
 
@@ -131,8 +131,7 @@ class WriteProcess(asyncio.Protocol):
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         for frame in self._frames.feed(data):
@@ -154,7 +153,7 @@ def _started(path: str, fd: int) -> "subprocess.Popen[bytes]":
     # Not by the event loop: uvloop lets descriptors through. A session of its own: what a terminal's Ctrl-C ends is
     # who started it, and then it ends too, after what it has in hand.
     return subprocess.Popen(
-        [sys.executable, "-m", __spec__.name, path, str(fd)],
+        [sys.executable, "-P", "-m", __spec__.name, path, str(fd)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(fd,),
