@@ -61,6 +61,9 @@ class ZeroRunner:
         started(now)
         return Outcome(start_time=now, end_time=now, exit_code=0)
 
+    def begin(self, start: Start, started: Callable[[float], None], ended: Callable[[Outcome], None]) -> bool:
+        return False
+
     def proceed(self, key: int, attempt: int) -> None:
         pass
 

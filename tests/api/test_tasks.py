@@ -318,6 +318,26 @@ async def test_collection(busy: World) -> None:
     assert len([event for event in busy.control.events if isinstance(event, e.TasksAdded)]) == 2
 
 
+@pytest.mark.parametrize("more", [{}, {"displayName": None}, {"requiredSlots": 1}])
+async def test_a_collection_of_plain_tasks_is_told_the_same(busy: World, more: dict[str, Any]) -> None:
+    """What is read the quick way and what is read the long way."""
+    bad_ids = ["", "a b", "x" * 65, "n\u0661", "a\nb"]
+    bad_lines = ["", " \t", "a\0"]
+    bodies = [{"id": task_id, "commandLine": "x"} for task_id in ("_-A9", "x" * 64, "-", *bad_ids)]
+    bodies += [{"id": f"line{number}", "commandLine": line} for number, line in enumerate(bad_lines)]
+    for number, body in enumerate(bodies):
+        answer = await collection(busy, {"id": f"good{number}", "commandLine": "x"}, {**body, **more})
+        results = [result for result in answer.json()["value"] if result["taskId"] == body["id"]]
+        fine = body["id"] in ("_-A9", "x" * 64, "-")
+        assert [result["status"] for result in results] == ["success" if fine else "clienterror"]
+        event = [event for event in busy.control.events if isinstance(event, e.TasksAdded)][-1]
+        if fine:
+            assert json.loads(event.tasks[-1].spec) == {**body, **{k: v for k, v in more.items() if v is not None}}
+        else:
+            assert results[0]["error"]["code"] == "InvalidPropertyValue"
+            assert len(event.tasks) == 1
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [

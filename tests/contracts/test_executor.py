@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import stat
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from millpond.agent.base import Executor, ProcessSpec, RunAs
+from millpond.agent.base import DirectoryNotMade, Executor, ProcessExit, ProcessSpec, RunAs
 from millpond.agent.executors.fake import FakeExecutor, FakeRun
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.switch import install
@@ -247,3 +248,100 @@ async def test_a_next_life_ends_an_attempt(case: Case) -> None:
     killed = await heir.wait(first.id)
     assert killed is not None
     assert killed.exit_code == -9
+
+
+# --- by callbacks ---------------------------------------------------------------------------------------------------
+
+
+class Seen:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+        self.over = asyncio.Event()
+
+    def running(self) -> None:
+        self.told.append("running")
+
+    def ended(self, exit_: ProcessExit | None) -> None:
+        self.told.append(None if exit_ is None else exit_.exit_code)
+        self.over.set()
+
+    def failed(self, error: Exception) -> None:
+        self.told.append(type(error))
+        self.over.set()
+
+
+async def begun(case: Case, spec: ProcessSpec) -> Seen:
+    if not case.executor.is_ready:
+        assert isinstance(case.executor, ProcessExecutor)
+        await case.executor.open()
+    seen = Seen()
+    case.executor.begin(spec, seen)
+    assert seen.told == []
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (("sh", "-c", "exit 3"), ["running", 3]),
+        (("sleep", "0.1"), ["running", 0]),
+        (("no-such-program",), [TaskFailure]),
+    ],
+)
+async def test_one_that_is_watched(case: Case, argv: tuple[str, ...], told: list[object]) -> None:
+    spec = case.spec("a", *argv)
+    seen = await begun(case, spec)
+    await asyncio.wait_for(seen.over.wait(), 60)
+    assert seen.told == told
+    assert (spec.id in await case.executor.known()) == (told[0] == "running")
+
+
+async def test_one_that_is_watched_can_be_killed(case: Case) -> None:
+    spec = case.spec("a", "sleep", "600")
+    seen = await begun(case, spec)
+    await case.executor.kill(spec.id)
+    await asyncio.wait_for(seen.over.wait(), 60)
+    assert seen.told == ["running", -9]
+
+
+def in_new_directories(case: Case, name: str) -> ProcessSpec:
+    spec = case.spec(name, "true")
+    task = f"{spec.directory}/{name}"
+    return msgspec.structs.replace(
+        spec,
+        directory=f"{task}/wd",
+        stdout_path=f"{task}/stdout.txt",
+        stderr_path=f"{task}/stderr.txt",
+        makes_directory=True,
+    )
+
+
+async def test_its_directories_are_made_for_it(case: Case) -> None:
+    spec = in_new_directories(case, "a")
+    seen = await begun(case, spec)
+    await asyncio.wait_for(seen.over.wait(), 60)
+    assert seen.told == ["running", 0]
+    for path in (spec.directory, os.path.dirname(spec.directory)):
+        facts = os.stat(path)
+        assert stat.S_ISDIR(facts.st_mode)
+        assert facts.st_mode & 0o007 == 0 or spec.run_as is None
+        assert facts.st_uid == (os.getuid() if spec.run_as is None else spec.run_as.uid)
+        if spec.run_as is not None:
+            assert (facts.st_gid, facts.st_mode & 0o7777) == (spec.run_as.gid, 0o770)
+
+
+@pytest.mark.parametrize("trouble", ["there already", "nowhere to be"])
+async def test_directories_that_cannot_be_made(case: Case, trouble: str) -> None:
+    spec = in_new_directories(case, "a")
+    if trouble == "there already":
+        os.mkdir(os.path.dirname(spec.directory))
+    else:
+        spec = msgspec.structs.replace(spec, directory=f"{spec.directory}/b/wd")
+    seen = await begun(case, spec)
+    await asyncio.wait_for(seen.over.wait(), 60)
+    assert seen.told == [DirectoryNotMade]
+    with pytest.raises(DirectoryNotMade):
+        await case.executor.start(spec)
+    assert spec.id not in await case.executor.known()

@@ -26,7 +26,7 @@ from millpond.domain.task import FailureInfo, NameValue, ResourceUse, TaskCounts
 from millpond.odata import properties
 from millpond.odata.parse import parse_filter
 from millpond.store.base import Fence, NodeCounts, Page
-from millpond.store.changes import ChangeSet
+from millpond.store.changes import ChangeSet, Together
 from tests.contracts.stores import (
     T0,
     a_job,
@@ -129,6 +129,27 @@ async def test_updates_replace_every_field_that_may_change(store, fence):
     assert page.items[0].spec == b'{"id":"Task-1"}'
     await store.commit(ChangeSet(specs={plain.key: b'{"id":"other"}'}), fence)
     assert await store.task_specs([plain.key]) == {plain.key: b'{"id":"other"}'}
+
+
+async def test_tasks_that_came_together(store, fence):
+    """Some of them alone, some handed over at once, and beside them one that came by itself and one that was there."""
+    old = a_task(90)
+    await store.commit(with_tasks(old), fence)
+    runs = [[a_task(start + n, creation_time=T0 + start, last_modified=T0 + 1) for n in range(6)] for start in (1, 11)]
+    single = a_task(50, required_slots=2)
+    changes = with_tasks(*runs[0], *runs[1], single)
+    for run in runs:
+        changes.together.append(Together(run, [changes.specs[task.key] for task in run]))
+    changes.together.append(Together([single], [changes.specs[single.key]]))
+    handed = runs[1][2]
+    handed.attempt, handed.node_id = 1, a_node().id
+    changes.handed.add(handed.key)
+    changes.specs[old.key] = b'{"id":"new"}'
+    await store.commit(changes, fence)
+    tasks = [*runs[0], *runs[1], single, old]
+    assert [row.task for row in (await store.list_tasks(1, None, 100, None)).items] == tasks
+    specs = {task.key: b'{"id":"%s"}' % task.id.encode() for task in tasks[:-1]}
+    assert await store.task_specs([task.key for task in tasks]) == {**specs, old.key: b'{"id":"new"}'}
 
 
 async def test_records_may_change_once_a_commit_has_begun(store, fence):

@@ -30,7 +30,7 @@ from millpond.domain.states import (
 from millpond.domain.task import FailureInfo, Task
 from millpond.odata import properties
 from millpond.odata.parse import parse_filter
-from millpond.store import sqlite_file, sqlite_listing
+from millpond.store import sqlite_file, sqlite_listing, sqlite_tasks
 from millpond.store.base import Fence
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
@@ -73,6 +73,19 @@ async def store(path):
 @pytest.fixture
 async def fence(store):
     return await store.acquire_lease("pool", "me", T0, 30.0)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7, 9, 100])
+async def test_a_pool_is_loaded_in_parts(store, fence, monkeypatch, at_once):
+    monkeypatch.setattr(sqlite_tasks, "_ADDED_AT_ONCE", at_once)
+    tasks = [
+        a_task(number, max_retry_count=number if number % 4 else None) for number in (*range(1, 6), *range(20, 24))
+    ]
+    tasks[3].state = TaskState.COMPLETED
+    changes = with_tasks(*tasks)
+    changes.jobs = {1: Job(1, "job", "pool", JobState.ACTIVE, T0, T0, T0, {})}
+    await store.commit(changes, fence)
+    assert (await store.load_pool("pool")).tasks == tasks
 
 
 # --- crashes ---------------------------------------------------------------------------------------------------------

@@ -55,6 +55,9 @@ class SimpleRunner:
             process.kill()
         return Outcome(begun, time.time(), await process.wait())
 
+    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+        return False
+
     def proceed(self, key: int, attempt: int) -> None:
         pass
 

@@ -57,8 +57,20 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     """What it leaves behind at its end lives on, until its attempt is ended (`Executor.end`)."""
     appends: bool = False
     """Its output is added to what the files hold already."""
+    makes_directory: bool = False
+    """`directory` and the one it is in are made first, for that user alone (0770). Where that fails, because one is
+    there already or what they are to be in is not, nothing is started: see `DirectoryNotMade`."""
     private_logs: bool = False
     """The files for its output are where only the agent gets: it opens them itself, whoever the process is."""
+
+
+class FileFacts(msgspec.Struct, frozen=True, gc=False):
+    """A file, as the kernel has it. Nothing but zeros when there is none."""
+
+    inode: int
+    size: int
+    last_modified: Timestamp
+    mode: int
 
 
 class ProcessExit(msgspec.Struct, frozen=True):
@@ -68,6 +80,29 @@ class ProcessExit(msgspec.Struct, frozen=True):
     end_time: Timestamp
     user_cpu_s: float = 0.0
     kernel_cpu_s: float = 0.0
+    directory_inode: int = 0
+    """Of the directory that its own is in; 0 when nobody has looked."""
+    outputs: tuple[FileFacts, ...] = ()
+    """Its files for standard output and error; none when nobody has looked."""
+
+
+class DirectoryNotMade(OSError):
+    """What `ProcessSpec.makes_directory` asks for could not be done; nothing was started."""
+
+
+class Watcher(Protocol):
+    """Whom an executor tells how a process goes that it `begin`s: `running` and then `ended`, or `failed`."""
+
+    def running(self) -> None: ...
+
+    def ended(self, exit_: ProcessExit | None) -> None:
+        """See `Executor.wait`."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """It was not started: TaskFailure and DirectoryNotMade, as `Executor.start` raises them; or nobody knows:
+        OSError."""
+        ...
 
 
 class Executor(Protocol):
@@ -75,7 +110,17 @@ class Executor(Protocol):
 
     async def start(self, process: ProcessSpec) -> None:
         """Start it. Raises TaskFailure CommandProgramNotFound or CommandLaunchFailed. Starting an id that runs (or ran
-        and was not forgotten) is a no-op."""
+        and was not forgotten) is a no-op. Raises DirectoryNotMade."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `begin` can be called now."""
+        ...
+
+    def begin(self, process: ProcessSpec, watcher: Watcher) -> None:
+        """`start` and `wait` with callbacks from the event loop, never from within this call. An id may be begun once.
+        Raises TaskFailure as `start` does, OSError when it is not ready."""
         ...
 
     async def wait(self, process_id: str) -> ProcessExit | None:
@@ -131,6 +176,12 @@ class Runner(Protocol):
 
         Of an instance of a multi-instance task `coordinated` is called once its coordination command has succeeded;
         the primary then waits for `proceed`, a subtask for `stop`."""
+        ...
+
+    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+        """The same without a coroutine, for an attempt that has nothing to wait for but its process: `ended` is called
+        from the event loop, never from within this call, and not any more once the runner was closed. False when the
+        attempt, or the moment, is not fit for that; then nothing was done."""
         ...
 
     def proceed(self, key: int, attempt: int) -> None:

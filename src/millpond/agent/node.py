@@ -79,7 +79,8 @@ class NodeAgent:
         self._facts: NodeFacts | None = None
         self._runner: Runner | None = None
         self._runner_facts: NodeFacts | None = None
-        self._runs: dict[AttemptRef, asyncio.Task[None]] = {}
+        self._runs: dict[AttemptRef, asyncio.Task[None] | None] = {}
+        """None for what the runner runs without a task of the event loop."""
         self._deeds: list[Deed] = []
         """Decided, and neither written down nor done."""
         self._doing: asyncio.Handle | None = None
@@ -198,7 +199,7 @@ class NodeAgent:
         """Let go of everything; what still runs is left to the agent's next life."""
         if self._doing is not None:
             self._doing.cancel()
-        tasks = [*self._runs.values(), *self._chores]
+        tasks = [*filter(None, self._runs.values()), *self._chores]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -284,8 +285,13 @@ class NodeAgent:
 
     def _launch(self, start: Start, *, resumed: bool) -> None:
         runner = self._current_runner()
+        key, attempt = start.key, start.attempt
         self._nothing_runs.clear()
-        self._runs[start.key, start.attempt] = asyncio.create_task(self._run(runner, start, resumed=resumed))
+        self._runs[key, attempt] = None
+        if resumed or not runner.begin(
+            start, lambda at: self._started(key, attempt, at), lambda outcome: self._ended(key, attempt, outcome)
+        ):
+            self._runs[key, attempt] = asyncio.create_task(self._run(runner, start, resumed=resumed))
 
     async def _run(self, runner: Runner, start: Start, *, resumed: bool) -> None:
         key, attempt = start.key, start.attempt
@@ -300,11 +306,19 @@ class NodeAgent:
         except Exception as error:
             _log.exception("node %s: job %s task %s attempt %d", self.node_id, start.job_id, start.task_id, attempt)
             outcome = _broken(error, self._clock())
-        finally:
-            del self._runs[key, attempt]
-            if not self._runs:
-                self._nothing_runs.set()
+        except asyncio.CancelledError:
+            self._no_longer_runs(key, attempt)
+            raise
+        self._ended(key, attempt, outcome)
+
+    def _ended(self, key: int, attempt: int, outcome: Outcome) -> None:
+        self._no_longer_runs(key, attempt)
         self._carry_out(self.state.ended(key, attempt, outcome, self._clock()))
+
+    def _no_longer_runs(self, key: int, attempt: int) -> None:
+        del self._runs[key, attempt]
+        if not self._runs:
+            self._nothing_runs.set()
 
     def _started(self, key: int, attempt: int, start_time: Timestamp) -> None:
         self._carry_out(self.state.started(key, attempt, start_time))

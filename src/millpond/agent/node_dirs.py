@@ -162,10 +162,7 @@ class NodeDirectories:
 
     def make_task_directory(self, relative: str) -> None:
         """Make a task's directory and the `wd` in it, both new: what an earlier attempt left is moved away."""
-        self.create()
-        self._last_created = time.monotonic()
-        with self._lock:
-            self._in_use.add(relative)
+        self.use_new(relative)
         path = f"{self.root}/{relative}"
         try:
             os.mkdir(path, DIRECTORY_MODE)
@@ -198,6 +195,13 @@ class NodeDirectories:
     def discard_inputs(self, path: str) -> None:
         """Such a directory is of no use, or moved away."""
         self.discard(os.path.relpath(path, self.root))
+
+    def use_new(self, relative: str) -> None:
+        """An attempt is about to be in a task directory that somebody else makes. Raises OSError."""
+        self.create()
+        self._last_created = time.monotonic()
+        with self._lock:
+            self._in_use.add(relative)
 
     def use(self, relative: str) -> None:
         """An attempt is in a task directory that is there already."""

@@ -30,9 +30,15 @@ async def read_json(request: Request, decoder: "msgspec.json.Decoder[_W]", limit
     Raises BatchError: InvalidRequestBody (not JSON, or empty), UnsupportedProperty, MissingRequiredProperty,
     InvalidPropertyValue (wrong type), RequestBodyTooLarge.
     """
+    return decode(decoder, await read_body(request, limit))
+
+
+async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The body of a Batch operation, still to be decoded. Raises BatchError: InvalidRequestBody (empty),
+    UnsupportedProperty (one that the api-version has not), RequestBodyTooLarge."""
     body = await _some_body(request, limit)
     check_body(request.version, request.operation.name, body)
-    return decode(decoder, body)
+    return body
 
 
 async def read_management_json(request: Request, decoder: "msgspec.json.Decoder[_W]") -> _W:
@@ -68,6 +74,14 @@ def decode(decoder: "msgspec.json.Decoder[_W]", body: bytes) -> _W:
         raise _not_json(str(error)[:256]) from None
     except RecursionError:
         raise _not_json("it is nested too deeply") from None
+
+
+def decode_if(decoder: "msgspec.json.Decoder[_W]", body: bytes) -> _W | None:
+    """What a body means, or None: it is not of that kind, or not anything."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def convert(value: JsonObject, kind: type[_W]) -> _W:

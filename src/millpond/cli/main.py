@@ -1,5 +1,6 @@
 """The command `millpond`. Commands are imported when they are called, so that `--help` and `--version` are quick."""
 
+import gc
 import importlib
 from typing import Final
 
@@ -33,7 +34,13 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        # Next to nothing of what modules are made of is garbage: the collector would walk over all of it a dozen times.
+        gc.disable()
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        finally:
+            gc.freeze()
+            gc.enable()
         assert isinstance(command, click.Command)
         return command
 

@@ -7,7 +7,7 @@ import msgspec
 
 from millpond.domain import effects as f
 from millpond.domain.effects import Effect
-from millpond.store.changes import ChangeSet
+from millpond.store.changes import ChangeSet, Together
 
 
 class Batch(msgspec.Struct):
@@ -38,13 +38,16 @@ class Batch(msgspec.Struct):
                 task = effect.task
                 rows[task.key] = task
                 changes.handed.discard(task.key)
+                self._part(task.key)
                 continue
             match effect:
-                case f.AddTasks(tasks, specs):
+                case f.AddTasks(tasks, specs, alike):
                     added = {task.key: task for task in tasks}
                     changes.tasks.update(added)
                     changes.new_tasks.update(added)
                     changes.specs.update(zip(added, specs, strict=True))
+                    if alike:
+                        changes.together.append(Together(tasks, specs))
                 case f.SaveNode(node):
                     changes.nodes[node.id] = node
                 case f.SaveJob(job):
@@ -54,7 +57,9 @@ class Batch(msgspec.Struct):
                     changes.deleted_pools.discard(pool.no)
                 case f.SaveTaskSpec(key, spec):
                     changes.specs[key] = spec
+                    self._part(key)
                 case f.DeleteTask(task):
+                    self._part(task.key)
                     changes.tasks.pop(task.key, None)
                     changes.handed.discard(task.key)
                     changes.specs.pop(task.key, None)
@@ -99,3 +104,9 @@ class Batch(msgspec.Struct):
                 case _:
                     self.after.append(effect)
         return reply
+
+    def _part(self, key: int) -> None:
+        """The task is not like those it came with any more, if it came in this batch: which is rare."""
+        changes = self.changes
+        if changes.together and key in changes.new_tasks:
+            changes.together = [it for it in changes.together if not it.tasks[0].key <= key <= it.tasks[-1].key]

@@ -63,6 +63,8 @@ class AddTasks(_Effect, frozen=True, gc=False):
 
     tasks: list[Task]
     specs: list[bytes]
+    alike: bool = False
+    """They differ in key, id and specification alone, have no rules, and their keys follow one another."""
 
 
 class HandOver(SaveTask, frozen=True, gc=False):

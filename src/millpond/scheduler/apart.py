@@ -69,11 +69,11 @@ def at_limit(job: JobMemory) -> bool:
 
 def prune(job: JobMemory) -> None:
     """Drop stale entries from the heads of the job's queues apart."""
-    while job.first and not is_ready(job.first[0]):
+    while job.first and not is_ready(job.first.head):
         job.first.popleft()
     for size in list(job.gangs):
         queue = job.gangs[size]
-        while queue and not is_ready(queue[0]):
+        while queue and not is_ready(queue.head):
             queue.popleft()
         if not queue:
             del job.gangs[size]

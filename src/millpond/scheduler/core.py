@@ -12,6 +12,7 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.events import Event
 from millpond.scheduler import (
+    additions,
     autoscaled_pools,
     gangs,
     jobs,
@@ -60,7 +61,7 @@ _HANDLERS: dict[type, Callable[[SchedulerState, Any, list[Effect]], None]] = {
     e.JobDeleteRequested: jobs.on_job_delete_requested,
     e.JobTimedOut: jobs.on_job_timed_out,
     e.JobPurged: jobs.on_job_purged,
-    e.TasksAdded: tasks.on_tasks_added,
+    e.TasksAdded: additions.on_tasks_added,
     e.TaskArrayAdded: task_arrays.on_task_array_added,
     e.TaskTerminateRequested: tasks.on_task_terminate_requested,
     e.TaskDeleteRequested: tasks.on_task_delete_requested,

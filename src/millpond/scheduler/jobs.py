@@ -28,7 +28,7 @@ from millpond.domain.events import (
 from millpond.domain.ids import id_key
 from millpond.domain.states import DisableJobOption, JobAction, JobState, OnAllTasksComplete, SpecialTaskState
 from millpond.domain.task import Task, TaskCounts
-from millpond.scheduler import load, pools, retries, special, tasks
+from millpond.scheduler import additions, load, pools, retries, special, tasks
 from millpond.scheduler.state import JobMemory, SchedulerState, set_job_state
 from millpond.scheduler.tasks import find_job, require_open
 
@@ -54,7 +54,7 @@ def on_job_added(state: SchedulerState, event: JobAdded, effects: list[Effect]) 
         return
     set_timer(job, effects)
     if event.manager is not None:
-        tasks.add(state, job, event.manager, at, effects)
+        additions.add(state, job, event.manager, at, effects)
     tasks.check_all_complete(state, job)
 
 

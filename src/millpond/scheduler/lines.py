@@ -6,7 +6,6 @@ place. An item gets its record, and with the same commit its row, when it is han
 something of it by its id (`admit`); in the latter case it keeps its place in the line.
 """
 
-from collections import deque
 from collections.abc import Iterator
 
 from millpond.domain import task_array
@@ -14,6 +13,7 @@ from millpond.domain.effects import AddTasks, Effect
 from millpond.domain.ids import id_key
 from millpond.domain.task import Task
 from millpond.scheduler.state import ArrayMemory, JobMemory, Line, SchedulerState, is_ready
+from millpond.scheduler.task_queue import TaskQueue
 
 # --- items without records ------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ def waiting(job: JobMemory) -> int:
 # --- queues ---------------------------------------------------------------------------------------------------------
 
 
-def take_first(state: SchedulerState, job: JobMemory, queue: deque[Task], effects: list[Effect]) -> Task:
+def take_first(state: SchedulerState, job: JobMemory, queue: TaskQueue, effects: list[Effect]) -> Task:
     """The first task of one of the job's queues leaves it to be placed."""
     task = queue.popleft()
     line = job.lines.get(task.key) if job.lines else None
@@ -110,15 +110,15 @@ def take_first(state: SchedulerState, job: JobMemory, queue: deque[Task], effect
     return task
 
 
-def drop_stale(job: JobMemory, queue: deque[Task]) -> None:
+def drop_stale(job: JobMemory, queue: TaskQueue) -> None:
     """Drop entries from the head of one of the job's queues that cannot be placed any more."""
-    while queue and not is_ready(queue[0]):
+    while queue and not is_ready(queue.head):
         task = queue.popleft()
         if job.lines and task.key in job.lines:
             _move_up(job, queue, task.key)
 
 
-def _move_up(job: JobMemory, queue: deque[Task], key: int) -> None:
+def _move_up(job: JobMemory, queue: TaskQueue, key: int) -> None:
     """The head of a line has left the queue: the next item takes its place."""
     line = job.lines.pop(key)
     head = next(_behind(job, line), None)

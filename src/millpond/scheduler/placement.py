@@ -165,14 +165,14 @@ def _fill_with_apart(state: SchedulerState, at: Timestamp, effects: list[Effect]
             if not _yields(state, priority, jobs):
                 reservations.reserve_for_first(state, waiting, at, effects)
         before = sum(len(job.assigned) for job in jobs)
-        managers = [job for job in waiting if job.first and not apart.is_restart(job.first[0])]
+        managers = [job for job in waiting if job.first and not apart.is_restart(job.first.head)]
         _serve_with_managers(state, jobs, managers, at, effects)
         if others_first:
             _count_turns(state, priority, sum(len(job.assigned) for job in jobs) - before)
             reservations.serve(state, waiting, at, effects)
             if not _yields(state, priority, jobs):
                 reservations.reserve_for_first(state, waiting, at, effects)
-        alone = [(job, job.first[0]) for job in managers if job.first and apart.wants_whole_nodes(job.first[0])]
+        alone = [(job, job.first.head) for job in managers if job.first and apart.wants_whole_nodes(job.first.head)]
         reservations.reserve(state, alone, at, effects)
     if lifted:
         reservations.lower(state, effects)
@@ -229,10 +229,10 @@ def _place_one(state: SchedulerState, job: JobMemory, at: Timestamp, effects: li
     if limit > 0 and len(job.assigned) >= limit:
         return False
     ready = job.ready
-    classes = list(ready) if len(ready) == 1 else sorted(ready, key=lambda slots: ready[slots][0].key)
+    classes = list(ready) if len(ready) == 1 else sorted(ready, key=lambda slots: ready[slots].head.key)
     for slots in classes:
         queue = ready[slots]
-        task = queue[0]
+        task = queue.head
         node = _hungry_node(state, job, slots) if ahead else _free_node(state, job, task, slots)
         if node is None:
             continue

@@ -11,7 +11,6 @@ else can take them before those that had them are gone.
 """
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
@@ -23,6 +22,7 @@ from millpond.domain.states import JobState
 from millpond.domain.task import Task
 from millpond.scheduler import apart, gangs, lines, tasks
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState
+from millpond.scheduler.task_queue import TaskQueue
 
 MayGo: TypeAlias = Callable[[JobMemory, Assignment], bool]
 """Whether an attempt of that job may be requeued to make room."""
@@ -186,17 +186,17 @@ def preempt(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None
             _preempt_for(state, job, queue, lenders, at, effects)
 
 
-def _queues(job: JobMemory) -> Iterator[deque[Task]]:
+def _queues(job: JobMemory) -> Iterator[TaskQueue]:
     """The queues of tasks that run on one node, in the order of what they hold."""
     apart.prune(job)
     yield job.first
-    yield from sorted((queue for queue in job.ready.values() if queue), key=lambda queue: queue[0].key)
+    yield from sorted((queue for queue in job.ready.values() if queue), key=lambda queue: queue.head.key)
 
 
 def _preempt_for(
     state: SchedulerState,
     job: JobMemory,
-    queue: deque[Task],
+    queue: TaskQueue,
     lenders: list[JobMemory],
     at: Timestamp,
     effects: list[Effect],
@@ -213,7 +213,7 @@ def _preempt_for(
     ranked: list[tuple[Rank, int, str]] = []
 
     def rank(node_id: str) -> _Room | None:
-        return _room_on(state, job, queue[0], state.nodes[node_id], may_go)
+        return _room_on(state, job, queue.head, state.nodes[node_id], may_go)
 
     for node_id, place in order.items():
         room = rank(node_id)

@@ -13,7 +13,7 @@ from millpond.domain.effects import (
     TellJobCompleted,
 )
 from millpond.domain.events import JobArrived
-from millpond.domain.ids import id_key, job_no_of
+from millpond.domain.ids import id_key, job_no_of, task_key
 from millpond.domain.job import Job
 from millpond.domain.node import Node
 from millpond.domain.pool import Pool
@@ -32,6 +32,7 @@ from millpond.domain.task import Task
 from millpond.domain.task_array import Rest, TaskArray
 from millpond.scheduler import apart, dependencies, gangs, jobs, load, node_operations, special, task_arrays
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, set_node_state
+from millpond.scheduler.task_queue import TaskQueue
 from millpond.scheduler.tasks import make_ready
 
 
@@ -161,20 +162,35 @@ def _load_tasks(
 
     active = TaskState.ACTIVE
     job: JobMemory | None = None
-    known_no = -1
+    queue = TaskQueue()
+    first_key = end_key = queue_slots = -1
     for task in task_rows:
-        job_no = job_no_of(task.key)
-        if job_no != known_no:
-            known_no = job_no
+        if not first_key <= task.key < end_key:
+            job_no = job_no_of(task.key)
+            first_key, end_key, queue_slots = task_key(job_no, 0), task_key(job_no + 1, 0), -1
             job = state.jobs_by_no[job_no]
             if job.row.state in (JobState.COMPLETED, JobState.DELETING):
                 job = None
+            else:
+                tasks = job.tasks
+                is_plain = job.dependencies is None and not job.arrays
         if job is None:
             continue
-        lower = id_key(task.id)
-        job.tasks[task.id if lower == task.id else lower] = task
+        lower = task.id
+        if not lower.islower():
+            folded = id_key(lower)
+            # One text where both are the same.
+            lower = lower if folded == lower else folded
+        tasks[lower] = task
         if task.rules is None and task.node_id is None and task.state is active:
+            if task.required_slots == queue_slots:
+                # As `file_waiting` would: there may be a million of them.
+                queue.append(task)
+                continue
             file_waiting(job, task)
+            if is_plain:
+                queue_slots = task.required_slots
+                queue = job.ready[queue_slots]
             continue
         if gangs.is_gang(task):
             load.add_extra(job.extra, task, 1)

@@ -49,11 +49,11 @@ def reserve_for_first(state: SchedulerState, jobs: Iterable[JobMemory], at: Time
 def _heads(jobs: Iterable[JobMemory]) -> list[tuple[JobMemory, Task]]:
     """The first of each queue, in order: job managers that start again, then what was added first."""
     heads = [
-        (job, queue[0])
+        (job, queue.head)
         for job in jobs
         if not apart.at_limit(job)
         for queue in (job.first, *job.gangs.values())
-        if queue and (queue is not job.first or apart.is_restart(queue[0]))
+        if queue and (queue is not job.first or apart.is_restart(queue.head))
     ]
     heads.sort(key=lambda head: (not apart.is_manager(head[1]), head[1].creation_time, head[1].key))
     return heads
@@ -86,7 +86,7 @@ def place(state: SchedulerState, job: JobMemory, task: Task, at: Timestamp, effe
 
 def place_manager(state: SchedulerState, job: JobMemory, at: Timestamp, effects: list[Effect]) -> bool:
     """In the job's turn: its manager, which starts for the first time."""
-    return bool(job.first) and place(state, job, job.first[0], at, effects)
+    return bool(job.first) and place(state, job, job.first.head, at, effects)
 
 
 # --- reserving ------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def review(state: SchedulerState, at: Timestamp, effects: list[Effect]) -> None:
     same = job.gangs.get(apart.nodes_wanted(reservation.task)) if gangs.is_gang(reservation.task) else None
     if same:
         # Another of its size has come before it (a retry): that one is next, and needs the same.
-        reservation.task = same[0]
+        reservation.task = same.head
     task = reservation.task
     stands = (
         is_ready(task)

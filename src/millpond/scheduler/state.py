@@ -5,7 +5,7 @@ The records (`domain.Pool`, `Node`, `Job`, `Task`) are the rows; what stands bes
 stopped attempts a node has not confirmed yet (`NodeMemory.stopping`), and whether a node is connected.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable
 
 import msgspec
@@ -32,9 +32,10 @@ from millpond.domain.states import (
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task, TaskCounts
 from millpond.domain.task_array import TaskArray
+from millpond.scheduler.task_queue import TaskQueue
 
 
-class Assignment(msgspec.Struct):
+class Assignment(msgspec.Struct, gc=False):
     """An attempt a node has been handed."""
 
     task: Task
@@ -51,7 +52,7 @@ class Assignment(msgspec.Struct):
     """Which instance of a multi-instance task it is; 0 is the primary, and every ordinary task."""
 
 
-class Stopping(msgspec.Struct):
+class Stopping(msgspec.Struct, gc=False):
     """An attempt a node was told to stop."""
 
     slots: int
@@ -146,7 +147,7 @@ class Reservation(msgspec.Struct):
     nodes: dict[str, NodeMemory] = msgspec.field(default_factory=dict)
 
 
-class Waiting(msgspec.Struct):
+class Waiting(msgspec.Struct, gc=False):
     """A task with unmet dependencies."""
 
     task: Task
@@ -249,11 +250,11 @@ class JobMemory:
         """By id key; kept when the job is completed, empty once it is deleting."""
         self.lines: dict[int, Line] = {}
         """By the key of the head that stands in a queue of `ready`."""
-        self.ready: dict[int, deque[Task]] = {}
+        self.ready: dict[int, TaskQueue] = {}
         """Tasks that could be placed. Entries go stale when a task leaves otherwise; `is_ready` tells."""
-        self.first: deque[Task] = deque()
+        self.first = TaskQueue()
         """The job manager, when it could be placed; stale entries as in `ready`."""
-        self.gangs: dict[int, deque[Task]] = {}
+        self.gangs: dict[int, TaskQueue] = {}
         """Multi-instance tasks that could be placed, by number of instances; stale entries as in `ready`."""
         self.dependencies: DependencyIndex | None = DependencyIndex() if row.uses_task_dependencies else None
         self.assigned: dict[int, str] = {}

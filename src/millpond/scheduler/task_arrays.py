@@ -12,7 +12,7 @@ from millpond.domain.ids import MAX_TASK_NUMBER, id_key, task_key
 from millpond.domain.states import JobState
 from millpond.domain.task import Task
 from millpond.domain.task_array import Rest, TaskArray
-from millpond.scheduler import tasks
+from millpond.scheduler import additions, tasks
 from millpond.scheduler.state import ArrayMemory, JobMemory, Line, SchedulerState
 
 
@@ -28,7 +28,7 @@ def on_task_array_added(state: SchedulerState, event: TaskArrayAdded, effects: l
             ErrorCode.TASK_EXISTS, f"The task '{taken}' of the array exists already.", JobId=row.id, TaskId=taken
         )
     for _, _, template in array.sections():
-        error = tasks.reason_to_refuse(job, template.rules)
+        error = additions.reason_to_refuse(job, template.rules)
         if error is not None:
             raise BatchError(error)
     if row.next_task_number + count > MAX_TASK_NUMBER:

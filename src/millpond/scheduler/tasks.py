@@ -1,19 +1,16 @@
-"""Tasks: adding, handing out and taking back, starting, ending, and what users ask of them."""
+"""Tasks: handing out and taking back, starting, ending, and what users ask of them. `additions` has how they come."""
 
-from collections import deque
 from typing import Final
 
 import msgspec
 
 from millpond.domain.durations import Timestamp, later_than
 from millpond.domain.effects import (
-    AddTasks,
     DeleteSubtasks,
     DeleteTask,
     Effect,
     RememberSatisfied,
     RemoveTaskDirectory,
-    Reply,
     SaveTask,
     SaveTaskSpec,
     StopTask,
@@ -22,11 +19,10 @@ from millpond.domain.errors import BatchError, Bug, ErrorCode
 from millpond.domain.events import (
     TaskDeleteRequested,
     TaskReactivateRequested,
-    TasksAdded,
     TaskTerminateRequested,
     TaskUpdated,
 )
-from millpond.domain.ids import id_key, job_no_of, task_key
+from millpond.domain.ids import id_key, job_no_of
 from millpond.domain.states import (
     IN_SERVICE_NODE_STATES,
     TASK_MOVES,
@@ -37,7 +33,7 @@ from millpond.domain.states import (
     OnTaskFailure,
     TaskState,
 )
-from millpond.domain.task import ExitConditions, FailureInfo, NewTask, Task, TaskAddOutcome, TaskRules
+from millpond.domain.task import FailureInfo, Task, TaskRules
 from millpond.scheduler import dependencies, gangs, lines, load, retries, service_log
 from millpond.scheduler.state import (
     Assignment,
@@ -47,6 +43,7 @@ from millpond.scheduler.state import (
     Stopping,
     settle_filed_node_state,
 )
+from millpond.scheduler.task_queue import TaskQueue
 
 JOB_MANAGER_COMPLETE: Final = "JMComplete"
 """Why a job ends whose manager completed with killJobOnCompletion."""
@@ -132,13 +129,13 @@ def make_ready(state: SchedulerState, job: JobMemory, task: Task, *, first: bool
     """Queue a task that could be placed: at the end, or (having been placed before) at the front."""
     rules = task.rules
     if rules is not None and (rules.instances or rules.job_manager is not None):
-        queue: deque[Task] | None = job.gangs.setdefault(rules.instances, deque()) if rules.instances else job.first
+        queue: TaskQueue | None = job.gangs.setdefault(rules.instances, TaskQueue()) if rules.instances else job.first
         state.apart[job.row.no] = job
     else:
         queue = job.ready.get(task.required_slots)
         state.ready_jobs[job.row.no] = job
     if queue is None:
-        queue = job.ready[task.required_slots] = deque()
+        queue = job.ready[task.required_slots] = TaskQueue()
     if first:
         queue.appendleft(task)
     else:
@@ -352,98 +349,6 @@ def check_all_complete(state: SchedulerState, job: JobMemory) -> None:
 
 
 # --- events from users ----------------------------------------------------------------------------------------------
-
-
-def on_tasks_added(state: SchedulerState, event: TasksAdded, effects: list[Effect]) -> None:
-    job = find_job(state, event.job_id)
-    require_open(job)
-    at = event.at
-    outcomes: list[TaskAddOutcome] = []
-    tasks: list[Task] = []
-    specs: list[bytes] = []
-    for new in event.tasks:
-        key = id_key(new.id)
-        error = _reason_to_refuse(job, new, key)
-        if error is not None:
-            if event.single:
-                raise BatchError(error)
-            outcomes.append(TaskAddOutcome(new.id, error.value))
-            continue
-        tasks.append(_add(state, job, new, key, at))
-        specs.append(new.spec)
-        outcomes.append(TaskAddOutcome(new.id, None, at))
-    _note_added(state, job, tasks, specs, effects)
-    effects.append(Reply(outcomes))
-
-
-def _reason_to_refuse(job: JobMemory, new: NewTask, key: str) -> ErrorCode | None:
-    if key in job.tasks or (job.arrays and lines.is_item(job, key)):
-        return ErrorCode.TASK_EXISTS
-    row = job.row
-    if row.preparation is not None and key == id_key(row.preparation.id):
-        return ErrorCode.TASK_ID_SAME_AS_JOB_PREPARATION_TASK
-    if row.release is not None and key == id_key(row.release.id):
-        return ErrorCode.TASK_ID_SAME_AS_JOB_RELEASE_TASK
-    return reason_to_refuse(job, new.rules)
-
-
-def reason_to_refuse(job: JobMemory, rules: TaskRules | None) -> ErrorCode | None:
-    """What tasks of the job cannot have."""
-    if rules is None:
-        return None
-    if rules.has_dependencies and job.dependencies is None:
-        return ErrorCode.TASK_DEPENDENCIES_NOT_SPECIFIED_ON_JOB
-    if (
-        rules.exit_conditions is not None
-        and job.row.on_task_failure is OnTaskFailure.NO_ACTION
-        and _has_job_action(rules.exit_conditions)
-    ):
-        return ErrorCode.INVALID_PROPERTY_VALUE
-    return None
-
-
-def _has_job_action(conditions: ExitConditions) -> bool:
-    single = (conditions.pre_processing_error, conditions.file_upload_error, conditions.default)
-    options = [entry[-1] for entry in conditions.exit_codes]
-    options += [entry[-1] for entry in conditions.exit_code_ranges]
-    options += [option for option in single if option is not None]
-    return any(option.job_action is not None for option in options)
-
-
-def add(state: SchedulerState, job: JobMemory, new: NewTask, at: Timestamp, effects: list[Effect]) -> None:
-    """Add a task that may be added: active, and queued unless it waits for others."""
-    _note_added(state, job, [_add(state, job, new, id_key(new.id), at)], [new.spec], effects)
-
-
-def _add(state: SchedulerState, job: JobMemory, new: NewTask, key: str, at: Timestamp) -> Task:
-    """`add`, but for what many tasks added together need once (`_note_added`). `key` is the id's."""
-    row = job.row
-    number = row.next_task_number
-    row.next_task_number = number + 1
-    task_id, rules = new.id, new.rules
-    # In the order of the fields: by name takes twice as long, and this is done for every task there is.
-    task = Task(task_key(row.no, number), task_id, _ACTIVE, at, at, at, new.required_slots, new.max_retry_count)
-    # One string serves as id and key where they are equal: with a million tasks that is worth the look.
-    job.tasks[task_id if key == task_id else key] = task
-    if rules is not None:
-        task.rules = rules
-        if rules.instances:
-            load.add_extra(job.extra, task, 1)
-    if job.dependencies is None or dependencies.add_dependent(job.dependencies, task):
-        make_ready(state, job, task)
-    return task
-
-
-def _note_added(
-    state: SchedulerState, job: JobMemory, tasks: list[Task], specs: list[bytes], effects: list[Effect]
-) -> None:
-    if not tasks:
-        return
-    counts = job.row.counts
-    counts.active += len(tasks)
-    counts.active_slots += sum([task.required_slots for task in tasks])
-    state.touch_job(job)
-    effects.append(AddTasks(tasks, specs))
 
 
 def on_task_terminate_requested(state: SchedulerState, event: TaskTerminateRequested, effects: list[Effect]) -> None:

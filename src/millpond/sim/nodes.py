@@ -347,6 +347,9 @@ class SimRunner:
             del self._stops[ref]
             del self._proceeds[ref]
 
+    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+        return False
+
     def proceed(self, key: int, attempt: int) -> None:
         proceed = self._proceeds.get((key, attempt))
         if proceed is not None:

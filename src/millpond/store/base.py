@@ -64,7 +64,7 @@ class JobContents(msgspec.Struct):
     """In key order."""
 
 
-class TaskRow(msgspec.Struct, frozen=True):
+class TaskRow(msgspec.Struct, frozen=True, gc=False):
     """A task as it is read: the hot record and its specification (wire form, JSON)."""
 
     task: Task

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from millpond.domain.errors import Bug
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
@@ -10,6 +11,14 @@ from millpond.domain.special_task import JobNode
 from millpond.domain.subtask import Subtask
 from millpond.domain.task import Task
 from millpond.domain.task_array import Rest, TaskArray
+
+
+class Together(msgspec.Struct, frozen=True):
+    """New tasks whose rows differ in key, id and specification alone; the keys follow one another. Of those that are
+    handed over this holds as of before."""
+
+    tasks: list[Task]
+    specs: list[bytes]
 
 
 class ChangeSet(msgspec.Struct):
@@ -24,6 +33,9 @@ class ChangeSet(msgspec.Struct):
     jobs: dict[int, Job] = msgspec.field(default_factory=dict)
     tasks: dict[int, Task] = msgspec.field(default_factory=dict)
     new_tasks: set[int] = msgspec.field(default_factory=set)
+    together: list[Together] = msgspec.field(default_factory=list)
+    """What is known of new tasks that came together. They are in `tasks`, `new_tasks` and `specs` like all others: a store
+    may do without this."""
     handed: set[int] = msgspec.field(default_factory=set)
     """Keys of `tasks` that have been handed to a node: of those that are not new, nothing else has changed since their
     rows were written. A store may keep what is new of them apart."""
@@ -66,3 +78,25 @@ class ChangeSet(msgspec.Struct):
             or self.deleted_subtasks
             or self.deleted_job_schedules
         )
+
+
+def check_together(changes: ChangeSet) -> None:
+    """Raises Bug for what is said of tasks that came together and is not so."""
+    for it in changes.together:
+        first = it.tasks[0]
+        for place, (task, spec) in enumerate(zip(it.tasks, it.specs, strict=True)):
+            handed = task.key in changes.handed
+            like = Task(
+                first.key + place,
+                task.id,
+                first.state,
+                first.creation_time,
+                first.last_modified,
+                first.state_time,
+                first.required_slots,
+                first.max_retry_count,
+                attempt=int(handed),
+                node_id=task.node_id if handed else None,
+            )
+            if task != like or task.key not in changes.new_tasks or changes.specs.get(task.key) != spec:
+                raise Bug(f"rows that cannot be: task {task.key} ({task.id}) is not like those it came with")

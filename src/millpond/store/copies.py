@@ -60,6 +60,7 @@ def copy_changes(changes: ChangeSet) -> ChangeSet:
         jobs={no: copy_job(job) for no, job in changes.jobs.items()},
         tasks={key: copy.copy(task) for key, task in changes.tasks.items()},
         new_tasks=set(changes.new_tasks),
+        together=[],
         handed=set(changes.handed),
         specs=dict(changes.specs),
         task_arrays=dict(changes.task_arrays),

@@ -40,7 +40,7 @@ from millpond.store.base import (
     StoreFacts,
     TaskRow,
 )
-from millpond.store.changes import ChangeSet
+from millpond.store.changes import ChangeSet, check_together
 
 _T = TypeVar("_T")
 
@@ -151,6 +151,7 @@ class MemoryStore:
 
     async def commit(self, changes: ChangeSet, fence: Fence) -> None:
         self._check_open()
+        check_together(changes)
         changes = copies.copy_changes(changes)
         failure, self.fail_next_commit = self.fail_next_commit, None
         if self.before_commit is not None:

@@ -1,7 +1,7 @@
 """Records to SQLite rows and back, and the columns filters look at."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -18,7 +18,7 @@ from millpond.domain.subtask import Subtask
 from millpond.domain.task import FailureInfo, ResourceUse, Task, TaskRules
 from millpond.odata.sql import Column, Columns
 from millpond.store.changes import ChangeSet
-from millpond.store.sqlite_runs import Run, runs_of
+from millpond.store.sqlite_runs import MIN_TASKS, Run, run_of, runs_of
 
 Row: TypeAlias = tuple[Any, ...]
 TaskUpdate: TypeAlias = tuple[Row, str | None, Row, int]
@@ -32,6 +32,7 @@ job_of_record: Final = msgspec.json.Decoder(Job).decode
 job_node_of_record: Final = msgspec.json.Decoder(JobNode).decode
 job_schedule_of_record: Final = msgspec.json.Decoder(JobSchedule).decode
 subtask_of_record: Final = msgspec.json.Decoder(Subtask).decode
+_decode_numbers: Final = msgspec.json.Decoder(list[int | None]).decode
 _failure_of: Final = msgspec.json.Decoder(FailureInfo).decode
 _rules_of: Final = msgspec.json.Decoder(TaskRules).decode
 _use_of: Final = msgspec.json.Decoder(ResourceUse).decode
@@ -170,22 +171,28 @@ def rows_of(changes: ChangeSet) -> Rows:
     is_new = changes.new_tasks
     is_handed = changes.handed
     specs = changes.specs
-    runs: list[Run] = []
+    together = [it for it in changes.together if len(it.tasks) >= MIN_TASKS]
+    runs = [run_of(it.tasks, it.specs) for it in together]
     single: list[Task] = []
-    if is_new:
+    if sum([len(it.tasks) for it in together]) < len(is_new):
+        known = {task.key for it in together for task in it.tasks}
         # Handed over at once, they are written as if they were not, so that they are still alike, and then the hand-over.
-        added = ((task, key in is_handed) for key, task in changes.tasks.items() if key in is_new)
-        runs, single = runs_of((_before_hand_over(task) if handed else task for task, handed in added), specs)
+        added = ((task, key in is_handed) for key, task in changes.tasks.items() if key in is_new and key not in known)
+        more, single = runs_of((_before_hand_over(task) if handed else task for task, handed in added), specs)
+        runs += more
     if runs:
         alone = {task.key for task in single}
-        specs = {key: spec for key, spec in specs.items() if key in alone or key not in is_new}
+        # Every new task has one.
+        all_in_runs = not alone and len(specs) == len(is_new)
+        specs = {} if all_in_runs else {key: it for key, it in specs.items() if key in alone or key not in is_new}
     tasks: list[TaskUpdate] = []
     hand_overs: list[tuple[int, int, str | None]] = []
-    for key, task in changes.tasks.items():
-        if key in is_handed:
-            hand_overs.append((key, task.attempt, task.node_id))
-        elif key not in is_new:
-            tasks.append(_task_update(task))
+    if is_handed or len(changes.tasks) > len(is_new):
+        for key, task in changes.tasks.items():
+            if key in is_handed:
+                hand_overs.append((key, task.attempt, task.node_id))
+            elif key not in is_new:
+                tasks.append(_task_update(task))
     return Rows(
         pools=[_pool_row(pool) for pool in changes.pools.values()],
         nodes=[_node_row(node) for node in changes.nodes.values()],
@@ -344,7 +351,7 @@ ListedRow: TypeAlias = tuple[
     ResourceUse | None,
     str | None,
 ]
-"""A row of `list_tasks`."""
+"""A row of `list_other_tasks`."""
 listed_rows_of: Final = msgspec.json.Decoder(list[ListedRow]).decode
 
 
@@ -380,16 +387,22 @@ def _seconds(microseconds: int | None) -> Timestamp | None:
     return None if microseconds is None else microseconds / 1e6
 
 
-def added_tasks_of_rows(rows: Iterable[Row]) -> list[Task]:
-    """Tasks from the rows of `load_added_tasks`. Those added together have one time between them: the same object."""
+def added_tasks(keys: str, task_ids: str, created: str, slots: str, retries: str) -> list[Task]:
+    """Tasks from the row of `load_added_tasks`. Those added together have one time between them: the same object."""
     active = TaskState.ACTIVE
     tasks: list[Task] = []
-    at: Timestamp = -1.0
-    for key, task_id, created, slots, retries in rows:
-        if created != at:
-            at = created
-        tasks.append(Task(key, task_id, active, at, at, at, slots, retries))
+    last = -1
+    at: Timestamp = 0.0
+    columns = (_numbers(keys), task_ids.split(" "), _numbers(created), _numbers(slots), _numbers(retries))
+    for key, task_id, microseconds, required_slots, max_retry_count in zip(*columns, strict=True):
+        if microseconds != last:
+            last, at = microseconds, microseconds / 1e6
+        tasks.append(Task(key, task_id, active, at, at, at, required_slots, max_retry_count))
     return tasks
+
+
+def _numbers(text: str) -> list[Any]:
+    return _decode_numbers(f"[{text}]")
 
 
 def application_row(application: Application) -> Row:

@@ -6,8 +6,7 @@ that with the interpreter held.
 """
 
 import copy
-import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from millpond.domain.task import Task
 _PLACE_BITS: Final = 24
 """A place is the offset above, the length below; a specification is shorter than a request's body."""
 MIN_TASKS: Final = 4
-"""Fewer are not worth two statements of their own."""
+"""Fewer are not worth statements of their own."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -26,18 +25,30 @@ _encode: Final = msgspec.json.Encoder().encode
 class Run(msgspec.Struct, frozen=True, gc=False):
     """Rows of `task` and `task_spec` that differ in key, id and specification alone."""
 
-    first_key: int
-    same: tuple[Any, ...]
-    """What `insert_run` takes between key and ids."""
-    ids: str
-    """JSON array."""
-    places: str
-    """JSON array: where each specification is in `specs`."""
+    row: tuple[Any, ...]
+    """Of `insert_runs`: first key, what is the same for all, ids as a JSON array."""
     specs: bytes
+    """The specifications, one after the other."""
+    places: str
+    """Where each is in `specs`, as a JSON array."""
 
-    def write(self, connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
-        connection.execute(queries["insert_run"], (self.first_key, *self.same, self.ids))
-        connection.execute(queries["insert_run_specs"], (self.first_key, self.specs, self.places))
+
+def run_of(tasks: Sequence[Task], specs: Sequence[bytes]) -> Run:
+    """The run of tasks that are known to be one. What they have been through since they were added is not in it."""
+    sizes = [len(spec) for spec in specs]
+    places = [offset << _PLACE_BITS | size for offset, size in zip(accumulate(sizes, initial=0), sizes, strict=False)]
+    first = tasks[0]
+    row = (
+        first.key,
+        first.state.value,
+        first.creation_time,
+        first.last_modified,
+        first.state_time,
+        first.required_slots,
+        first.max_retry_count,
+        _encode([task.id for task in tasks]).decode(),
+    )
+    return Run(row, b"".join(specs), _encode(places).decode())
 
 
 def runs_of(tasks: Iterable[Task], specs: Mapping[int, bytes]) -> tuple[list[Run], list[Task]]:
@@ -65,7 +76,7 @@ def runs_of(tasks: Iterable[Task], specs: Mapping[int, bytes]) -> tuple[list[Run
 
 
 def _is_only_added(task: Task) -> bool:
-    """Whether the task has none of what `insert_run` does not write."""
+    """Whether the task has none of what `insert_runs` does not write."""
     return task == Task(
         key=task.key,
         id=task.id,
@@ -80,19 +91,7 @@ def _is_only_added(task: Task) -> bool:
 
 def _close(members: list[Task], specs: Mapping[int, bytes], runs: list[Run], rest: list[Task]) -> None:
     parts = [specs[task.key] for task in members if task.key in specs]
-    if not MIN_TASKS <= len(members) == len(parts):
+    if MIN_TASKS <= len(members) == len(parts):
+        runs.append(run_of(members, parts))
+    else:
         rest += members
-        return
-    sizes = [len(part) for part in parts]
-    places = [offset << _PLACE_BITS | size for offset, size in zip(accumulate(sizes, initial=0), sizes, strict=False)]
-    first = members[0]
-    same = (
-        first.state.value,
-        first.creation_time,
-        first.last_modified,
-        first.state_time,
-        first.required_slots,
-        first.max_retry_count,
-    )
-    ids = _encode([task.id for task in members]).decode()
-    runs.append(Run(first.key, same, ids, _encode(places).decode(), b"".join(parts)))

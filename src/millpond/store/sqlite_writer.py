@@ -11,6 +11,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from millpond.domain.ids import id_key
 from millpond.store.base import Fence
 from millpond.store.sqlite_bulk import Bulk
 from millpond.store.sqlite_rows import NEW_TASK_NODE, Row, Rows, TaskUpdate, json_of
+from millpond.store.sqlite_runs import Run
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +110,8 @@ class Writer:
         self._save_pools = Bulk(queries["save_pools"], 12)
         self._save_nodes = Bulk(queries["save_nodes"], 13)
         self._save_jobs = Bulk(queries["save_jobs"], 11)
+        self._insert_runs = Bulk(queries["insert_runs"], 8)
+        self._insert_run_specs = Bulk(queries["insert_run_specs"], 3)
         self._insert_tasks = Bulk(queries["insert_tasks"], 23)
         self._update_tasks = Bulk(queries["update_tasks"], 10)
         self._save_hand_overs = Bulk(queries["save_hand_overs"], 3)
@@ -264,8 +268,8 @@ class Writer:
             self._raise_counter("job", max(row[0] for row in rows.jobs) + 1)
         if rows.nodes:
             self._save_nodes.run(connection, rows.nodes)
-        for run in rows.runs:
-            run.write(connection, self._queries)
+        if rows.runs:
+            self._insert(rows.runs)
         learnt: dict[str, int] = {}
         if rows.new_tasks or rows.tasks or rows.hand_overs:
             learnt = self._name_nodes_of(rows)
@@ -312,6 +316,14 @@ class Writer:
             return {}
         self._name_nodes.run(connection, [(node_id,) for node_id in ids])
         return dict(connection.execute(self._queries["node_refs"], (json_of(list(ids)),)))
+
+    def _insert(self, runs: Sequence[Run]) -> None:
+        """Two statements, however many runs there are."""
+        self._insert_runs.run(self._connection, [run.row for run in runs])
+        offsets = accumulate([len(run.specs) for run in runs], initial=0)
+        rows = [(run.row[0], offset, run.places) for run, offset in zip(runs, offsets, strict=False)]
+        # One parameter: a value in a row would be copied for each row that is made of it.
+        self._insert_run_specs.run(self._connection, rows, (b"".join([run.specs for run in runs]),))
 
     def _update(self, updates: Sequence[TaskUpdate], refs: Mapping[str, int]) -> None:
         """Those that have most alike in one statement: values bound one by one are half of what an update takes."""

@@ -45,6 +45,9 @@ class FakeRunner:
         self.facts.append(facts)
         return self
 
+    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+        return False
+
     async def run(
         self,
         start: Start,

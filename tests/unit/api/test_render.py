@@ -83,6 +83,15 @@ def test_splicing_equals_merging(body: dict[str, Any]) -> None:
     assert shown == expected
 
 
+@given(bodies=st.lists(BODIES, max_size=4))
+def test_one_after_the_other_they_are_shown_as_each_alone(bodies: list[dict[str, Any]]) -> None:
+    rows = [row_of(body | {"id": f"t{number}"}) for number, body in enumerate([*bodies, *bodies])]
+    for row in rows[1::3]:
+        row.task.state_time += 1.0
+    render = TaskRenderer(JOB, "http://h").render
+    assert [render(row) for row in rows] == [TaskRenderer(JOB, "http://h").render(row) for row in rows]
+
+
 @given(body=BODIES, select=st.sets(st.sampled_from(["id", "constraints", "state", "displayName", "stats"])))
 def test_selecting_picks_from_the_whole(body: dict[str, Any], select: set[str]) -> None:
     row = row_of(body)

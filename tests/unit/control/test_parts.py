@@ -164,6 +164,22 @@ def test_the_last_row_of_a_batch_wins() -> None:
     assert batch.after == [f.StopTask("n", 1, 1)]
 
 
+def test_tasks_that_came_together_part_when_one_of_them_changes() -> None:
+    def together(*then: f.Effect) -> list[int]:
+        batch = Batch()
+        first, second, other = [task(1), task(2)], [task(3), task(4)], task(9)
+        batch.take([f.AddTasks(first, [b"1", b"2"], alike=True), f.AddTasks([other], [b"9"])])
+        batch.take([f.AddTasks(second, [b"3", b"4"], alike=True)])
+        batch.take(then)
+        return [it.tasks[0].key & 0xFF for it in batch.changes.together]
+
+    assert together() == [1, 3]
+    assert together(f.HandOver(task(2)), f.SaveTask(task(9)), f.SaveTask(task(5))) == [1, 3]
+    assert together(f.SaveTask(task(2))) == [3]
+    assert together(f.SaveTaskSpec(task(4).key, b"{}")) == [1]
+    assert together(f.DeleteTask(task(1)), f.SaveTask(task(3))) == []
+
+
 def test_specifications_are_kept_in_bounds() -> None:
     """What is needed first stays; each is given out once, as it was last."""
     cache = SpecCache(10_000)

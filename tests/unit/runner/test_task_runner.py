@@ -29,6 +29,8 @@ class Bench:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
+        self.begins = False
+        """Attempts that can be are run by callbacks."""
         self.plan = FakeRun()
         self.act: Callable[[ProcessSpec], None] = lambda process: None
         """What the pretended process does to the disk when it begins."""
@@ -57,6 +59,10 @@ class Bench:
         return Start(1, 7, attempt, "job", "task", 1, json.dumps(wire).encode(), common)
 
     async def run(self, attempt: int = 1, *, resumed: bool = False, **spec: Any) -> Outcome:
+        if self.begins and not resumed:
+            ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            if self.runner.begin(self.start(attempt, **spec), self.started.append, ended.set_result):
+                return await asyncio.shield(ended)
         return await self.runner.run(self.start(attempt, **spec), self.started.append, resumed=resumed)
 
     def begin(self, attempt: int = 1, *, resumed: bool = False, **spec: Any) -> "asyncio.Task[Outcome]":

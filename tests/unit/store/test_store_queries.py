@@ -26,7 +26,7 @@ def _runnable(sql):
     width = max([int(number) for number in re.findall(r"column(\d+)", sql)], default=0)
     columns = re.search(r"INSERT INTO \w+ \(([^)]*)\)", sql)
     if columns:
-        width = columns[1].count(",") + 1
+        width = max(width, columns[1].count(",") + 1)
     return sql.replace("/*where*/", "TRUE").replace("/*values*/", f"({', '.join('?' * width)})")
 
 
@@ -61,7 +61,10 @@ def test_the_plan_of_every_query(database, name):
         ("list_nodes", "node_of_pool"),
         ("list_job_nodes", "PRIMARY KEY"),
         ("load_subtasks", "PRIMARY KEY"),
-        ("list_tasks", "INTEGER PRIMARY KEY"),
+        ("load_added_tasks", "INTEGER PRIMARY KEY"),
+        ("extent_of_page", "INTEGER PRIMARY KEY"),
+        ("list_added_tasks", "INTEGER PRIMARY KEY"),
+        ("list_other_tasks", "INTEGER PRIMARY KEY"),
         ("update_tasks", "INTEGER PRIMARY KEY"),
     ],
 )

@@ -1,12 +1,13 @@
 """An executor without processes, for simulation and tests: deterministic, on the event loop's own clock."""
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
-from millpond.agent.base import ProcessExit, ProcessSpec
+from millpond.agent.base import DirectoryNotMade, ProcessExit, ProcessSpec, Watcher
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailure
 
@@ -35,6 +36,7 @@ class FakeExecutor:
         self._clock = clock
         self._known: dict[str, ProcessExit | None] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._watchers: dict[str, Watcher] = {}
         self._waiters: dict[str, list[asyncio.Future[ProcessExit | None]]] = {}
         self.started: list[ProcessSpec] = []
         """Every process ever started, in order."""
@@ -45,6 +47,31 @@ class FakeExecutor:
         """See `Executor.start`."""
         if process.id in self._known:
             return
+        self._start(process)
+
+    @property
+    def is_ready(self) -> bool:
+        """See `Executor.is_ready`."""
+        return True
+
+    def begin(self, process: ProcessSpec, watcher: Watcher) -> None:
+        """See `Executor.begin`."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._start(process)
+        except (TaskFailure, DirectoryNotMade) as error:
+            loop.call_soon(watcher.failed, error)
+        else:
+            loop.call_soon(watcher.running)
+            self._watchers[process.id] = watcher
+
+    def _start(self, process: ProcessSpec) -> None:
+        if process.makes_directory:
+            try:
+                os.mkdir(os.path.dirname(process.directory))
+                os.mkdir(process.directory)
+            except OSError as error:
+                raise DirectoryNotMade(error.errno, error.strerror) from error
         run = self._plan(process)
         if run.refusal is not None:
             raise run.refusal
@@ -105,6 +132,9 @@ class FakeExecutor:
         self._tell(process_id, exit_)
 
     def _tell(self, process_id: str, exit_: ProcessExit | None) -> None:
+        watcher = self._watchers.pop(process_id, None)
+        if watcher is not None:
+            asyncio.get_running_loop().call_soon(watcher.ended, exit_)
         for waiter in self._waiters.pop(process_id, ()):
             if not waiter.done():
                 waiter.set_result(exit_)

@@ -3,21 +3,24 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from millpond.agent import spawner
-from millpond.agent.base import ProcessExit, ProcessSpec, RunAs
+from millpond.agent.base import DirectoryNotMade, FileFacts, ProcessExit, ProcessSpec, RunAs, Watcher
 from millpond.agent.executors import compiled
 from millpond.agent.spawning import frames
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.staging.threads import finish_in_thread
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_LINGER_S: Final = 24 * 3600.0
 _PROGRAM: Final = os.path.abspath(spawner.__file__)
@@ -51,6 +54,7 @@ class _Connection(asyncio.Protocol):
         self._loop = loop
         self._received = bytearray()
         self._unsent: list[bytes] = []
+        self._receiving = False
         self._transport: asyncio.WriteTransport | None = None
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
@@ -61,6 +65,15 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
+        self._receiving = True
+        try:
+            self._take(data)
+        finally:
+            self._receiving = False
+            # What is launched because something has ended goes at once.
+            self._flush()
+
+    def _take(self, data: bytes) -> None:
         received = self._received
         received += data
         position = 0
@@ -82,7 +95,7 @@ class _Connection(asyncio.Protocol):
         self._owner._on_lost(self)
 
     def write(self, data: bytes) -> None:
-        if not self._unsent:
+        if not self._unsent and not self._receiving:
             self._loop.call_soon(self._flush)
         self._unsent.append(data)
 
@@ -115,7 +128,7 @@ class _Connection(asyncio.Protocol):
             else:
                 self.known[process_id] = None
         elif operation == frames.EXITED:
-            exit_ = ProcessExit(int(fields[1]), float(fields[2]), float(fields[3]), float(fields[4]))
+            exit_ = _read_exit(fields[1].split())
             if self.known is None:
                 self._owner._on_exited(process_id, exit_)
             else:
@@ -167,6 +180,7 @@ class ProcessExecutor:
         """All the spawner knows: None while running."""
         self._launches: dict[str, _Launch] = {}
         self._waiters: dict[str, list[asyncio.Future[ProcessExit | None]]] = {}
+        self._watchers: dict[str, Watcher] = {}
         self._ends: dict[str, asyncio.Future[None]] = {}
         """By attempt."""
         self._connection: _Connection | None = None
@@ -194,9 +208,7 @@ class ProcessExecutor:
     async def start(self, process: ProcessSpec) -> None:
         """See `Executor.start`."""
         connection = self._connection or await self._connect()
-        if self._compiles:
-            self._compiles = False
-            self._compiling = asyncio.get_running_loop().create_task(self.compile())
+        self._compile_once()
         if process.id in self._known:
             return
         launch = self._launches.get(process.id)
@@ -206,6 +218,26 @@ class ProcessExecutor:
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         launch.answers.append(answer)
         await answer
+
+    @property
+    def is_ready(self) -> bool:
+        """See `Executor.is_ready`."""
+        return self._connection is not None
+
+    def begin(self, process: ProcessSpec, watcher: Watcher) -> None:
+        """See `Executor.begin`."""
+        connection = self._connection
+        if connection is None:
+            raise ConnectionResetError("there is no spawner")
+        self._compile_once()
+        launch = self._launches[process.id] = _Launch(process, _launch_frame(process, self._switch))
+        self._watchers[process.id] = watcher
+        connection.write(launch.frame)
+
+    def _compile_once(self) -> None:
+        if self._compiles:
+            self._compiles = False
+            self._compiling = asyncio.get_running_loop().create_task(self.compile())
 
     async def wait(self, process_id: str) -> ProcessExit | None:
         """See `Executor.wait`."""
@@ -312,9 +344,9 @@ class ProcessExecutor:
                 connection.write(launch.frame)
         for attempt_id in self._ends:
             connection.write(frames.frame(frames.END, os.fsencode(attempt_id)))
-        for process_id in list(self._waiters):
+        for process_id in [*self._waiters, *self._watchers]:
             exit_ = self._known.get(process_id)
-            if exit_ is not None or process_id not in self._known:
+            if exit_ is not None or (process_id not in self._known and process_id not in self._launches):
                 self._tell(process_id, exit_)
         return connection
 
@@ -386,6 +418,8 @@ class ProcessExecutor:
         for waiters in self._waiters.values():
             for waiter in waiters:
                 _settle(waiter, error)
+        for process_id in list(self._watchers):
+            self._fail(process_id, error)
         for end in self._ends.values():
             _settle(end, error)
         self._ends.clear()
@@ -398,7 +432,7 @@ class ProcessExecutor:
         if self._connection is not connection:
             return
         self._connection = None
-        if not self._closed and (self._launches or self._waiters or self._ends):
+        if not self._closed and (self._launches or self._waiters or self._watchers or self._ends):
             # Somebody waits for an answer. What the next spawner does not know was lost.
             self._connecting = asyncio.get_running_loop().create_task(self._reconnect())
             self._connecting.add_done_callback(self._on_connected)
@@ -410,9 +444,19 @@ class ProcessExecutor:
             for answer in launch.answers:
                 if not answer.done():
                     answer.set_result(None)
+            if process_id in self._watchers:
+                _call(self._watchers[process_id].running)
+
+    def _fail(self, process_id: str, error: BaseException) -> None:
+        watcher = self._watchers.pop(process_id, None)
+        if watcher is not None:
+            _call(watcher.failed, error if isinstance(error, Exception) else ConnectionResetError("no spawner"))
 
     def _tell(self, process_id: str, exit_: ProcessExit | None) -> None:
         """Those who wait for its end."""
+        watcher = self._watchers.pop(process_id, None)
+        if watcher is not None:
+            _call(watcher.ended, exit_)
         for waiter in self._waiters.pop(process_id, ()):
             if not waiter.done():
                 waiter.set_result(exit_)
@@ -433,8 +477,30 @@ class ProcessExecutor:
     def _on_refused(self, process_id: str, number: int, step: str) -> None:
         launch = self._launches.pop(process_id, None)
         if launch is not None:
+            refusal = _refusal(launch.spec, number, step)
             for answer in launch.answers:
-                _settle(answer, _refusal(launch.spec, number, step))
+                _settle(answer, refusal)
+            self._fail(process_id, refusal)
+
+
+def _read_exit(words: list[bytes]) -> ProcessExit:
+    code, ended, user, kernel, *facts = words
+    exit_code, end_time, user_cpu_s, kernel_cpu_s = int(code), float(ended), float(user), float(kernel)
+    if not facts:
+        return ProcessExit(exit_code, end_time, user_cpu_s, kernel_cpu_s)
+    directory, *files = facts
+    outputs = tuple(
+        FileFacts(int(files[at]), int(files[at + 1]), float(files[at + 2]), int(files[at + 3])) for at in (0, 4)
+    )
+    return ProcessExit(exit_code, end_time, user_cpu_s, kernel_cpu_s, int(directory), outputs)
+
+
+def _call(callback: Callable[..., None], *arguments: object) -> None:
+    """What goes wrong with one process is not to touch the others."""
+    try:
+        callback(*arguments)
+    except Exception:
+        _log.exception("a process's watcher")
 
 
 def _settle(future: asyncio.Future[None] | asyncio.Future[ProcessExit | None], error: BaseException) -> None:
@@ -455,10 +521,11 @@ def _launch_frame(process: ProcessSpec, switch: str) -> bytes:
         process.stderr_path,
         (frames.KEEPS if process.keeps else b"").decode()
         + (frames.APPENDS if process.appends else b"").decode()
-        + (frames.PRIVATE_LOGS if process.private_logs else b"").decode(),
+        + (frames.PRIVATE_LOGS if process.private_logs else b"").decode()
+        + (frames.MAKES_DIRECTORY if process.makes_directory else b"").decode(),
         str(len(process.argv)),
         *process.argv,
-        *[f"{name}={value}" for name, value in process.environment.items()],
+        *map("=".join, process.environment.items()),
     ]
     operation = frames.LAUNCH
     if process.run_as is not None:
@@ -489,8 +556,10 @@ def _switch_fields(run_as: RunAs, cgroups: Sequence[str], switch: str) -> list[s
     return [switch, ",".join(str(number) for number in numbers), "\n".join(cgroups)]
 
 
-def _refusal(process: ProcessSpec, number: int, step: str) -> TaskFailure:
+def _refusal(process: ProcessSpec, number: int, step: str) -> TaskFailure | DirectoryNotMade:
     """The failure for an errno of the spawner."""
+    if step == "making":
+        return DirectoryNotMade(number, os.strerror(number), process.directory)
     program = process.argv[0]
     reason = os.strerror(number)
     user_error = number not in _NODE_FAULTS

@@ -2,8 +2,8 @@
 
 import asyncio
 import errno
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 from millpond.agent.base import NodeFacts, ProcessExit, ProcessSpec, RunAs
 from millpond.agent.node_dirs import START_DIRECTORY, NodeDirectories
@@ -74,6 +74,8 @@ class Attempt:
         """All instances have coordinated."""
         self.takes_commands = False
         """Commands that other instances launch here may run now."""
+        self.makes_directory = False
+        """The executor makes its directories as it starts the process."""
         self.command_line_runs = False
         """An earlier life of the agent has started the primary's command line."""
         self.deadline_timer: asyncio.TimerHandle | None = None
@@ -99,6 +101,7 @@ class Attempt:
             appends=appends,
             run_as=self.run_as,
             cgroups=self.cgroups,
+            makes_directory=self.makes_directory,
         )
 
     def interrupt(self, why: FailureInfo) -> None:
@@ -157,25 +160,30 @@ class _Interruptible:
             raise Interrupted from None
 
 
+Phase: TypeAlias = Callable[[Attempt], Awaitable[None] | None]
+"""One phase of a hook."""
+
+
 class TaskHook:
     """A step around the command line. Hooks are shared by all attempts of a node and keep nothing of one in themselves.
 
-    A phase raises TaskFailure to end the attempt with it. All are safe to repeat for an attempt that is resumed.
+    A phase does its work at once, or returns what is to be awaited: most attempts have nothing to wait for but their
+    process. It raises TaskFailure to end the attempt with it. All are safe to repeat for an attempt that is resumed.
     """
 
-    async def set_up(self, attempt: Attempt) -> None:
+    def set_up(self, attempt: Attempt) -> Awaitable[None] | None:
         """The node is made ready for its pool: all there is to an attempt of kind `nodesetup`, again after a restart."""
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> Awaitable[None] | None:
         """Before the process is started, in the order of the list."""
 
-    async def started(self, attempt: Attempt) -> None:
+    def started(self, attempt: Attempt) -> None:
         """The process runs."""
 
-    async def exited(self, attempt: Attempt) -> None:
+    def exited(self, attempt: Attempt) -> Awaitable[None] | None:
         """The process has ended, with `attempt.exit`."""
 
-    async def stop(self, attempt: Attempt) -> None:
+    def stop(self, attempt: Attempt) -> None:
         """The attempt is over, however it went; also when its process was never started."""
 
 

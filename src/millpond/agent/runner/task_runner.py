@@ -5,7 +5,7 @@ import collections
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
 from millpond.agent.base import Executor, NodeFacts, Outcome, ProcessExit
@@ -15,7 +15,7 @@ from millpond.agent.logs import NodeLogs
 from millpond.agent.mount_kinds import MountSettings
 from millpond.agent.mounts import NodeMounts
 from millpond.agent.node_dirs import NodeDirectories
-from millpond.agent.runner.attempt import Attempt, Interrupted, TaskHook, failure_info, process_id
+from millpond.agent.runner.attempt import Attempt, Interrupted, Phase, TaskHook, failure_info, process_id
 from millpond.agent.runner.attempt_log import AttemptLog
 from millpond.agent.runner.command_line import split_command_line
 from millpond.agent.runner.hooks.application_packages import ApplicationPackages
@@ -35,6 +35,7 @@ from millpond.agent.runner.hooks.retention import Retention
 from millpond.agent.runner.hooks.wall_clock import WallClock
 from millpond.agent.runner.instance import Instances, lost_process
 from millpond.agent.runner.packages import NodePackages
+from millpond.agent.runner.plain_run import PlainRun, is_plain
 from millpond.agent.runner.spec import TaskSpec, decode_spec
 from millpond.domain import ids
 from millpond.domain.durations import Timestamp
@@ -76,13 +77,15 @@ class TaskRunner:
         self.directories = directories or NodeDirectories.of(facts.root, clock)
         self._staging = staging
         self._packages = NodePackages.of(self.directories)
+        directories_hook = Directories()
+        hand_over = () if isolation is None else (HandOver(isolation),)
         self._hooks: tuple[TaskHook, ...] = (
             # First, as downloads are within its time.
             WallClock(clock),
             MountPool(
                 mounts or NodeMounts(facts.root, MountSettings()), None if isolation is None else isolation.users.group
             ),
-            Directories(),
+            directories_hook,
             *(() if logs is None else (WatchLogs(logs),)),
             Identity() if isolation is None else IsolatedIdentity(isolation),
             Environment(facts, self._packages),
@@ -92,7 +95,7 @@ class TaskRunner:
             Limits(),
             *(() if isolation is None or isolation.cgroup is None else (ResourceLimits(isolation.cgroup),)),
             # After all that puts something into the task's directory.
-            *(() if isolation is None else (HandOver(isolation),)),
+            *hand_over,
             LogFiles(),
             # The command line runs here.
             OutputFiles(staging, clock),
@@ -104,11 +107,14 @@ class TaskRunner:
         self._started = [hook.started for hook in self._hooks if type(hook).started is not TaskHook.started]
         self._exited = [hook.exited for hook in self._hooks if type(hook).exited is not TaskHook.exited]
         self._stop = [hook.stop for hook in self._hooks if type(hook).stop is not TaskHook.stop]
+        self._make_directory: list[Phase] = [directories_hook.prestart, *(hook.prestart for hook in hand_over)]
+        """What a plain attempt leaves to the executor."""
         self._instances = Instances(executor, self.directories.root)
         self._log = AttemptLog(f"{self.directories.root}/volatile/attempts")
         self._running: dict[tuple[int, int], Attempt] = {}
         self._ended: collections.deque[tuple[float, str]] = collections.deque()
         """(loop time, process id) of processes to forget, in order."""
+        self._plain: set[PlainRun] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._forget_timer: asyncio.TimerHandle | None = None
 
@@ -127,8 +133,7 @@ class TaskRunner:
         number = (start.key, start.attempt)
         start_time = self._log.start_time(*number) if resumed else None
         if start_time is None:
-            start_time = self._clock()
-            self._log.append(*number, start_time, self._running.values())
+            start_time = self._write_start_time(start)
         started(start_time)
         attempt: Attempt | None = None
         try:
@@ -143,16 +148,53 @@ class TaskRunner:
             self._running.pop(number, None)
             if attempt is not None:
                 attempt.disarm()
+        return self._outcome(attempt)
+
+    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+        """See `Runner.begin`."""
+        try:
+            spec = decode_spec(start.spec)
+        except TaskFailure:
+            return False
+        if not is_plain(start, spec) or not self._executor.is_ready:
+            return False
+        self.open()
+        start_time = self._write_start_time(start)
+        started(start_time)
+        attempt = self._attempt(start, spec, start_time, resumed=False)
+        attempt.kill = lambda: self._in_background(self._executor.kill(attempt.process_id))
+        run = PlainRun(
+            attempt,
+            self._executor,
+            prestart=self._prestart,
+            make_directory=self._make_directory,
+            started=self._started,
+            over=lambda run, how: self._plain_over(run, how, ended),
+        )
+        self._plain.add(run)
+        try:
+            run.begin()
+        except Exception as error:
+            asyncio.get_running_loop().call_soon(run.failed, error)
+        return True
+
+    def _write_start_time(self, start: Start) -> Timestamp:
+        start_time = self._clock()
+        self._log.append(start.key, start.attempt, start_time, self._running.values())
+        return start_time
+
+    def _outcome(self, attempt: Attempt) -> Outcome:
         if attempt.interruption is not None and attempt.failure is None:
             attempt.failure = attempt.interruption
+        exit_ = attempt.exit
         return Outcome(
-            start_time,
+            attempt.start_time,
             self._clock(),
-            None if attempt.exit is None else attempt.exit.exit_code,
+            None if exit_ is None else exit_.exit_code,
             attempt.failure,
             attempt.retryable,
-            0.0 if attempt.exit is None else attempt.exit.user_cpu_s,
-            0.0 if attempt.exit is None else attempt.exit.kernel_cpu_s,
+            0.0 if exit_ is None else exit_.user_cpu_s,
+            0.0 if exit_ is None else exit_.kernel_cpu_s,
         )
 
     async def stop(self, key: int, attempt: int) -> None:
@@ -191,6 +233,9 @@ class TaskRunner:
         """End what runs in the background. Attempts that run are left to their callers, processes to the executor."""
         if self._forget_timer is not None:
             self._forget_timer.cancel()
+        for run in self._plain:
+            run.attempt.disarm()
+        self._plain.clear()
         tasks = list(self._background)
         for task in tasks:
             task.cancel()
@@ -228,35 +273,58 @@ class TaskRunner:
                 await self._find_process(attempt)
             with attempt.interruptible():
                 for prestart in self._prestart:
-                    await prestart(attempt)
+                    if (work := prestart(attempt)) is not None:
+                        await work
             if attempt.start.instance is None:
                 await self._run_process(attempt)
             else:
                 await self._run_instance(attempt)
-        except Interrupted:
-            pass
-        except TaskFailure as failure:
-            attempt.fail(failure, retryable=not failure.user_error)
-        except OSError as error:
-            attempt.fail(
-                TaskFailure(
-                    TaskFailureCode.COMMAND_LAUNCH_FAILED,
-                    f"The node could not run the task: {error}",
-                    user_error=False,
-                ),
-                retryable=True,
-            )
         except Exception as error:
-            _log.exception("attempt %s", attempt.process_id)
-            attempt.fail(TaskFailure(TaskFailureCode.UNKNOWN, f"The node agent failed: {error!r}", user_error=False))
+            _fail(attempt, error)
         if attempt.exit is not None:
             await self._after(attempt)
-        for stop in () if is_setup else self._stop:
+        if not is_setup:
+            self._stop_all(attempt)
+        await self._pause(attempt)
+
+    def _stop_all(self, attempt: Attempt) -> None:
+        for stop in self._stop:
             try:
-                await stop(attempt)
+                stop(attempt)
             except Exception:
                 _log.exception("attempt %s", attempt.process_id)
+
+    def _plain_over(self, run: PlainRun, how: ProcessExit | Exception | None, ended: Callable[[Outcome], None]) -> None:
+        """The process of a plain attempt has ended, or there is none."""
+        attempt = run.attempt
+        if run not in self._plain:
+            # The runner was closed.
+            return
+        self._plain.discard(run)
+        attempt.kill = None
+        if isinstance(how, ProcessExit):
+            self._take_exit(attempt, how)
+            for exited in self._exited if attempt.interruption is None else ():
+                try:
+                    exited(attempt)
+                except Exception as error:
+                    _fail_after(attempt, error)
+        else:
+            _fail(attempt, lost_process() if how is None else how)
+        self._stop_all(attempt)
+        if attempt.retryable:
+            self._in_background(self._end_later(attempt, ended))
+        else:
+            self._end_plain(attempt, ended)
+
+    async def _end_later(self, attempt: Attempt, ended: Callable[[Outcome], None]) -> None:
         await self._pause(attempt)
+        self._end_plain(attempt, ended)
+
+    def _end_plain(self, attempt: Attempt, ended: Callable[[Outcome], None]) -> None:
+        attempt.disarm()
+        del self._running[attempt.start.key, attempt.start.attempt]
+        ended(self._outcome(attempt))
 
     @staticmethod
     async def _pause(attempt: Attempt) -> None:
@@ -268,7 +336,8 @@ class TaskRunner:
         """No command: it has succeeded when every hook has."""
         with attempt.interruptible():
             for set_up in self._set_up:
-                await set_up(attempt)
+                if (work := set_up(attempt)) is not None:
+                    await work
         attempt.exit = ProcessExit(0, self._clock())
 
     async def _find_process(self, attempt: Attempt) -> None:
@@ -311,12 +380,16 @@ class TaskRunner:
                 # It came while the process was being started: the kill may have been too early.
                 await self._executor.kill(attempt.process_id)
             for started in self._started:
-                await started(attempt)
-            attempt.exit = await self._executor.wait(attempt.process_id)
+                started(attempt)
+            exit_ = await self._executor.wait(attempt.process_id)
         finally:
             attempt.kill = None
-        if attempt.exit is None:
+        if exit_ is None:
             raise lost_process()
+        self._take_exit(attempt, exit_)
+
+    def _take_exit(self, attempt: Attempt, exit_: ProcessExit) -> None:
+        attempt.exit = exit_
         self._forget_later(attempt.process_id)
         if attempt.timed_out:
             # It did end. What its wall clock makes of that is the hook's to say; a stop may still interrupt the rest.
@@ -332,15 +405,12 @@ class TaskRunner:
             return
 
     @staticmethod
-    async def _leave(attempt: Attempt, exited: Callable[[Attempt], Awaitable[None]]) -> None:
+    async def _leave(attempt: Attempt, exited: Phase) -> None:
         try:
-            await exited(attempt)
-        except TaskFailure as failure:
-            # The command line ran: whatever failed since, the node does not run it again.
-            attempt.fail(failure)
+            if (work := exited(attempt)) is not None:
+                await work
         except Exception as error:
-            _log.exception("attempt %s", attempt.process_id)
-            attempt.fail(TaskFailure(TaskFailureCode.UNKNOWN, f"The node agent failed: {error!r}", user_error=False))
+            _fail_after(attempt, error)
 
     # --- in the background --------------------------------------------------------------------------------------
 
@@ -370,6 +440,29 @@ class TaskRunner:
     async def _forget(self, due: list[str]) -> None:
         for known in due:
             await self._executor.forget(known)
+
+
+def _fail(attempt: Attempt, error: Exception) -> None:
+    """What was raised before the process ended becomes the attempt's failure."""
+    if isinstance(error, Interrupted):
+        # Its own failure says why.
+        return
+    if isinstance(error, TaskFailure):
+        attempt.fail(error, retryable=not error.user_error)
+    elif isinstance(error, OSError):
+        text = f"The node could not run the task: {error}"
+        attempt.fail(TaskFailure(TaskFailureCode.COMMAND_LAUNCH_FAILED, text, user_error=False), retryable=True)
+    else:
+        _fail_after(attempt, error)
+
+
+def _fail_after(attempt: Attempt, error: Exception) -> None:
+    """What was raised once the command line had run: whatever it is, the node does not run it again."""
+    if isinstance(error, TaskFailure):
+        attempt.fail(error)
+    else:
+        _log.error("attempt %s", attempt.process_id, exc_info=error)
+        attempt.fail(TaskFailure(TaskFailureCode.UNKNOWN, f"The node agent failed: {error!r}", user_error=False))
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

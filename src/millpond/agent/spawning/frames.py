@@ -6,7 +6,7 @@ environments and paths cannot hold a NUL byte, so nothing is escaped.
 
 import struct
 
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<IB")
 MAX_FRAME = 16 * 1024 * 1024
 SOCKET_NAME = "spawner.sock"
@@ -24,6 +24,8 @@ PRIVATE_LOGS = b"p"
 """In the flags of LAUNCH_AS: the files for its output are opened as the spawner, not as the user."""
 APPENDS = b"a"
 """Flag: its output is added to what the files hold."""
+MAKES_DIRECTORY = b"m"
+"""Flag: the directory, and the one it is in, are made first."""
 KILL = 2
 """id, milliseconds between SIGTERM and SIGKILL (0: SIGKILL at once)"""
 FORGET = 3
@@ -44,10 +46,12 @@ HELLO = 16
 RUNNING = 17
 """id. Also the answer to LAUNCH."""
 EXITED = 18
-"""id, exit code, end time, user CPU seconds, kernel CPU seconds"""
+"""id; then with blanks between: exit code, end time, user CPU seconds, kernel CPU seconds; and where that was looked at,
+the inode of the directory its own is in, and of its files for output, both: inode (0: there is none), size, time of the
+last change, mode"""
 READY = 19
 REFUSED = 20
-"""id, errno, step that failed (`directory`, `log`, `program`, `exec`, `cgroup`, `shutdown`). The answer to LAUNCH."""
+"""id, errno, step that failed (`making`, `directory`, `log`, `program`, `exec`, `cgroup`, `shutdown`). The answer to LAUNCH."""
 ENDED = 21
 """id of an attempt: of it nothing runs any more. The answer to END."""
 

@@ -50,6 +50,7 @@ _SWEEP_INTERVAL_S = 0.05
 _SWEEP_PATIENCE_S = 10.0
 """After that a task's end is told although something it left behind cannot be killed (it hangs in the kernel, or runs
 as another user)."""
+_MAX_SWITCHES = 256
 _TELL_S = 0.005
 """That a process runs may be told so much later: one that ends sooner is told of once."""
 _ORPHAN_CHECK_S = 2.0
@@ -92,6 +93,8 @@ class Spawner:
         self._alone_since = self._checked_at + _FIRST_CLIENT_S
         self._starter = Starter()
         self._native: NativeStarter | None = None
+        self._switches: dict[tuple[bytes, ...], Switch] = {}
+        """By what LAUNCH_AS says of them: most tasks are the same few users'."""
         self._children = Children()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -242,8 +245,8 @@ class Spawner:
         if operation == LAUNCH:
             self._launch(payload)
         elif operation == LAUNCH_AS:
-            path, numbers, cgroups, launch = payload.split(b"\0", 3)
-            self._launch(launch, Switch(path, numbers, cgroups))
+            *who, launch = payload.split(b"\0", 3)
+            self._launch(launch, self._switch_of(tuple(who)))
         elif operation == KILL:
             process_id, grace_ms = payload.split(b"\0")
             self._kill(process_id, int(grace_ms))
@@ -260,13 +263,21 @@ class Spawner:
             self._end(payload)
         elif operation == COMPILED:
             try:
-                self._native = NativeStarter(os.fsdecode(payload), self._starter.cgroups)
+                self._native = NativeStarter(os.fsdecode(payload), self._token, self._starter.cgroups)
             except OSError as error:
                 os.write(2, f"{error}: processes are started without\n".encode())
         elif operation == SHUTDOWN:
             self._shut_down()
         else:
             raise ValueError(operation)
+
+    def _switch_of(self, who: tuple[bytes, ...]) -> Switch:
+        switch = self._switches.get(who)
+        if switch is None:
+            if len(self._switches) >= _MAX_SWITCHES:
+                self._switches.clear()
+            switch = self._switches[who] = Switch(*who)
+        return switch
 
     def _send(self, data: bytes) -> None:
         if self._client is not None:
@@ -298,7 +309,7 @@ class Spawner:
     # --- starting ---
 
     def _launch(self, launch: bytes, switch: Switch | None = None) -> None:
-        process_id, directory, stdout_path, stderr_path, flags, count, strings = launch.split(b"\0", 6)
+        process_id = launch[: launch.index(b"\0")]
         known = self._processes.get(process_id)
         if known is not None:
             self._send(self._news(known))
@@ -306,26 +317,16 @@ class Spawner:
         if self._shutting_down:
             self._send(frame(REFUSED, process_id, str(errno.ESHUTDOWN).encode(), b"shutdown"))
             return
-        marker = self._token + b":" + process_id
         answer: socket.socket | None = None
         try:
             if self._native is not None:
-                pid = self._native.start(
-                    marker, directory, stdout_path, stderr_path, flags, int(count), strings, switch
-                )
+                pid = self._native.start(launch, switch)
             else:
-                fields = strings.split(b"\0")
-                environment = {MARKER.encode(): marker}
-                for field in fields[int(count) :]:
-                    name, _, value = field.partition(b"=")
-                    environment[name] = value
-                pid, answer = self._starter.start(
-                    directory, stdout_path, stderr_path, flags, fields[: int(count)], environment, switch
-                )
+                pid, answer = self._start_without(launch, switch)
         except StartError as error:
             self._send(frame(REFUSED, process_id, str(error.number).encode(), error.step))
             return
-        process = Process(process_id, pid, KEEPS in flags)
+        process = Process(process_id, pid, KEEPS in launch.split(b"\0", 5)[4])
         self._processes[process_id] = self._running[pid] = process
         if answer is None:
             self._send_soon(frame(RUNNING, process_id))
@@ -333,6 +334,17 @@ class Spawner:
             process.switching = answer.fileno()
             self._switching[process.switching] = (answer, process)
             self._epoll.register(process.switching, select.EPOLLIN)
+
+    def _start_without(self, launch: bytes, switch: Switch | None) -> tuple[int, socket.socket | None]:
+        """See `Starter.start`."""
+        process_id, directory, stdout_path, stderr_path, flags, count, strings = launch.split(b"\0", 6)
+        fields = strings.split(b"\0")
+        environment = {MARKER.encode(): self._token + b":" + process_id}
+        for field in fields[int(count) :]:
+            name, _, value = field.partition(b"=")
+            environment[name] = value
+        arguments = fields[: int(count)]
+        return self._starter.start(directory, stdout_path, stderr_path, flags, arguments, environment, switch)
 
     def _switched(self, descriptor: int) -> None:
         """Take in what a process says of becoming another user's."""
@@ -429,50 +441,50 @@ class Spawner:
         # There may be strays that are not known yet, or are no more.
         look = False
         while True:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
+            pid, said = self._native.reap() if self._native is not None else (_ended_child(), b"")
+            if not pid:
                 break
-            if ended is None:
-                break
-            pid = ended.si_pid
-            process = self._running.get(pid)
-            if process is not None and process.switching >= 0:
-                self._switched(process.switching)
-                if pid not in self._running:
-                    continue
-            process = self._running.pop(pid, None)
-            if process is not None and not process.keeps:
-                # Before it is reaped: until then its number, which is its group's, belongs to nobody else.
-                signal_group(pid, signal.SIGKILL)
-            _, status, usage = os.wait4(pid, 0)
-            if process is None:
-                self._strays.pop(pid, None)
-                look = True
-                continue
-            self._killing.pop(process.id, None)
-            process.exit = frame(
-                EXITED,
-                process.id,
-                str(os.waitstatus_to_exitcode(status)).encode(),
-                f"{time.time():.6f}".encode(),
-                f"{usage.ru_utime:.6f}".encode(),
-                f"{usage.ru_stime:.6f}".encode(),
-            )
-            if process.keeps:
-                # Looked at now, a child that hides is known by its time.
-                look = True
-                self._kept[process.id] = process
-                if process.forgotten:
-                    self._sweep_up(process)
-                else:
-                    self._send(process.exit)
+            if said:
+                self._ended(self._running.pop(pid), said)
             else:
-                process.patience_until = time.monotonic() + _SWEEP_PATIENCE_S
-                self._ending[process.id] = process
+                look = self._take_in(pid) or look
         if self._ending or look:
             # A stray's own children are the spawner's now.
             self._sweep()
+
+    def _take_in(self, pid: int) -> bool:
+        """Take in a child that has ended; whether there may be strays that are not known yet, or are no more."""
+        process = self._running.get(pid)
+        if process is not None and process.switching >= 0:
+            self._switched(process.switching)
+            if pid not in self._running:
+                return False
+        process = self._running.pop(pid, None)
+        if process is not None and not process.keeps:
+            # Before it is reaped: until then its number, which is its group's, belongs to nobody else.
+            signal_group(pid, signal.SIGKILL)
+        _, status, usage = os.wait4(pid, 0)
+        if process is None:
+            self._strays.pop(pid, None)
+            return True
+        times = f"{time.time():.6f} {usage.ru_utime:.6f} {usage.ru_stime:.6f}"
+        self._ended(process, f"{os.waitstatus_to_exitcode(status)} {times}".encode())
+        # Looked at now, a child that hides is known by its time.
+        return process.keeps
+
+    def _ended(self, process: Process, said: bytes) -> None:
+        """It is reaped; `said` is what EXITED says of it."""
+        self._killing.pop(process.id, None)
+        process.exit = frame(EXITED, process.id, said)
+        if process.keeps:
+            self._kept[process.id] = process
+            if process.forgotten:
+                self._sweep_up(process)
+            else:
+                self._send(process.exit)
+        else:
+            process.patience_until = time.monotonic() + _SWEEP_PATIENCE_S
+            self._ending[process.id] = process
 
     def _sweep(self) -> None:
         """Kill what the ending processes left behind; tell the exit of those that left nothing."""
@@ -518,3 +530,12 @@ class Spawner:
                 # Unless it has ended: then the stray has no suspect, and is killed at once.
                 suspects = {process_id}
         return Stray(suspects, leads_group)
+
+
+def _ended_child() -> int:
+    """The pid of a child that has ended, and is still to be taken in; 0 when there is none."""
+    try:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return 0
+    return 0 if ended is None else ended.si_pid

@@ -4,87 +4,83 @@ import ctypes
 import errno
 import os
 
-from millpond.agent.spawning.frames import APPENDS, MARKER, PRIVATE_LOGS
+from millpond.agent.spawning.frames import MARKER
 from millpond.agent.spawning.start import StartError
 from millpond.agent.spawning.switch import CgroupError, Cgroups, Switch
 
-_STEPS = (b"directory", b"log", b"program", b"exec", b"cgroup")
-_MARKER = MARKER.encode()
+_STEPS = (b"directory", b"log", b"program", b"exec", b"cgroup", b"making")
+_SAID = 512
+_MAX_SWITCHES = 256
 
 
 class _Order(ctypes.Structure):
     """The same as `struct order`."""
 
     _fields_ = (
-        ("directory", ctypes.c_char_p),
-        ("stdout_path", ctypes.c_char_p),
-        ("stderr_path", ctypes.c_char_p),
+        ("launch", ctypes.c_char_p),
         ("marker", ctypes.c_char_p),
-        ("strings", ctypes.c_char_p),
         ("groups", ctypes.c_void_p),
         ("cgroups", ctypes.c_void_p),
-        ("strings_size", ctypes.c_uint),
-        ("arguments", ctypes.c_uint),
+        ("size", ctypes.c_uint),
         ("group_count", ctypes.c_uint),
         ("cgroup_count", ctypes.c_uint),
         ("uid", ctypes.c_uint),
         ("gid", ctypes.c_uint),
         ("null", ctypes.c_int),
         ("switches", ctypes.c_int),
-        ("private_logs", ctypes.c_int),
-        ("appends", ctypes.c_int),
         ("error", ctypes.c_int),
         ("step", ctypes.c_int),
     )
 
 
-class NativeStarter:
-    """Starts processes, in one thread. Raises OSError when the library cannot be used."""
+class _Prepared:
+    """An order for one user and its control groups; `files` are open."""
 
-    def __init__(self, path: str, cgroups: Cgroups) -> None:
+    __slots__ = ("_held", "order", "reference")
+
+    def __init__(self, token: bytes, null: int, switch: Switch | None, files: list[int]) -> None:
+        order = self.order = _Order()
+        self.reference = ctypes.byref(order)
+        order.marker = MARKER.encode() + b"=" + token + b":"
+        order.null = null
+        if switch is not None:
+            groups = (ctypes.c_uint * len(switch.groups))(*switch.groups)
+            cgroups = (ctypes.c_int * len(files))(*files)
+            self._held = groups, cgroups
+            order.groups, order.group_count = ctypes.addressof(groups), len(switch.groups)
+            order.cgroups, order.cgroup_count = ctypes.addressof(cgroups), len(files)
+            order.uid, order.gid, order.switches = switch.uid, switch.gid, 1
+
+
+class NativeStarter:
+    """Starts processes, in one thread. `token` is what they are marked with. Raises OSError when the library cannot be
+    used."""
+
+    def __init__(self, path: str, token: bytes, cgroups: Cgroups) -> None:
         try:
-            self._start = ctypes.PyDLL(path).millpond_start
+            library = ctypes.PyDLL(path)
+            self._start, self._reap = library.millpond_start, library.millpond_reap
         except AttributeError as error:
             raise OSError(errno.ENOEXEC, path) from error
         self._start.argtypes = (ctypes.POINTER(_Order),)
         self._start.restype = ctypes.c_int
+        self._reap.argtypes = (ctypes.c_char_p, ctypes.c_int)
+        self._reap.restype = ctypes.c_int
+        self._token = token
         self._cgroups = cgroups
-        self._order = _Order()
-        self._order.null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self._reference = ctypes.byref(self._order)
+        self._prepared: dict[Switch | None, _Prepared] = {}
+        self._opened = cgroups.times_closed
+        self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._said = ctypes.create_string_buffer(_SAID)
 
-    def start(
-        self,
-        marker: bytes,
-        directory: bytes,
-        stdout_path: bytes,
-        stderr_path: bytes,
-        flags: bytes,
-        arguments: int,
-        strings: bytes,
-        switch: Switch | None,
-    ) -> int:
-        """The pid. `strings` are that many arguments, and NAME=value …, with NUL bytes between. Raises StartError."""
-        order = self._order
-        order.directory, order.stdout_path, order.stderr_path = directory, stdout_path, stderr_path
-        order.marker = _MARKER + b"=" + marker
-        order.strings, order.strings_size, order.arguments = strings, len(strings) + 1, arguments
-        order.appends = APPENDS in flags
-        order.switches = order.private_logs = order.group_count = order.cgroup_count = 0
-        # Held until the call is over.
-        groups = cgroups = None
-        if switch is not None:
-            try:
-                files = [self._cgroups.file_of(one) for one in switch.cgroups]
-            except CgroupError as error:
-                raise StartError(error.errno or errno.EINVAL, b"cgroup") from error
-            groups = (ctypes.c_uint * len(switch.groups))(*switch.groups)
-            cgroups = (ctypes.c_int * len(files))(*files)
-            order.groups, order.group_count = ctypes.addressof(groups), len(switch.groups)
-            order.cgroups, order.cgroup_count = ctypes.addressof(cgroups), len(files)
-            order.uid, order.gid, order.switches = switch.uid, switch.gid, 1
-            order.private_logs = PRIVATE_LOGS in flags
-        pid: int = self._start(self._reference)
+    def start(self, launch: bytes, switch: Switch | None) -> int:
+        """The pid. `launch` is that of `frames.LAUNCH`. Raises StartError."""
+        prepared = self._prepared.get(switch)
+        if prepared is None or self._opened != self._cgroups.times_closed:
+            prepared = self._prepare(switch)
+        order = prepared.order
+        order.launch, order.size = launch, len(launch) + 1
+        pid: int = self._start(prepared.reference)
         if pid < 0:
             step = _STEPS[order.step]
             if step == b"cgroup":
@@ -92,3 +88,20 @@ class NativeStarter:
                 self._cgroups.close()
             raise StartError(order.error, step)
         return pid
+
+    def reap(self) -> tuple[int, bytes]:
+        """A child that has ended, or 0. One that was started here and keeps nothing is taken in, its group killed: then
+        there is what EXITED is to say of it. Any other is still to be taken in."""
+        pid: int = self._reap(self._said, _SAID)
+        return pid, self._said.value if pid else b""
+
+    def _prepare(self, switch: Switch | None) -> _Prepared:
+        try:
+            files = [] if switch is None else [self._cgroups.file_of(one) for one in switch.cgroups]
+        except CgroupError as error:
+            raise StartError(error.errno or errno.EINVAL, b"cgroup") from error
+        if self._opened != self._cgroups.times_closed or len(self._prepared) >= _MAX_SWITCHES:
+            self._opened = self._cgroups.times_closed
+            self._prepared.clear()
+        prepared = self._prepared[switch] = _Prepared(self._token, self._null, switch, files)
+        return prepared

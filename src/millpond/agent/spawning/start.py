@@ -7,7 +7,7 @@ import signal
 import socket
 import stat
 
-from millpond.agent.spawning.frames import APPENDS, PRIVATE_LOGS
+from millpond.agent.spawning.frames import APPENDS, MAKES_DIRECTORY, PRIVATE_LOGS
 from millpond.agent.spawning.switch import CgroupError, Cgroups, Switch
 
 _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
@@ -16,6 +16,9 @@ _DEFAULT_SIGNALS = [
     for number in signal.valid_signals()
     if number not in (signal.SIGKILL, signal.SIGSTOP) and number < signal.SIGRTMIN
 ]
+
+
+_DIRECTORY_MODE = 0o770
 
 
 class StartError(Exception):
@@ -50,8 +53,11 @@ class Starter:
         logs: list[int] = []
         log_flags = _LOG_FLAGS if APPENDS in flags else _LOG_FLAGS | os.O_TRUNC
         # The step that failed is told with the error.
-        step = b"directory"
+        step = b"making"
         try:
+            if MAKES_DIRECTORY in flags:
+                make_directory(directory, switch)
+            step = b"directory"
             if switch is not None:
                 # As far as files go the spawner is that user now: what it opens, the user may open.
                 switch.enter()
@@ -135,6 +141,18 @@ def _spawn(
         setsigmask=[],
         setsigdef=_DEFAULT_SIGNALS,
     )
+
+
+def make_directory(directory: bytes, switch: Switch | None) -> None:
+    """A task's working directory and the one it is in, both new, and closed to others than its user. Raises OSError."""
+    parent = os.path.dirname(directory)
+    os.mkdir(parent, _DIRECTORY_MODE)
+    os.mkdir(directory, _DIRECTORY_MODE)
+    if switch is not None:
+        # From within, so that nobody can change what is in it before it is whole.
+        for path in (directory, parent):
+            os.chmod(path, _DIRECTORY_MODE)
+            os.chown(path, switch.uid, switch.gid)
 
 
 def find_program(name: bytes, path: bytes) -> bytes:

@@ -73,6 +73,8 @@ class Cgroups:
 
     def __init__(self) -> None:
         self._files: dict[bytes, int] = {}
+        self.times_closed = 0
+        """Descriptors given out before are good as long as this stays."""
 
     def file_of(self, directory: bytes) -> int:
         """The open `cgroup.procs` of a control group. Raises CgroupError."""
@@ -89,6 +91,7 @@ class Cgroups:
 
     def close(self) -> None:
         """Let go of all: some may be gone by now, or new ones of the same names."""
+        self.times_closed += 1
         for file in self._files.values():
             os.close(file)
         self._files.clear()

@@ -1,13 +1,14 @@
 """Operations on tasks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Final
 
 import msgspec
 
 from millpond.api.context import Context
-from millpond.api.decode import body_decoder, drain, read_json
+from millpond.api.decode import body_decoder, decode, decode_if, drain, read_body, read_json
 from millpond.api.handlers.jobs import require_job
 from millpond.api.http import Request, Response
 from millpond.api.intake.tasks import (
@@ -16,6 +17,7 @@ from millpond.api.intake.tasks import (
     encode_spec,
     names_job_action,
     new_task,
+    plain_tasks,
     retention_s,
 )
 from millpond.api.options import filter_of, select_of, shown, wants_stats
@@ -26,7 +28,7 @@ from millpond.api.render.subtasks import PROPERTIES as SUBTASK_PROPERTIES
 from millpond.api.render.subtasks import subtask_object
 from millpond.api.render.tasks import PROPERTIES, TaskRenderer
 from millpond.api.replies import done_reply, encode_json, json_reply, not_found, unmet_read, written_reply
-from millpond.api.schema.task import TaskCreate, TaskGroup, TaskUpdate
+from millpond.api.schema.task import PlainTaskGroup, TaskCreate, TaskGroup, TaskUpdate
 from millpond.api.wire_errors import error_object
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import BatchError, ErrorCode, invalid_property
@@ -45,9 +47,11 @@ MAX_COLLECTION_TASKS: Final = 100
 MAX_COLLECTION_BYTES: Final = 1024 * 1024
 
 _RENDERED_AT_ONCE: Final = 250
+_error_code: Final = attrgetter("error_code")
 
 _create_decoder = body_decoder(TaskCreate)
 _group_decoder = body_decoder(TaskGroup)
+_plain_decoder = body_decoder(PlainTaskGroup)
 _update_decoder = body_decoder(TaskUpdate)
 _stored_decoder: Final = msgspec.json.Decoder(TaskCreate)
 
@@ -75,8 +79,24 @@ async def create_task(context: Context, request: Request) -> Response:
 
 async def create_task_collection(context: Context, request: Request) -> Response:
     """Each task by itself: one that will not do is an error of its own, the others are added."""
-    group = await read_json(request, _group_decoder, MAX_COLLECTION_BYTES)
-    bodies = group.value
+    body = await read_body(request, MAX_COLLECTION_BYTES)
+    plain = decode_if(_plain_decoder, body)
+    if plain is not None and 1 <= len(plain.value) <= MAX_COLLECTION_TASKS:
+        tasks = plain_tasks(plain.value)
+        if tasks is not None:
+            return await _add_plain(context, request, tasks)
+    return await _add_any(context, request, decode(_group_decoder, body).value)
+
+
+async def _add_plain(context: Context, request: Request, tasks: list[NewTask]) -> Response:
+    job_id = request.params["jobId"]
+    at = context.control.now()
+    event = TasksAdded(at=at, cause=request.request_id, job_id=job_id, tasks=tuple(tasks))
+    outcomes: list[TaskAddOutcome] = await context.control.to_job(job_id, event)
+    return _collection_reply(request, _Results(request, job_id, at).of_all(outcomes))
+
+
+async def _add_any(context: Context, request: Request, bodies: list[TaskCreate]) -> Response:
     if not 1 <= len(bodies) <= MAX_COLLECTION_TASKS:
         raise invalid_property("value", len(bodies), f"a collection has 1 to {MAX_COLLECTION_TASKS} tasks")
     job_id = request.params["jobId"]
@@ -99,52 +119,62 @@ async def create_task_collection(context: Context, request: Request) -> Response
         outcomes = await context.control.to_job(job_id, event)
     else:
         await require_job(context, job_id)
-    results: list[str] = []
     added = iter(outcomes)
-    success = _AddedText(f"{job_url(request.base_url, job_id)}/tasks/")
-    told_of: dict[str, str] = {}
+    results = _Results(request, job_id, at)
+    texts = []
     for index, body in enumerate(bodies):
         failure = refused.get(index)
-        if failure is None:
-            outcome = next(added)
-            if outcome.error_code is None:
-                results.append(success.of(outcome))
-                continue
-            told = told_of.get(outcome.error_code)
-            if told is None:
-                told = _error_text(BatchError(ErrorCode(outcome.error_code)), request, at)
-                told_of[outcome.error_code] = told
-            # The id needs no escaping: it is one that a task may have.
-            results.append(f'{{"status":"clienterror","taskId":"{body.id}","error":{told}}}')
-            continue
-        task_id = encode_json(body.id).decode()
-        told = _error_text(failure, request, at)
-        results.append(f'{{"status":"clienterror","taskId":{task_id},"error":{told}}}')
+        texts.append(results.of(next(added)) if failure is None else results.of_refused(body.id, failure))
+    return _collection_reply(request, texts)
+
+
+def _collection_reply(request: Request, results: list[str]) -> Response:
     metadata = f"{request.base_url}/$metadata#taskaddresult"
     text = f'{{"odata.metadata":"{metadata}","value":[{",".join(results)}]}}'
     return json_reply(request, text.encode(), of_tasks=True)
 
 
-def _error_text(error: BatchError, request: Request, at: Timestamp) -> str:
-    return encode_json(error_object(error, request.request_id, at)).decode()
+class _Results:
+    """The texts of a collection's results. What they have in common is written once."""
 
-
-class _AddedText:
-    """The results of tasks that were added. What they have in common is written once; nothing in it needs escaping."""
-
-    def __init__(self, tasks_url: str) -> None:
-        self._tasks_url = tasks_url
-        self._at: Timestamp | None = None
+    def __init__(self, request: Request, job_id: str, at: Timestamp) -> None:
+        self._request = request
+        self._at = at
+        self._tasks_url = f"{job_url(request.base_url, job_id)}/tasks/"
+        self._added_at: Timestamp | None = None
         self._middle = ""
+        self._errors: dict[str, str] = {}
 
     def of(self, outcome: TaskAddOutcome) -> str:
-        at = outcome.last_modified
-        if at != self._at:
-            self._at = at
-            self._middle = (
-                f'","eTag":"{etag_text(at)}","lastModified":"{timestamp_text(at)}","location":"{self._tasks_url}'
-            )
-        return f'{{"status":"success","taskId":"{outcome.id}{self._middle}{outcome.id}"}}'
+        """Of a task that the scheduler has seen: its id is one that a task may have, and needs no escaping."""
+        task_id, code, at = outcome.id, outcome.error_code, outcome.last_modified
+        if code is not None:
+            told = self._errors.get(code)
+            if told is None:
+                told = self._errors[code] = self._error_text(BatchError(ErrorCode(code)))
+            return f'{{"status":"clienterror","taskId":"{task_id}","error":{told}}}'
+        if at != self._added_at:
+            self._added_at = at
+            self._middle = self._middle_text(at)
+        return f'{{"status":"success","taskId":"{task_id}{self._middle}{task_id}"}}'
+
+    def of_all(self, outcomes: Sequence[TaskAddOutcome]) -> list[str]:
+        """`of` each, quicker where all were added."""
+        if any(map(_error_code, outcomes)):
+            return [self.of(outcome) for outcome in outcomes]
+        middle = self._middle_text(outcomes[0].last_modified)  # they came with one event
+        return [f'{{"status":"success","taskId":"{it.id}{middle}{it.id}"}}' for it in outcomes]
+
+    def _middle_text(self, at: Timestamp) -> str:
+        return f'","eTag":"{etag_text(at)}","lastModified":"{timestamp_text(at)}","location":"{self._tasks_url}'
+
+    def of_refused(self, task_id: str, error: BatchError) -> str:
+        """Of a task that could not be given to the scheduler."""
+        quoted_id = encode_json(task_id).decode()
+        return f'{{"status":"clienterror","taskId":{quoted_id},"error":{self._error_text(error)}}}'
+
+    def _error_text(self, error: BatchError) -> str:
+        return encode_json(error_object(error, self._request.request_id, self._at)).decode()
 
 
 async def get_task(context: Context, request: Request) -> Response:
@@ -179,7 +209,7 @@ async def list_tasks(context: Context, request: Request) -> Response:
         b'{"odata.metadata":"',
         request.base_url.encode(),
         b'/$metadata#tasks","value":[',
-        b",".join([text async for text in _rendered(page.items, render)]),
+        b",".join(await _rendered(page.items, render)),
     ]
     if page.next is not None:
         pieces += [b'],"odata.nextLink":', encode_json(next_link(request, page.next)), b"}"]
@@ -188,13 +218,14 @@ async def list_tasks(context: Context, request: Request) -> Response:
     return json_reply(request, b"".join(pieces), of_tasks=True)
 
 
-async def _rendered(rows: Sequence[TaskRow], render: Callable[[TaskRow], bytes]) -> AsyncIterator[bytes]:
-    """The rows' texts. Others have their turn in between: a page of a thousand takes milliseconds."""
+async def _rendered(rows: Sequence[TaskRow], render: Callable[[TaskRow], bytes]) -> list[bytes]:
+    """The rows' texts. Others have their turn in between: a page of a thousand may take milliseconds."""
+    texts: list[bytes] = []
     for start in range(0, len(rows), _RENDERED_AT_ONCE):
         if start:
             await asyncio.sleep(0)
-        for row in rows[start : start + _RENDERED_AT_ONCE]:
-            yield render(row)
+        texts += map(render, rows[start : start + _RENDERED_AT_ONCE])
+    return texts
 
 
 async def list_subtasks(context: Context, request: Request) -> Response:

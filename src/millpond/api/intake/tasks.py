@@ -27,6 +27,7 @@ from millpond.api.schema.task import (
     ExitConditionsBody,
     ExitOptionsBody,
     MultiInstanceSettings,
+    PlainTask,
     ResourceFile,
     TaskConstraints,
     TaskCreate,
@@ -36,7 +37,7 @@ from millpond.api.schema.task import (
 from millpond.api.support import refuse_if_used
 from millpond.domain.durations import format_duration, parse_duration
 from millpond.domain.errors import BatchError, ErrorCode, invalid_property
-from millpond.domain.ids import id_key, is_valid_id
+from millpond.domain.ids import are_valid_ids, id_key, is_valid_id
 from millpond.domain.job import Job
 from millpond.domain.states import DependencyAction, JobAction, OnTaskFailure
 from millpond.domain.task import ExitConditions, ExitOptions, NewTask, TaskRules
@@ -89,6 +90,16 @@ def new_task(body: TaskCreate) -> NewTask:
         check_constraints(body.constraints)
         retries = body.constraints.max_task_retry_count
     return NewTask(body.id, encode_spec(body), 1 if slots is None else slots, retries, _rules(body))
+
+
+def plain_tasks(bodies: Sequence[PlainTask]) -> list[NewTask] | None:
+    """`new_task` of each; None when something is wrong with one of them, which `new_task` can tell."""
+    ids = [body.id for body in bodies]
+    lines = [body.command_line for body in bodies]
+    # Stripped, an empty line and one of blanks are both nothing.
+    if not are_valid_ids(ids) or not all(map(str.strip, lines)) or "\0" in "".join(lines):
+        return None
+    return list(map(NewTask, ids, map(encode_spec, bodies)))
 
 
 def check_command_line(name: str, text: str) -> None:

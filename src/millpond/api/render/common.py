@@ -18,6 +18,7 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+@lru_cache(maxsize=8192)
 def timestamp_text(at: Timestamp) -> str:
     """The same as `format_timestamp`, quicker for many times in the same few seconds: a listing has thousands."""
     second, fraction = divmod(round(at * 1_000_000), 1_000_000)

@@ -168,6 +168,19 @@ class TaskGroup(Wire):
     value: list[TaskCreate]
 
 
+class PlainTask(Wire, kw_only=True):
+    """A task with nothing but what it must have, as most tasks are: read and written as `TaskCreate` is, in less time."""
+
+    id: str
+    command_line: str
+
+
+class PlainTaskGroup(Wire):
+    """A `TaskGroup` of plain tasks alone."""
+
+    value: list[PlainTask]
+
+
 class TaskUpdate(RoundTrip):
     """PUT /jobs/{jobId}/tasks/{taskId}: only the constraints can be replaced."""
 

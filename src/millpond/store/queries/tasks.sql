@@ -19,19 +19,21 @@ SELECT
 FROM (VALUES /*values*/)
 WHERE column1 IS NOT NULL
 
--- name: insert_run
+-- name: insert_runs
 -- Tasks just added, see `sqlite_runs`. What is not named here is NULL.
 INSERT INTO task (
     key, id, state, creation_time, last_modified, state_time, required_slots, max_retry_count,
     attempt, retry_count, requeue_count, satisfies
 )
-SELECT ?1 + ids.key, ids.value, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 0, 0
-FROM json_each(?8) AS ids
+SELECT
+    run.column1 + ids.key, ids.value, run.column2, run.column3, run.column4, run.column5, run.column6, run.column7,
+    0, 0, 0, 0
+FROM (VALUES /*values*/) AS run, json_each(run.column8) AS ids
 
 -- name: insert_run_specs
 INSERT INTO task_spec (key, spec)
-SELECT ?1 + places.key, substr(?2, 1 + (places.value >> 24), places.value & 0xFFFFFF)
-FROM json_each(?3) AS places
+SELECT run.column1 + places.key, substr(?1, 1 + run.column2 + (places.value >> 24), places.value & 0xFFFFFF)
+FROM (VALUES /*values*/) AS run, json_each(run.column3) AS places
 
 -- name: update_tasks
 -- All but id and creation time, which never change. What is the same for all rows comes first, and once.
@@ -98,8 +100,12 @@ AND task.start_time IS NULL AND task.end_time IS NULL AND task.exit_code IS NULL
 AND task.satisfies = 0
 
 -- name: load_added_tasks
-SELECT key, id, creation_time, required_slots, max_retry_count
-FROM task WHERE key BETWEEN ? AND ? AND (/*only_added*/) ORDER BY key
+-- Each column of all of them in one value: key, creation time in whole microseconds, slots and retries as numbers with
+-- commas between, ids with blanks, which are in none.
+SELECT
+    group_concat(key), group_concat(id, ' '), group_concat(CAST(round(creation_time * 1000000) AS INTEGER)),
+    group_concat(required_slots), group_concat(coalesce(max_retry_count, 'null'))
+FROM task WHERE key > ? AND key <= ? AND (/*only_added*/)
 
 -- name: count_tasks
 SELECT count(*) FROM task WHERE key BETWEEN ? AND ?
@@ -117,27 +123,37 @@ JOIN task ON task.job_no = job.no AND task.id = ?2
 LEFT JOIN task_spec ON task_spec.key = task.key
 WHERE job.id = ?1
 
--- name: list_tasks
--- The whole page in one value: between two rows the reader would wait for the interpreter again and again. In the order
--- of the fields of `Task`, and the specification; times are whole microseconds.
+-- name: extent_of_page
+-- The keys of the first and the last of its tasks, and how many they are.
+SELECT min(page.key), max(page.key), count(*)
+FROM (SELECT task.key FROM task WHERE task.key > ? AND task.key <= ? AND /*where*/ ORDER BY task.key LIMIT ?) AS page
+
+-- name: list_added_tasks
+-- As `load_added_tasks`, and the specifications, with a character between that JSON has only escaped.
+SELECT
+    group_concat(task.key), group_concat(task.id, ' '), group_concat(CAST(round(task.creation_time * 1000000) AS INTEGER)),
+    group_concat(task.required_slots), group_concat(coalesce(task.max_retry_count, 'null')),
+    CAST(group_concat(coalesce(task_spec.spec, '{}'), char(30)) AS BLOB)
+FROM task
+LEFT JOIN task_spec ON task_spec.key = task.key
+WHERE task.key > ? AND task.key <= ? AND /*where*/ AND (/*only_added*/)
+
+-- name: list_other_tasks
+-- All of them in one value: between two rows the reader would wait for the interpreter again and again. In the order of
+-- the fields of `Task`, and the specification; times are whole microseconds.
 SELECT json_group_array(json_array(
-    listed.key, listed.id, listed.state, CAST(round(listed.creation_time * 1000000) AS INTEGER),
-    CAST(round(listed.last_modified * 1000000) AS INTEGER), CAST(round(listed.state_time * 1000000) AS INTEGER),
-    listed.required_slots, listed.max_retry_count, listed.previous_state,
-    CAST(round(listed.previous_state_time * 1000000) AS INTEGER), listed.attempt, listed.node, listed.retry_count,
-    listed.requeue_count, CAST(round(listed.last_retry_time * 1000000) AS INTEGER),
-    CAST(round(listed.last_requeue_time * 1000000) AS INTEGER), CAST(round(listed.start_time * 1000000) AS INTEGER),
-    CAST(round(listed.end_time * 1000000) AS INTEGER), listed.exit_code, json(CAST(listed.failure AS TEXT)), listed.satisfies,
-    json(CAST(listed.rules AS TEXT)), json(CAST(listed.use AS TEXT)), CAST(listed.spec AS TEXT)
+    task.key, task.id, task.state, CAST(round(task.creation_time * 1000000) AS INTEGER),
+    CAST(round(task.last_modified * 1000000) AS INTEGER), CAST(round(task.state_time * 1000000) AS INTEGER),
+    task.required_slots, task.max_retry_count, task.previous_state,
+    CAST(round(task.previous_state_time * 1000000) AS INTEGER), task.attempt, task.node, task.retry_count,
+    task.requeue_count, CAST(round(task.last_retry_time * 1000000) AS INTEGER),
+    CAST(round(task.last_requeue_time * 1000000) AS INTEGER), CAST(round(task.start_time * 1000000) AS INTEGER),
+    CAST(round(task.end_time * 1000000) AS INTEGER), task.exit_code, json(CAST(task.failure AS TEXT)), task.satisfies,
+    json(CAST(task.rules AS TEXT)), json(CAST(task.use AS TEXT)), CAST(task_spec.spec AS TEXT)
 ))
-FROM (
-    SELECT task.*, task_spec.spec
-    FROM task
-    LEFT JOIN task_spec ON task_spec.key = task.key
-    WHERE task.key > ? AND task.key <= ? AND /*where*/
-    ORDER BY task.key
-    LIMIT ?
-) AS listed
+FROM task
+LEFT JOIN task_spec ON task_spec.key = task.key
+WHERE task.key > ? AND task.key <= ? AND /*where*/ AND NOT (/*only_added*/)
 
 -- name: sizes_of_tasks
 -- Of the specifications of a page; they are not read for it.

@@ -1,5 +1,7 @@
 """Application packages: unpacked on the node before the task's command line runs, for all tasks (semantics 5.4)."""
 
+from collections.abc import Awaitable
+
 from millpond.agent.runner.attempt import Attempt, TaskHook
 from millpond.agent.runner.packages import NodePackages
 from millpond.staging.base import Staging
@@ -13,6 +15,7 @@ class ApplicationPackages(TaskHook):
     async def set_up(self, attempt: Attempt) -> None:
         await self._packages.set_up(attempt.spec.application_packages, self._staging)
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> Awaitable[None] | None:
         if attempt.spec.application_packages and not attempt.resumed:
-            await self._packages.deploy(attempt.spec.application_packages, self._staging)
+            return self._packages.deploy(attempt.spec.application_packages, self._staging)
+        return None

@@ -6,11 +6,14 @@ from millpond.domain.states import TaskKind
 
 
 class Directories(TaskHook):
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> None:
         if attempt.resumed:
             return
         try:
             # In the loop's own thread: two calls of the system, less than handing them over would cost.
+            if attempt.makes_directory:
+                attempt.directories.use_new(attempt.relative_directory)
+                return
             if attempt.start.kind is TaskKind.START_TASK:
                 attempt.directories.make_start_directory()
                 return

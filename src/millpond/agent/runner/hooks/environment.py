@@ -14,7 +14,7 @@ class Environment(TaskHook):
         self._node = node_environment(facts)
         self._packages = packages
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> None:
         start = attempt.start
         settings = start.common_environment
         if attempt.spec.environment_settings:

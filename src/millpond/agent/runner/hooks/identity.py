@@ -20,7 +20,7 @@ class Identity(TaskHook):
             # A container may run as a user that has no entry.
             self._user = str(os.getuid())
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> None:
         attempt.user = self._user
         name, own, admin = wished(attempt.spec.user_identity, attempt.start.kind)
         attempt.user_identity = identity_words(name, own=own, admin=admin)
@@ -32,7 +32,7 @@ class IsolatedIdentity(TaskHook):
     def __init__(self, isolation: NodeIsolation) -> None:
         self._users = isolation.users
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> None:
         if attempt.resumed:
             self._resume(attempt)
             return
@@ -51,6 +51,6 @@ class IsolatedIdentity(TaskHook):
             attempt.has_own_user = True
             self._users.resume(facts.st_uid)
 
-    async def stop(self, attempt: Attempt) -> None:
+    def stop(self, attempt: Attempt) -> None:
         if attempt.has_own_user and attempt.run_as is not None:
             self._users.release(attempt.run_as.uid)

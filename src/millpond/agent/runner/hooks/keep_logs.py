@@ -13,7 +13,11 @@ class WatchLogs(TaskHook):
     def __init__(self, logs: NodeLogs) -> None:
         self._logs = logs
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> None:
+        if not attempt.makes_directory:
+            self.started(attempt)
+
+    def started(self, attempt: Attempt) -> None:
         if attempt.start.kind in _KINDS:
             self._logs.begun(attempt.start.key, attempt.start.attempt)
 
@@ -22,7 +26,7 @@ class KeepLogs(TaskHook):
     def __init__(self, logs: NodeLogs) -> None:
         self._logs = logs
 
-    async def stop(self, attempt: Attempt) -> None:
+    def stop(self, attempt: Attempt) -> None:
         start = attempt.start
         self._logs.over(start.key, start.attempt)
         if start.kind not in _KINDS or not attempt.is_primary:

@@ -10,7 +10,7 @@ from millpond.domain.errors import TaskFailure, TaskFailureCode
 class Limits(TaskHook):
     """Disk space: a task that would start on a full disk ends as DiskFull instead of with errors of its own."""
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> None:
         if attempt.resumed:
             return
         disk = os.statvfs(attempt.directories.root)

@@ -8,7 +8,7 @@ from millpond.agent.runner.attempt import Attempt, TaskHook
 class LogFiles(TaskHook):
     """The process opens them itself; when it was never started they are made empty, so that they can be asked for."""
 
-    async def stop(self, attempt: Attempt) -> None:
+    def stop(self, attempt: Attempt) -> None:
         if attempt.exit is not None:
             return
         for path in (attempt.stdout_path, attempt.stderr_path):

@@ -7,7 +7,7 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -51,14 +51,15 @@ class OutputFiles(TaskHook):
         self._clock = clock
         self._slots = asyncio.Semaphore(_PARALLEL)
 
-    async def exited(self, attempt: Attempt) -> None:
-        assert attempt.exit is not None
+    def exited(self, attempt: Attempt) -> Awaitable[None] | None:
         if not attempt.spec.output_files or not attempt.is_primary or attempt.start.kind not in _KINDS:
-            return
-        if _is_repeated(attempt):
-            return
+            return None
+        return None if _is_repeated(attempt) else self._upload(attempt)
+
+    async def _upload(self, attempt: Attempt) -> None:
+        assert attempt.exit is not None
         succeeded = attempt.exit.exit_code == 0
-        wanted = [file for file in attempt.spec.output_files if _applies(file, succeeded)]
+        wanted = [file for file in attempt.spec.output_files or () if _applies(file, succeeded)]
         if not wanted:
             return
         log = UploadLog(attempt.task_directory, attempt.run_as, self._clock)

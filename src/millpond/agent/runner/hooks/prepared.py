@@ -7,7 +7,7 @@ from millpond.domain.errors import TaskFailure
 class Prepared(TaskHook):
     """Fails a task whose files name an identity that cannot be used, before anything is fetched (semantics 13)."""
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> None:
         error = attempt.spec.prepare_error
         if error is not None:
             raise TaskFailure(error.code, error.message)

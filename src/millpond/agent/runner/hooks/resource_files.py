@@ -13,7 +13,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -43,11 +43,14 @@ class ResourceFiles(TaskHook):
         self._pool_id = pool_id
         self._slots = asyncio.Semaphore(_PARALLEL)
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> Awaitable[None] | None:
         spec = attempt.spec
-        own, instances = spec.resource_files, spec.multi_instance_settings
-        if (not own and instances is None) or attempt.resumed:
-            return
+        if (not spec.resource_files and spec.multi_instance_settings is None) or attempt.resumed:
+            return None
+        return self._bring_all(attempt)
+
+    async def _bring_all(self, attempt: Attempt) -> None:
+        own, instances = attempt.spec.resource_files, attempt.spec.multi_instance_settings
         common = instances.common_resource_files if instances is not None else None
         if common and attempt.start.instance is not None:
             await self._bring(attempt, common, attempt.task_directory)

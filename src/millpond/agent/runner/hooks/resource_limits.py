@@ -16,7 +16,7 @@ class ResourceLimits(TaskHook):
         self._cgroup = cgroup
         self._kills_told = 0
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> None:
         name = _name(attempt)
         try:
             attempt.cgroups = self._cgroup.enter(name, attempt.start.slots)
@@ -27,7 +27,7 @@ class ResourceLimits(TaskHook):
         if not (attempt.resumed and self._cgroup.is_per_task):
             attempt.memory_kills = self._cgroup.out_of_memory_kills(name)
 
-    async def exited(self, attempt: Attempt) -> None:
+    def exited(self, attempt: Attempt) -> None:
         assert attempt.exit is not None
         if attempt.exit.exit_code == 0 or attempt.interruption is not None or attempt.timed_out:
             return
@@ -49,7 +49,7 @@ class ResourceLimits(TaskHook):
             MemoryLimitMiB=limit_mib,
         )
 
-    async def stop(self, attempt: Attempt) -> None:
+    def stop(self, attempt: Attempt) -> None:
         if attempt.start.slots > 1 or self._cgroup.is_per_task:
             self._cgroup.leave(_name(attempt))
 

@@ -5,7 +5,7 @@ from millpond.domain.states import TaskKind
 
 
 class Retention(TaskHook):
-    async def stop(self, attempt: Attempt) -> None:
+    def stop(self, attempt: Attempt) -> None:
         attempt.directories.release(attempt.relative_directory)
         if attempt.start.kind is TaskKind.START_TASK:
             # It stays as long as the node.

@@ -21,7 +21,7 @@ class WallClock(TaskHook):
     def __init__(self, clock: Callable[[], Timestamp]) -> None:
         self._clock = clock
 
-    async def prestart(self, attempt: Attempt) -> None:
+    def prestart(self, attempt: Attempt) -> None:
         limit_s = _limit_s(attempt)
         if limit_s is not None:
             delay = attempt.start_time + limit_s - self._clock() + _MARGIN_S
@@ -32,7 +32,7 @@ class WallClock(TaskHook):
             attempt.timed_out = True
             attempt.interrupt(failure_info(_expired(attempt)))
 
-    async def exited(self, attempt: Attempt) -> None:
+    def exited(self, attempt: Attempt) -> None:
         """Output files have no limit: the timer is off before they are uploaded."""
         attempt.disarm()
         limit_s = _limit_s(attempt)
