@@ -407,6 +407,64 @@ async def test_a_spawner_killed_outright(host: Host) -> None:
     assert (await host.run(host.shell("exit 5", name="b"))).exit_code == 5
 
 
+class Watched:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def running(self) -> None:
+        self.told.append("running")
+
+    def ended(self, exit_: ProcessExit | None) -> None:
+        self.told.append(exit_ and exit_.exit_code)
+
+    def failed(self, error: Exception) -> None:
+        self.told.append(type(error))
+
+
+async def test_a_spawner_killed_outright_while_a_process_is_watched(host: Host) -> None:
+    """It was lost; what is begun before there is a new spawner is begun there."""
+    await host.executor.open()
+    first, second = Watched(), Watched()
+    host.executor.begin(host.shell("sleep 600"), first)
+    await until_true(lambda: first.told == ["running"])
+    os.kill(host.spawner_pid(), signal.SIGKILL)
+    host.executor.begin(host.shell("exit 5", name="b"), second)
+    await until_true(lambda: len(first.told) == 2 and len(second.told) == 2, "they are not told")
+    assert first.told == ["running", None]
+    assert second.told == ["running", 5]
+
+
+async def test_an_agent_that_ends_tells_its_watchers(host: Host) -> None:
+    await host.executor.open()
+    watched = Watched()
+    host.executor.begin(host.shell("sleep 600"), watched)
+    await until_true(lambda: watched.told == ["running"])
+    await host.executor.close()
+    assert watched.told == ["running", ConnectionResetError]
+    assert not host.executor.is_ready
+    host.executor = ProcessExecutor(host.directory)
+    await host.executor.kill("node/a/1")
+    exit_ = await host.executor.wait("node/a/1")
+    assert exit_ is not None
+    assert exit_.exit_code == -signal.SIGKILL
+
+
+async def test_files_it_left_come_with_its_end(host: Host) -> None:
+    """Where that is not looked at, the agent does."""
+    spec = host.shell("echo four; echo >&2")
+    exit_ = await host.run(spec)
+    if not exit_.outputs:
+        assert exit_.directory_inode == 0
+        return
+    assert exit_.directory_inode == os.stat(os.path.dirname(spec.directory)).st_ino
+    for seen, path in zip(exit_.outputs, (spec.stdout_path, spec.stderr_path), strict=True):
+        facts = os.stat(path)
+        assert (seen.inode, seen.size, seen.mode) == (facts.st_ino, facts.st_size, facts.st_mode)
+        assert seen.last_modified == pytest.approx(facts.st_mtime)
+
+
 async def test_two_agents_starting_at_once_share_a_spawner(host: Host) -> None:
     other = ProcessExecutor(host.directory)
     # The later one takes the place of the earlier, which connects again when it has something to ask.

@@ -98,6 +98,13 @@ class NodeAgent:
     def begin(self) -> None:
         """Pick up where the journal ends."""
         self._know_pool()
+        over = self.state.over()
+        if over and self._facts is not None:
+            try:
+                self._current_runner().settle(over)
+            except OSError as error:
+                # What is to be run finds out, too, and tells it.
+                _log.warning("node %s: it is not written down how long directories stay: %s", self.node_id, error)
         self._carry_out(self.state.resume(self._clock()))
         self._do()
         self._flush()
@@ -157,6 +164,9 @@ class NodeAgent:
 
     def report(self) -> Sync:
         """A sync with what is to be reported, to be answered at once."""
+        if self._runner is not None:
+            # What is told is written down.
+            self._runner.settle()
         self._flush()
         return Sync(
             node_id=self.node_id,
@@ -259,7 +269,7 @@ class NodeAgent:
         for deed in deeds:
             match deed:
                 case Launch():
-                    self._launch(deed.start, resumed=deed.resumed)
+                    self._launch(deed.start, deed.began, resumed=deed.resumed)
                 case Kill():
                     self._kill(deed.key, deed.attempt)
                 case GoOn():
@@ -283,17 +293,17 @@ class NodeAgent:
         else:
             self._journal_fails = False
 
-    def _launch(self, start: Start, *, resumed: bool) -> None:
+    def _launch(self, start: Start, began: Timestamp, *, resumed: bool) -> None:
         runner = self._current_runner()
         key, attempt = start.key, start.attempt
         self._nothing_runs.clear()
         self._runs[key, attempt] = None
         if resumed or not runner.begin(
-            start, lambda at: self._started(key, attempt, at), lambda outcome: self._ended(key, attempt, outcome)
+            start, began, lambda at: self._started(key, attempt, at), lambda outcome: self._ended(key, attempt, outcome)
         ):
-            self._runs[key, attempt] = asyncio.create_task(self._run(runner, start, resumed=resumed))
+            self._runs[key, attempt] = asyncio.create_task(self._run(runner, start, began, resumed=resumed))
 
-    async def _run(self, runner: Runner, start: Start, *, resumed: bool) -> None:
+    async def _run(self, runner: Runner, start: Start, began: Timestamp, *, resumed: bool) -> None:
         key, attempt = start.key, start.attempt
         try:
             # Nothing may be awaited before this: a `stop` that follows the launch must find the run in the runner.
@@ -301,6 +311,7 @@ class NodeAgent:
                 start,
                 lambda at: self._started(key, attempt, at),
                 resumed=resumed,
+                began=began,
                 coordinated=lambda: self._coordinated(key, attempt),
             )
         except Exception as error:
