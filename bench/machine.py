@@ -1,5 +1,6 @@
 """The machine, and what processes on it cost."""
 
+import contextlib
 import os
 import platform
 import sqlite3
@@ -88,9 +89,24 @@ def tree_cpu_s(pid: int) -> float:
     return cpu_s(pid) + sum(tree_cpu_s(child) for child in _children(pid))
 
 
+def with_module(pid: int, module: str) -> list[int]:
+    """The process, and those of its children that run this module of ours."""
+    return [pid, *(child for child in _children(pid) if module.encode() in _arguments(child))]
+
+
 def _children(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    return [int(child) for child in text.split()]
+    """Whichever thread started them."""
+    children: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            children += [int(child) for child in (thread / "children").read_text(encoding="ascii").split()]
+    return children
+
+
+def _arguments(pid: int) -> list[bytes]:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return []
 
 
 def stop(process: subprocess.Popen[str] | subprocess.Popen[bytes], patience_s: float) -> None:

@@ -13,6 +13,7 @@ from bench import machine
 from bench.client import Connection
 
 _STOP_S: Final = 60.0
+_WRITES: Final = "millpond.store.sqlite_write_process"
 
 
 class Service:
@@ -62,10 +63,15 @@ class Service:
         return int(json.loads((self.data_dir / "nodes" / "host.json").read_text(encoding="utf-8"))["pid"])
 
     def rss_bytes(self) -> int:
-        return machine.rss_bytes(self.pid)
+        """Of it and the process that writes for it, if there is one."""
+        return sum(map(machine.rss_bytes, self._pids()))
 
     def cpu_s(self) -> float:
-        return machine.cpu_s(self.pid)
+        """Of the same."""
+        return sum(map(machine.cpu_s, self._pids()))
+
+    def _pids(self) -> list[int]:
+        return machine.with_module(self.pid, _WRITES)
 
     def host_cpu_s(self) -> float:
         return machine.cpu_s(self.host_pid)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import aiohttp
@@ -55,14 +55,20 @@ class ZeroRunner:
         started: Callable[[float], None],
         *,
         resumed: bool,
+        began: float | None = None,
         coordinated: Callable[[], None] = lambda: None,
     ) -> Outcome:
         now = time.time()
         started(now)
         return Outcome(start_time=now, end_time=now, exit_code=0)
 
-    def begin(self, start: Start, started: Callable[[float], None], ended: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self, start: Start, began: float, started: Callable[[float], None], ended: Callable[[Outcome], None]
+    ) -> bool:
         return False
+
+    def settle(self, over: Sequence[Start] = ()) -> None:
+        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         pass

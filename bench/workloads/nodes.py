@@ -4,7 +4,6 @@ import asyncio
 import time
 from typing import Final, NamedTuple
 
-from bench import machine
 from bench.cluster import running
 from bench.figures import Chart, Figure, Outcome, Series, figure
 from bench.workload import Site, Sizes, Workload
@@ -74,7 +73,7 @@ async def _measure(site: Site, sizes: NodeSizes, nodes: int) -> _Measured:
         await asyncio.sleep(sizes.idle_s)
         passed_s = time.perf_counter() - at
         idle, agents_idle = cluster.service.cpu_s() - cpu_s, cluster.agents_cpu_s() - agents_s
-        resident = machine.rss_bytes(cluster.service.pid) / 1e6
+        resident = cluster.service.rss_bytes() / 1e6
         rans = [await cluster.run_commands(f"job{repeat}", sizes.tasks) for repeat in range(sizes.repeats)]
     return _Measured(
         nodes,

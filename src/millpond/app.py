@@ -51,6 +51,7 @@ from millpond.staging.auto_storage import AutoStorage
 from millpond.staging.directory_storage import DirectoryStorage
 from millpond.storage_choice import ChoiceError, StorageChoice, stored_identities
 from millpond.store.sqlite import SqliteStore
+from millpond.store.sqlite_commits import BUSY_COMMITS
 
 if TYPE_CHECKING:
     from millpond.api.sign_in_routes import SignInRoutes
@@ -228,7 +229,7 @@ class _AccountService:
 
         self.control = ControlService(
             name,
-            SqliteStore(str(data_dir.store_path)),
+            SqliteStore(str(data_dir.store_path), BUSY_COMMITS),
             self.provider,
             vm_sizes_of(config),
             secret=data_dir.node_secret(),

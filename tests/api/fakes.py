@@ -397,6 +397,9 @@ class FakeAgents:
         self.calls.append(sync)
         return SyncReply(sync.session, acknowledged=7)
 
+    async def sync_all(self, syncs: Sequence[Sync]) -> list[SyncReply | BatchError]:
+        return [await self.sync(sync) for sync in syncs]
+
     async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:
         self.calls.append((node_id, request_id, reply))
         if self.take_body:

@@ -26,7 +26,7 @@ from millpond.domain.task import (
     Task,
     TaskRules,
 )
-from millpond.store.base import Fence, Page, Store
+from millpond.store.base import Fence, Page, Store, StoreFacts
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
 from millpond.store.sqlite import SqliteStore
@@ -58,7 +58,25 @@ class SqlitePlace:
         return SqliteStore(self._path)
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {"memory": MemoryPlace, "sqlite": SqlitePlace}
+class BusySqlite(SqliteStore):
+    """One whose process writes from the first commit on."""
+
+    async def open(self) -> StoreFacts:
+        facts = await super().open()
+        await self.write_by_process()
+        return facts
+
+
+class BusySqlitePlace(SqlitePlace):
+    def store(self) -> Store:
+        return BusySqlite(self._path)
+
+
+PLACES: dict[str, Callable[[Path], Place]] = {
+    "memory": MemoryPlace,
+    "sqlite": SqlitePlace,
+    "sqlite-process": BusySqlitePlace,
+}
 
 
 async def lease(store: Store, pool_key: str = "pool", owner: str = "me", at: float = T0) -> Fence:

@@ -88,6 +88,11 @@ async def test_a_pool_is_loaded_in_parts(store, fence, monkeypatch, at_once):
     assert (await store.load_pool("pool")).tasks == tasks
 
 
+def _connection_of(store: SqliteStore) -> sqlite3.Connection:
+    """The one that is written with."""
+    return store._commits._thread.writer._connection
+
+
 # --- crashes ---------------------------------------------------------------------------------------------------------
 
 WRITING_CHILD = """
@@ -205,20 +210,20 @@ async def test_a_full_disk_is_reported_and_got_over(store, fence, path):
 async def test_a_full_database_is_reported_and_got_over(store, fence, path):
     """Numbers and node names that were rolled back are not taken for written."""
     node_id = ids.make_node_id("account", 1, 1, dedicated=True)
-    (pages,) = store._writer._connection.execute("PRAGMA page_count").fetchone()
-    store._writer._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    (pages,) = _connection_of(store).execute("PRAGMA page_count").fetchone()
+    _connection_of(store).execute(f"PRAGMA max_page_count = {pages + 2}")
     changes = with_tasks(*(a_task(number, node_id=node_id) for number in range(1, 50)), spec=b"x" * 4096)
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="full"):
             await store.commit(changes, fence)
-    store._writer._connection.execute("PRAGMA max_page_count = 1073741823")
+    _connection_of(store).execute("PRAGMA max_page_count = 1073741823")
     await store.commit(changes, fence)
     rows = (await store.list_tasks(1, None, 100, None)).items
     assert [row.task.node_id for row in rows] == [node_id] * 49
 
 
 async def test_another_process_writing_for_too_long_is_reported(store, fence, path, monkeypatch):
-    store._writer._connection.execute("PRAGMA busy_timeout = 10")
+    _connection_of(store).execute("PRAGMA busy_timeout = 10")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable, match="locked"):
@@ -299,7 +304,7 @@ async def test_what_waits_together_is_written_together(store, path):
     blocker.execute("BEGIN IMMEDIATE")
     first = asyncio.ensure_future(store.commit(with_tasks(a_task(1, job_no=100)), fences[0]))
     await asyncio.sleep(0)
-    store._writer._connection.set_trace_callback(statements.append)
+    _connection_of(store).set_trace_callback(statements.append)
     rest = [
         asyncio.ensure_future(store.commit(with_tasks(a_task(1, job_no=number)), fences[number]))
         for number in range(1, 20)

@@ -8,7 +8,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from millpond.agent.base import NodeFacts, Outcome
 from millpond.agent.host import Host, HostRunning
@@ -36,6 +36,7 @@ class SimpleRunner:
         started: Callable[[Timestamp], None],
         *,
         resumed: bool,
+        began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
     ) -> Outcome:
         ref = (start.key, start.attempt)
@@ -55,8 +56,13 @@ class SimpleRunner:
             process.kill()
         return Outcome(begun, time.time(), await process.wait())
 
-    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
+    ) -> bool:
         return False
+
+    def settle(self, over: Sequence[Start] = ()) -> None:
+        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         pass

@@ -202,7 +202,7 @@ async def test_a_task_sees_nothing_of_the_agent(machine: Machine, node: Node) ->
     secrets = [
         node.directory / "journal",
         node.directory / "users.json",
-        node.root / "volatile/attempts",
+        node.root / "volatile/retention",
         machine.host / "spawner.lock",
         Path(f"/proc/{os.getpid()}/environ"),
         Path(f"/proc/{os.getpid()}/maps"),
@@ -330,7 +330,7 @@ async def test_uploads_are_read_as_the_tasks_user(machine: Machine, node: Node) 
     assert node.staging.files == {"mem://out/a": b"mine\n", "mem://out/b": b"mine\n"}
     assert "2 file(s)" in (node.task("t") / "fileuploadout.txt").read_text()
     node.staging.files.clear()
-    targets = [f"{node.task('victim')}/wd/private", f"{node.directory}/journal", f"{node.root}/volatile/attempts"]
+    targets = [f"{node.task('victim')}/wd/private", f"{node.directory}/journal", f"{node.directory}/users.json"]
     for number, target in enumerate((*targets, "/etc/shadow")):
         third = node.task(f"w{number}")
         # As a link, and by its own name.

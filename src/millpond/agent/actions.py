@@ -5,6 +5,7 @@ from typing import TypeAlias
 import msgspec
 
 from millpond.agent.records import Record
+from millpond.domain.durations import Timestamp
 from millpond.protocol.messages import Start
 
 
@@ -13,6 +14,8 @@ class Launch(msgspec.Struct, frozen=True, gc=False):
 
     start: Start
     resumed: bool = False
+    began: Timestamp = 0.0
+    """When it entered, or enters, `running`."""
 
 
 class Kill(msgspec.Struct, frozen=True, gc=False):

@@ -34,6 +34,8 @@ class Held(msgspec.Struct):
     phase: Phase = Phase.QUEUED
     started: bool = False
     coordinated: bool = False
+    began: Timestamp = 0.0
+    """When it was launched."""
     proceeds: bool = False
     stop_asked: bool = False
     started_seq: int = 0
@@ -80,9 +82,10 @@ class Attempts:
         """It waits no longer."""
         self._line(held.start).remove(held.ref)
 
-    def launch(self, held: Held) -> None:
+    def launch(self, held: Held, at: Timestamp) -> None:
         """It stands in no line any more."""
         held.phase = Phase.LAUNCHED
+        held.began = at
         self.used_slots += held.start.slots
         self.directories.take(held.start)
 

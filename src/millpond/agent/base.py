@@ -168,20 +168,32 @@ class Runner(Protocol):
         started: Callable[[Timestamp], None],
         *,
         resumed: bool,
+        began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
     ) -> Outcome:
-        """Run the attempt to its end. `started` is called once, with the time of entry to `running`, before anything
-        slow. With `resumed` the attempt was begun by an earlier life of the agent: it is picked up where it is, or
+        """Run the attempt to its end. `began` is the time of entry to `running`, None now; `started` is called once, with
+        that, before anything slow. With `resumed` the attempt was begun by an earlier life of the agent: it is picked up where it is, or
         ends as a retryable failure when it was lost. Never raises but for cancellation.
 
         Of an instance of a multi-instance task `coordinated` is called once its coordination command has succeeded;
         the primary then waits for `proceed`, a subtask for `stop`."""
         ...
 
-    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self,
+        start: Start,
+        began: Timestamp,
+        started: Callable[[Timestamp], None],
+        ended: Callable[[Outcome], None],
+    ) -> bool:
         """The same without a coroutine, for an attempt that has nothing to wait for but its process: `ended` is called
         from the event loop, never from within this call, and not any more once the runner was closed. False when the
         attempt, or the moment, is not fit for that; then nothing was done."""
+        ...
+
+    def settle(self, over: Sequence[Start] = ()) -> None:
+        """Write down now what is still to be written of attempts that are over: it may wait a moment, until there is more
+        of it. Of those given nothing may have been written, as the agent was killed meanwhile."""
         ...
 
     def proceed(self, key: int, attempt: int) -> None:

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from millpond.agent.base import FileFacts
 from millpond.agent.file_names import shown
 from millpond.agent.link import TransportError
 from millpond.agent.runner.file_patterns import find_files, parse_pattern
@@ -149,9 +150,18 @@ class NodeLogs:
         """The attempt is over, its processes are gone: nothing is written to its files any more."""
         self.live.discard((key, attempt))
 
-    def ended(self, key: int, attempt: int, directory: str, *, more: Iterable[str] = (), patterns: str = "") -> None:
+    def ended(
+        self,
+        key: int,
+        attempt: int,
+        directory: str,
+        *,
+        more: Iterable[str] = (),
+        patterns: str = "",
+        outputs: Sequence[FileFacts] = (),
+    ) -> None:
         """The files of an attempt that is over are to be kept. `directory` is relative to the node's root, `more` are names of
-        further files in it."""
+        further files in it; `outputs` are what is known of `LOG_FILES`, if anything is."""
         if self._limit == 0:
             return
         if self._count >= MAX_WAITING:
@@ -159,15 +169,19 @@ class NodeLogs:
             if self._lost == 1:
                 _log.warning("%s: too many logs wait to be sent; those of further tasks are not kept", self._root)
             return
-        seen: list[_Seen] = []
+        seen = [
+            _Seen(name, facts.inode, facts.size, facts.last_modified, facts.mode)
+            for name, facts in zip(LOG_FILES, outputs, strict=False)
+            if stat.S_ISREG(facts.mode)
+        ]
         path = f"{self._root}/{directory}"
-        for name in (*LOG_FILES, *more):
+        for name in (*(() if outputs else LOG_FILES), *more):
             try:
-                facts = os.lstat(f"{path}/{name}")
+                found = os.lstat(f"{path}/{name}")
             except OSError:
                 continue
-            if stat.S_ISREG(facts.st_mode):
-                seen.append(_Seen(name, facts.st_ino, facts.st_size, facts.st_mtime, facts.st_mode))
+            if stat.S_ISREG(found.st_mode):
+                seen.append(_Seen(name, found.st_ino, found.st_size, found.st_mtime, found.st_mode))
         if not seen and not patterns:
             return
         entry = _Entry(key, attempt, directory, tuple(seen), patterns)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -57,6 +58,8 @@ def main() -> int:
 
 
 async def _run(directory: str, ca_bundle: str) -> None:
+    # What was imported stays: the collector need not look at it again.
+    gc.freeze()
     isolation = _isolation(directory)
     cache = ContentCache(os.path.join(directory, CACHE_DIRECTORY), _settings(directory, CacheSettings))
     executor = ProcessExecutor(directory, switch=isolation.switch, open_files=raise_limit())

@@ -81,6 +81,10 @@ class NodeAgent:
         self._runner_facts: NodeFacts | None = None
         self._runs: dict[AttemptRef, asyncio.Task[None] | None] = {}
         """None for what the runner runs without a task of the event loop."""
+        self._deeds: list[Deed] = []
+        """Decided, and neither written down nor done."""
+        self._doing: asyncio.Handle | None = None
+        """Will do them."""
         self._chores: set[asyncio.Task[None]] = set()
         self._nothing_runs = asyncio.Event()
         self._nothing_runs.set()
@@ -94,7 +98,11 @@ class NodeAgent:
     def begin(self) -> None:
         """Pick up where the journal ends."""
         self._know_pool()
+        over = self.state.over()
+        if over and self._facts is not None:
+            self._current_runner().settle(over)
         self._carry_out(self.state.resume(self._clock()))
+        self._do()
         self._flush()
 
     def restart_first(self) -> None:
@@ -152,6 +160,9 @@ class NodeAgent:
 
     def report(self) -> Sync:
         """A sync with what is to be reported, to be answered at once."""
+        if self._runner is not None:
+            # What is told is written down.
+            self._runner.settle()
         self._flush()
         return Sync(
             node_id=self.node_id,
@@ -176,19 +187,24 @@ class NodeAgent:
     def leave(self) -> None:
         """The node leaves its pool: kill everything, report nothing."""
         self._carry_out(self.state.leave())
+        self._do()
         self._flush()
 
     def interrupt(self) -> None:
         """The agent is being stopped: kill everything; what was killed is reported in the agent's next life."""
         self._carry_out(self.state.interrupt())
+        self._do()
         self._flush()
 
     async def ended(self) -> None:
         """Wait until nothing is with the runner."""
+        self._do()
         await self._nothing_runs.wait()
 
     async def close(self) -> None:
         """Let go of everything; what still runs is left to the agent's next life."""
+        if self._doing is not None:
+            self._doing.cancel()
         tasks = [*filter(None, self._runs.values()), *self._chores]
         for task in tasks:
             task.cancel()
@@ -201,8 +217,8 @@ class NodeAgent:
 
     @property
     def has_runs(self) -> bool:
-        """Whether anything is with the runner."""
-        return bool(self._runs)
+        """Whether anything is with the runner, or about to be."""
+        return bool(self._runs or self._deeds)
 
     def runs(self, key: int, attempt: int) -> bool:
         """Whether the attempt is with the runner."""
@@ -229,18 +245,27 @@ class NodeAgent:
         return self._runner
 
     def _carry_out(self, actions: list[Action]) -> None:
-        deeds: list[Deed] = []
         for action in actions:
             if isinstance(action, Deed):
-                deeds.append(action)
+                if not self._deeds:
+                    self._doing = asyncio.get_running_loop().call_soon(self._do)
+                self._deeds.append(action)
             else:
                 self._journal.append(action)
+        if self.state.has_reports:
+            self.on_reports()
+
+    def _do(self) -> None:
+        """What was decided in one turn of the event loop: it is written down in one go, and then done."""
+        deeds, self._deeds = self._deeds, []
+        if self._doing is not None:
+            self._doing.cancel()
         if deeds:
             self._flush()
         for deed in deeds:
             match deed:
                 case Launch():
-                    self._launch(deed.start, resumed=deed.resumed)
+                    self._launch(deed.start, deed.began, resumed=deed.resumed)
                 case Kill():
                     self._kill(deed.key, deed.attempt)
                 case GoOn():
@@ -249,8 +274,6 @@ class NodeAgent:
                     self._begin_chore(self._remove(deed.job_id, deed.task_id))
                 case Renew():
                     self._begin_chore(self._renew(wipe=deed.wipe))
-        if self.state.has_reports:
-            self.on_reports()
 
     def _flush(self) -> None:
         """Write down what is gathered. A disk that takes nothing does not stop the node: the journal keeps what it was
@@ -266,17 +289,17 @@ class NodeAgent:
         else:
             self._journal_fails = False
 
-    def _launch(self, start: Start, *, resumed: bool) -> None:
+    def _launch(self, start: Start, began: Timestamp, *, resumed: bool) -> None:
         runner = self._current_runner()
         key, attempt = start.key, start.attempt
         self._nothing_runs.clear()
         self._runs[key, attempt] = None
         if resumed or not runner.begin(
-            start, lambda at: self._started(key, attempt, at), lambda outcome: self._ended(key, attempt, outcome)
+            start, began, lambda at: self._started(key, attempt, at), lambda outcome: self._ended(key, attempt, outcome)
         ):
-            self._runs[key, attempt] = asyncio.create_task(self._run(runner, start, resumed=resumed))
+            self._runs[key, attempt] = asyncio.create_task(self._run(runner, start, began, resumed=resumed))
 
-    async def _run(self, runner: Runner, start: Start, *, resumed: bool) -> None:
+    async def _run(self, runner: Runner, start: Start, began: Timestamp, *, resumed: bool) -> None:
         key, attempt = start.key, start.attempt
         try:
             # Nothing may be awaited before this: a `stop` that follows the launch must find the run in the runner.
@@ -284,6 +307,7 @@ class NodeAgent:
                 start,
                 lambda at: self._started(key, attempt, at),
                 resumed=resumed,
+                began=began,
                 coordinated=lambda: self._coordinated(key, attempt),
             )
         except Exception as error:

@@ -248,28 +248,28 @@ class NodeDirectories:
 
     # --- retention ----------------------------------------------------------------------------------------------
 
-    def retain(self, relative: str, retention_s: float | None) -> None:
+    def retain(self, relative: str, retention_s: float | None, inode: int = 0) -> None:
         """Have a task's directory discarded that long from now; None keeps it. Written down, so that it outlives the
-        agent; on a disk that is full, as soon as there is room."""
+        agent; on a disk that is full, as soon as there is room. `inode` is the directory's, if known."""
         if retention_s is not None:
             with self._lock:
-                self._remember(self._clock(), retention_s, relative)
+                self._remember(self._clock(), retention_s, relative, inode)
 
-    def _remember(self, since: Timestamp, retention_s: float, relative: str) -> None:
+    def _remember(self, since: Timestamp, retention_s: float, relative: str, inode: int = 0) -> None:
         try:
-            self._record(since, retention_s, relative)
+            self._record(since, retention_s, relative, inode or self._inode(relative))
         except OSError as error:
             _log.warning("retention of %s cannot be recorded yet: %s", relative, error)
             self._unrecorded.append((since, retention_s, relative))
 
-    def _record(self, since: Timestamp, retention_s: float, relative: str) -> None:
+    def _record(self, since: Timestamp, retention_s: float, relative: str, inode: int) -> None:
         number = int((since + retention_s) // self._bucket_s)
         if self._open_bucket is None or self._open_bucket[0] != number:
             self._close_bucket()
             self.create()
             path = f"{self._retention}/{number}"
             self._open_bucket = (number, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        os.write(self._open_bucket[1], f"{since!r}\t{retention_s!r}\t{relative}\t{self._inode(relative)}\n".encode())
+        os.write(self._open_bucket[1], f"{since!r}\t{retention_s!r}\t{relative}\t{inode}\n".encode())
 
     def _inode(self, relative: str) -> int:
         try:

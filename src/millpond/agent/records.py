@@ -51,6 +51,8 @@ class Launched(_Record, frozen=True, gc=False, omit_defaults=True, tag="launched
     """Its `Started` report was acknowledged (set when the journal is rewritten)."""
     coordinated: bool = False
     """The same for `Coordinated`."""
+    began: Timestamp = 0.0
+    """When it enters `running`."""
 
 
 class StopAsked(_Record, frozen=True, gc=False, omit_defaults=True, tag="stop"):

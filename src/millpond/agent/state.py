@@ -137,6 +137,10 @@ class AgentState:
         last, said_later = first[-1].seq, self._said_later
         return tuple(report for report in first if said_later.get(report.seq, last + 1) > last)
 
+    def over(self) -> list[Start]:
+        """Attempts that have ended, of which the control plane has not acknowledged that."""
+        return [held.start for held in self._attempts.held.values() if held.phase is Phase.ENDED and held.start.job_id]
+
     def inventory(self) -> tuple[HeldAttempt, ...]:
         """All attempts held, for a hello."""
         return tuple(
@@ -154,7 +158,13 @@ class AgentState:
         records.extend(RemovalAsked(job_id=job_id, task_id=task_id) for job_id, task_id in self._directories.removals)
         for (key, attempt), held in self._attempts.held.items():
             if held.phase is Phase.LAUNCHED:
-                launched = Launched(key=key, attempt=attempt, started=held.started, coordinated=held.coordinated)
+                launched = Launched(
+                    key=key,
+                    attempt=attempt,
+                    started=held.started,
+                    coordinated=held.coordinated,
+                    began=held.began,
+                )
                 records += (Accepted(held.start), launched)
                 if held.proceeds:
                     records.append(Proceeded(key=key, attempt=attempt))
@@ -179,7 +189,7 @@ class AgentState:
         ending = self.leaving or self.restarting is not None
         for (key, attempt), held in self._attempts.held.items():
             if held.phase is Phase.LAUNCHED:
-                actions.append(Launch(held.start, resumed=True))
+                actions.append(Launch(held.start, resumed=True, began=held.began))
                 if held.proceeds:
                     actions.append(GoOn(key, attempt))
                 if held.stop_asked or ending:
@@ -444,7 +454,7 @@ class AgentState:
             return
         attempts = self._attempts
         for held in attempts.ready_without_slots():
-            self._launch(held, actions)
+            self._launch(held, at, actions)
         while attempts.queue:
             held = attempts.held[attempts.queue[0]]
             slots = held.start.slots
@@ -453,14 +463,14 @@ class AgentState:
                 self._end(ref, held, does_not_fit(slots, self._slots, at), actions)
             elif slots <= self._slots - attempts.used_slots and self._directories.is_free(held.start):
                 attempts.queue.popleft()
-                self._launch(held, actions)
+                self._launch(held, at, actions)
             else:
                 return
 
-    def _launch(self, held: Held, actions: list[Action]) -> None:
+    def _launch(self, held: Held, at: Timestamp, actions: list[Action]) -> None:
         start = held.start
-        self._attempts.launch(held)
-        actions += (Launched(key=start.key, attempt=start.attempt), Launch(start))
+        self._attempts.launch(held, at)
+        actions += (Launched(key=start.key, attempt=start.attempt, began=at), Launch(start, began=at))
 
     def _end(self, ref: AttemptRef, held: Held, outcome: Outcome | None, actions: list[Action]) -> None:
         """Report the end of an attempt; `outcome` is None when it was stopped before it was launched."""
@@ -532,10 +542,10 @@ class AgentState:
                 self._slots = record.task_slots
             case Accepted(start=start):
                 self._attempts.accept(start)
-            case Launched(key=key, attempt=attempt, started=started, coordinated=coordinated):
+            case Launched(key=key, attempt=attempt, started=started, coordinated=coordinated, began=began):
                 held = self._attempts.held[key, attempt]
                 self._attempts.leave_line(held)
-                self._attempts.launch(held)
+                self._attempts.launch(held, began)
                 held.started = started
                 held.coordinated = coordinated
             case StopAsked(key=key, attempt=attempt):

@@ -1,11 +1,10 @@
 """The node side: the calls of node agents, in MessagePack, with the node's own token; and those of launch agents in
 multi-instance tasks, in JSON, with the attempt's."""
 
-import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -104,7 +103,7 @@ class AgentRoutes:
             syncs = _decoded(_decode_syncs, await request.body(MAX_MESSAGE_BYTES)).syncs
             if len(syncs) > MAX_SYNCS:
                 raise BatchError(ErrorCode.INVALID_REQUEST_BODY, Reason=f"more than {MAX_SYNCS} nodes")
-            return _reply(SyncReplies(tuple(await asyncio.gather(*map(self._sync_of_one, syncs)))))
+            return _reply(SyncReplies(await self._sync_all(syncs)))
         node_id = self._authenticated(request)
         if path == SYNC_PATH.encode():
             sync = _decoded(_decode_sync, await request.body(MAX_MESSAGE_BYTES))
@@ -125,19 +124,22 @@ class AgentRoutes:
             return Response(200, [])
         raise BatchError(ErrorCode.RESOURCE_NOT_FOUND)
 
-    async def _sync_of_one(self, one: NodeSync) -> NodeReply:
-        """Of several: what is wrong with one is no other's business."""
-        sync = one.sync
-        try:
-            self._check_part(one)
-            return NodeReply(await self._agents.sync(sync))
-        except BatchError as error:
-            return NodeReply(status=error.status, error=error.code.value)
-        except StoreUnavailable:
-            return NodeReply(status=503, error=ErrorCode.SERVER_BUSY.value)
-        except Exception:
-            _log.exception("the sync of node %r failed", sync.node_id)
-            return NodeReply(status=500, error=ErrorCode.INTERNAL_ERROR.value)
+    async def _sync_all(self, parts: Sequence[NodeSync]) -> tuple[NodeReply, ...]:
+        """What is wrong with one is no other's business."""
+        replies: list[NodeReply] = []
+        sound: list[int] = []
+        for index, one in enumerate(parts):
+            try:
+                self._check_part(one)
+            except BatchError as error:
+                replies.append(_refusal(error))
+            else:
+                replies.append(NodeReply())
+                sound.append(index)
+        answers = await self._agents.sync_all([parts[index].sync for index in sound])
+        for index, answer in zip(sound, answers, strict=True):
+            replies[index] = _refusal(answer) if isinstance(answer, BatchError) else NodeReply(answer)
+        return tuple(replies)
 
     def _check_part(self, one: NodeSync) -> None:
         """Raises BatchError."""
@@ -168,6 +170,10 @@ class AgentRoutes:
         if not node_id or not self._agents.authenticate(node_id, _bearer(request)):
             raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
         return node_id
+
+
+def _refusal(error: BatchError) -> NodeReply:
+    return NodeReply(status=error.status, error=error.code.value)
 
 
 def _bearer(request: Request) -> str:

@@ -30,23 +30,22 @@ async def read_json(request: Request, decoder: "msgspec.json.Decoder[_W]", limit
     Raises BatchError: InvalidRequestBody (not JSON, or empty), UnsupportedProperty, MissingRequiredProperty,
     InvalidPropertyValue (wrong type), RequestBodyTooLarge.
     """
-    return decode(decoder, await read_body(request, limit))
+    return decode_json(request, decoder, await read_body(request, limit))
 
 
-async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
-    """The body of a Batch operation, still to be decoded. Raises BatchError: InvalidRequestBody (empty),
-    UnsupportedProperty (one that the api-version has not), RequestBodyTooLarge."""
-    body = await _some_body(request, limit)
+def decode_json(request: Request, decoder: "msgspec.json.Decoder[_W]", body: bytes) -> _W:
+    """The rest of `read_json` for a body that was read by itself."""
     check_body(request.version, request.operation.name, body)
-    return body
+    return decode(decoder, body)
 
 
 async def read_management_json(request: Request, decoder: "msgspec.json.Decoder[_W]") -> _W:
     """The body of an operation of the management plane, whose versions are others. Raises as `read_json` does."""
-    return decode(decoder, await _some_body(request, MAX_BODY_BYTES))
+    return decode(decoder, await read_body(request, MAX_BODY_BYTES))
 
 
-async def _some_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body of an operation that needs one. Raises BatchError: InvalidRequestBody (empty), RequestBodyTooLarge."""
     body = await request.body(limit)
     if not body or body.isspace():
         raise BatchError(ErrorCode.INVALID_REQUEST_BODY, "The request body is empty, but the operation needs one.")

@@ -1,6 +1,6 @@
 """What the control plane offers to the REST face: the seam between `api` and the engines."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -11,6 +11,7 @@ from millpond.control.kept_files import KeptFiles
 from millpond.control.tokens import TaskClaim
 from millpond.domain.autoscale import AutoScaleRun
 from millpond.domain.durations import Timestamp
+from millpond.domain.errors import BatchError
 from millpond.domain.events import Event, JobScheduleEvent
 from millpond.domain.explanation import Explanation
 from millpond.domain.job import Job
@@ -117,7 +118,13 @@ class AgentGateway(Protocol):
         """Raises BatchError NodeNotFound for a node that is not (or no longer) in a pool."""
         ...
 
-    async def sync(self, sync: Sync) -> SyncReply: ...
+    async def sync(self, sync: Sync) -> SyncReply:
+        """Raises BatchError NodeNotFound."""
+        ...
+
+    async def sync_all(self, syncs: Sequence[Sync]) -> list[SyncReply | BatchError]:
+        """The same for several nodes, none of them parked: the answer to each, or what is wrong with it."""
+        ...
 
     async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:
         """Returns when the asker has taken the whole body, or is gone."""

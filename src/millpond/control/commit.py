@@ -42,10 +42,10 @@ class Batch(msgspec.Struct):
                 continue
             match effect:
                 case f.AddTasks(tasks, specs, alike):
-                    added = {task.key: task for task in tasks}
-                    changes.tasks.update(added)
-                    changes.new_tasks.update(added)
-                    changes.specs.update(zip(added, specs, strict=True))
+                    keys = [task.key for task in tasks]
+                    changes.tasks.update(zip(keys, tasks, strict=True))
+                    changes.new_tasks.update(keys)
+                    changes.specs.update(zip(keys, specs, strict=True))
                     if alike:
                         changes.together.append(Together(tasks, specs))
                 case f.SaveNode(node):

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+import msgspec
+
 from millpond.control.commit import Batch
 from millpond.control.settings import ControlSettings
 from millpond.domain.durations import Timestamp
@@ -33,6 +35,7 @@ _State = TypeVar("_State")
 _Event = TypeVar("_Event", Event, JobScheduleEvent)
 
 _STORY_LENGTH = 100
+_TOLD_TASKS = 5
 _BATCH_WEIGHT = 2000
 """Tasks and events of one batch, the last entry going in whole."""
 _WEIGHT_AT_ONCE = 200
@@ -63,7 +66,7 @@ _BUSY = "The service cannot take changes just now; try again shortly."
 def _line_of(event: Event | JobScheduleEvent) -> str:
     """An event as a line of a story: without the specifications, which may hold secrets."""
     if isinstance(event, TasksAdded):
-        return f"{event.at:.6f} [{event.cause}] TasksAdded({event.job_id}, {[task.id for task in event.tasks[:5]]} …)"
+        return f"{event.at:.6f} [{event.cause}] TasksAdded({event.job_id}, {[task.id for task in event.tasks[:_TOLD_TASKS]]} …)"
     if isinstance(event, TasksEnded):
         ends = [(end.key, end.attempt, end.exit_code) for end in event.ends[:5]]
         return f"{event.at:.6f} [{event.cause}] TasksEnded({event.node_id}, {len(event.ends)}: {ends} …)"
@@ -75,6 +78,11 @@ def _weight_of(event: Event | JobScheduleEvent) -> int:
     if isinstance(event, TasksAdded):
         return len(event.tasks)
     return len(event.ends) if isinstance(event, TasksEnded) else 1
+
+
+def _for_the_story(event: _Event) -> _Event:
+    """The event as far as `_line_of` tells it: tasks that were added need not stay in memory for that."""
+    return msgspec.structs.replace(event, tasks=event.tasks[:_TOLD_TASKS]) if isinstance(event, TasksAdded) else event
 
 
 class Surroundings(Protocol):
@@ -281,7 +289,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
                     await asyncio.sleep(0)
                 answer: Any = None
                 for event in entry.events:
-                    self._recent.append(event)
+                    self._recent.append(_for_the_story(event))
                     try:
                         answer = batch.take(self._apply(state, event))
                     except BatchError as refusal:

@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -38,6 +38,15 @@ def _pool_spec(pool: Pool | None) -> bytes:
     """What a node gets to know of its pool's definition."""
     spec = pool.spec if pool is not None else {}
     return msgspec.json.encode({name: spec[name] for name in _TOLD_TO_NODES if name in spec})
+
+
+async def _take_in(engine: Engine, events: list[Event]) -> BatchError | None:
+    """Returns when what the events changed is on disk, or with why it is not."""
+    try:
+        await engine.submit_all(events)
+    except BatchError as error:
+        return error
+    return None
 
 
 def _event_of(report: m.Started | m.Coordinated | m.Stopped | m.Returned, node_id: str, at: Timestamp) -> Event:
@@ -281,32 +290,67 @@ class NodeLinks:
         return msgspec.json.encode(options) if options else b"{}"
 
     async def sync(self, sync: m.Sync) -> m.SyncReply:
+        if not sync.park or sync.reports:
+            (answer,) = await self.sync_all((sync,))
+            if isinstance(answer, BatchError):
+                raise answer
+            return answer
+        link = self._heard(sync)
+        if link is None:
+            return m.SyncReply(session=sync.session, session_unknown=True)
+        if not self._closing:
+            await link.outbox.wait(self._settings.park_s, self._settings.resend_s)
+        return self._reply(link, sync, acknowledged=0)
+
+    async def sync_all(self, syncs: Sequence[m.Sync]) -> list[m.SyncReply | BatchError]:
+        answers: list[m.SyncReply | BatchError] = []
+        reporting: dict[Engine, list[tuple[int, NodeLink, m.Sync]]] = {}
+        for index, sync in enumerate(syncs):
+            try:
+                link = self._heard(sync)
+            except BatchError as error:
+                answers.append(error)
+                continue
+            if link is None:
+                answers.append(m.SyncReply(session=sync.session, session_unknown=True))
+            elif not sync.reports:
+                answers.append(self._reply(link, sync, acknowledged=0))
+            else:
+                answers.append(m.SyncReply(session=sync.session, retry_after_s=self._settings.store_retry_s))
+                reporting.setdefault(link.engine, []).append((index, link, sync))
+                link.outbox.expect_answer()
+        try:
+            # In one go to each engine: what each node would wait with by itself is a third of what its sync takes.
+            errors = await asyncio.gather(
+                *(
+                    _take_in(engine, [event for _, _, sync in several for event in self._events_of(sync)])
+                    for engine, several in reporting.items()
+                )
+            )
+            for why, several in zip(errors, reporting.values(), strict=True):
+                for index, link, sync in several:
+                    if why is None:
+                        answers[index] = self._reply(link, sync, acknowledged=max(r.seq for r in sync.reports))
+                    elif why.code not in (ErrorCode.SERVER_BUSY, ErrorCode.INTERNAL_ERROR):
+                        answers[index] = why
+        finally:
+            for several in reporting.values():
+                for _, link, _ in several:
+                    link.outbox.answered()
+        return answers
+
+    def _heard(self, sync: m.Sync) -> NodeLink | None:
+        """The node that calls; None when its session is not known. Raises NodeNotFound."""
         link = self._links.get(sync.node_id)
         if link is None:
             raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{sync.node_id}' is in no pool of this service.")
         if not link.session or sync.session != link.session:
-            return m.SyncReply(session=sync.session, session_unknown=True)
+            return None
         link.last_heard = _monotonic()
         if sync.metrics is not None:
             link.metrics, link.measured = sync.metrics, self._clock()
-        outbox = link.outbox
-        outbox.seen(sync.seen)
-        if sync.reports:
-            with outbox.answering():
-                return await self._take_reports(link, sync)
-        if sync.park and not self._closing:
-            await outbox.wait(self._settings.park_s, self._settings.resend_s)
-        return self._reply(link, sync, acknowledged=0)
-
-    async def _take_reports(self, link: NodeLink, sync: m.Sync) -> m.SyncReply:
-        """The answer to reports, once what they changed is on disk."""
-        try:
-            await link.engine.submit_all(self._events_of(sync))
-        except BatchError as error:
-            if error.code not in (ErrorCode.SERVER_BUSY, ErrorCode.INTERNAL_ERROR):
-                raise
-            return m.SyncReply(session=sync.session, retry_after_s=self._settings.store_retry_s)
-        return self._reply(link, sync, acknowledged=max(report.seq for report in sync.reports))
+        link.outbox.seen(sync.seen)
+        return link
 
     def _reply(self, link: NodeLink, sync: m.Sync, *, acknowledged: int) -> m.SyncReply:
         """With all that waits for the node."""

@@ -1,8 +1,6 @@
 """What waits to be told to one node: directives in order of revision, kept until the node says it has seen them."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 
 from millpond.protocol.messages import Directive, FileRequest, LaunchRequest
 
@@ -57,18 +55,16 @@ class Outbox:
         self._launch_requests.append(request)
         self._news.set()
 
-    @contextlib.contextmanager
-    def answering(self) -> Iterator[None]:
-        """While reports of the node are taken in: the answer to them brings the directives that follow, so what is
-        parked does not bring them too."""
+    def expect_answer(self) -> None:
+        """Reports of the node are being taken in: the answer to them brings the directives that follow, so what is
+        parked does not bring them too. `answered` comes after it."""
         self._answers_due += 1
-        try:
-            yield
-        finally:
-            self._answers_due -= 1
-            if not self._answers_due and self._pending:
-                # Also when all of it goes with this answer: that may be lost.
-                self._news.set()
+
+    def answered(self) -> None:
+        self._answers_due -= 1
+        if not self._answers_due and self._pending:
+            # Also when all of it goes with this answer: that may be lost.
+            self._news.set()
 
     def seen(self, revision: int) -> None:
         """The node has taken in all directives up to that revision."""

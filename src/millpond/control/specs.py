@@ -39,6 +39,8 @@ class SpecPreparer:
 
     def __call__(self, spec: bytes, pool: Pool | None) -> bytes:
         """The specification as a node of that pool can use it, or fails with it (`PREPARE_ERROR`)."""
+        if b'"identityReference"' not in spec and b'"autoStorageContainerName"' not in spec:
+            return spec
         until = self._clock() + _GRACE_S
         spec = sign_auto_storage(spec, lambda container: self._sign(container, "rl", until))
         if b'"identityReference"' not in spec:

@@ -77,23 +77,25 @@ class StartDirectives:
     def start(self, link: NodeLink, start: f.StartTask, spec: bytes) -> None:
         """Tell the node to run a task, or its instance of one."""
         job, task, members = start.job, start.task, start.members
-        link.outbox.put(
+        outbox = link.outbox
+        # In the order of the fields: by name takes twice as long, and this is done for every attempt there is.
+        outbox.put(
             m.Start(
-                revision=link.outbox.next_revision(),
-                key=task.key,
-                attempt=start.attempt,
-                job_id=job.id,
-                task_id=task.id,
-                slots=start.slots,
-                spec=self._prepare_spec(spec, _pool_of(link)),
-                common_environment=_common_environment(job),
-                kind=TaskKind.INSTANCE if members else TaskKind.TASK,
-                preparation_id=job.preparation.id if job.preparation is not None else "",
-                token=task_token(self._secret, TaskClaim(job.id, task.id, start.attempt))
+                outbox.next_revision(),
+                task.key,
+                start.attempt,
+                job.id,
+                task.id,
+                start.slots,
+                self._prepare_spec(spec, _pool_of(link)),
+                _common_environment(job),
+                TaskKind.INSTANCE if members else TaskKind.TASK,
+                job.preparation.id if job.preparation is not None else "",
+                task_token(self._secret, TaskClaim(job.id, task.id, start.attempt))
                 if task.rules is not None and task.rules.job_access
                 else "",
-                instance=self._instance_of(start) if members else None,
-                will_retry=may_retry(task, job),
+                self._instance_of(start) if members else None,
+                may_retry(task, job),
             )
         )
 

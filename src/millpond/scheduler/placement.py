@@ -87,8 +87,40 @@ def _serve(state: SchedulerState, jobs: list[JobMemory], at: Timestamp, effects:
                 while _place_one(state, job, at, effects, ahead=ahead):
                     pass
             return
+    elif ahead and jobs:
+        _feed_alike(state, jobs[0], effects)
     while jobs:
         jobs = [job for job in jobs if _place_one(state, job, at, effects, ahead=ahead)]
+
+
+def _feed_alike(state: SchedulerState, job: JobMemory, effects: list[Effect]) -> None:
+    """Hand nodes ahead what one job has ready, as long as that is all alike and needs nothing of its own: in turn, to
+    each at a time as many tasks as it can run beside each other. The rest is left to `_place_one`."""
+    row = job.row
+    if row.max_parallel_tasks > 0 or row.preparation is not None or len(job.ready) != 1 or state.tells_tasks:
+        return
+    ((slots, queue),) = job.ready.items()
+    while queue:
+        node = _hungry_node(state, job, slots)
+        if node is None:
+            return
+        node_id, assigned = node.row.id, node.assigned
+        number = min(ahead_limit(state, node.slots) - node.ahead, node.slots // slots)
+        for _ in range(number):
+            task = lines.take_first(state, job, queue, effects)
+            attempt = task.attempt = task.attempt + 1
+            task.node_id = node_id
+            assigned[task.key] = Assignment(task, attempt, slots, False)
+            job.assigned[task.key] = node_id
+            node.ahead += 1
+            effects.append(HandOver(task))
+            effects.append(StartTask(node_id, row, task, attempt, slots))
+            lines.drop_stale(job, queue)
+            if not queue:
+                del job.ready[slots]
+                break
+        state.with_ahead[node_id] = node
+        state.hungry.move_to_end(node_id)
 
 
 def _is_by_age(state: SchedulerState) -> bool:

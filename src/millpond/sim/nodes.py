@@ -1,7 +1,7 @@
 """Machines of a simulated cluster: the true agent on an in-memory journal, and processes that outlive it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from random import Random
 
 import msgspec
@@ -308,6 +308,7 @@ class SimRunner:
         started: Callable[[Timestamp], None],
         *,
         resumed: bool,
+        began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
     ) -> Outcome:
         ref = (start.key, start.attempt)
@@ -347,8 +348,13 @@ class SimRunner:
             del self._stops[ref]
             del self._proceeds[ref]
 
-    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
+    ) -> bool:
         return False
+
+    def settle(self, over: Sequence[Start] = ()) -> None:
+        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         proceed = self._proceeds.get((key, attempt))

@@ -1,6 +1,6 @@
 """The embedded store: one SQLite file.
 
-One thread writes (`sqlite_writer`), a few read, each with its own connection; in WAL mode they do not wait for one
+One thread or process writes (`sqlite_commits`), a few threads read, each with its own connection; in WAL mode they do not wait for one
 another. Full sync: a commit is answered when the disk has it.
 """
 
@@ -46,10 +46,10 @@ from millpond.store.base import (
 from millpond.store.changes import ChangeSet
 from millpond.store.sql_files import load_queries
 from millpond.store.sqlite_autoscale import AutoScaleTables
+from millpond.store.sqlite_commits import Commits
 from millpond.store.sqlite_file import Readers, open_file, transaction
 from millpond.store.sqlite_listing import Condition, condition_of, page_of
 from millpond.store.sqlite_tasks import TaskTables, range_of_job
-from millpond.store.sqlite_writer import Writer
 
 PURGE_ROWS: Final = 1000
 """Tasks deleted in one transaction: commits of others go in between."""
@@ -61,21 +61,23 @@ _T = TypeVar("_T")
 class SqliteStore:
     """A `Store` in one file (and SQLite's two beside it). One process at a time may have it open."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, busy_commits: int | None = None) -> None:
+        """From `busy_commits` a second on a process of its own writes; None: never."""
         self._path = path
+        self._busy_commits = busy_commits
         self._queries = load_queries()
         self._kept_logs = sqlite_logs.KeptLogs(self._queries)
         self._autoscale = AutoScaleTables(self._queries)
         self._tasks = TaskTables(self._queries)
-        self._writer: Writer | None = None
+        self._commits: Commits | None = None
         self._readers: Readers | None = None
 
     async def open(self) -> StoreFacts:
         """See `Store.open`. Raises ValueError also for a database that is not Millpond's.
 
-        Shortens the interpreter's switch interval for the whole process, see `sqlite_writer.SWITCH_INTERVAL_S`.
+        Shortens the interpreter's switch interval for the whole process, see `sqlite_write_thread.SWITCH_INTERVAL_S`.
         """
-        if self._writer is not None:
+        if self._commits is not None:
             raise Bug(f"the store {self._path} is open already")
         connection = await asyncio.to_thread(open_file, self._path)
         readers = Readers(self._path)
@@ -86,18 +88,30 @@ class SqliteStore:
             connection.close()
             raise
         self._readers = readers
-        self._writer = Writer(connection, self._queries)
-        self._writer.start()
+        self._commits = Commits(self._path, connection, self._queries, self._busy_commits)
+        self._commits.start()
         return facts
 
     async def close(self) -> None:
         """Finish the commits under way and close the file. Further calls raise StoreUnavailable."""
         readers, self._readers = self._readers, None
-        writer, self._writer = self._writer, None
+        commits, self._commits = self._commits, None
         if readers is not None:
             await readers.close()
-        if writer is not None:
-            await writer.stop()
+        if commits is not None:
+            await commits.stop()
+
+    async def write_by_process(self) -> None:
+        """Have a process write from now on, however little there is to write. Raises StoreUnavailable when it does not
+        start."""
+        if self._commits is None:
+            raise _closed()
+        await self._commits.start_process()
+
+    @property
+    def process_pid(self) -> int | None:
+        """Of the process that writes, if one does."""
+        return None if self._commits is None else self._commits.process_pid
 
     # --- leases and changes ---
 
@@ -131,9 +145,9 @@ class SqliteStore:
         await self._write(release)
 
     async def commit(self, changes: ChangeSet, fence: Fence) -> None:
-        if self._writer is None:
+        if self._commits is None:
             raise _closed()
-        await self._writer.commit(sqlite_rows.rows_of(changes), fence)
+        await self._commits.commit(sqlite_rows.rows_of(changes), fence)
 
     async def purge_tasks(self, job_no: int, limit: int, fence: Fence) -> int:
         deleted = 0
@@ -146,9 +160,9 @@ class SqliteStore:
         return deleted
 
     async def forget_node_names(self, chunk: int) -> None:
-        if self._writer is None:
+        if self._commits is None:
             raise _closed()
-        await self._write(self._writer.watch_names)
+        await self._commits.watch_names()
         free = {ref for (ref,) in await self._read(lambda connection: self._all(connection, "names_without_node"))}
         key: int | None = 0
         while free and key is not None:
@@ -157,7 +171,7 @@ class SqliteStore:
         numbers = sorted(free)
         for start in range(0, len(numbers), chunk):
             some = numbers[start : start + chunk]
-            await self._write(functools.partial(self._writer.forget_names, refs=some))
+            await self._commits.forget_names(some)
 
     # --- what the scheduler reads ---
 
@@ -320,9 +334,9 @@ class SqliteStore:
         ]
 
     async def get_job(self, job_id: str) -> Job | None:
-        if self._writer is None:
+        if self._commits is None:
             raise _closed()
-        record = self._writer.job_records.get(job_id)
+        record = self._commits.job_records.get(job_id)
         if record is not None:
             return sqlite_rows.job_of_record(record)
         return await self._get("get_job", sqlite_rows.job_of_record, job_id)
@@ -383,9 +397,9 @@ class SqliteStore:
         )
 
     async def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        if self._writer is None:
+        if self._commits is None:
             raise _closed()
-        return await self._writer.call(work)
+        return await self._commits.call(work)
 
     async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         if self._readers is None:

@@ -36,14 +36,27 @@ def open_file(path: str) -> sqlite3.Connection:
         connection = _connect(path)
         try:
             _migrate(connection, path)
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            connection.execute("PRAGMA cache_size = -65536")
+            # What a service that was killed had in hand is written now, or never.
+            connection.executescript("BEGIN IMMEDIATE; COMMIT")
+            _set_up(connection)
         except BaseException:
             connection.close()
             raise
     except (OSError, sqlite3.Error) as error:
         raise StoreUnavailable(f"the store {path} cannot be opened: {error}") from error
     return connection
+
+
+def open_writable(path: str) -> sqlite3.Connection:
+    """One more connection to write with, to a file that is open already. Raises sqlite3.Error."""
+    connection = _connect(path)
+    _set_up(connection)
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    connection.execute("PRAGMA cache_size = -65536")
 
 
 def _connect(path: str) -> sqlite3.Connection:

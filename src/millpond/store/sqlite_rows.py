@@ -128,7 +128,7 @@ def json_of(values: object) -> str:
     return _encode(values).decode()
 
 
-class Rows(msgspec.Struct):
+class Rows(msgspec.Struct, array_like=True):
     """The rows of a change set, taken out of its records: nothing of it changes when they do."""
 
     pools: list[Row]

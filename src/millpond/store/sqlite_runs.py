@@ -22,7 +22,7 @@ MIN_TASKS: Final = 4
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Run(msgspec.Struct, frozen=True, gc=False):
+class Run(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Rows of `task` and `task_spec` that differ in key, id and specification alone."""
 
     row: tuple[Any, ...]

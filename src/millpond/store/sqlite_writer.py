@@ -1,85 +1,46 @@
-"""The one thread that writes to the SQLite file.
-
-What waits while a transaction is on its way to the disk is written in the next one, all together: one `fsync` for any
-number of engines.
+"""Writing to the SQLite file: what is committed together goes into one transaction, with one `fsync` for any number of
+engines. Who does it, and where, is for `sqlite_commits`.
 """
 
-import asyncio
 import logging
-import queue
 import sqlite3
-import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
-from millpond.domain.ids import id_key
 from millpond.store.base import Fence
 from millpond.store.sqlite_bulk import Bulk
 from millpond.store.sqlite_rows import NEW_TASK_NODE, Row, Rows, TaskUpdate, json_of
 from millpond.store.sqlite_runs import Run
 
-_log = logging.getLogger(__name__)
-
-SWITCH_INTERVAL_S: Final = 0.0001
-"""How long a thread waits before it asks for the interpreter.
-
-With Python's own 5 ms, a thread starves for seconds beside a busy event loop: the loop lets go of the interpreter at
-each poll, the thread wakes too late to get it, and begins to wait anew without ever asking. Measured with a loop that
-polls every 0.3 or 3 ms: 5 s and 2.8 s without a turn; with 0.1 ms the worst was 7 ms, and the loop was no slower.
-"""
-
-MAX_JOB_RECORDS: Final = 1000
+_log: Final = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 
-class _Commit(msgspec.Struct, eq=False):
+class Commit(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Rows of one engine, and by what right they are written."""
+
     rows: Rows
     fence: Fence
-    done: "asyncio.Future[None]"
 
 
-class _Call(msgspec.Struct, Generic[_T], eq=False):
-    work: Callable[[sqlite3.Connection], _T]
-    done: "asyncio.Future[_T]"
+class WatchNames(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """From here on, note which nodes tasks are given."""
 
 
-class _Stop(msgspec.Struct, eq=False):
-    done: "asyncio.Future[None]"
+class ForgetNames(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Forget the names of these nodes, but for those that tasks have been given since `WatchNames`."""
+
+    refs: list[int]
 
 
-class JobRecords:
-    """The records of jobs that were written lately, as the file has them: the jobs that are worked on are asked for again
-    and again, and a reader's thread has to fight for the interpreter. Changed by the writer's thread alone, as soon as
-    a transaction is on disk."""
-
-    def __init__(self) -> None:
-        self._records: dict[str, bytes] = {}
-        """By id key, what was written last at the end."""
-        self._keys: dict[int, str] = {}
-        """By number."""
-
-    def get(self, job_id: str) -> bytes | None:
-        return self._records.get(id_key(job_id))
-
-    def note(self, rows: Rows) -> None:
-        """What has been written."""
-        for no in rows.deleted_jobs:
-            self._records.pop(self._keys.pop(no, ""), None)
-        for row in rows.jobs:
-            key = id_key(row[1])
-            self._records.pop(key, None)
-            self._records[key] = row[-1]
-            self._keys[row[0]] = key
-        while len(self._records) > MAX_JOB_RECORDS:
-            del self._records[next(iter(self._records))]
-        if len(self._keys) > 2 * MAX_JOB_RECORDS:
-            self._keys = {no: key for no, key in self._keys.items() if key in self._records}
+Request: TypeAlias = Commit | WatchNames | ForgetNames
+Outcome: TypeAlias = Exception | None
+"""Of a request: None once it is on disk, else LeaseLost, StoreUnavailable or Bug."""
 
 
 def failure_of(error: sqlite3.Error) -> Exception:
@@ -100,13 +61,11 @@ def roll_back(connection: sqlite3.Connection) -> None:
 
 
 class Writer:
-    """Owns the writing connection. Its methods are called from the event loop."""
+    """Owns a connection to write with. Used by one thread at a time."""
 
     def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
         self._connection = connection
         self._queries = queries
-        self._inbox: queue.SimpleQueue[_Commit | _Call[Any] | _Stop] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="millpond-store-writer", daemon=True)
         self._save_pools = Bulk(queries["save_pools"], 12)
         self._save_nodes = Bulk(queries["save_nodes"], 13)
         self._save_jobs = Bulk(queries["save_jobs"], 11)
@@ -127,121 +86,85 @@ class Writer:
         self._refs: dict[str, int] = {}
         """The numbers of nodes, by id."""
         self._borne: set[str] = set()
-        """The nodes that tasks were given since `watch_names`."""
+        """The nodes that tasks were given since `WatchNames`."""
+        self._watches = False
         self._counters: dict[str, int] = {}
-        self.job_records = JobRecords()
 
-    def start(self) -> None:
-        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
-        self._thread.start()
-
-    async def commit(self, rows: Rows, fence: Fence) -> None:
-        """Write the rows durably. Raises LeaseLost, StoreUnavailable, Bug."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._inbox.put(_Commit(rows, fence, done))
-        await done
-
-    async def call(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run `work` in a transaction of its own; what it raises undoes it."""
-        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._inbox.put(_Call(work, done))
-        return await done
-
-    async def stop(self) -> None:
-        """Finish what was asked for, close the connection, end the thread."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._inbox.put(_Stop(done))
-        await done
-        self._thread.join()
-
-    # --- in the thread ---
-
-    def _run(self) -> None:
-        waiting: list[_Commit] = []
-        while True:
-            item = self._inbox.get()
-            while True:
-                if isinstance(item, _Commit):
-                    waiting.append(item)
-                else:
-                    # Order is kept: what was asked for before a lease changes hands is written before.
-                    self._write(waiting)
-                    waiting = []
-                    if isinstance(item, _Stop):
-                        self._close(item)
-                        return
-                    self._call(item)
-                try:
-                    item = self._inbox.get_nowait()
-                except queue.Empty:
-                    break
-            self._write(waiting)
-            waiting = []
-
-    def _close(self, stop: _Stop) -> None:
+    def close(self) -> None:
+        """Fold the write-ahead log in, and close the connection."""
         try:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error:
             _log.exception("the write-ahead log could not be folded in; that is done when the file is next opened")
         self._connection.close()
-        _answer([stop.done], None)
 
-    def _call(self, call: _Call[Any]) -> None:
+    def forget(self) -> None:
+        """Another connection writes from now on: what this one knows of the file may be wrong before it is asked again."""
+        self._refs.clear()
+        self._borne.clear()
+        self._watches = False
+        self._counters.clear()
+
+    def call(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `work` in a transaction of its own; what it raises undoes it. Raises StoreUnavailable, Bug."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            result = call.work(self._connection)
+            result = work(self._connection)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             roll_back(self._connection)
-            _answer([call.done], failure_of(error))
-        except Exception as error:  # whatever it is, it is the caller's
+            raise failure_of(error) from error
+        except Exception:  # whatever it is, it is the caller's
             roll_back(self._connection)
-            _answer([call.done], error)
-        else:
-            _answer([call.done], result)
+            raise
+        return result
 
-    def _write(self, commits: list[_Commit]) -> None:
+    def do(self, requests: Iterable[Request]) -> list[Outcome]:
+        """What is asked for, in order; commits that follow one another in one transaction."""
+        outcomes: list[Outcome] = []
+        commits: list[Commit] = []
+        for request in requests:
+            if isinstance(request, Commit):
+                commits.append(request)
+                continue
+            outcomes += self._write(commits)
+            commits = []
+            outcomes.append(self._do_with_names(request))
+        return outcomes + self._write(commits)
+
+    def _write(self, commits: Sequence[Commit]) -> list[Outcome]:
         """Write a group in one transaction. If it fails for a reason of one member, each is written alone."""
         if not commits:
-            return
+            return []
         try:
-            held, lost = self._write_together(commits)
+            return self._write_together(commits)
         except sqlite3.Error as error:
             roll_back(self._connection)
             failure = failure_of(error)
         except Exception as error:  # of one member's rows: found out below
             roll_back(self._connection)
             failure = error
-        else:
-            _answer([commit.done for commit in held], None)
-            for commit in lost:
-                _answer([commit.done], LeaseLost(f"the lease of pool {commit.fence.pool_key!r} is another's"))
-            return
         self._counters.clear()
         if len(commits) == 1 or isinstance(failure, StoreUnavailable):
-            _answer([commit.done for commit in commits], failure)
-            return
-        for commit in commits:
-            self._write([commit])
+            return [failure] * len(commits)
+        return [outcome for commit in commits for outcome in self._write([commit])]
 
-    def _write_together(self, commits: list[_Commit]) -> tuple[list[_Commit], list[_Commit]]:
-        """(written, left out because their lease is lost)"""
+    def _write_together(self, commits: Sequence[Commit]) -> list[Outcome]:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         keys = msgspec.json.encode([commit.fence.pool_key for commit in commits]).decode()
         (epochs_json,) = connection.execute(self._queries["epochs"], (keys,)).fetchone()
         epochs = msgspec.json.decode(epochs_json, type=dict[str, int])
-        held = [commit for commit in commits if epochs.get(commit.fence.pool_key) == commit.fence.epoch]
-        lost = [commit for commit in commits if epochs.get(commit.fence.pool_key) != commit.fence.epoch]
+        held = [epochs.get(commit.fence.pool_key) == commit.fence.epoch for commit in commits]
         refs: dict[str, int] = {}
-        merged = _merged(held)
-        for rows in merged:
+        for rows in _merged(commit for commit, is_held in zip(commits, held, strict=True) if is_held):
             refs |= self._write_rows(rows)
         connection.execute("COMMIT")
         self._refs |= refs
-        for rows in merged:
-            self.job_records.note(rows)
-        return held, lost
+        return [
+            None if is_held else LeaseLost(f"the lease of pool {commit.fence.pool_key!r} is another's")
+            for commit, is_held in zip(commits, held, strict=True)
+        ]
 
     def _write_rows(self, rows: Rows) -> dict[str, int]:
         """Deletions first: what is deleted and what is saved may carry the same id. Returns the numbers of nodes that it
@@ -339,18 +262,22 @@ class Writer:
         if updated != len(updates):
             raise Bug(f"{len(updates)} tasks were to be updated, and {updated} of them have a row")
 
-    def watch_names(self, connection: sqlite3.Connection) -> None:
-        """From here on it is noted which nodes tasks are given. Called in the writer's thread."""
-        self._borne.clear()
-
-    def forget_names(self, connection: sqlite3.Connection, refs: Sequence[int]) -> None:
-        """Forget these names, but for those that tasks have been given since `watch_names`. Called in the writer's
-        thread."""
-        parameters = (json_of(refs), json_of(sorted(self._borne)))
-        gone = connection.execute(self._queries["forget_node_names"], parameters).fetchall()
+    def _do_with_names(self, request: WatchNames | ForgetNames) -> Outcome:
+        if isinstance(request, WatchNames):
+            self._borne.clear()
+            self._watches = True
+            return None
+        if not self._watches:
+            return None  # another has written meanwhile: whom tasks were given is not known here
+        parameters = (json_of(request.refs), json_of(sorted(self._borne)))
+        try:
+            gone = self.call(lambda it: it.execute(self._queries["forget_node_names"], parameters).fetchall())
+        except Exception as error:  # it is the outcome
+            return error
         # Should one come back, it is named again.
         for (node_id,) in gone:
             self._refs.pop(node_id, None)
+        return None
 
     def _delete(self, names: Iterable[str], keys: Sequence[int] | Sequence[str]) -> None:
         encoded = msgspec.json.encode(keys).decode()
@@ -363,7 +290,7 @@ class Writer:
             self._counters[name] = to
 
 
-def _merged(commits: Iterable[_Commit]) -> list[Rows]:
+def _merged(commits: Iterable[Commit]) -> list[Rows]:
     """The commits' rows as few sets: those of different pools in one, because they touch different keys."""
     merged: list[Rows] = []
     pools: set[str] = set()
@@ -376,23 +303,3 @@ def _merged(commits: Iterable[_Commit]) -> list[Rows]:
             merged[-1].extend(commit.rows)
             pools.add(key)
     return merged
-
-
-def _answer(futures: Sequence["asyncio.Future[Any]"], outcome: object) -> None:
-    """Resolve futures from this thread: with an exception, or else a result."""
-    if not futures:
-        return
-
-    def resolve() -> None:
-        for future in futures:
-            if future.done():
-                continue  # the caller was cancelled meanwhile; what was written stays
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-    try:
-        futures[0].get_loop().call_soon_threadsafe(resolve)
-    except RuntimeError:
-        _log.warning("the event loop ended before the store could answer it")

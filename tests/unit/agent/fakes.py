@@ -1,7 +1,7 @@
 """A scripted control plane, and a runner that ends attempts when told to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from millpond.agent.base import NodeFacts, Outcome
 from millpond.agent.link import NodeLink, TransportError
@@ -45,7 +45,9 @@ class FakeRunner:
         self.facts.append(facts)
         return self
 
-    def begin(self, start: Start, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]) -> bool:
+    def begin(
+        self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
+    ) -> bool:
         return False
 
     async def run(
@@ -54,6 +56,7 @@ class FakeRunner:
         started: Callable[[Timestamp], None],
         *,
         resumed: bool,
+        began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
     ) -> Outcome:
         ref = (start.key, start.attempt)
@@ -70,6 +73,9 @@ class FakeRunner:
 
     def end(self, key: int, attempt: int = 1, exit_code: int = 0) -> None:
         self.running[key, attempt].set_result(Outcome(1.0, 2.0, exit_code))
+
+    def settle(self, over: Sequence[Start] = ()) -> None:
+        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         self.proceeded.append((key, attempt))

@@ -318,7 +318,7 @@ def test_a_stop_outlives_a_restart() -> None:
     node = Node()
     node.tell(start(1, 1))
     node.tell(Stop(2, 1, 1))
-    assert node.restart() == [Launch(start(1, 1), resumed=True), Kill(1, 1)]
+    assert node.restart() == [Launch(start(1, 1), resumed=True, began=NOW), Kill(1, 1)]
     node.end(1, outcome=KILLED)
     assert node.reports == [Stopped(1, 1, 1, exit_code=-9)]
 
@@ -408,9 +408,9 @@ def test_the_primary_is_told_once_to_go_on_and_again_after_a_restart() -> None:
     assert node.tell(Proceed(2, 1, 1)) == [GoOn(1, 1)]
     assert node.tell(Proceed(3, 1, 1)) == []
     assert node.tell(Proceed(4, 1, 2), Proceed(5, 8, 1)) == []
-    assert node.restart() == [Launch(start(1, 1), resumed=True), GoOn(1, 1)]
+    assert node.restart() == [Launch(start(1, 1), resumed=True, began=NOW), GoOn(1, 1)]
     node.journal = node.state.snapshot()
-    assert node.restart() == [Launch(start(1, 1), resumed=True), GoOn(1, 1)]
+    assert node.restart() == [Launch(start(1, 1), resumed=True, began=NOW), GoOn(1, 1)]
     node.take(node.state.welcomed(welcome("s2"), NOW))
     assert node.tell(Proceed(1, 1, 1), session="s2") == []
     node.end(1)
@@ -461,7 +461,7 @@ def test_a_reboot_that_has_begun_is_gone_through_with() -> None:
     node.tell(Restart(3, wipe=True))
     for journal in (node.journal, node.state.snapshot()):
         node.journal = journal
-        assert node.restart() == [Launch(start(1, 1), resumed=True), Kill(1, 1)]
+        assert node.restart() == [Launch(start(1, 1), resumed=True, began=NOW), Kill(1, 1)]
         assert node.reports == []
         assert node.take(node.state.welcomed(welcome("s2"), NOW)) == []
         assert node.state.session == ""

@@ -57,11 +57,12 @@ async def test_what_follows_from_reports_goes_with_their_answer_and_not_with_wha
     outbox = Outbox()
     parked = asyncio.create_task(outbox.wait(30, resend_s=0.01))
     await asyncio.sleep(0)
-    with outbox.answering():
-        put(outbox, 1)
-        done, _ = await asyncio.wait([parked], timeout=0.05)
-        assert not done
-        assert [d.revision for d in outbox.take()[0]] == [1]
+    outbox.expect_answer()
+    put(outbox, 1)
+    done, _ = await asyncio.wait([parked], timeout=0.05)
+    assert not done
+    assert [d.revision for d in outbox.take()[0]] == [1]
+    outbox.answered()
     await asyncio.wait_for(parked, PATIENCE_S)
     assert [d.revision for d in outbox.take()[0]] == [1], "the answer to the reports may have been lost"
 
@@ -69,13 +70,14 @@ async def test_what_follows_from_reports_goes_with_their_answer_and_not_with_wha
 async def test_what_no_answer_took_goes_with_what_is_parked() -> None:
     outbox = Outbox()
     parked = asyncio.create_task(outbox.wait(30, 30))
-    with outbox.answering():
-        put(outbox, 1)
-        await asyncio.sleep(0)
+    outbox.expect_answer()
+    put(outbox, 1)
+    await asyncio.sleep(0)
+    outbox.answered()
     await asyncio.wait_for(parked, PATIENCE_S)
-    with outbox.answering():
-        outbox.ask(FileRequest("r", "stat", "x"))
-        await asyncio.wait_for(outbox.wait(30, 30), PATIENCE_S)
+    outbox.expect_answer()
+    outbox.ask(FileRequest("r", "stat", "x"))
+    await asyncio.wait_for(outbox.wait(30, 30), PATIENCE_S)
 
 
 async def test_a_new_session_starts_its_revisions_again() -> None:

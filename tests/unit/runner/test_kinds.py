@@ -152,7 +152,10 @@ class Gang:
         def note() -> None:
             self.coordinated += 1
 
-        run = self.bench.runner.run(self.start, self.bench.started.append, resumed=resumed, coordinated=note)
+        began = self.bench.started[0] if resumed and self.bench.started else None
+        run = self.bench.runner.run(
+            self.start, self.bench.started.append, resumed=resumed, began=began, coordinated=note
+        )
         return asyncio.create_task(run)
 
     async def has_coordinated(self, times: int = 1) -> None:

@@ -61,9 +61,10 @@ class Bench:
     async def run(self, attempt: int = 1, *, resumed: bool = False, **spec: Any) -> Outcome:
         if self.begins and not resumed:
             ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            if self.runner.begin(self.start(attempt, **spec), self.started.append, ended.set_result):
+            if self.runner.begin(self.start(attempt, **spec), time.time(), self.started.append, ended.set_result):
                 return await asyncio.shield(ended)
-        return await self.runner.run(self.start(attempt, **spec), self.started.append, resumed=resumed)
+        began = self.started[0] if resumed and self.started else None
+        return await self.runner.run(self.start(attempt, **spec), self.started.append, resumed=resumed, began=began)
 
     def begin(self, attempt: int = 1, *, resumed: bool = False, **spec: Any) -> "asyncio.Task[Outcome]":
         return asyncio.create_task(self.run(attempt, resumed=resumed, **spec))
@@ -561,3 +562,27 @@ async def test_what_the_service_could_not_prepare(bench: Bench) -> None:
     assert outcome.failure is not None
     assert outcome.failure.message == error["message"]
     assert (outcome.exit_code, bench.executor.started) == (None, [])
+
+
+def retained(bench: Bench) -> list[str]:
+    """The directories that are to be removed some day, as it is written down."""
+    records = (bench.root / "volatile/retention").iterdir()
+    return [line.split("\t")[2] for record in records for line in record.read_text().splitlines()]
+
+
+async def test_before_an_end_is_reported_its_retention_is_written_down(bench: Bench) -> None:
+    await bench.run()
+    bench.runner.settle()
+    assert retained(bench) == ["workitems/job/job-1/task"]
+    # The next attempt in the same directory finds the last one settled.
+    await bench.run(2)
+    await bench.run(3)
+    assert len(retained(bench)) >= 2
+
+
+async def test_retention_of_one_that_ended_just_before_the_agent_was_killed(bench: Bench) -> None:
+    await bench.run()
+    # Its timer dies with it.
+    bench.runner._late.clear()
+    bench.next_life().settle([bench.start()])
+    assert set(retained(bench)) == {"workitems/job/job-1/task"}

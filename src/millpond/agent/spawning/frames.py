@@ -44,7 +44,7 @@ COMPILED = 7
 HELLO = 16
 """version. Said once, then RUNNING and EXITED for all that is known, then READY."""
 RUNNING = 17
-"""id. Also the answer to LAUNCH."""
+"""id. Also the answer to LAUNCH, unless EXITED comes before."""
 EXITED = 18
 """id; then with blanks between: exit code, end time, user CPU seconds, kernel CPU seconds; and where that was looked at,
 the inode of the directory its own is in, and of its files for output, both: inode (0: there is none), size, time of the

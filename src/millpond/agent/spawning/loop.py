@@ -35,6 +35,7 @@ from millpond.agent.spawning.processes import (
     Children,
     Process,
     Stray,
+    child_signals,
     directory_token,
     is_of,
     read_family,
@@ -59,7 +60,7 @@ _FIRST_CLIENT_S = 30.0
 
 
 class Spawner:
-    """The loop: a listening socket, at most one client, SIGCHLD."""
+    """The loop: a listening socket, at most one client, children that end."""
 
     def __init__(self, listener: socket.socket, directory: str, linger_s: float) -> None:
         self._listener = listener
@@ -83,10 +84,10 @@ class Spawner:
         self._client: socket.socket | None = None
         self._received = bytearray()
         self._unsent = bytearray()
-        self._hurries = False
-        """Something of the unsent is to be sent at once."""
-        self._send_at = 0.0
-        """Monotonic time at which the unsent is sent in any case."""
+        self._untold: dict[bytes, None] = {}
+        """Processes that run, which the client has yet to be told."""
+        self._tell_at = 0.0
+        """Monotonic time at which it is told in any case."""
         self._writing = False
         self._shutting_down = False
         self._checked_at = time.monotonic()
@@ -102,11 +103,12 @@ class Spawner:
         self._epoll = select.epoll()
         self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_receiver.fileno(), select.EPOLLIN)
+        self._child_signals = child_signals()
+        self._epoll.register(self._child_signals, select.EPOLLIN)
 
     def serve(self) -> None:
         """Run until told to shut down, or until nobody has come for long and nothing runs."""
         signal.set_wakeup_fd(self._wake_sender.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._shut_down())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -117,6 +119,10 @@ class Spawner:
                 elif descriptor == self._wake_receiver.fileno():
                     with contextlib.suppress(BlockingIOError):
                         self._wake_receiver.recv(65536)
+                elif descriptor == self._child_signals:
+                    # Which child it was says the kernel, for all that have ended since.
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(descriptor, 4096)
                 elif self._client is not None and descriptor == self._client.fileno():
                     if events & ~select.EPOLLOUT:
                         self._receive()
@@ -127,7 +133,9 @@ class Spawner:
             self._reap()
             if self._killing:
                 self._kill_overdue()
-            if self._unsent and not self._writing and (self._hurries or self._send_at <= time.monotonic()):
+            if self._untold and self._tell_at <= time.monotonic():
+                self._tell_running()
+            if self._unsent and not self._writing:
                 self._flush()
         if self._client is not None:
             self._client.close()
@@ -140,8 +148,8 @@ class Spawner:
         if self._killing:
             until = min(process.kill_at for process in self._killing.values()) - time.monotonic()
             timeout = max(0.001, until if timeout < 0 else min(timeout, until))
-        if self._unsent and not self._writing:
-            until = self._send_at - time.monotonic()
+        if self._untold:
+            until = self._tell_at - time.monotonic()
             timeout = max(0.001, until if timeout < 0 else min(timeout, until))
         return timeout
 
@@ -199,7 +207,8 @@ class Spawner:
         self._client = None
         self._received.clear()
         self._unsent.clear()
-        self._writing = self._hurries = False
+        self._untold.clear()
+        self._writing = False
         # Whoever comes next asks for what it wants to know.
         self._ends.clear()
         self._alone_since = time.monotonic()
@@ -282,13 +291,23 @@ class Spawner:
     def _send(self, data: bytes) -> None:
         if self._client is not None:
             self._unsent += data
-            self._hurries = True
 
-    def _send_soon(self, data: bytes) -> None:
+    def _runs(self, process: Process) -> None:
+        """It has begun: that is told soon, unless its end is told before."""
         if self._client is not None:
-            if not self._unsent:
-                self._send_at = time.monotonic() + _TELL_S
-            self._unsent += data
+            if not self._untold:
+                self._tell_at = time.monotonic() + _TELL_S
+            self._untold[process.id] = None
+
+    def _tell_running(self) -> None:
+        for process_id in self._untold:
+            self._send(frame(RUNNING, process_id))
+        self._untold.clear()
+
+    def _tell_exit(self, process: Process) -> None:
+        assert process.exit is not None
+        self._untold.pop(process.id, None)
+        self._send(process.exit)
 
     def _flush(self) -> None:
         if self._client is None:
@@ -301,7 +320,6 @@ class Spawner:
             self._drop_client()
             return
         del self._unsent[:sent]
-        self._hurries = bool(self._unsent)
         if bool(self._unsent) != self._writing:
             self._writing = bool(self._unsent)
             self._epoll.modify(self._client.fileno(), select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
@@ -329,7 +347,7 @@ class Spawner:
         process = Process(process_id, pid, KEEPS in launch.split(b"\0", 5)[4])
         self._processes[process_id] = self._running[pid] = process
         if answer is None:
-            self._send_soon(frame(RUNNING, process_id))
+            self._runs(process)
         else:
             process.switching = answer.fileno()
             self._switching[process.switching] = (answer, process)
@@ -361,7 +379,7 @@ class Spawner:
         process.switching = -1
         if len(said) < ANSWER.size:
             # It is the task's program now; or was killed.
-            self._send_soon(frame(RUNNING, process.id))
+            self._runs(process)
             return
         number, was_user = ANSWER.unpack(said)
         # It is about to end, and is no process of the task's.
@@ -481,7 +499,7 @@ class Spawner:
             if process.forgotten:
                 self._sweep_up(process)
             else:
-                self._send(process.exit)
+                self._tell_exit(process)
         else:
             process.patience_until = time.monotonic() + _SWEEP_PATIENCE_S
             self._ending[process.id] = process
@@ -508,7 +526,7 @@ class Spawner:
                 if process.forgotten:
                     del self._processes[process.id]
                 else:
-                    self._send(self._news(process))
+                    self._tell_exit(process)
         if self._ends:
             self._answer_ends()
 

@@ -1,12 +1,15 @@
 """Processes as the spawner knows them, and as the kernel shows them."""
 
 import contextlib
+import ctypes
 import os
 import signal
+import struct
 import time
 
 from millpond.agent.spawning.frames import MARKER
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _SHORT = 2048
 _PF_KTHREAD = 0x00200000
 _NAMELESS_ROUNDS = 20
@@ -49,6 +52,17 @@ class Stray:
         """Processes it may stem from: one if it carries the marker or is in the session, otherwise all that lived when
         it was first seen. It is killed when the last of them has ended, so never while its task may still run."""
         self.leads_group = leads_group
+
+
+def child_signals() -> int:
+    """From now on SIGCHLD comes as something to read from this descriptor: that costs less than a handler, which is
+    called in the middle of a system call that then begins anew. Raises OSError."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    wanted = struct.pack("=Q", 1 << (signal.SIGCHLD - 1))
+    descriptor: int = _libc.signalfd(-1, wanted, os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), "signalfd")
+    return descriptor
 
 
 class Children:

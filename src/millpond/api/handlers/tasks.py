@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from millpond.api.context import Context
-from millpond.api.decode import body_decoder, decode, decode_if, drain, read_body, read_json
+from millpond.api.decode import body_decoder, decode_if, decode_json, drain, read_body, read_json
 from millpond.api.handlers.jobs import require_job
 from millpond.api.http import Request, Response
 from millpond.api.intake.tasks import (
@@ -80,12 +80,13 @@ async def create_task(context: Context, request: Request) -> Response:
 async def create_task_collection(context: Context, request: Request) -> Response:
     """Each task by itself: one that will not do is an error of its own, the others are added."""
     body = await read_body(request, MAX_COLLECTION_BYTES)
+    # Nothing of a plain task is a matter of api-versions.
     plain = decode_if(_plain_decoder, body)
     if plain is not None and 1 <= len(plain.value) <= MAX_COLLECTION_TASKS:
         tasks = plain_tasks(plain.value)
         if tasks is not None:
             return await _add_plain(context, request, tasks)
-    return await _add_any(context, request, decode(_group_decoder, body).value)
+    return await _add_any(context, request, decode_json(request, _group_decoder, body).value)
 
 
 async def _add_plain(context: Context, request: Request, tasks: list[NewTask]) -> Response:

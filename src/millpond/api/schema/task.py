@@ -168,7 +168,7 @@ class TaskGroup(Wire):
     value: list[TaskCreate]
 
 
-class PlainTask(Wire, kw_only=True):
+class PlainTask(Wire, kw_only=True, gc=False):
     """A task with nothing but what it must have, as most tasks are: read and written as `TaskCreate` is, in less time."""
 
     id: str

@@ -38,6 +38,7 @@ class KeepLogs(TaskHook):
             attempt.relative_directory,
             more=UPLOAD_LOG_FILES if attempt.spec.output_files else (),
             patterns=_patterns(attempt),
+            outputs=() if attempt.exit is None else attempt.exit.outputs,
         )
 
 

@@ -10,4 +10,5 @@ class Retention(TaskHook):
         if attempt.start.kind is TaskKind.START_TASK:
             # It stays as long as the node.
             return
-        attempt.directories.retain(attempt.relative_directory, attempt.spec.retention_s)
+        inode = 0 if attempt.exit is None else attempt.exit.directory_inode
+        attempt.directories.retain(attempt.relative_directory, attempt.spec.retention_s, inode)
