@@ -64,7 +64,7 @@ class Cluster(NamedTuple):
             tasks,
             seconds,
             report.seconds,
-            self.service.cpu_s() - cpu_s,
+            max(self.service.cpu_s() - cpu_s, machine.TICK_S),  # what is compared is divided by
             self.agents_cpu_s() - agents_s,
             report.cpu_s,
             tuple(report.latencies),

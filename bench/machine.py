@@ -14,6 +14,8 @@ import millpond
 ROOT: Final = Path(__file__).resolve().parent.parent
 ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
 """For processes of ours: this checkout, wherever they run."""
+TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+"""Processor time is counted in these."""
 
 
 def facts() -> dict[str, str]:
@@ -51,7 +53,7 @@ def load() -> float:
 def cpu_s(pid: int) -> float:
     """Processor seconds of a process so far, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
 def rss_bytes(pid: int) -> int:

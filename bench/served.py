@@ -36,6 +36,14 @@ class Service:
             self._process = subprocess.Popen(
                 self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=machine.ENVIRONMENT
             )
+        try:
+            self._read_where(begun)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _read_where(self, begun: float) -> None:
+        assert self._process is not None
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.startswith("ready "):

@@ -98,6 +98,17 @@ async def test_commits_of_before_its_time_are_written_before_those_of_after(stor
     assert len(await numbers_of(store)) == min(1000, (len(commits) + 1) // 2)
 
 
+async def test_there_is_one_whoever_asks_for_it(store):
+    fence = await lease(store)
+    starting = [asyncio.ensure_future(store.write_by_process()) for _ in range(2)]
+    for number in range(1, 5):
+        await store.commit(with_tasks(a_task(number)), fence)
+    await asyncio.gather(*starting)
+    pid = store.process_pid
+    await store.write_by_process()
+    assert store.process_pid == pid
+
+
 async def test_leases_change_hands_between_commits(store):
     await store.write_by_process()
     fence = await lease(store)

@@ -229,28 +229,34 @@ class Commits:
             self._counted_from, self._counted = now, 0
         self._counted += 1
         if self._counted >= busy_commits and self._starting is None and now >= self._retry_at:
-            self._starting = asyncio.create_task(self._start(), name="start of the process that writes")
-
-    async def _start(self) -> None:
-        try:
-            await self.start_process()
-        except StoreUnavailable as error:
-            _log.warning("a thread goes on writing: %s", error)
-            self._retry_at = self._loop.time() + _RETRY_S
-        finally:
-            self._starting = None
+            self._begin_start()
 
     async def start_process(self) -> None:
         """Have a process write from now on. Raises StoreUnavailable when it does not start."""
+        if self._process is None:
+            await asyncio.shield(self._starting or self._begin_start())
+
+    def _begin_start(self) -> "asyncio.Task[None]":
+        self._starting = asyncio.create_task(self._start(), name="start of the process that writes")
+        self._starting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # logged already
+        return self._starting
+
+    async def _start(self) -> None:
         process = WriteProcess(self._process_told, self._lost)
         try:
             await process.start(self._path)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StoreUnavailable):
+                _log.warning("a thread goes on writing: %s", error)
+            self._retry_at = self._loop.time() + _RETRY_S
             await process.stop()
             raise
-        # Nothing goes to it before the thread has ended what it was given.
-        self._process = process
-        self._pass_on()
+        else:
+            # Nothing goes to it before the thread has ended what it was given.
+            self._process = process
+            self._pass_on()
+        finally:
+            self._starting = None
 
     def _lost(self) -> None:
         """It was killed, or failed: what it has not answered for may be on disk or not."""
