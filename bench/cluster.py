@@ -45,7 +45,7 @@ class Cluster(NamedTuple):
         tasks: int,
         bodies: Sequence[bytes],
         *,
-        connections: int = 2,
+        connections: int = 8,
         poll_s: float = _POLL_S,
         **options: object,
     ) -> Ran:

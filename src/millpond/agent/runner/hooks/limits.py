@@ -9,7 +9,7 @@ from millpond.agent.runner.environment import RESERVED_DISK_SPACE_BYTES
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 
 _LOOK_S: Final = 0.2
-"""Between looks at a disk that has room: tasks that follow each other closely share one."""
+"""Between looks at a disk that has room: tasks that bring nothing and follow each other closely share one."""
 
 
 class Limits(TaskHook):
@@ -20,12 +20,10 @@ class Limits(TaskHook):
 
     def prestart(self, attempt: Attempt) -> None:
         now = time.monotonic()
-        if attempt.resumed or now - self._looked_at < _LOOK_S:
+        if attempt.resumed or (attempt.makes_directory and now - self._looked_at < _LOOK_S):
             return
         disk = os.statvfs(attempt.directories.root)
         free = disk.f_bavail * disk.f_frsize
-        if free >= RESERVED_DISK_SPACE_BYTES:
-            self._looked_at = now
         if free < RESERVED_DISK_SPACE_BYTES:
             raise TaskFailure(
                 TaskFailureCode.DISK_FULL,
@@ -33,3 +31,4 @@ class Limits(TaskHook):
                 FreeBytes=str(free),
                 ReservedBytes=str(RESERVED_DISK_SPACE_BYTES),
             )
+        self._looked_at = now
