@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -66,6 +67,26 @@ def test_under_the_loop_of_a_service(path):
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(write()) == [1]
+
+
+async def test_a_service_may_have_many_files_open(path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 3000:
+        pytest.skip(f"does not apply here: a process may have {hard} files open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 3000), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1200)]
+    store = SqliteStore(path)
+    try:
+        await store.open()
+        await store.write_by_process()
+        await store.commit(with_tasks(a_task(1)), await lease(store))
+        assert await numbers_of(store) == [1]
+        assert store.process_pid is not None
+    finally:
+        await store.close()
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_it_ends_with_its_store(path, tmp_path):

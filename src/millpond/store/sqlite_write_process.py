@@ -177,11 +177,12 @@ class _Served:
     def run(self) -> None:
         """Until the other side is gone."""
         self._answer([])  # ready
+        # Not `select`, which takes no descriptor above 1023: a service with many nodes has that many.
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
         while True:
-            readable, _, _ = select.select([self._channel], [], [], _QUIET_S)
-            if not readable:
+            if not poll.poll(_QUIET_S * 1000):
                 self._connection.execute("PRAGMA shrink_memory")
-                select.select([self._channel], [], [])
             requests, is_over = self._received()
             # Nobody waits for what a process asked for that is gone, and the next one may be at work already.
             if requests and os.getppid() == self._parent:
