@@ -111,7 +111,8 @@ async def test_storage_that_is_killed_and_comes_back(node: Node, new_azurite: Ca
     log = node.wd.parent / "fileuploaderr.txt"
     await until_true(lambda: log.exists() and "there is another" in log.read_text())
     await asyncio.to_thread(azurite.start)
-    assert (await running).failure is None
+    failure = (await running).failure
+    assert failure is None, f"{failure}\n{log.read_text()}"
     assert azurite.read(container, "19.txt") == b"x" * 19
     with azurite.client() as client, client.get_container_client(container) as one:
         assert len(list(one.list_blobs())) == 20
