@@ -8,9 +8,9 @@ from typing import Final, TypeAlias, cast
 from millpond.agent.link import TransportError
 from millpond.protocol.messages import MAX_SYNCS, NodeReply, NodeSync, Sync, SyncReply
 
-_IN_FLIGHT: Final = 2
+_IN_FLIGHT: Final = 6
 """Calls on their way: while what one brought is written to disk, the next may be read."""
-_MAX_REPORTS: Final = 4096
+_MAX_REPORTS: Final = 300
 """In one call: it stays well below what the service takes."""
 _ANSWER_S: Final = 30.0
 

@@ -41,6 +41,13 @@ class Batch(msgspec.Struct):
                 self._part(task.key)
                 continue
             match effect:
+                case f.SaveTasks(tasks):
+                    keys = [task.key for task in tasks]
+                    rows.update(zip(keys, tasks, strict=True))
+                    changes.handed.difference_update(keys)
+                    if changes.together:
+                        for key in keys:
+                            self._part(key)
                 case f.AddTasks(tasks, specs, alike):
                     keys = [task.key for task in tasks]
                     changes.tasks.update(zip(keys, tasks, strict=True))

@@ -70,13 +70,14 @@ class EffectRouter:
                 self._jobs.move(effect.job)
         specs = await self._directives.specs_of(starts) if starts else {}
         for effect in effects:
+            if type(effect) is f.StartTask:  # of these there is one for each task
+                spec = specs.get(effect.task.key)
+                link = self._links.get(effect.node_id)
+                # Without a specification the task has just been deleted, and a stop is on its way.
+                if link is not None and spec is not None:
+                    self._directives.start(link, effect, spec)
+                continue
             match effect:
-                case f.StartTask(node_id):
-                    spec = specs.get(effect.task.key)
-                    link = self._links.get(node_id)
-                    # Without a specification the task has just been deleted, and a stop is on its way.
-                    if link is not None and spec is not None:
-                        self._directives.start(link, effect, spec)
                 case f.StartSpecialTask(node_id) if link := self._links.get(node_id):
                     self._directives.start_special(link, effect)
                 case f.Proceed(node_id, key, attempt) if box := self._outbox(node_id):

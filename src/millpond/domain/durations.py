@@ -19,6 +19,8 @@ _DURATION: Final = re.compile(
     r"(?P<sign>-)?P(?:(?P<days>\d{1,9}(?:\.\d{1,9})?)D)?"
     r"(?:T(?:(?P<hours>\d{1,9}(?:\.\d{1,9})?)H)?(?:(?P<minutes>\d{1,9}(?:\.\d{1,9})?)M)?(?:(?P<seconds>\d{1,12}(?:\.\d{1,9})?)S)?)?\Z"
 )
+_EXACT_S: Final = 2.0**33
+"""Until the year 2242: so far a time in microseconds is a whole number of those that a float holds."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC1123_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _RFC1123_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -104,7 +106,8 @@ def etag_of(last_modified: Timestamp) -> str:
 def whole_microseconds(at: Timestamp) -> Timestamp:
     """The time as it is shown. Every time of an entity goes through here, or a client that asks for what changed after
     the time it was shown would be told of the same change again, and one that asks for that time would find nothing."""
-    return round(at, 6)
+    # `round(at, 6)` goes by way of the decimal text and takes eight times as long, and there are two for every task.
+    return round(at * 1e6) / 1e6 if -_EXACT_S < at < _EXACT_S else round(at, 6)
 
 
 def later_than(previous: Timestamp, at: Timestamp) -> Timestamp:

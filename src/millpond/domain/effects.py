@@ -58,6 +58,12 @@ class SaveTask(_Effect, frozen=True, gc=False):
     task: Task
 
 
+class SaveTasks(_Effect, frozen=True, gc=False):
+    """As many `SaveTask`."""
+
+    tasks: list[Task]
+
+
 class AddTasks(_Effect, frozen=True, gc=False):
     """New rows and their specifications, one each."""
 
@@ -353,6 +359,7 @@ RowEffect: TypeAlias = (
     | DeleteJob
     | AddTasks
     | SaveTask
+    | SaveTasks
     | HandOver
     | SaveTaskSpec
     | DeleteTask

@@ -16,7 +16,7 @@ from millpond.domain.effects import Effect, HandOver, ReturnTask, StartTask
 from millpond.domain.states import JobDefaultOrder, JobState, NodeFillType
 from millpond.domain.task import Task
 from millpond.scheduler import apart, lines, preemption, reservations, service_log, special
-from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState
+from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, is_ready
 
 FEED_AHEAD_S: Final = 0.1
 """Seconds of work a node is handed beyond its slots, so that it never idles for a round trip."""
@@ -100,6 +100,7 @@ def _feed_alike(state: SchedulerState, job: JobMemory, effects: list[Effect]) ->
     if row.max_parallel_tasks > 0 or row.preparation is not None or len(job.ready) != 1 or state.tells_tasks:
         return
     ((slots, queue),) = job.ready.items()
+    on_nodes = job.assigned
     while queue:
         node = _hungry_node(state, job, slots)
         if node is None:
@@ -107,18 +108,19 @@ def _feed_alike(state: SchedulerState, job: JobMemory, effects: list[Effect]) ->
         node_id, assigned = node.row.id, node.assigned
         number = min(ahead_limit(state, node.slots) - node.ahead, node.slots // slots)
         for _ in range(number):
-            task = lines.take_first(state, job, queue, effects)
+            task = lines.take_first(state, job, queue, effects) if job.lines else queue.popleft()
+            key = task.key
             attempt = task.attempt = task.attempt + 1
             task.node_id = node_id
-            assigned[task.key] = Assignment(task, attempt, slots, False)
-            job.assigned[task.key] = node_id
+            assigned[key] = Assignment(task, attempt, slots, False)
+            on_nodes[key] = node_id
             node.ahead += 1
-            effects.append(HandOver(task))
-            effects.append(StartTask(node_id, row, task, attempt, slots))
-            lines.drop_stale(job, queue)
-            if not queue:
-                del job.ready[slots]
-                break
+            effects += (HandOver(task), StartTask(node_id, row, task, attempt, slots))
+            if not queue or not is_ready(queue.head):
+                lines.drop_stale(job, queue)
+                if not queue:
+                    del job.ready[slots]
+                    break
         state.with_ahead[node_id] = node
         state.hungry.move_to_end(node_id)
 

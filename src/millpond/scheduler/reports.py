@@ -3,12 +3,15 @@
 A report of an attempt that is not the current one changes nothing but the slots it held.
 """
 
+from collections.abc import Sequence
+from itertools import islice
+
 from millpond.domain.durations import Timestamp, whole_microseconds
-from millpond.domain.effects import Effect, SaveTask
+from millpond.domain.effects import Effect, SaveTask, SaveTasks
 from millpond.domain.events import AttemptEnd, TaskEnded, TaskReturned, TasksEnded, TaskStarted, TaskStopped
 from millpond.domain.ids import is_special_key
 from millpond.domain.states import IN_SERVICE_NODE_STATES, TaskState
-from millpond.domain.task import NO_USE, ResourceUse, Task
+from millpond.domain.task import ResourceUse, Task
 from millpond.scheduler import gangs, jobs, retries, special, tasks
 from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, SchedulerState, settle_filed_node_state
 
@@ -98,6 +101,7 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
         if retries.may_retry(task, job.row):
             task.retry_count += 1
             job.row.use = job.row.use.plus(ResourceUse(retries=1))
+            state.touch_job(job)  # of a task that no primary has begun the state stays as it is
             task.last_retry_time = at
             tasks.requeue(state, job, task, at, effects, by_user=False)
             return
@@ -115,12 +119,14 @@ def on_tasks_ended(state: SchedulerState, event: TasksEnded, effects: list[Effec
     node = state.nodes.get(event.node_id)
     if node is None:
         return
-    at = event.at
-    alike = _Alike(state, node, at)
-    for end in event.ends:
-        if alike.take(end):
+    at, ends = event.at, event.ends
+    told = 0
+    while told < len(ends):
+        if alike := _end_alike(state, node, ends, told, at, effects):
+            told += alike
             continue
-        alike.settle(effects)
+        end = ends[told]
+        told += 1
         alone = TaskEnded(
             at=at,
             cause=event.cause,
@@ -139,63 +145,63 @@ def on_tasks_ended(state: SchedulerState, event: TasksEnded, effects: list[Effec
         if state.follow_ups:
             # What it asks of its job may concern those that follow.
             jobs.follow_up(state, at, effects)
-        alike.begin()
-    alike.settle(effects)
 
 
-class _Alike:
-    """Tasks of one job, without rules, that began and ended on a node with exit code 0 since it last reported."""
-
-    def __init__(self, state: SchedulerState, node: NodeMemory, at: Timestamp) -> None:
-        self._state = state
-        self._node = node
-        self._at = at
-        self.begin()
-
-    def begin(self) -> None:
-        """What follows is of its own."""
-        self._free_before = self._node.free
-        self._job: JobMemory | None = None
-        self._tasks: list[Task] = []
-        self._slots = 0
-        self._use = NO_USE
-        self._last_end = 0.0
-
-    def take(self, end: AttemptEnd) -> bool:
-        """Complete the task, if it is such a one: what is the task's own, and not what is the node's or the job's."""
-        node, at = self._node, self._at
-        assignment = node.assigned.get(end.key)
+def _end_alike(
+    state: SchedulerState,
+    node: NodeMemory,
+    ends: Sequence[AttemptEnd],
+    first: int,
+    at: Timestamp,
+    effects: list[Effect],
+) -> int:
+    """Complete the tasks whose ends come from `first` on, as far as they are of one job, without rules, and began and ended
+    on the node with exit code 0 since it last reported; how many these are."""
+    assigned = node.assigned
+    begin = assigned.get(ends[first].key)
+    if begin is None:
+        return 0
+    job = state.jobs_by_no[begin.task.job_no]
+    if job.dependencies is not None or state.tells_tasks:
+        return 0
+    on_nodes = job.assigned
+    free_before = node.free
+    use = job.row.use
+    user_cpu_s, kernel_cpu_s, wall_s, all_wait_s = use.user_cpu_s, use.kernel_cpu_s, use.wall_s, use.wait_s
+    known_run_time_s = state.run_time_s
+    slots = 0
+    last_end = 0.0
+    ended: list[Task] = []
+    for end in islice(ends, first, None):
+        key = end.key
+        assignment = assigned.get(key)
         if assignment is None or assignment.attempt != end.attempt:
-            return False
+            break
         if end.exit_code != 0 or end.failure is not None or end.start_time is None:
-            return False
+            break
         task = assignment.task
-        job = self._job
-        if job is None or job.row.no != task.job_no:
-            if job is not None:
-                return False
-            job = self._state.jobs_by_no[task.job_no]
-            if job.dependencies is not None or self._state.tells_tasks:
-                return False
-            self._use = job.row.use
-        if task.rules is not None or task.state is not TaskState.ACTIVE:
-            return False
+        if task.rules is not None or task.state is not TaskState.ACTIVE or key not in on_nodes:
+            break
         if not assignment.holds:
             tasks.promote(node)
             if not assignment.holds:
-                return False
-        del node.assigned[end.key]
-        del job.assigned[end.key]
+                break
+        del assigned[key]
+        del on_nodes[key]
         node.free += assignment.slots
         # The node's clock may be off: see `_start`.
-        start_time = min(max(whole_microseconds(end.start_time), task.state_time), at)
-        end_time = min(max(whole_microseconds(end.end_time), start_time), at)
+        start_time = _between(task.state_time, whole_microseconds(end.start_time), at)
+        end_time = _between(start_time, whole_microseconds(end.end_time), at)
         run_time_s = end_time - start_time
-        known = self._state.run_time_s
-        self._state.run_time_s = run_time_s if known is None else 0.9 * known + 0.1 * run_time_s
-        wait_s = max(0.0, start_time - task.creation_time) if task.use is None else 0.0
+        known_run_time_s = run_time_s if known_run_time_s is None else 0.9 * known_run_time_s + 0.1 * run_time_s
+        before = task.use
+        wait_s = max(0.0, start_time - task.creation_time) if before is None else 0.0
         run = ResourceUse(end.user_cpu_s, end.kernel_cpu_s, run_time_s, wait_s)
-        task.use = run if task.use is None else task.use.plus(run)
+        user_cpu_s += end.user_cpu_s
+        kernel_cpu_s += end.kernel_cpu_s
+        wall_s += run_time_s
+        all_wait_s += wait_s
+        task.use = run if before is None else before.plus(run)
         task.previous_state = TaskState.RUNNING
         task.previous_state_time = task.state_time = at
         task.state = TaskState.COMPLETED
@@ -203,41 +209,54 @@ class _Alike:
         task.end_time = end_time
         task.exit_code = 0
         task.failure = None
-        self._job = job
-        self._tasks.append(task)
-        self._slots += task.required_slots
-        self._use = self._use.plus(run)
-        self._last_end = max(self._last_end, end_time)
-        return True
+        slots += task.required_slots
+        last_end = max(last_end, end_time)
+        ended.append(task)
+    if not ended:
+        return 0
+    state.run_time_s = known_run_time_s
+    job.row.use = ResourceUse(user_cpu_s, kernel_cpu_s, wall_s, all_wait_s, use.retries)
+    effects.append(SaveTasks(ended))
+    _settle_alike(state, node, job, ended, slots, free_before, last_end, at)
+    return len(ended)
 
-    def settle(self, effects: list[Effect]) -> None:
-        """What they have done to their node and to their job."""
-        state, node, job, at = self._state, self._node, self._job, self._at
-        ended = self._tasks
-        if job is None:
-            return
-        effects.extend([SaveTask(task) for task in ended])
-        number = len(ended)
-        counts = job.row.counts
-        counts.active -= number
-        counts.active_slots -= self._slots
-        counts.succeeded += number
-        counts.succeeded_slots += self._slots
-        job.row.use = self._use
-        state.touch_job(job)
-        state.touch_unsettled(job)
-        row = node.row
-        row.total_tasks_run += number
-        row.total_tasks_succeeded += number
-        row.note_tasks([task.key for task in ended])
-        if not row.running_tasks and row.state in IN_SERVICE_NODE_STATES:
-            row.state_time = at  # it ran, and does not any more
-        tasks.retain_files(state, node, None, self._last_end)
-        state.touch_node(node)
-        node.alone = False
-        tasks.settle(state, node, self._free_before, at)
-        tasks.check_all_complete(state, job)
-        self.begin()
+
+def _between(least: Timestamp, wanted: Timestamp, most: Timestamp) -> Timestamp:
+    """`min(max(wanted, least), most)`, which takes three times as long."""
+    wanted = max(wanted, least)
+    return min(most, wanted)
+
+
+def _settle_alike(
+    state: SchedulerState,
+    node: NodeMemory,
+    job: JobMemory,
+    ended: list[Task],
+    slots: int,
+    free_before: int,
+    last_end: Timestamp,
+    at: Timestamp,
+) -> None:
+    """What they have done to their node and to their job."""
+    number = len(ended)
+    counts = job.row.counts
+    counts.active -= number
+    counts.active_slots -= slots
+    counts.succeeded += number
+    counts.succeeded_slots += slots
+    state.touch_job(job)
+    state.touch_unsettled(job)
+    row = node.row
+    row.total_tasks_run += number
+    row.total_tasks_succeeded += number
+    row.note_tasks([task.key for task in ended])
+    if not row.running_tasks and row.state in IN_SERVICE_NODE_STATES:
+        row.state_time = at  # it ran, and does not any more
+    tasks.retain_files(state, node, None, last_end)
+    state.touch_node(node)
+    node.alone = False
+    tasks.settle(state, node, free_before, at)
+    tasks.check_all_complete(state, job)
 
 
 def _note_use(job: JobMemory, task: Task, event: TaskEnded, end_time: Timestamp) -> None:

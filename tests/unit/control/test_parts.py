@@ -164,6 +164,14 @@ def test_the_last_row_of_a_batch_wins() -> None:
     assert batch.after == [f.StopTask("n", 1, 1)]
 
 
+def test_what_ends_is_not_only_handed_over_any_more() -> None:
+    batch = Batch()
+    first, second, third = task(1), task(2), task(3)
+    batch.take([f.HandOver(first), f.HandOver(second), f.HandOver(third), f.SaveTasks([first, third])])
+    assert batch.changes.handed == {second.key}
+    assert batch.changes.tasks == {one.key: one for one in (first, second, third)}
+
+
 def test_tasks_that_came_together_part_when_one_of_them_changes() -> None:
     def together(*then: f.Effect) -> list[int]:
         batch = Batch()
@@ -176,6 +184,8 @@ def test_tasks_that_came_together_part_when_one_of_them_changes() -> None:
     assert together() == [1, 3]
     assert together(f.HandOver(task(2)), f.SaveTask(task(9)), f.SaveTask(task(5))) == [1, 3]
     assert together(f.SaveTask(task(2))) == [3]
+    assert together(f.SaveTasks([task(9), task(5)])) == [1, 3]
+    assert together(f.HandOver(task(2)), f.SaveTasks([task(9), task(2)])) == [3]
     assert together(f.SaveTaskSpec(task(4).key, b"{}")) == [1]
     assert together(f.DeleteTask(task(1)), f.SaveTask(task(3))) == []
 

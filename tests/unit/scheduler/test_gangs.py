@@ -170,9 +170,11 @@ def test_a_subtask_that_fails_in_its_coordination_command_is_retried_as_a_gang()
     world = cluster()
     world.add_job(retries=1)
     world.add_tasks("mpi", rules=_MPI)
+    world.effects.clear()
     world.end_instance("mpi", 1, 3)
     assert world.task("mpi").retry_count == 1
     assert world.task("mpi").state is TaskState.ACTIVE
+    assert any(isinstance(effect, f.SaveJob) for effect in world.effects), "the job counts its retries"
     world.confirm_stops()
     assert world.task("mpi").attempt == 2
 

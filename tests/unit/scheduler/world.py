@@ -191,6 +191,10 @@ class World:
                     for task in tasks:
                         assert task.key not in self.tasks
                         self.tasks[task.key] = task
+                case f.SaveTasks(tasks):
+                    for task in tasks:
+                        assert task.key in self.tasks, "an update of a row that is not there"
+                        self.tasks[task.key] = task
                 case f.SaveTask(task):
                     assert task.key in self.tasks, "an update of a row that is not there"
                     self.tasks[task.key] = task
