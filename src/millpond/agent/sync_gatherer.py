@@ -8,10 +8,12 @@ from typing import Final, TypeAlias, cast
 from millpond.agent.link import TransportError
 from millpond.protocol.messages import MAX_SYNCS, NodeReply, NodeSync, Sync, SyncReply
 
-_IN_FLIGHT: Final = 6
+_IN_FLIGHT: Final = 2
 """Calls on their way: while what one brought is written to disk, the next may be read."""
-_MAX_REPORTS: Final = 300
-"""In one call: it stays well below what the service takes."""
+_MAX_REPORTS: Final = 512
+"""In one call. With all that a host of busy nodes has to tell in one, host and service would wait for each other in turn."""
+_FULL_IN_FLIGHT: Final = 4
+"""Calls on their way while as much waits as goes in one."""
 _ANSWER_S: Final = 30.0
 
 Send: TypeAlias = Callable[[list[NodeSync]], Awaitable[tuple[NodeReply, ...]]]
@@ -24,13 +26,16 @@ class SyncGatherer:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._waiting: list[tuple[NodeSync, asyncio.Future[SyncReply]]] = []
+        self._reports = 0
+        """Of those that wait."""
         self._calls: set[asyncio.Task[None]] = set()
 
     async def sync(self, sync: Sync, token: str) -> SyncReply:
         """The answer to one node's sync, which must not be parked. Raises TransportError."""
         answer: asyncio.Future[SyncReply] = asyncio.get_running_loop().create_future()
         self._waiting.append((NodeSync(token, sync), answer))
-        if len(self._calls) < _IN_FLIGHT:
+        self._reports += len(sync.reports)
+        if len(self._calls) < (_IN_FLIGHT if self._reports < _MAX_REPORTS else _FULL_IN_FLIGHT):
             self._calls.add(asyncio.create_task(self._call()))
         return await answer
 
@@ -76,9 +81,10 @@ class SyncGatherer:
         taken = 0
         reports = 0
         for one, _ in self._waiting[:MAX_SYNCS]:
-            reports += len(one.sync.reports)
-            if taken and reports > _MAX_REPORTS:
+            if taken and reports + len(one.sync.reports) > _MAX_REPORTS:
                 break
             taken += 1
+            reports += len(one.sync.reports)
+        self._reports -= reports
         several, self._waiting = self._waiting[:taken], self._waiting[taken:]
         return [(one, answer) for one, answer in several if not answer.done()]
