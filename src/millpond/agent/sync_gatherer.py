@@ -10,9 +10,9 @@ from millpond.protocol.messages import MAX_SYNCS, NodeReply, NodeSync, Sync, Syn
 
 _IN_FLIGHT: Final = 2
 """Calls on their way: while what one brought is written to disk, the next may be read."""
-_MAX_REPORTS: Final = 512
+_MAX_REPORTS: Final = 1024
 """In one call. With all that a host of busy nodes has to tell in one, host and service would wait for each other in turn."""
-_FULL_IN_FLIGHT: Final = 4
+_FULL_IN_FLIGHT: Final = 3
 """Calls on their way while as much waits as goes in one."""
 _ANSWER_S: Final = 30.0
 
