@@ -8,11 +8,11 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from millpond.agent.base import NodeFacts, Outcome
+from millpond.agent.base import NodeFacts, Outcome, Runner
 from millpond.agent.host import Host, HostRunning
-from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
+from millpond.agent.http_transport import EndpointFile, HttpHost, HttpTransport, open_session
 from millpond.domain.durations import Timestamp
 from millpond.domain.states import ErrorCategory
 from millpond.domain.task import FailureInfo
@@ -22,7 +22,7 @@ from tests.unit.agent.fakes import FakeFiles
 DIRECTORY = os.path.abspath(sys.argv[sys.argv.index("--directory") + 1])
 
 
-class SimpleRunner:
+class SimpleRunner(Runner):
     """Commands as plain children; a resumed attempt is lost."""
 
     def __init__(self, facts: NodeFacts) -> None:
@@ -56,14 +56,6 @@ class SimpleRunner:
             process.kill()
         return Outcome(begun, time.time(), await process.wait())
 
-    def begin(
-        self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
-    ) -> bool:
-        return False
-
-    def settle(self, over: Sequence[Start] = ()) -> None:
-        pass
-
     def proceed(self, key: int, attempt: int) -> None:
         pass
 
@@ -86,16 +78,20 @@ class SimpleRunner:
 async def _main() -> None:
     endpoint = EndpointFile(os.path.join(DIRECTORY, "endpoint"))
     async with open_session() as session:
+        calls = HttpHost(session, endpoint)
         host = Host(
             DIRECTORY,
             runner_factory=SimpleRunner,
             files_factory=lambda _: FakeFiles(),
-            transport_factory=lambda *, node_id, token: HttpTransport(session, endpoint, node_id=node_id, token=token),
+            transport_factory=lambda *, node_id, token: HttpTransport(calls, node_id=node_id, token=token),
             clock=time.time,
             chance=random.random,
-            moved=endpoint.forget,
+            shared=calls,
         )
-        await host.run()
+        try:
+            await host.run()
+        finally:
+            await calls.close()
 
 
 if __name__ == "__main__":
