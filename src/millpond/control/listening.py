@@ -63,7 +63,9 @@ class NodeLink:
     def last_heard(self) -> float:
         """A call in which its host listens for it is a word of the node."""
         ear = self.ear
-        return self._heard_at if ear is None or ear.is_deaf else max(self._heard_at, ear.listener.last_heard)
+        if ear is None or ear.session != self.session:
+            return self._heard_at
+        return max(self._heard_at, ear.listener.last_heard)
 
     def heard(self, now: float) -> None:
         self._heard_at = now

@@ -422,32 +422,41 @@ class NodeLinks:
         """Notice nodes that fell silent, and give up those that stay so."""
         interval_s = max(0.05, min(1.0, self._settings.silent_after_s / 5))
         while True:
-            await asyncio.sleep(interval_s)
-            now, at = _monotonic(), self._clock()
-            for link in list(self._links.values()):
-                if not link.watched or link.given_up or not link.engine.available:
-                    continue
-                quiet_s = now - link.last_heard
-                why = f"silent for {quiet_s:.0f} s"
-                event: Event
-                if quiet_s >= self._settings.lost_after_s:
-                    event = e.NodeLost(at=at, cause=why, node_id=link.node_id)
-                elif quiet_s >= self._settings.silent_after_s and link.session:
-                    event = e.NodeSilent(at=at, cause=why, node_id=link.node_id)
-                else:
-                    continue
-                if self._tell(link, event):
-                    link.given_up = isinstance(event, e.NodeLost)
-                    link.end_session()
-            for host, listener in list(self._listeners.items()):
-                if now - listener.last_heard >= self._settings.lost_after_s + self._settings.park_s:
-                    listener.drop_all()
-                    del self._listeners[host]
+            await asyncio.sleep(max(interval_s, self._look_for_silence() - _monotonic()))
 
-    def _tell(self, link: NodeLink, event: Event) -> bool:
-        """Whether the engine has taken it; one that is busy is told the next time."""
+    def _look_for_silence(self) -> float:
+        """When the next node is silent unless it is heard of: whoever is heard of, or comes, is so no earlier."""
+        now, at = _monotonic(), self._clock()
+        silent_after_s, lost_after_s = self._settings.silent_after_s, self._settings.lost_after_s
+        earliest = now + silent_after_s
+        for link in list(self._links.values()):
+            if not link.watched or link.given_up:
+                continue
+            last_heard = link.last_heard
+            limit_s = silent_after_s if link.session else lost_after_s
+            if last_heard + limit_s > now:
+                earliest = min(earliest, last_heard + limit_s)
+                continue
+            earliest = now
+            if link.engine.available:
+                self._silent(link, now - last_heard, at)
+        for host, listener in list(self._listeners.items()):
+            if now - listener.last_heard >= lost_after_s + self._settings.park_s:
+                listener.drop_all()
+                del self._listeners[host]
+        return earliest
+
+    def _silent(self, link: NodeLink, quiet_s: float, at: Timestamp) -> None:
+        event: Event
+        cause = f"silent for {quiet_s:.0f} s"
+        if quiet_s >= self._settings.lost_after_s:
+            event = e.NodeLost(at=at, cause=cause, node_id=link.node_id)
+        else:
+            event = e.NodeSilent(at=at, cause=cause, node_id=link.node_id)
         try:
             link.engine.submit(event)
         except BatchError:
-            return False
-        return True
+            # The engine is busy: as if it had not been noticed yet.
+            return
+        link.given_up = isinstance(event, e.NodeLost)
+        link.end_session()
