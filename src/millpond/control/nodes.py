@@ -422,7 +422,8 @@ class NodeLinks:
         """Notice nodes that fell silent, and give up those that stay so."""
         interval_s = max(0.05, min(1.0, self._settings.silent_after_s / 5))
         while True:
-            await asyncio.sleep(max(interval_s, self._look_for_silence() - _monotonic()))
+            pause_s = self._look_for_silence() - _monotonic()
+            await asyncio.sleep(max(interval_s, pause_s))
 
     def _look_for_silence(self) -> float:
         """When the next node is silent unless it is heard of: whoever is heard of, or comes, is so no earlier."""
