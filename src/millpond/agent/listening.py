@@ -83,6 +83,8 @@ class HostListening:
         self._metrics: NodeMetrics | None = None
         self._begins = True
         self._number = 0
+        self._void = 0
+        """The latest call when the service was last found to know nothing."""
         self._asked_at = 0.0
         self._failures = 0
         self._running: asyncio.Task[None] | None = None
@@ -187,14 +189,19 @@ class HostListening:
                 _log.info("the host's nodes: no answer: %s", error or "in time")
             return False
         self.last_heard = loop.time()
-        self._confirmed(call, unknown=news.unknown)
+        if not news.overtaken:
+            self._confirmed(call, unknown=news.unknown)
         for one in news.nodes:
             self._hear(one)
         return bool(news.nodes) or news.unknown or self.last_heard - self._asked_at > _EMPTY_ANSWER_S
 
     def _confirmed(self, call: Listen, *, unknown: bool) -> None:
-        """The service knows what the call told, or nothing at all."""
+        """The service knows what the call told, or nothing at all. Then answers to calls of before say nothing of what it
+        knows now."""
+        if call.number <= self._void:
+            return
         if unknown:
+            self._void = self._number
             self._begins = True
             self._untold = dict.fromkeys(self._places)
             self._left.clear()

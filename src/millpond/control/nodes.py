@@ -330,7 +330,7 @@ class NodeLinks:
                 return m.News(unknown=True)
             listener = Listener(self._settings.resend_s)
         if call.number <= listener.number:
-            return m.News()
+            return m.News(overtaken=True)
         listener.heard(call.number)
         listener.leave(call.left)
         listener.seen(call.seen)
@@ -345,8 +345,6 @@ class NodeLinks:
                 await listener.wait(self._settings.park_s)
                 if call.number != listener.number:
                     return m.News()
-        else:
-            self._listeners.pop(call.id, None)
         return m.News((*refused, *listener.collect()))
 
     def _listen_for(self, listener: Listener, nodes: Sequence[m.Listening]) -> list[m.NodeNews]:

@@ -522,7 +522,8 @@ class NodeNews(_Message, frozen=True, gc=False, omit_defaults=True):
 
 
 class News(_Message, frozen=True, gc=False, omit_defaults=True):
-    """`unknown`: the service does not know the host's `id`, so the host is to begin."""
-
     nodes: tuple[NodeNews, ...] = ()
     unknown: bool = False
+    """The service does not know the host's `id`, so the host is to begin."""
+    overtaken: bool = False
+    """The call has changed nothing, and is no answer to what it told."""

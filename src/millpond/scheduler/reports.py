@@ -98,6 +98,7 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
         if retries.may_retry(task, job.row):
             task.retry_count += 1
             job.row.use = job.row.use.plus(ResourceUse(retries=1))
+            state.touch_job(job)  # one that never ran changes nothing else of it
             task.last_retry_time = at
             tasks.requeue(state, job, task, at, effects, by_user=False)
             return

@@ -123,7 +123,7 @@ class FakeListener:
                 return News(unknown=True)
             self._host_id, self._number, self._places = call.id, 0, {}
         if call.number <= self._number:
-            return News()
+            return News(overtaken=True)
         self._number = call.number
         self._places |= {node.place: node for node in call.nodes}
         for place in call.left:
