@@ -17,7 +17,6 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-import aiohttp
 import msgspec
 import uvloop
 
@@ -32,7 +31,7 @@ from millpond.agent.desired import (
     read_node,
 )
 from millpond.agent.host import Host
-from millpond.agent.http_transport import EndpointFile, HttpSyncs, HttpTransport, open_session
+from millpond.agent.http_transport import EndpointFile, HttpHost, HttpTransport, open_session
 from millpond.agent.link import NodeLink
 from millpond.agent.local_state import MemoryJournal
 from millpond.agent.node import NodeAgent
@@ -89,10 +88,10 @@ class NoFiles:
 async def _be_host(directory: str) -> None:
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
-    together = HttpSyncs(session, endpoint)
+    calls = HttpHost(session, endpoint)
 
     def transport(*, node_id: str, token: str) -> HttpTransport:
-        return HttpTransport(session, endpoint, node_id=node_id, token=token, together=together)
+        return HttpTransport(calls, node_id=node_id, token=token)
 
     host = Host(
         directory,
@@ -101,12 +100,12 @@ async def _be_host(directory: str) -> None:
         transport_factory=transport,
         clock=time.time,
         chance=random.random,
-        moved=endpoint.forget,
+        shared=calls,
     )
     try:
         await host.run()
     finally:
-        await together.close()
+        await calls.close()
         await session.close()
 
 
@@ -115,7 +114,7 @@ async def _be_share(directory: str, share: int, shares: int) -> None:
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     nodes = os.path.join(directory, NODES_DIRECTORY)
     session = open_session()
-    together = HttpSyncs(session, endpoint)
+    calls = HttpHost(session, endpoint)
     links: dict[str, asyncio.Task[None]] = {}
     over = asyncio.Event()
     asyncio.get_running_loop().add_reader(0, over.set)
@@ -125,20 +124,18 @@ async def _be_share(directory: str, share: int, shares: int) -> None:
                 continue
             desired = read_node(os.path.join(nodes, name))
             if desired is not None:
-                links[name] = asyncio.create_task(_be_node(desired, session, endpoint, together))
+                links[name] = asyncio.create_task(_be_node(desired, calls))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_S):
                 await over.wait()
     for link in links.values():
         link.cancel()
     await asyncio.gather(*links.values(), return_exceptions=True)
-    await together.close()
+    await calls.close()
     await session.close()
 
 
-async def _be_node(
-    desired: DesiredNode, session: aiohttp.ClientSession, endpoint: EndpointFile, together: HttpSyncs
-) -> None:
+async def _be_node(desired: DesiredNode, calls: HttpHost) -> None:
     agent = NodeAgent(
         desired.node_id,
         root="",
@@ -149,7 +146,7 @@ async def _be_node(
         ip_address=desired.ip_address,
     )
     agent.begin()
-    transport = HttpTransport(session, endpoint, node_id=desired.node_id, token=desired.token, together=together)
+    transport = HttpTransport(calls, node_id=desired.node_id, token=desired.token)
     await NodeLink(agent, transport, NoFiles(""), chance=random.random).run()
 
 

@@ -39,8 +39,11 @@ from millpond.protocol.messages import (
     LaunchAnswer,
     LaunchCall,
     LaunchReply,
+    Listen,
     LogFile,
     Logs,
+    News,
+    NodeNews,
     NodeOrder,
     Sync,
     SyncReply,
@@ -391,14 +394,17 @@ class FakeAgents:
         self.calls.append(hello)
         return Welcome("s1", "p1", "labacct", "http://127.0.0.1:10010", True, 2, 15.0)
 
-    async def sync(self, sync: Sync) -> SyncReply:
+    async def sync_all(self, syncs: Sequence[Sync]) -> list[SyncReply | BatchError]:
         if self.error is not None:
             raise self.error
-        self.calls.append(sync)
-        return SyncReply(sync.session, acknowledged=7)
+        self.calls += syncs
+        return [SyncReply(sync.session, acknowledged=7) for sync in syncs]
 
-    async def sync_all(self, syncs: Sequence[Sync]) -> list[SyncReply | BatchError]:
-        return [await self.sync(sync) for sync in syncs]
+    async def listen(self, call: Listen, *, park: bool = True) -> News:
+        if self.error is not None:
+            raise self.error
+        self.calls.append((call, park))
+        return News(tuple(NodeNews(node.place, SyncReply(node.session)) for node in call.nodes))
 
     async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:
         self.calls.append((node_id, request_id, reply))

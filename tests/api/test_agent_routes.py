@@ -13,6 +13,7 @@ from tests.api.conftest import World
 
 HELLO = m.Hello("n1", m.PROTOCOL_VERSION, "0.1.0", 1.0, "10.0.0.4")
 SYNC = m.Sync("n1", "s1", 3, (m.Started(1, 7, 1, 2.0),))
+SYNCS = m.Syncs((m.NodeSync("token-of-n1", SYNC),))
 
 
 async def call(
@@ -38,9 +39,30 @@ async def test_hello_and_sync(world: World) -> None:
     answer = await call(world, m.HELLO_PATH, HELLO)
     assert (answer.status, answer.headers["content-type"]) == (200, m.CONTENT_TYPE)
     assert msgspec.msgpack.decode(answer.body, type=m.Welcome).session == "s1"
-    answer = await call(world, m.SYNC_PATH, SYNC)
-    assert msgspec.msgpack.decode(answer.body, type=m.SyncReply).acknowledged == 7
+    answer = await call(world, m.SYNCS_PATH, SYNCS, node=None, token=None)
+    (reply,) = msgspec.msgpack.decode(answer.body, type=m.SyncReplies).replies
+    assert reply == m.NodeReply(m.SyncReply("s1", acknowledged=7))
     assert world.control.agents.calls == [HELLO, SYNC]
+
+
+async def test_a_host_listens_for_the_nodes_whose_tokens_it_has(world: World) -> None:
+    nodes = [m.Listening(place, f"n{place}", f"token-of-n{place}", f"s{place}", 0) for place in (1, 2, 3)]
+    listen = m.Listen("host", 1, begins=True, nodes=tuple(nodes))
+    answer = await call(world, m.LISTEN_PATH, listen, node=None, token=None)
+    assert (answer.status, answer.headers["content-type"]) == (200, m.CONTENT_TYPE)
+    told = tuple(m.NodeNews(node.place, m.SyncReply(node.session)) for node in nodes)
+    assert msgspec.msgpack.decode(answer.body, type=m.News) == m.News(told)
+    # One with the token of another is refused at once, and the others hear what there is just now.
+    false = m.Listening(2, "n2", "token-of-n1", "s2", 0)
+    mixed = msgspec.structs.replace(listen, nodes=(nodes[0], false, nodes[2]))
+    answer = await call(world, m.LISTEN_PATH, mixed, node=None, token=None)
+    refusal = m.NodeNews(2, status=403, error="AuthenticationFailed")
+    assert msgspec.msgpack.decode(answer.body, type=m.News) == m.News((refusal, told[0], told[2]))
+    sound = msgspec.structs.replace(listen, nodes=(nodes[0], nodes[2]))
+    # Who is listened for already need not be named again.
+    again = m.Listen("host", 2, seen=((1, 4),))
+    assert (await call(world, m.LISTEN_PATH, again, node=None, token=None)).status == 200
+    assert world.control.agents.calls == [(listen, True), (sound, False), (again, True)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +70,7 @@ async def test_hello_and_sync(world: World) -> None:
 )
 @pytest.mark.parametrize(
     "path",
-    [m.HELLO_PATH, m.SYNC_PATH, m.FILE_REPLY_PATH + "r1", m.LAUNCH_REPLY_PATH + "r1", m.LOGS_PATH, "/agent/v1/none"],
+    [m.HELLO_PATH, m.FILE_REPLY_PATH + "r1", m.LAUNCH_REPLY_PATH + "r1", m.LOGS_PATH, "/agent/v1/none"],
 )
 async def test_a_bad_token_opens_nothing(world: World, path: str, node: str | None, token: str | None) -> None:
     answer = await call(world, path, SYNC, node=node, token=token)
@@ -56,16 +78,14 @@ async def test_a_bad_token_opens_nothing(world: World, path: str, node: str | No
     assert not world.control.agents.calls
 
 
-@pytest.mark.parametrize("path", [m.HELLO_PATH, m.SYNC_PATH])
-async def test_a_node_speaks_for_itself_only(world: World, path: str) -> None:
-    message = HELLO if path == m.HELLO_PATH else SYNC
-    answer = await call(world, path, message, node="n2", token="token-of-n2")
+async def test_a_node_speaks_for_itself_only(world: World) -> None:
+    answer = await call(world, m.HELLO_PATH, HELLO, node="n2", token="token-of-n2")
     assert answer.status == 403
     assert not world.control.agents.calls
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"{}", msgspec.msgpack.encode({"node_id": 7}), b"\x91" * 100000])
-@pytest.mark.parametrize("path", [m.HELLO_PATH, m.SYNC_PATH, m.LOGS_PATH])
+@pytest.mark.parametrize("path", [m.HELLO_PATH, m.LISTEN_PATH, m.SYNCS_PATH, m.LOGS_PATH])
 async def test_garbage(world: World, path: str, body: bytes) -> None:
     answer = await call(world, path, body)
     assert (answer.status, answer.code) == (400, "InvalidRequestBody")
@@ -82,7 +102,7 @@ async def test_garbage(world: World, path: str, body: bytes) -> None:
 )
 async def test_errors(world: World, error: Exception, status: int, code: str) -> None:
     world.control.agents.error = error
-    answer = await call(world, m.SYNC_PATH, SYNC)
+    answer = await call(world, m.SYNCS_PATH, SYNCS)
     assert (answer.status, answer.code) == (status, code)
     assert ("retry-after" in answer.headers) is (status == 503)
 
@@ -90,17 +110,16 @@ async def test_errors(world: World, error: Exception, status: int, code: str) ->
 async def test_other_paths_and_verbs(world: World) -> None:
     assert (await call(world, "/agent/v1/none", b"")).status == 404
     assert (await call(world, m.FILE_REPLY_PATH + "a/b", b"")).status == 404
-    assert (await call(world, m.SYNC_PATH, b"", method="GET")).status == 405
+    assert (await call(world, m.SYNCS_PATH, b"", method="GET")).status == 405
 
 
 async def test_several_nodes_in_one_call(world: World) -> None:
-    first, second = (m.Sync(node, "s1", 0, (m.Started(1, 7, 1, 2.0),), park=False) for node in ("n1", "n2"))
+    first, second = (m.Sync(node, "s1", 0, (m.Started(1, 7, 1, 2.0),)) for node in ("n1", "n2"))
     syncs = m.Syncs(
         (
             m.NodeSync("token-of-n1", first),
             m.NodeSync("token-of-n1", second),
             m.NodeSync("token-of-n2", second),
-            m.NodeSync("token-of-n1", m.Sync("n1", "s1", 0)),
         )
     )
     answer = await call(world, m.SYNCS_PATH, syncs, node=None, token=None)
@@ -110,9 +129,8 @@ async def test_several_nodes_in_one_call(world: World) -> None:
         (200, ""),
         (403, "AuthenticationFailed"),
         (200, ""),
-        (400, "InvalidRequestBody"),
     ]
-    assert [reply.reply is not None for reply in replies] == [True, False, True, False]
+    assert [reply.reply is not None for reply in replies] == [True, False, True]
     assert world.control.agents.calls == [first, second]
     world.control.agents.error = StoreUnavailable("disk full")
     answer = await call(world, m.SYNCS_PATH, m.Syncs(syncs.syncs[:1]), node=None, token=None)

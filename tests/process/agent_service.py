@@ -5,21 +5,33 @@ from collections import defaultdict
 import msgspec
 from aiohttp import web
 
-from millpond.agent.link import TransportError
-from millpond.protocol.messages import HELLO_PATH, NODE_HEADER, SYNC_PATH, Hello, Sync
-from tests.unit.agent.fakes import FakeControl
+from millpond.agent.listening import TransportError
+from millpond.protocol.messages import (
+    HELLO_PATH,
+    LISTEN_PATH,
+    NODE_HEADER,
+    SYNCS_PATH,
+    Hello,
+    Listen,
+    NodeReply,
+    SyncReplies,
+    Syncs,
+)
+from tests.unit.agent.fakes import FakeControl, FakeListener
 
 
 class AgentService:
     def __init__(self) -> None:
-        self.nodes: defaultdict[str, FakeControl] = defaultdict(FakeControl)
+        self._listener = FakeListener(lambda node_id: self.nodes[node_id])
+        self.nodes: defaultdict[str, FakeControl] = defaultdict(lambda: FakeControl(self._listener))
         self._runner: web.AppRunner | None = None
 
     async def begin(self) -> str:
         """Serve on a free port; the URL."""
         app = web.Application()
         app.router.add_post(HELLO_PATH, self._hello)
-        app.router.add_post(SYNC_PATH, self._sync)
+        app.router.add_post(LISTEN_PATH, self._listen)
+        app.router.add_post(SYNCS_PATH, self._syncs)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -39,12 +51,20 @@ class AgentService:
         assert request.headers[NODE_HEADER] == hello.node_id
         return self._answer(await self.nodes[hello.node_id].hello(hello))
 
-    async def _sync(self, request: web.Request) -> web.Response:
-        sync = msgspec.msgpack.decode(await request.read(), type=Sync)
+    async def _listen(self, request: web.Request) -> web.Response:
+        call = msgspec.msgpack.decode(await request.read(), type=Listen)
         try:
-            return self._answer(await self.nodes[sync.node_id].sync(sync))
+            return self._answer(await self._listener.listen(call))
         except TransportError as error:
             return web.Response(status=503, text=str(error))
+
+    async def _syncs(self, request: web.Request) -> web.Response:
+        syncs = msgspec.msgpack.decode(await request.read(), type=Syncs).syncs
+        try:
+            replies = [NodeReply(await self.nodes[one.sync.node_id].sync(one.sync)) for one in syncs]
+        except TransportError as error:
+            return web.Response(status=503, text=str(error))
+        return self._answer(SyncReplies(tuple(replies)))
 
     def _answer(self, message: object) -> web.Response:
         return web.Response(body=msgspec.msgpack.encode(message))

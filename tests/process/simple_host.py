@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from millpond.agent.base import NodeFacts, Outcome, Runner
 from millpond.agent.host import Host, HostRunning
-from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
+from millpond.agent.http_transport import EndpointFile, HttpHost, HttpTransport, open_session
 from millpond.domain.durations import Timestamp
 from millpond.domain.states import ErrorCategory
 from millpond.domain.task import FailureInfo
@@ -78,16 +78,20 @@ class SimpleRunner(Runner):
 async def _main() -> None:
     endpoint = EndpointFile(os.path.join(DIRECTORY, "endpoint"))
     async with open_session() as session:
+        calls = HttpHost(session, endpoint)
         host = Host(
             DIRECTORY,
             runner_factory=SimpleRunner,
             files_factory=lambda _: FakeFiles(),
-            transport_factory=lambda *, node_id, token: HttpTransport(session, endpoint, node_id=node_id, token=token),
+            transport_factory=lambda *, node_id, token: HttpTransport(calls, node_id=node_id, token=token),
             clock=time.time,
             chance=random.random,
-            moved=endpoint.forget,
+            shared=calls,
         )
-        await host.run()
+        try:
+            await host.run()
+        finally:
+            await calls.close()
 
 
 if __name__ == "__main__":

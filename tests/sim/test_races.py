@@ -19,6 +19,7 @@ from millpond.providers.fake import FakeProvider
 from millpond.store.base import PoolContents, StoreFacts
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
+from tests.listening import hear
 from tests.unit.scheduler.world import World, new_job, new_pool
 from tests.waiting import PATIENCE_S
 
@@ -88,7 +89,7 @@ def _hello(node_id: str, *held: e.HeldAttempt) -> m.Hello:
 async def test_a_stale_hello_does_not_start_an_attempt_again(control: ControlService, store: GatedStore) -> None:
     node_id = await _node_id(store)
     welcome = await control.agents.hello(_hello(node_id))
-    start = (await control.agents.sync(m.Sync(node_id, welcome.session, 0))).directives[0]
+    start = (await hear(control.agents, node_id, welcome.session, 0)).directives[0]
     assert isinstance(start, m.Start)
     # An old hello comes late: the attempt is handed out again, and its specification takes a while to read.
     store.reading_specs.clear()
@@ -185,7 +186,7 @@ async def test_a_node_that_its_provider_called_useless_is_heard_again_once_it_is
         provider.fail(node_id)
         await until(NodeState.UNKNOWN)
         # Its agent runs on, in the session it had; what it says does not count.
-        assert (await control.agents.sync(m.Sync(node_id, welcome.session, 0))).session_unknown
+        assert (await hear(control.agents, node_id, welcome.session, 0)).session_unknown
         with pytest.raises(BatchError) as refused:
             await control.agents.hello(_hello(node_id))
         assert refused.value.code is ErrorCode.NODE_STATE_UNUSABLE

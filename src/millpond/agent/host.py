@@ -73,6 +73,23 @@ class HostTransport(Transport, LogTransport, Protocol):
     """How a node's calls and its logs reach the control plane."""
 
 
+class Shared(Protocol):
+    """The calls that are one for all nodes of the host."""
+
+    @property
+    def last_heard(self) -> float | None:
+        """Event loop time of the last answer."""
+        ...
+
+    def tell(self, metrics: NodeMetrics) -> None:
+        """How busy the machine is."""
+        ...
+
+    def moved(self) -> None:
+        """The endpoint may have changed."""
+        ...
+
+
 class TransportFactory(Protocol):
     def __call__(self, *, node_id: str, token: str) -> HostTransport: ...
 
@@ -107,14 +124,14 @@ class Host:
         mounts: Mounts | None = None,
         logs_factory: LogsFactory | None = None,
         follow_factory: Callable[[NodeLogs], Follow] | None = None,
-        moved: Callable[[], None] | None = None,
+        shared: Shared | None = None,
         measure: Callable[[], NodeMetrics] | None = None,
         idle_s: float = _IDLE_S,
     ) -> None:
         """`files_factory` and `logs_factory` are given the root directory of a node; `follow_factory` makes what follows the
         files of one. Processes of the `executor` that no attempt of a node's journal accounts for are killed at the
         start. The `cache` is opened, and what it has of a pool goes with its last node, or when one is made anew.
-        `moved` is called when the endpoint may have changed.
+        `shared` is told when the endpoint may have changed, and what is measured.
         `measure` says how busy the machine is, on behalf of every node. After `idle_s` without work and without a word from any
         service the host ends."""
         self._directory = os.path.abspath(directory)
@@ -130,7 +147,7 @@ class Host:
         self._mounts = mounts
         self._logs_factory = logs_factory
         self._follow_factory = follow_factory
-        self._moved = moved
+        self._shared = shared
         self._measure = measure
         self._measuring: asyncio.Task[None] | None = None
         self._idle_s = idle_s
@@ -186,8 +203,8 @@ class Host:
             self._trash.empty()
             if self._executor is not None:
                 self._sweep = asyncio.create_task(self._kill_strays(self._executor))
-            if self._measure is not None:
-                self._measuring = asyncio.create_task(self._tell_metrics(self._measure))
+            if self._measure is not None and self._shared is not None:
+                self._measuring = asyncio.create_task(_tell_metrics(self._measure, self._shared))
             while not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
@@ -208,23 +225,17 @@ class Host:
         finally:
             await self._close()
 
-    async def _tell_metrics(self, measure: Callable[[], NodeMetrics]) -> None:
-        """Each node tells it with its next sync."""
-        while True:
-            await asyncio.sleep(_MEASURE_S)
-            metrics = measure()
-            for node in self._nodes.values():
-                node.agent.metrics = metrics
-
     def _nudge(self) -> None:
-        if self._moved is not None:
-            self._moved()
+        if self._shared is not None:
+            self._shared.moved()
         for node in self._nodes.values():
             if node.link is not None:
                 node.link.nudge()
 
     def _useless(self) -> bool:
         now = asyncio.get_running_loop().time()
+        if self._shared is not None and self._shared.last_heard is not None:
+            self._last_use = max(self._last_use, self._shared.last_heard)
         for node in self._nodes.values():
             heard = node.link.last_heard if node.link is not None else None
             if heard is not None:
@@ -444,6 +455,12 @@ def _welcome_for(logs: NodeLogs | None) -> Callable[[Welcome], None]:
             logs.configure(welcome.kept_log_bytes)
 
     return welcomed
+
+
+async def _tell_metrics(measure: Callable[[], NodeMetrics], shared: Shared) -> None:
+    while True:
+        await asyncio.sleep(_MEASURE_S)
+        shared.tell(measure())
 
 
 def _make_root(root: str) -> None:

@@ -2,13 +2,15 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable
 from typing import Final, TypeVar
 
 import aiohttp
 import msgspec
 
-from millpond.agent.link import TransportError
+from millpond.agent.listening import HostListening, Listens, TransportError
 from millpond.agent.logs import LogsRefused
 from millpond.agent.sync_gatherer import SyncGatherer
 from millpond.protocol.messages import (
@@ -17,14 +19,17 @@ from millpond.protocol.messages import (
     FILE_REPLY_PATH,
     HELLO_PATH,
     LAUNCH_REPLY_PATH,
+    LISTEN_PATH,
     LOGS_PATH,
     NODE_HEADER,
-    SYNC_PATH,
     SYNCS_PATH,
     FileReply,
     Hello,
     LaunchReply,
+    Listen,
     Logs,
+    News,
+    NodeMetrics,
     NodeReply,
     NodeSync,
     Sync,
@@ -43,9 +48,10 @@ _ERROR_TEXT: Final = 200
 _REFUSALS: Final = frozenset({400, 404, 413})
 """Sent again, the same would be answered the same."""
 
+_CONTENT: Final = {"Content-Type": CONTENT_TYPE}
 _encoder: Final = msgspec.msgpack.Encoder()
 _welcome_decoder: Final = msgspec.msgpack.Decoder(Welcome)
-_reply_decoder: Final = msgspec.msgpack.Decoder(SyncReply)
+_news_decoder: Final = msgspec.msgpack.Decoder(News)
 _replies_decoder: Final = msgspec.msgpack.Decoder(SyncReplies)
 
 
@@ -84,56 +90,68 @@ class EndpointFile:
         self._url = ""
 
 
-class HttpSyncs:
-    """The syncs of a host's nodes that are not parked, in one call where there are several. To be closed before the
-    session is."""
+class HttpHost:
+    """What the nodes of a host share: the call that listens for all of them, and their reports, in one call where several
+    have some. To be closed before the session is."""
 
     def __init__(self, session: aiohttp.ClientSession, endpoint: EndpointFile) -> None:
-        self._session = session
-        self._endpoint = endpoint
+        self.session = session
+        self.endpoint = endpoint
         self._gatherer = SyncGatherer(self._send)
+        self._listening = HostListening(self._listen, host_id=secrets.token_urlsafe(24), chance=random.random)
 
     async def sync(self, sync: Sync, token: str) -> SyncReply:
         return await self._gatherer.sync(sync, token)
 
+    def listen(self, node_id: str, token: str, session: str, park_s: float, node: Listens) -> Callable[[], None]:
+        place = self._listening.join(node_id, token, session, park_s, node)
+        return lambda: self._listening.leave(place)
+
+    @property
+    def last_heard(self) -> float | None:
+        """Event loop time of the last answer to the call that listens."""
+        return self._listening.last_heard
+
+    def tell(self, metrics: NodeMetrics) -> None:
+        """How busy the machine is."""
+        self._listening.tell(metrics)
+
+    def moved(self) -> None:
+        """The endpoint may have changed."""
+        self.endpoint.forget()
+        self._listening.nudge()
+
     async def close(self) -> None:
         await self._gatherer.close()
+        await self._listening.close()
+
+    async def _listen(self, call: Listen) -> News:
+        return await _call(self.session, self.endpoint, LISTEN_PATH, _CONTENT, call, _news_decoder)
 
     async def _send(self, syncs: list[NodeSync]) -> tuple[NodeReply, ...]:
-        if len(syncs) == 1:
-            sync, headers = syncs[0].sync, _headers(syncs[0].sync.node_id, syncs[0].token)
-            reply = await _call(self._session, self._endpoint, SYNC_PATH, headers, sync, _reply_decoder)
-            return (NodeReply(reply),)
-        headers = {"Content-Type": CONTENT_TYPE}
         message = Syncs(tuple(syncs))
-        return (await _call(self._session, self._endpoint, SYNCS_PATH, headers, message, _replies_decoder)).replies
+        return (await _call(self.session, self.endpoint, SYNCS_PATH, _CONTENT, message, _replies_decoder)).replies
 
 
 class HttpTransport:
-    """One node's calls; with `together`, which all nodes of the host share, its reports go with those of others."""
+    """One node's calls, some of them its host's."""
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        endpoint: EndpointFile,
-        *,
-        node_id: str,
-        token: str,
-        together: HttpSyncs | None = None,
-    ) -> None:
-        self._session = session
-        self._endpoint = endpoint
+    def __init__(self, host: HttpHost, *, node_id: str, token: str) -> None:
+        self._host = host
+        self._session = host.session
+        self._endpoint = host.endpoint
+        self._node_id = node_id
         self._token = token
-        self._together = together
         self._headers = _headers(node_id, token)
 
     async def hello(self, hello: Hello) -> Welcome:
         return await _call(self._session, self._endpoint, HELLO_PATH, self._headers, hello, _welcome_decoder)
 
     async def sync(self, sync: Sync) -> SyncReply:
-        if self._together is not None and not sync.park:
-            return await self._together.sync(sync, self._token)
-        return await _call(self._session, self._endpoint, SYNC_PATH, self._headers, sync, _reply_decoder)
+        return await self._host.sync(sync, self._token)
+
+    def listen(self, session: str, park_s: float, node: Listens) -> Callable[[], None]:
+        return self._host.listen(self._node_id, self._token, session, park_s, node)
 
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None:
         packed = _encoder.encode(reply)

@@ -1,10 +1,10 @@
-"""The asyncio loop of one node: hello, then sync for ever, over a `Transport`.
+"""The asyncio loop of one node: hello, then listen and report, over a `Transport`.
 
-One poll is always parked at the control plane, but for a node that has work queued and reports often: the answers to
-its reports bring all that is new, and a parked call would be answered with the same. Reports go in syncs of their own,
-at once: while one is on its way, further reports gather and go in the next, and while work is queued on the node they
-gather a little longer, so that a busy node sends large batches and an idle one none. When the control plane is away
-both are tried again with growing, jittered pauses; the node's tasks run on meanwhile.
+What there is for the node comes with the call that its host has parked for all of its nodes (`listening`). Reports go in
+syncs of their own, at once: while one is on its way, further reports gather and go in the next, and while work is queued
+on the node they gather a little longer, so that a busy node sends large batches and an idle one none. The answers to them
+bring all that is new, too. When the control plane is away calls are tried again with growing, jittered pauses; the node's
+tasks run on meanwhile.
 
 Only the event loop's time is used, and chance is injected, so the same code runs on virtual time.
 """
@@ -15,6 +15,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Final, Protocol, runtime_checkable
 
+from millpond.agent.listening import Listens, TransportError
 from millpond.agent.node import NodeAgent
 from millpond.domain.errors import ErrorCode
 from millpond.protocol.messages import (
@@ -32,22 +33,14 @@ from millpond.protocol.messages import (
 _log = logging.getLogger(__name__)
 
 _ANSWER_S: Final = 30.0
-"""How long the answer to a call that is not parked may take; a parked one may take that much longer than its park."""
+"""How long the answer to a call may take."""
 _MIN_PAUSE_S: Final = 0.05
 _MAX_PAUSE_S: Final = 5.0
-_EMPTY_ANSWER_S: Final = 0.02
-"""A parked call that is answered sooner than this, with nothing in it, was not parked."""
 _MAX_FILE_ANSWERS: Final = 32
 _MAX_FOLLOWED: Final = 256
 _GATHER_S: Final = 0.05
 """The time between two syncs with reports while the node has work queued: a busy node need not hurry. Well below
 `FEED_AHEAD_S` of the scheduler, so that the answer comes before the queue is empty."""
-_UNPARKED_S: Final = 0.1
-"""A node with work queued is without a parked call no longer than that after a report."""
-
-
-class TransportError(Exception):
-    """The call may or may not have arrived, and has no answer."""
 
 
 class Transport(Protocol):
@@ -56,6 +49,11 @@ class Transport(Protocol):
     async def hello(self, hello: Hello) -> Welcome: ...
 
     async def sync(self, sync: Sync) -> SyncReply: ...
+
+    def listen(self, session: str, park_s: float, node: Listens) -> Callable[[], None]:
+        """Have the node hear what there is for it in that session, until what is returned is called. Calls are parked
+        for `park_s`."""
+        ...
 
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None: ...
 
@@ -105,18 +103,21 @@ class NodeLink:
         self._follow = follow
         self._followed = 0
         self._park_s = 0.0
-        self._poll_timeout: asyncio.Timeout | None = None
+        self._refused = False
+        """The control plane does not let the node listen: a reason to pause."""
+        self._over = asyncio.Event()
+        """It has ended that the node listens."""
         self._nudge = asyncio.Event()
         self._restarted = asyncio.Event()
         self._reporting: asyncio.Task[None] | None = None
         self._reported_at = 0.0
         """Event loop time of the last sync with reports."""
         self._hungry = asyncio.Event()
-        """Nothing is queued any more: what has gathered must go now, and a call must be parked."""
+        """Nothing is queued any more: what has gathered must go now."""
         self._answers: set[asyncio.Task[None]] = set()
         self._answer_slots = asyncio.Semaphore(_MAX_FILE_ANSWERS)
         self.last_heard: float | None = None
-        """Event loop time of the last answer."""
+        """Event loop time of the last answer to a call of its own, or with news for it."""
 
     async def run(self) -> None:
         """Stay in touch until the node leaves its pool; ends what it began when cancelled."""
@@ -127,7 +128,7 @@ class NodeLink:
                 if self._agent.restarting:
                     await self._wait_for_restart()
                 elif self._agent.session:
-                    await self._poll()
+                    await self._listen()
                 else:
                     await self._hello()
         finally:
@@ -144,8 +145,8 @@ class NodeLink:
         self._hungry.set()
         if self._agent.leaving:
             self._restarted.set()
-        if (self._agent.leaving or not self._agent.session) and self._poll_timeout is not None:
-            _expire(self._poll_timeout)
+        if self._agent.leaving or not self._agent.session:
+            self._over.set()
 
     # --- the session ---
 
@@ -172,63 +173,37 @@ class NodeLink:
                 self._welcomed(welcome)
                 return
 
-    async def _poll(self) -> None:
-        """Poll until the session is lost or the node leaves."""
+    async def _listen(self) -> None:
+        """Until the session is lost or the node leaves."""
         failures = 0
-        loop = asyncio.get_running_loop()
-        while self._agent.session and not self._agent.leaving:
-            await self._leave_it_to_reports()
-            sync = self._agent.poll()
-            begun = loop.time()
+        session = self._agent.session
+        while self._agent.session == session and not self._agent.leaving:
+            self._over.clear()
+            self._refused = False
+            leave = self._transport.listen(session, self._park_s, _Heard(self, session))
+            begun = asyncio.get_running_loop().time()
             try:
-                reply = await self._parked(sync)
-            except (TransportError, TimeoutError) as error:
-                if sync.session != self._agent.session or self._agent.leaving:
-                    return
-                failures += 1
-                if failures == 1:
-                    _log.info("node %s: no answer: %s", self._agent.node_id, error or "in time")
-                await self._pause(failures)
-                continue
-            self._take(sync, reply)
-            if reply.retry_after_s > 0:
-                await self._pause_for(reply.retry_after_s)
-            elif (
-                reply.directives
-                or reply.file_requests
-                or reply.launch_requests
-                or loop.time() - begun > _EMPTY_ANSWER_S
-            ):
-                failures = 0
-            else:
-                # Not parked, and nothing in it: without a pause this would spin.
-                failures += 1
+                await self._over.wait()
+            finally:
+                leave()
+            if self._refused:
+                lasted_s = asyncio.get_running_loop().time() - begun
+                failures = 1 if lasted_s > self._max_pause_s else failures + 1
                 await self._pause(failures)
 
-    async def _leave_it_to_reports(self) -> None:
-        """Return when a call is to be parked."""
-        while self._agent.has_queued and self._agent.session and not self._agent.leaving:
-            wait_s = self._reported_at + _UNPARKED_S - asyncio.get_running_loop().time()
-            if wait_s <= 0:
-                return
-            self._hungry.clear()
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._hungry.wait()
-            except TimeoutError:
-                pass
+    def stop_listening(self, why: str) -> None:
+        """The control plane wants nothing of it."""
+        _log.info("node %s: it is not listened for: %s", self._agent.node_id, why)
+        self._refused = True
+        self._over.set()
 
-    async def _parked(self, sync: Sync) -> SyncReply:
-        """The answer to a poll; `nudge` makes it TimeoutError at once."""
-        try:
-            async with asyncio.timeout(self._park_s + _ANSWER_S) as self._poll_timeout:
-                return await self._transport.sync(sync)
-        finally:
-            self._poll_timeout = None
+    def seen(self) -> int:
+        return self._agent.seen()
 
-    def _take(self, sync: Sync, reply: SyncReply) -> None:
+    def take(self, session: str, reply: SyncReply) -> None:
+        """What the control plane says to that session."""
         self._heard()
-        self._agent.replied(sync, reply)
+        self._agent.replied(session, reply)
         for request in reply.file_requests:
             self._begin_answer(self._answer_follow(request) if request.operation == "follow" else self._answer(request))
         for launch in reply.launch_requests:
@@ -263,7 +238,7 @@ class NodeLink:
                     failures += 1
                     await self._pause(failures)
                     continue
-                self._take(sync, reply)
+                self.take(sync.session, reply)
                 if reply.retry_after_s > 0:
                     await self._pause_for(reply.retry_after_s)
                 elif sync.reports and reply.acknowledged < sync.reports[-1].seq:
@@ -366,7 +341,18 @@ def _nothing() -> None:
     pass
 
 
-def _expire(timeout: asyncio.Timeout) -> None:
-    """Make what runs under the timeout end now, as if its time were up."""
-    if not timeout.expired():
-        timeout.reschedule(asyncio.get_running_loop().time())
+class _Heard:
+    """`Listens` of a link in one session."""
+
+    def __init__(self, link: NodeLink, session: str) -> None:
+        self._link = link
+        self._session = session
+
+    def hear(self, reply: SyncReply) -> None:
+        self._link.take(self._session, reply)
+
+    def refused(self, why: str) -> None:
+        self._link.stop_listening(why)
+
+    def seen(self) -> int:
+        return self._link.seen()

@@ -17,7 +17,7 @@ import msgspec
 
 from millpond.agent.base import FileFacts
 from millpond.agent.file_names import shown
-from millpond.agent.link import TransportError
+from millpond.agent.listening import TransportError
 from millpond.agent.runner.file_patterns import find_files, parse_pattern
 from millpond.domain.durations import Timestamp
 from millpond.protocol.messages import LogFile, Logs, TaskLogs

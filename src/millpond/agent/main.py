@@ -21,7 +21,7 @@ from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.files import NodeFiles
 from millpond.agent.follow import FollowedFile
 from millpond.agent.host import Host, HostRunning
-from millpond.agent.http_transport import EndpointFile, HttpSyncs, HttpTransport, open_session
+from millpond.agent.http_transport import EndpointFile, HttpHost, HttpTransport, open_session
 from millpond.agent.isolation.as_user import forget_groups
 from millpond.agent.isolation.logins import Logins
 from millpond.agent.isolation.node import Isolation, IsolationSettings
@@ -65,7 +65,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
     executor = ProcessExecutor(directory, switch=isolation.switch, open_files=raise_limit())
     endpoint = EndpointFile(os.path.join(directory, ENDPOINT_FILE))
     session = open_session()
-    together = HttpSyncs(session, endpoint)
+    calls = HttpHost(session, endpoint)
     mounts = Mounts(_mount_settings(directory))
     stagings: dict[bytes, StagingRouter] = {}
 
@@ -127,7 +127,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
         return NodeDesk(files_of(root), lambda: logins_of(root), isolation.reason, directory, staging_with(b"{}"))
 
     def make_transport(*, node_id: str, token: str) -> HttpTransport:
-        return HttpTransport(session, endpoint, node_id=node_id, token=token, together=together)
+        return HttpTransport(calls, node_id=node_id, token=token)
 
     host = Host(
         directory,
@@ -142,7 +142,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
         mounts=mounts,
         logs_factory=logs_of,
         follow_factory=make_follow,
-        moved=endpoint.forget,
+        shared=calls,
         measure=MachineMeter(directory, time.monotonic).measure,
     )
     try:
@@ -153,7 +153,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
         await executor.close()
         for staging in stagings.values():
             await staging.close()
-        await together.close()
+        await calls.close()
         await session.close()
 
 

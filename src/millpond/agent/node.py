@@ -21,7 +21,6 @@ from millpond.protocol.messages import (
     Hello,
     LaunchReply,
     LaunchRequest,
-    NodeMetrics,
     Start,
     Sync,
     SyncReply,
@@ -66,8 +65,6 @@ class NodeAgent:
         self.node_id = node_id
         self.on_reports: Callable[[], None] = lambda: None
         self.on_restarted: Callable[[], None] = lambda: None
-        self.metrics: NodeMetrics | None = None
-        """What is to be told of the machine; told once."""
         self._root = root
         self._journal = journal
         self._runner_factory = runner_factory
@@ -156,14 +153,13 @@ class NodeAgent:
         self._know_pool()
         self._carry_out(actions)
 
-    def poll(self) -> Sync:
-        """The sync to be parked."""
+    def seen(self) -> int:
+        """The highest directive revision of the session that was taken in, which is written down."""
         self._flush()
-        metrics, self.metrics = self.metrics, None
-        return Sync(node_id=self.node_id, session=self.state.session, seen=self.state.seen, metrics=metrics)
+        return self.state.seen
 
     def report(self) -> Sync:
-        """A sync with what is to be reported, to be answered at once."""
+        """A sync with what is to be reported."""
         if self._runner is not None:
             # What is told is written down.
             self._runner.settle()
@@ -173,12 +169,12 @@ class NodeAgent:
             session=self.state.session,
             seen=self.state.seen,
             reports=self.state.reports(MAX_REPORTS),
-            park=False,
+            busy=self.state.has_queued,
         )
 
-    def replied(self, sync: Sync, reply: SyncReply) -> None:
-        """The answer to that sync, which may come late."""
-        self._carry_out(self.state.replied(sync.session, reply, self._clock()))
+    def replied(self, session: str, reply: SyncReply) -> None:
+        """What the control plane says to that session; it may come late."""
+        self._carry_out(self.state.replied(session, reply, self._clock()))
 
     async def launch(self, request: LaunchRequest) -> LaunchReply:
         """Run a command in an instance of a multi-instance task, or tell of it. See `Runner.launch`."""

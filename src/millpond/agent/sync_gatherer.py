@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from itertools import zip_longest
 from typing import Final, TypeAlias, cast
 
-from millpond.agent.link import TransportError
+from millpond.agent.listening import TransportError
 from millpond.protocol.messages import MAX_SYNCS, NodeReply, NodeSync, Sync, SyncReply
 
 _IN_FLIGHT: Final = 2
@@ -31,7 +31,7 @@ class SyncGatherer:
         self._calls: set[asyncio.Task[None]] = set()
 
     async def sync(self, sync: Sync, token: str) -> SyncReply:
-        """The answer to one node's sync, which must not be parked. Raises TransportError."""
+        """The answer to one node's sync. Raises TransportError."""
         answer: asyncio.Future[SyncReply] = asyncio.get_running_loop().create_future()
         self._waiting.append((NodeSync(token, sync), answer))
         self._reports += len(sync.reports)

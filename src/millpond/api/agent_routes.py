@@ -31,19 +31,21 @@ from millpond.protocol.messages import (
     HELLO_PATH,
     LAUNCH_PATH,
     LAUNCH_REPLY_PATH,
+    LISTEN_PATH,
     LOGS_PATH,
     MAX_SYNCS,
     NODE_HEADER,
-    SYNC_PATH,
     SYNCS_PATH,
     FileReply,
     Hello,
     LaunchCall,
     LaunchReply,
+    Listen,
     Logs,
+    News,
+    NodeNews,
     NodeReply,
     NodeSync,
-    Sync,
     SyncReplies,
     Syncs,
 )
@@ -53,8 +55,8 @@ MAX_LOGS_BYTES: Final = 40 * 1024 * 1024
 """Above what an agent sends at a time: a message with one task too many, whose files are all as long as is kept."""
 _log: Final = logging.getLogger(__name__)
 _decode_hello: Final = msgspec.msgpack.Decoder(Hello).decode
-_decode_sync: Final = msgspec.msgpack.Decoder(Sync).decode
 _decode_syncs: Final = msgspec.msgpack.Decoder(Syncs).decode
+_decode_listen: Final = msgspec.msgpack.Decoder(Listen).decode
 _decode_reply: Final = msgspec.msgpack.Decoder(FileReply).decode
 _decode_launch_reply: Final = msgspec.msgpack.Decoder(LaunchReply).decode
 _decode_logs: Final = msgspec.msgpack.Decoder(Logs).decode
@@ -63,7 +65,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class AgentRoutes:
-    """hello, sync, syncs, files/<request id>, logs, launch, launches/<request id>. An error is a small JSON object with `code` and `message`."""
+    """hello, listen, syncs, files/<request id>, logs, launch, launches/<request id>. An error is a small JSON object with `code` and `message`."""
 
     def __init__(self, control: ControlPlane) -> None:
         self._agents = control.agents
@@ -104,11 +106,9 @@ class AgentRoutes:
             if len(syncs) > MAX_SYNCS:
                 raise BatchError(ErrorCode.INVALID_REQUEST_BODY, Reason=f"more than {MAX_SYNCS} nodes")
             return _reply(SyncReplies(await self._sync_all(syncs)))
+        if path == LISTEN_PATH.encode():
+            return _reply(await self._listen(_decoded(_decode_listen, await request.body(MAX_MESSAGE_BYTES))))
         node_id = self._authenticated(request)
-        if path == SYNC_PATH.encode():
-            sync = _decoded(_decode_sync, await request.body(MAX_MESSAGE_BYTES))
-            _check_node(node_id, sync.node_id)
-            return _reply(await self._agents.sync(sync))
         if path == LOGS_PATH.encode():
             await self._agents.keep_logs(_decoded(_decode_logs, await request.body(MAX_LOGS_BYTES)))
             return Response(200, [])
@@ -129,24 +129,32 @@ class AgentRoutes:
         replies: list[NodeReply] = []
         sound: list[int] = []
         for index, one in enumerate(parts):
-            try:
-                self._check_part(one)
-            except BatchError as error:
-                replies.append(_refusal(error))
-            else:
+            if self._agents.authenticate(one.sync.node_id, one.token):
                 replies.append(NodeReply())
                 sound.append(index)
+            else:
+                replies.append(_refusal(BatchError(ErrorCode.AUTHENTICATION_FAILED)))
         answers = await self._agents.sync_all([parts[index].sync for index in sound])
         for index, answer in zip(sound, answers, strict=True):
             replies[index] = _refusal(answer) if isinstance(answer, BatchError) else NodeReply(answer)
         return tuple(replies)
 
-    def _check_part(self, one: NodeSync) -> None:
-        """Raises BatchError."""
-        if not self._agents.authenticate(one.sync.node_id, one.token):
-            raise BatchError(ErrorCode.AUTHENTICATION_FAILED)
-        if one.sync.park:
-            raise BatchError(ErrorCode.INVALID_REQUEST_BODY, Reason="a sync among several is not parked")
+    async def _listen(self, call: Listen) -> News:
+        """A call that names nodes proves for each that it may; one that does not goes by the id that such a call had."""
+        if not call.nodes:
+            return await self._agents.listen(call)
+        sound = tuple(node for node in call.nodes if self._agents.authenticate(node.node_id, node.token))
+        if len(sound) == len(call.nodes):
+            return await self._agents.listen(call)
+        news = await self._agents.listen(msgspec.structs.replace(call, nodes=sound), park=False)
+        known = {node.place for node in sound}
+        error = BatchError(ErrorCode.AUTHENTICATION_FAILED)
+        refused = [
+            NodeNews(node.place, status=error.status, error=error.code.value)
+            for node in call.nodes
+            if node.place not in known
+        ]
+        return News((*refused, *news.nodes), unknown=news.unknown)
 
     async def _file_reply(self, request: Request, node_id: str, request_id: str, receive: Receive) -> Response:
         head = request.headers.get(FILE_REPLY_HEADER.encode())

@@ -25,7 +25,9 @@ from millpond.protocol.messages import (
     LaunchAnswer,
     LaunchCall,
     LaunchReply,
+    Listen,
     Logs,
+    News,
     NodeOrder,
     Sync,
     SyncReply,
@@ -118,12 +120,13 @@ class AgentGateway(Protocol):
         """Raises BatchError NodeNotFound for a node that is not (or no longer) in a pool."""
         ...
 
-    async def sync(self, sync: Sync) -> SyncReply:
-        """Raises BatchError NodeNotFound."""
+    async def listen(self, call: Listen, *, park: bool = True) -> News:
+        """Returns when there is news for a node, when the host's next call has come, or after a while; unless it is to
+        `park`, at once."""
         ...
 
     async def sync_all(self, syncs: Sequence[Sync]) -> list[SyncReply | BatchError]:
-        """The same for several nodes, none of them parked: the answer to each, or what is wrong with it."""
+        """What each node is answered, or what is wrong with its sync; once all that was reported is on disk."""
         ...
 
     async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""The node side: sessions, syncs, directives, silence. What `api/agent_routes` hands the agents' calls to."""
+"""The node side: sessions, who listens, reports, silence. What `api/agent_routes` hands the agents' calls to."""
 
 import asyncio
 import hashlib
@@ -13,6 +13,7 @@ from millpond.control.engine import Engine
 from millpond.control.files import FileRequests
 from millpond.control.identities import Identities
 from millpond.control.launches import Launches
+from millpond.control.listening import Listener, NodeLink
 from millpond.control.logs import LogKeeper
 from millpond.control.outbox import Outbox
 from millpond.control.settings import ControlSettings
@@ -73,44 +74,6 @@ def _monotonic() -> float:
     return asyncio.get_running_loop().time()
 
 
-class NodeLink:
-    """One node as the control plane reaches it."""
-
-    __slots__ = (
-        "engine",
-        "given_up",
-        "last_heard",
-        "measured",
-        "metrics",
-        "node_id",
-        "outbox",
-        "session",
-        "token",
-        "unheard",
-        "watched",
-    )
-
-    def __init__(self, node_id: str, engine: Engine, now: float) -> None:
-        """`now` is by the loop's clock, which nobody sets, as all times of silence are."""
-        self.node_id = node_id
-        self.engine = engine
-        self.outbox = Outbox()
-        self.token = b""
-        """What it proves itself with, once it was asked for."""
-        self.session = ""
-        """Empty until the agent has said hello to this control plane, and after it fell silent."""
-        self.last_heard = now
-        self.watched = False
-        """Its silence means something: it has been in service."""
-        self.given_up = False
-        self.unheard = False
-        """Its provider says that it is of no use: what its agent says does not count."""
-        self.metrics: m.NodeMetrics | None = None
-        """The last the agent told."""
-        self.measured: Timestamp = 0.0
-        """When it did."""
-
-
 class NodeLinks:
     """All nodes of all pools this control plane owns, by node id; the agents' calls land here."""
 
@@ -135,6 +98,8 @@ class NodeLinks:
         self._logs = logs
         self._launches = Launches(secret, lambda: self)
         self._links: dict[str, NodeLink] = {}
+        self._listeners: dict[str, Listener] = {}
+        """By the hosts' ids."""
         self._monitor: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -142,11 +107,11 @@ class NodeLinks:
         self._monitor = asyncio.create_task(self._watch(), name="node monitor")
 
     async def close(self) -> None:
-        """Let parked syncs answer and end the monitor."""
+        """Let parked calls answer and end the monitor."""
         self._closing = True
         self._launches.close()
-        for link in self._links.values():
-            link.outbox.wake()
+        for listener in self._listeners.values():
+            listener.close()
         if self._monitor is not None:
             self._monitor.cancel()
             await asyncio.gather(self._monitor, return_exceptions=True)
@@ -173,19 +138,17 @@ class NodeLinks:
         """The node is made, perhaps again: whoever spoke for it before is gone, and its silence is no news."""
         link = self._links.get(node_id)
         if link is not None:
-            link.session = ""
             link.watched = False
             link.given_up = False
             link.unheard = False
-            link.outbox.wake()
+            link.end_session()
 
     def give_up(self, node_id: str) -> None:
         """The node is of no use, whatever its agent says: it is not listened to."""
         link = self._links.get(node_id)
         if link is not None:
             link.unheard = True
-            link.session = ""
-            link.outbox.wake()
+            link.end_session()
 
     def expect_word(self, node_id: str) -> None:
         """The node was given up, and is well after all: its agent is to say hello again."""
@@ -203,19 +166,17 @@ class NodeLinks:
     def remove(self, node_id: str) -> None:
         link = self._links.pop(node_id, None)
         if link is not None:
-            link.session = ""
-            link.outbox.wake()
+            link.end_session()
 
     def expect_hello(self, engine: Engine) -> None:
         """The engine's memory is new: every node of it must say hello before it counts as connected."""
         now = _monotonic()
         for link in self._links.values():
             if link.engine is engine:
-                link.session = ""
-                link.outbox.wake()
+                link.end_session()
         for node_id in engine.nodes_expected():
             link = self.add(engine, node_id)
-            link.last_heard = now
+            link.heard(now)
             link.watched = True
             link.given_up = False
 
@@ -233,9 +194,7 @@ class NodeLinks:
         return hmac.compare_digest(expected, token.encode())
 
     async def hello(self, hello: m.Hello) -> m.Welcome:
-        link = self._links.get(hello.node_id)
-        if link is None:
-            raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{hello.node_id}' is in no pool of this service.")
+        link = self._link(hello.node_id)
         if hello.protocol_version != m.PROTOCOL_VERSION:
             raise BatchError(
                 ErrorCode.INVALID_HEADER_VALUE,
@@ -249,8 +208,8 @@ class NodeLinks:
             )
         # What the scheduler decides after it has seen the inventory must reach the new session (`begin_session`), and
         # what it decided before is in that comparison: it must not, also when it is carried out only now.
-        session = link.session = secrets.token_urlsafe(12)
-        link.outbox.reset()
+        session = secrets.token_urlsafe(12)
+        link.begin_session(session)
         await link.engine.submit(
             e.NodeConnected(
                 at=self._clock(),
@@ -269,7 +228,7 @@ class NodeLinks:
         node = state.nodes.get(hello.node_id) if state is not None else None
         if state is None or node is None:
             raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{hello.node_id}' has left its pool.")
-        link.last_heard = _monotonic()
+        link.heard(_monotonic())
         link.watched = True
         link.given_up = False
         return m.Welcome(
@@ -290,17 +249,11 @@ class NodeLinks:
         return msgspec.json.encode(options) if options else b"{}"
 
     async def sync(self, sync: m.Sync) -> m.SyncReply:
-        if not sync.park or sync.reports:
-            (answer,) = await self.sync_all((sync,))
-            if isinstance(answer, BatchError):
-                raise answer
-            return answer
-        link = self._heard(sync)
-        if link is None:
-            return m.SyncReply(session=sync.session, session_unknown=True)
-        if not self._closing:
-            await link.outbox.wait(self._settings.park_s, self._settings.resend_s)
-        return self._reply(link, sync, acknowledged=0)
+        """One alone. Raises BatchError NodeNotFound."""
+        (answer,) = await self.sync_all((sync,))
+        if isinstance(answer, BatchError):
+            raise answer
+        return answer
 
     async def sync_all(self, syncs: Sequence[m.Sync]) -> list[m.SyncReply | BatchError]:
         answers: list[m.SyncReply | BatchError] = []
@@ -341,31 +294,74 @@ class NodeLinks:
 
     def _heard(self, sync: m.Sync) -> NodeLink | None:
         """The node that calls; None when its session is not known. Raises NodeNotFound."""
-        link = self._links.get(sync.node_id)
-        if link is None:
-            raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{sync.node_id}' is in no pool of this service.")
+        link = self._link(sync.node_id)
         if not link.session or sync.session != link.session:
             return None
-        link.last_heard = _monotonic()
-        if sync.metrics is not None:
-            link.metrics, link.measured = sync.metrics, self._clock()
+        now = _monotonic()
+        link.heard(now)
         link.outbox.seen(sync.seen)
+        if link.ear is not None:
+            link.ear.listener.told_busy(link.ear, now, busy=sync.busy)
+        return link
+
+    def _link(self, node_id: str) -> NodeLink:
+        link = self._links.get(node_id)
+        if link is None:
+            raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{node_id}' is in no pool of this service.")
         return link
 
     def _reply(self, link: NodeLink, sync: m.Sync, *, acknowledged: int) -> m.SyncReply:
         """With all that waits for the node."""
         if sync.session != link.session:
             return m.SyncReply(session=sync.session, session_unknown=True, acknowledged=acknowledged)
-        link.last_heard = _monotonic()
+        now = _monotonic()
+        link.heard(now)
         outbox = link.outbox
         directives, file_requests = outbox.take()
-        return m.SyncReply(
-            session=sync.session,
-            directives=directives,
-            acknowledged=acknowledged,
-            file_requests=file_requests,
-            launch_requests=outbox.take_launches(),
-        )
+        if directives and link.ear is not None:
+            link.ear.listener.sent(link.ear, now)
+        return m.SyncReply(sync.session, False, directives, acknowledged, file_requests, outbox.take_launches())
+
+    async def listen(self, call: m.Listen, *, park: bool = True) -> m.News:
+        """The nodes named have proved who they are."""
+        listener = self._listeners.get(call.id)
+        if listener is None:
+            if not call.begins:
+                return m.News(unknown=True)
+            listener = Listener(self._settings.resend_s)
+        if call.number <= listener.number:
+            return m.News(overtaken=True)
+        listener.heard(call.number)
+        listener.leave(call.left)
+        listener.seen(call.seen)
+        refused = self._listen_for(listener, call.nodes)
+        if call.metrics is not None:
+            at = self._clock()
+            for link in listener.links():
+                link.metrics, link.measured = call.metrics, at
+        if listener:
+            self._listeners[call.id] = listener
+            if park and not refused and not self._closing:
+                await listener.wait(self._settings.park_s)
+                if call.number != listener.number:
+                    return m.News()
+        return m.News((*refused, *listener.collect()))
+
+    def _listen_for(self, listener: Listener, nodes: Sequence[m.Listening]) -> list[m.NodeNews]:
+        """Those that it cannot be listened for, and why."""
+        refused: list[m.NodeNews] = []
+        for node in nodes:
+            try:
+                link = self._link(node.node_id)
+            except BatchError as error:
+                refused.append(m.NodeNews(node.place, status=error.status, error=error.code.value))
+                continue
+            if not link.session or node.session != link.session:
+                refused.append(m.NodeNews(node.place, m.SyncReply(node.session, session_unknown=True)))
+                continue
+            link.outbox.seen(node.seen)
+            listener.add(node.place, link, node.session)
+        return refused
 
     def _events_of(self, sync: m.Sync) -> list[Event]:
         at = self._clock()
@@ -424,24 +420,42 @@ class NodeLinks:
         """Notice nodes that fell silent, and give up those that stay so."""
         interval_s = max(0.05, min(1.0, self._settings.silent_after_s / 5))
         while True:
-            await asyncio.sleep(interval_s)
-            now, at = _monotonic(), self._clock()
-            for link in list(self._links.values()):
-                if not link.watched or link.given_up or not link.engine.available:
-                    continue
-                quiet_s = now - link.last_heard
-                if quiet_s >= self._settings.lost_after_s:
-                    link.given_up = True
-                    link.session = ""
-                    self._tell(link, e.NodeLost(at=at, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
-                elif quiet_s >= self._settings.silent_after_s and link.session:
-                    link.session = ""
-                    self._tell(link, e.NodeSilent(at=at, cause=f"silent for {quiet_s:.0f} s", node_id=link.node_id))
+            pause_s = self._look_for_silence() - _monotonic()
+            await asyncio.sleep(max(interval_s, pause_s))
 
-    def _tell(self, link: NodeLink, event: Event) -> None:
+    def _look_for_silence(self) -> float:
+        """When the next node is silent unless it is heard of: whoever is heard of, or comes, is so no earlier."""
+        now, at = _monotonic(), self._clock()
+        silent_after_s, lost_after_s = self._settings.silent_after_s, self._settings.lost_after_s
+        earliest = now + silent_after_s
+        for link in list(self._links.values()):
+            if not link.watched or link.given_up:
+                continue
+            last_heard = link.last_heard
+            limit_s = silent_after_s if link.session else lost_after_s
+            if last_heard + limit_s > now:
+                earliest = min(earliest, last_heard + limit_s)
+                continue
+            earliest = now
+            if link.engine.available:
+                self._silent(link, now - last_heard, at)
+        for host, listener in list(self._listeners.items()):
+            if now - listener.last_heard >= lost_after_s + self._settings.park_s:
+                listener.drop_all()
+                del self._listeners[host]
+        return earliest
+
+    def _silent(self, link: NodeLink, quiet_s: float, at: Timestamp) -> None:
+        event: Event
+        cause = f"silent for {quiet_s:.0f} s"
+        if quiet_s >= self._settings.lost_after_s:
+            event = e.NodeLost(at=at, cause=cause, node_id=link.node_id)
+        else:
+            event = e.NodeSilent(at=at, cause=cause, node_id=link.node_id)
         try:
             link.engine.submit(event)
         except BatchError:
             # The engine is busy: as if it had not been noticed yet.
-            link.given_up = False
-            link.last_heard = min(link.last_heard, _monotonic() - self._settings.silent_after_s)
+            return
+        link.given_up = isinstance(event, e.NodeLost)
+        link.end_session()

@@ -1,14 +1,20 @@
 """What waits to be told to one node: directives in order of revision, kept until the node says it has seen them."""
 
-import asyncio
+from collections.abc import Callable
 
 from millpond.protocol.messages import Directive, FileRequest, LaunchRequest
 
 
-class Outbox:
-    """The directives and requests for one node, and the parked sync that waits for them."""
+def _nobody() -> None:
+    pass
 
-    def __init__(self) -> None:
+
+class Outbox:
+    """The directives and requests for one node."""
+
+    def __init__(self, on_news: Callable[[], None] = _nobody) -> None:
+        """`on_news` is called when there is something to send and there was nothing before, and for each request."""
+        self._on_news = on_news
         self.revision = 0
         """Of the last directive put in since the session began."""
         self.sent = 0
@@ -17,9 +23,6 @@ class Outbox:
         self._pending: list[Directive] = []
         self._file_requests: list[FileRequest] = []
         self._launch_requests: list[LaunchRequest] = []
-        self._news = asyncio.Event()
-        self._dismissals = 0
-        """How often what was parked had to answer, news or none."""
         self._answers_due = 0
         """Answers that go out as soon as what the node reported is on disk: they take all directives there are."""
 
@@ -28,7 +31,6 @@ class Outbox:
         self._is_open = False
         self.revision = self.sent = 0
         self._pending.clear()
-        self.wake()
 
     def open(self) -> None:
         """The scheduler has compared what the node holds with what it should hold: directives from here on count."""
@@ -40,79 +42,75 @@ class Outbox:
 
     def put(self, directive: Directive) -> None:
         if self._is_open:
+            is_first = self.revision == self.sent
             self.revision = directive.revision
             self._pending.append(directive)
-            if not self._answers_due:
-                self._news.set()
+            if is_first and not self._answers_due:
+                self._on_news()
 
     def ask(self, request: FileRequest) -> None:
         """Hand a file request to the next answer. It goes out once."""
         self._file_requests.append(request)
-        self._news.set()
+        self._on_news()
 
     def launch(self, request: LaunchRequest) -> None:
         """The same for a launch request."""
         self._launch_requests.append(request)
-        self._news.set()
+        self._on_news()
 
     def expect_answer(self) -> None:
-        """Reports of the node are being taken in: the answer to them brings the directives that follow, so what is
-        parked does not bring them too. `answered` comes after it."""
+        """Reports of the node are being taken in: the answer to them brings the directives that follow, so whoever
+        listens for the node does not hear of them too. `answered` comes after it."""
         self._answers_due += 1
 
     def answered(self) -> None:
         self._answers_due -= 1
-        if not self._answers_due and self._pending:
-            # Also when all of it goes with this answer: that may be lost.
-            self._news.set()
+        if self.has_news:
+            self._on_news()
 
     def seen(self, revision: int) -> None:
         """The node has taken in all directives up to that revision."""
         pending = self._pending
         if pending and pending[0].revision <= revision:
-            self._pending = [directive for directive in pending if directive.revision > revision]
-
-    async def wait(self, park_s: float, resend_s: float) -> None:
-        """Return when there is something new to send, when something sent has gone unseen for `resend_s`, or after
-        `park_s`. News that another answer has taken meanwhile (to a sync with reports) are none any more."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + park_s
-        dismissals = self._dismissals
-        while not self._has_news:
-            self._news.clear()
-            wait_s = until - loop.time()
-            try:
-                async with asyncio.timeout(min(wait_s, resend_s) if self._pending else wait_s):
-                    await self._news.wait()
-            except TimeoutError:
-                if self._pending or loop.time() >= until:
-                    return
-            if dismissals != self._dismissals:
-                return
+            if pending[-1].revision <= revision:
+                pending.clear()
+            else:
+                self._pending = [directive for directive in pending if directive.revision > revision]
 
     @property
-    def _has_news(self) -> bool:
-        if self._file_requests or self._launch_requests:
-            return True
-        return self.revision > self.sent and not self._answers_due
+    def has_requests(self) -> bool:
+        return bool(self._file_requests or self._launch_requests)
+
+    @property
+    def has_news(self) -> bool:
+        """There is something that has never gone out, and that no answer will bring that is due anyway."""
+        return (self.revision > self.sent and not self._answers_due) or self.has_requests
+
+    @property
+    def has_unseen(self) -> bool:
+        return bool(self._pending)
+
+    def repeat(self) -> None:
+        """What is unseen is to go out again."""
+        if self._pending:
+            self.sent = self._pending[0].revision - 1
 
     def take(self) -> tuple[tuple[Directive, ...], tuple[FileRequest, ...]]:
         """All unseen directives, and the file requests not sent yet.
 
         Always all: an answer that left out what an earlier one carries would, arriving first, have the node skip it.
         """
-        requests = tuple(self._file_requests)
-        self._file_requests.clear()
+        requests: tuple[FileRequest, ...] = ()
+        if self._file_requests:
+            requests = tuple(self._file_requests)
+            self._file_requests.clear()
         self.sent = self.revision
         return tuple(self._pending), requests
 
     def take_launches(self) -> tuple[LaunchRequest, ...]:
         """The launch requests not sent yet."""
+        if not self._launch_requests:
+            return ()
         requests = tuple(self._launch_requests)
         self._launch_requests.clear()
         return requests
-
-    def wake(self) -> None:
-        """Let the parked sync answer now (the service stops)."""
-        self._dismissals += 1
-        self._news.set()

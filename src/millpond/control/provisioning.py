@@ -254,6 +254,8 @@ class Provisioning:
 
     def _take_statuses(self, asked: Sequence[tuple[str, _Known]], statuses: Sequence[NodeStatus]) -> None:
         for (node_id, known), status in zip(asked, statuses, strict=True):
+            if status is NodeStatus.UP and not known.failed:
+                continue
             if self._known.get(node_id) is not known:
                 continue
             if status is NodeStatus.GONE:
@@ -267,7 +269,7 @@ class Provisioning:
                 if self._tell(known.engine, lost):
                     known.failed = True
                     self._nodes.give_up(node_id)
-            elif status is NodeStatus.UP and known.failed:
+            elif status is NodeStatus.UP:
                 # It recovered, or was never so bad.
                 known.failed = False
                 self._nodes.expect_word(node_id)

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from millpond.control.nodes import NodeLink
+from millpond.control.listening import NodeLink
 from millpond.control.settings import ControlSettings
 from millpond.control.specs import SpecCache, release_spec
 from millpond.control.tokens import LaunchClaim, TaskClaim, launch_token, task_token

@@ -1,8 +1,9 @@
 """What control plane and node agent say to each other: MessagePack over HTTP, outbound from the node only.
 
-The node calls `hello` once for a session, then `sync` for ever: one call that carries its heartbeat, the revision of
-the directives it has seen, and its reports; the answer carries new directives, and is held back ("parked") while there
-are none. Any message may be lost, doubled or late:
+The node calls `hello` once for a session. From then on its host listens for it, with one call for all of its nodes
+(`Listen`): it is their heartbeat and says which directives they have seen; the answer carries new ones, and is held back
+("parked") while there are none. What a node has to report goes in a `sync`, whose answer brings new directives, too. Any
+message may be lost, doubled or late:
 
 - A *directive* has a revision within its session. The control plane repeats directives until a sync says they were
   seen; the node ignores those it has seen, and every answer of another session.
@@ -26,9 +27,10 @@ PROTOCOL_VERSION: Final = 2
 CONTENT_TYPE: Final = "application/msgpack"
 
 HELLO_PATH: Final = "/agent/v1/hello"
-SYNC_PATH: Final = "/agent/v1/sync"
+LISTEN_PATH: Final = "/agent/v1/listen"
+"""POST: `Listen`, for all nodes of a host; answered by `News` as soon as there are some for one of them."""
 SYNCS_PATH: Final = "/agent/v1/syncs"
-"""POST: `Syncs`, the reports of several nodes of one host; answered by `SyncReplies` once all are on disk."""
+"""POST: `Syncs`, the reports of nodes of one host; answered by `SyncReplies` once all are on disk."""
 MAX_SYNCS: Final = 256
 """Nodes in one such call."""
 FILE_REPLY_PATH: Final = "/agent/v1/files/"
@@ -394,7 +396,7 @@ class Welcome(_Message, frozen=True, gc=False, omit_defaults=True):
     is_dedicated: bool
     task_slots: int
     park_s: float
-    """How long a sync may be held back; the node waits a little longer before it calls the answer lost."""
+    """How long a call that listens may be held back; the host waits a little longer before it calls the answer lost."""
     pool_spec: bytes = b"{}"
     """What the node must know of its pool's definition, wire form (JSON object): userAccounts,
     enableInterNodeCommunication, networkConfiguration … Secrets of the pool's users are in it."""
@@ -424,15 +426,15 @@ class NodeMetrics(_Message, frozen=True, gc=False, omit_defaults=True):
 
 
 class Sync(_Message, frozen=True, gc=False, omit_defaults=True):
+    """What a node reports. It is answered once that is on disk."""
+
     node_id: str
     session: str
     seen: int
     """The highest directive revision the node has taken in (0: none)."""
     reports: tuple[Report, ...] = ()
-    park: bool = True
-    """Hold the answer back until there is something to say. A sync with reports is answered once they are on disk."""
-    metrics: NodeMetrics | None = None
-    """New since the last sync, if anything is."""
+    busy: bool = False
+    """The node has work queued, and reports again soon: directives may wait for the answer to that."""
 
 
 class SyncReply(_Message, frozen=True, gc=False, omit_defaults=True):
@@ -449,12 +451,11 @@ class SyncReply(_Message, frozen=True, gc=False, omit_defaults=True):
 
 
 class NodeSync(_Message, frozen=True, gc=False, omit_defaults=True):
-    """One node's part of a call for several."""
+    """One node's part of a call."""
 
     token: str
     """The node's own."""
     sync: Sync
-    """It is never parked."""
 
 
 class Syncs(_Message, frozen=True, gc=False, omit_defaults=True):
@@ -473,3 +474,56 @@ class NodeReply(_Message, frozen=True, gc=False, omit_defaults=True):
 class SyncReplies(_Message, frozen=True, gc=False, omit_defaults=True):
     replies: tuple[NodeReply, ...]
     """In the order of the syncs."""
+
+
+class Listening(_Message, frozen=True, gc=False, omit_defaults=True):
+    """A node that its host begins to listen for, in the session it has."""
+
+    place: int
+    """What the host and the service call it from here on. Never given twice: another session is another place."""
+    node_id: str
+    token: str
+    """The node's own."""
+    session: str
+    seen: int
+    """As in `Sync`."""
+
+
+class Listen(_Message, frozen=True, gc=False, omit_defaults=True):
+    """A host waits for news of its nodes.
+
+    The service remembers for whom, by the host's `id`; a call says what has changed since the last one that was answered,
+    or all there is if none was (`begins`). While one call is parked the next may come: then the first has no more to wait
+    for. A call that is overtaken by one with a higher number changes nothing.
+    """
+
+    id: str
+    """Made up by the host, at random: whoever knows it hears what the nodes are told."""
+    number: int
+    """It grows with each call of that id."""
+    begins: bool = False
+    """The nodes named are all there are."""
+    nodes: tuple[Listening, ...] = ()
+    left: tuple[int, ...] = ()
+    """Places of nodes that are not listened for any more."""
+    seen: tuple[tuple[int, int], ...] = ()
+    """(place, the highest directive revision the node there has taken in), of those that have heard something."""
+    metrics: NodeMetrics | None = None
+    """Of the machine, which is that of all the nodes; new since the last call, if anything is."""
+
+
+class NodeNews(_Message, frozen=True, gc=False, omit_defaults=True):
+    """What there is for one node. `error` is empty, or an API error code: the node is not listened for."""
+
+    place: int
+    reply: SyncReply | None = None
+    status: int = 200
+    error: str = ""
+
+
+class News(_Message, frozen=True, gc=False, omit_defaults=True):
+    nodes: tuple[NodeNews, ...] = ()
+    unknown: bool = False
+    """The service does not know the host's `id`, so the host is to begin."""
+    overtaken: bool = False
+    """The call has changed nothing, and is no answer to what it told."""

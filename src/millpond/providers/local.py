@@ -14,6 +14,7 @@ The host outlives the service, so a service that comes back finds its nodes runn
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import ipaddress
 import json
@@ -191,16 +192,26 @@ class LocalProvider:
     def _observe(self, handles: Sequence[str]) -> list[NodeStatus]:
         self._ensure_host()
         there = NodeStatus.PENDING if self._host_pid() is None else NodeStatus.UP
+        # One look at all of them: one at each takes ten times as long.
+        present = self._present()
         statuses = []
         for handle in handles:
             node_id = _node_id(handle)
-            if node_id and os.path.isdir(os.path.join(self._nodes, node_id)):
+            if node_id in present:
                 statuses.append(there)
             elif node_id and os.path.exists(os.path.join(self._preempted, node_id)):
                 statuses.append(NodeStatus.PREEMPTED)
             else:
                 statuses.append(NodeStatus.GONE)
         return statuses
+
+    def _present(self) -> set[str]:
+        """Names of the nodes that have a directory."""
+        try:
+            with os.scandir(self._nodes) as entries:
+                return {entry.name for entry in entries if entry.is_dir()}
+        except OSError:
+            return set()
 
     def _preempt(self, handles: Sequence[str]) -> None:
         """As a deletion, of which there is a note that it was none: written first, so that a crash in between leaves a
@@ -401,6 +412,7 @@ def make_provider(context: ProviderContext) -> LocalProvider:
     return LocalProvider(context.directory, endpoint=context.endpoint)
 
 
+@functools.lru_cache(maxsize=1 << 15)
 def _node_id(handle: str) -> str:
     """The node id in a handle; empty when it is none of this provider's."""
     try:

@@ -13,7 +13,7 @@ from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.errors import BatchError, LeaseLost, StoreUnavailable
 from millpond.domain.events import Event
-from millpond.protocol.messages import Hello, Sync
+from millpond.protocol.messages import Hello, Listen, Sync, SyncReply
 from millpond.providers.base import VmSize
 from millpond.scheduler.state import SchedulerState
 from millpond.sim.audit import Audit
@@ -27,6 +27,7 @@ ACCOUNT = "sim"
 
 _encoder = msgspec.msgpack.Encoder()
 _hello_decoder = msgspec.msgpack.Decoder(Hello)
+_listen_decoder = msgspec.msgpack.Decoder(Listen)
 _sync_decoder = msgspec.msgpack.Decoder(Sync)
 
 
@@ -198,11 +199,22 @@ class ControlServer:
                 self._story.add(f"node {node_id[6:12]}", f"hello is refused: {error}")
                 raise
             return _encoder.encode(welcome)
+        if path == "listen":
+            call = _listen_decoder.decode(body)
+            news = await agents.listen(call)
+            for one in news.nodes:
+                if one.reply is not None:
+                    self._leaves(node_id, Sync(node_id, one.reply.session, 0), one.reply)
+            return _encoder.encode(news)
         sync = _sync_decoder.decode(body)
         reply = await agents.sync(sync)
+        self._leaves(node_id, sync, reply)
+        return _encoder.encode(reply)
+
+    def _leaves(self, node_id: str, sync: Sync, reply: SyncReply) -> None:
+        """What a node is told is about to leave."""
         if reply.directives or sync.reports:
             told = [f"{type(d).__name__} r{d.revision}" for d in reply.directives]
             said = [f"{type(r).__name__} {r.key >> 32}.{r.key & 0xFFFFFFFF}#{r.attempt}" for r in sync.reports]
             self._story.add(f"node {node_id[6:12]}", f"sync seen={sync.seen} {said} -> {told} ack={reply.acknowledged}")
         self._audit.on_reply(node_id, sync, reply)
-        return _encoder.encode(reply)

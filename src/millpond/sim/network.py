@@ -11,13 +11,14 @@ from typing import Protocol
 
 import msgspec
 
-from millpond.agent.link import TransportError
-from millpond.protocol.messages import FileReply, Hello, LaunchReply, Sync, SyncReply, Welcome
+from millpond.agent.listening import HostListening, Listens, TransportError
+from millpond.protocol.messages import FileReply, Hello, LaunchReply, Listen, News, Sync, SyncReply, Welcome
 from millpond.sim.loop import Process, VirtualLoop
 from millpond.sim.story import Story
 
 _encoder = msgspec.msgpack.Encoder()
 _welcome_decoder = msgspec.msgpack.Decoder(Welcome)
+_news_decoder = msgspec.msgpack.Decoder(News)
 _reply_decoder = msgspec.msgpack.Decoder(SyncReply)
 
 
@@ -139,17 +140,28 @@ class Network:
 
 
 class SimTransport:
-    """`agent.link.Transport` of one node."""
+    """`agent.link.Transport` of one node, which is alone on its host. One for each life of its agent."""
 
-    def __init__(self, network: Network, node_id: str) -> None:
+    def __init__(self, network: Network, node_id: str, random: Random) -> None:
         self._network = network
         self._node_id = node_id
+        self._listening = HostListening(self._listen, host_id=f"{random.getrandbits(128):x}", chance=random.random)
 
     async def hello(self, hello: Hello) -> Welcome:
         return _welcome_decoder.decode(await self._network.call(self._node_id, "hello", _encoder.encode(hello)))
 
     async def sync(self, sync: Sync) -> SyncReply:
         return _reply_decoder.decode(await self._network.call(self._node_id, "sync", _encoder.encode(sync)))
+
+    def listen(self, session: str, park_s: float, node: Listens) -> Callable[[], None]:
+        place = self._listening.join(self._node_id, "", session, park_s, node)
+        return lambda: self._listening.leave(place)
+
+    async def close(self) -> None:
+        await self._listening.close()
+
+    async def _listen(self, call: Listen) -> News:
+        return _news_decoder.decode(await self._network.call(self._node_id, "listen", _encoder.encode(call)))
 
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None:
         raise TransportError("no files are asked for in the simulation")

@@ -125,9 +125,11 @@ class Machine:
             wipe=self._wipe,
         )
         self.agent.begin()
-        link = NodeLink(self.agent, SimTransport(self._network, self.node_id), _NoFiles(), chance=self._random.random)
+        self._transport = SimTransport(self._network, self.node_id, self._random)
+        link = NodeLink(self.agent, self._transport, _NoFiles(), chance=self._random.random)
         self._link = asyncio.create_task(link.run(), name="link")
         await self._link
+        await self._transport.close()
         await self.agent.ended()
         await self.agent.close()
         self._story.add(self.name, "the agent has left")
@@ -155,6 +157,7 @@ class Machine:
         await asyncio.wait([ends], timeout=1.5)
         self._link.cancel()
         await asyncio.wait([self._link])
+        await self._transport.close()
         await agent.close()
         self._story.add(self.name, "the agent has stopped")
         process.kill()

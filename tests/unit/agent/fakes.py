@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from millpond.agent.base import NodeFacts, Outcome, Runner
-from millpond.agent.link import NodeLink, TransportError
+from millpond.agent.link import NodeLink
+from millpond.agent.listening import HostListening, Listens, TransportError
 from millpond.agent.local_state import MemoryJournal
 from millpond.agent.node import NodeAgent
 from millpond.domain.durations import Timestamp
@@ -15,6 +16,10 @@ from millpond.protocol.messages import (
     Hello,
     LaunchReply,
     LaunchRequest,
+    Listen,
+    Listening,
+    News,
+    NodeNews,
     Report,
     Start,
     Sync,
@@ -90,10 +95,64 @@ class FakeRunner(Runner):
         self.closed += 1
 
 
-class FakeControl:
-    """The other end: directives until they are seen, reports acknowledged when `acknowledges`."""
+class FakeListener:
+    """Calls that listen for the nodes of one host, each with a control of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, control_of: Callable[[str], "FakeControl"]) -> None:
+        self.control_of = control_of
+        self.calls: list[Listen] = []
+        self.parked = 0
+        self.parks = True
+        self._host_id = ""
+        self._number = 0
+        self._places: dict[int, Listening] = {}
+        self._news = asyncio.Event()
+
+    def poke(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def forget(self) -> None:
+        """As after a restart."""
+        self._host_id = ""
+
+    async def listen(self, call: Listen) -> News:
+        self.calls.append(call)
+        if call.id != self._host_id:
+            if not call.begins:
+                return News(unknown=True)
+            self._host_id, self._number, self._places = call.id, 0, {}
+        if call.number <= self._number:
+            return News(overtaken=True)
+        self._number = call.number
+        self._places |= {node.place: node for node in call.nodes}
+        for place in call.left:
+            self._places.pop(place, None)
+        for place, revision in (*call.seen, *((node.place, node.seen) for node in call.nodes)):
+            if place in self._places:
+                self.control_of(self._places[place].node_id).seen(revision)
+        self.poke()  # what is parked has no more to wait for
+        while not (news := self._collect()) and self.parks and call.number == self._number:
+            self.parked += 1
+            try:
+                await self._news.wait()
+            finally:
+                self.parked -= 1
+            if any(self.control_of(node.node_id).down for node in self._places.values()):
+                raise TransportError("connection reset")
+        return News(news if call.number == self._number else ())
+
+    def _collect(self) -> tuple[NodeNews, ...]:
+        found = ((place, self.control_of(it.node_id).news(it.session)) for place, it in self._places.items())
+        return tuple(NodeNews(place, reply) for place, reply in found if reply is not None)
+
+
+class FakeControl:
+    """The other end of a node: directives until they are seen, reports acknowledged when `acknowledges`."""
+
+    def __init__(self, listener: FakeListener | None = None) -> None:
+        """The `listener` of a host of several nodes; without, the node is alone on its own."""
+        self.listener = listener or FakeListener(lambda node_id: self)
         self.pool_id = "p"
         self.sessions = 0
         self.session = ""
@@ -102,7 +161,6 @@ class FakeControl:
         """Calls never come back."""
         self.acknowledges = True
         self.retry_after_s = 0.0
-        self.parks = True
         self.hellos: list[Hello] = []
         self.syncs: list[Sync] = []
         self.reports: dict[int, Report] = {}
@@ -111,10 +169,9 @@ class FakeControl:
         self.file_replies: list[tuple[str, FileReply, bytes]] = []
         self.launch_requests: list[LaunchRequest] = []
         self.launch_replies: dict[str, LaunchReply] = {}
-        self.parked = 0
         self.account_url = "http://a"
         self.park_s = 60.0
-        self._news = asyncio.Event()
+        self._listening: HostListening | None = None
 
     def tell(self, *directives: Directive) -> None:
         self.directives += directives
@@ -125,12 +182,38 @@ class FakeControl:
         self.poke()
 
     def poke(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+        self.listener.poke()
+
+    @property
+    def parked(self) -> int:
+        return self.listener.parked
+
+    def seen(self, revision: int) -> None:
+        self.directives = [directive for directive in self.directives if directive.revision > revision]
+
+    def news(self, session: str) -> SyncReply | None:
+        """What there is to say to that session."""
+        if session != self.session:
+            return SyncReply(session=session, session_unknown=True)
+        if not (self.directives or self.file_requests or self.launch_requests):
+            return None
+        return self._reply(0)
+
+    def _reply(self, acknowledged: int) -> SyncReply:
+        requests, self.file_requests = tuple(self.file_requests), []
+        launches, self.launch_requests = tuple(self.launch_requests), []
+        return SyncReply(
+            session=self.session,
+            directives=tuple(self.directives),
+            acknowledged=acknowledged,
+            file_requests=requests,
+            launch_requests=launches,
+        )
 
     def forget(self) -> None:
         """As after a restart of the control plane."""
         self.session = ""
+        self.listener.forget()
         self.directives.clear()
 
     async def hello(self, hello: Hello) -> Welcome:
@@ -156,7 +239,7 @@ class FakeControl:
         self.syncs.append(sync)
         if sync.session != self.session:
             return SyncReply(session=sync.session, session_unknown=True)
-        self.directives = [directive for directive in self.directives if directive.revision > sync.seen]
+        self.seen(sync.seen)
         acknowledged = 0
         if sync.reports:
             if self.retry_after_s:
@@ -164,25 +247,25 @@ class FakeControl:
             if self.acknowledges:
                 self.reports |= {report.seq: report for report in sync.reports}
                 acknowledged = sync.reports[-1].seq
-        while sync.park and self.parks and not (self.directives or self.file_requests or self.launch_requests):
-            self.parked += 1
-            try:
-                await self._news.wait()
-            finally:
-                self.parked -= 1
-            if self.down:
-                raise TransportError("connection reset")
-            if sync.session != self.session:
-                return SyncReply(session=sync.session, session_unknown=True)
-        requests, self.file_requests = tuple(self.file_requests), []
-        launches, self.launch_requests = tuple(self.launch_requests), []
-        return SyncReply(
-            session=self.session,
-            directives=tuple(self.directives),
-            acknowledged=acknowledged,
-            file_requests=requests,
-            launch_requests=launches,
-        )
+        return self._reply(acknowledged)
+
+    def listen(self, session: str, park_s: float, node: Listens) -> Callable[[], None]:
+        if self._listening is None:
+            host_id = f"host {self.sessions}"
+            self._listening = HostListening(self._listen, host_id=host_id, chance=lambda: 0.5, max_pause_s=0.05)
+        listening = self._listening
+        place = listening.join("n1", "", session, park_s, node)
+        return lambda: listening.leave(place)
+
+    async def close(self) -> None:
+        """The node's process ends."""
+        if self._listening is not None:
+            await self._listening.close()
+            self._listening = None
+
+    async def _listen(self, call: Listen) -> News:
+        await self._reach()
+        return await self.listener.listen(call)
 
     async def send_file_reply(self, request_id: str, reply: FileReply, body: AsyncIterator[bytes] | None) -> None:
         await self._reach()
@@ -252,6 +335,7 @@ class Node:
     async def close(self) -> None:
         self.task.cancel()
         await asyncio.wait([self.task])
+        await self.control.close()
         await self.agent.close()
 
     async def crash(self) -> None:

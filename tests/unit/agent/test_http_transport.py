@@ -10,21 +10,26 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from millpond.agent.http_transport import EndpointFile, HttpSyncs, HttpTransport, open_session
-from millpond.agent.link import TransportError
+from millpond.agent.http_transport import EndpointFile, HttpHost, HttpTransport, open_session
+from millpond.agent.listening import TransportError
 from millpond.protocol.messages import (
     CONTENT_TYPE,
     FILE_REPLY_HEADER,
     FILE_REPLY_PATH,
     HELLO_PATH,
     LAUNCH_REPLY_PATH,
+    LISTEN_PATH,
     NODE_HEADER,
-    SYNC_PATH,
     SYNCS_PATH,
     FileEntry,
     FileReply,
     Hello,
     LaunchReply,
+    Listen,
+    Listening,
+    News,
+    NodeMetrics,
+    NodeNews,
     NodeReply,
     Sync,
     SyncReplies,
@@ -33,6 +38,7 @@ from millpond.protocol.messages import (
     Welcome,
 )
 from tests.unit.agent.fakes import start
+from tests.waiting import until_true
 
 WELCOME = Welcome("s", "p", "a", "http://a", True, 2, 30.0)
 HELLO = Hello("n1", 1, "0", 1.0, "127.0.0.1")
@@ -46,16 +52,17 @@ class Service:
         self.junk = False
         self.seen: list[tuple[str, bytes]] = []
         self.heads: list[FileReply] = []
+        self.listens: list[Listen] = []
         self.runner: web.AppRunner | None = None
 
     async def begin(self) -> str:
         app = web.Application()
         app.router.add_post(HELLO_PATH, self.hello)
-        app.router.add_post(SYNC_PATH, self.sync)
+        app.router.add_post(LISTEN_PATH, self.listen)
         app.router.add_post(SYNCS_PATH, self.syncs)
         app.router.add_post(FILE_REPLY_PATH + "{id}", self.file_reply)
         app.router.add_post(LAUNCH_REPLY_PATH + "{id}", self.launch_reply)
-        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self.runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
         await site.start()
@@ -82,9 +89,13 @@ class Service:
         assert msgspec.msgpack.decode(await self.take(request), type=Hello) == HELLO
         return self.answer(WELCOME)
 
-    async def sync(self, request: web.Request) -> web.Response:
-        sync = msgspec.msgpack.decode(await self.take(request), type=Sync)
-        return self.answer(SyncReply(session=sync.session, directives=(start(1, 1),)))
+    async def listen(self, request: web.Request) -> web.Response:
+        call = msgspec.msgpack.decode(await request.read(), type=Listen)
+        self.listens.append(call)
+        if not call.nodes:
+            await asyncio.Event().wait()
+        told = (SyncReply(node.session, directives=(start(4, 1),)) for node in call.nodes)
+        return self.answer(News(tuple(NodeNews(node.place, one) for node, one in zip(call.nodes, told, strict=True))))
 
     async def syncs(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -113,6 +124,27 @@ async def service() -> AsyncIterator[Service]:
     await service.end()
 
 
+class Hears:
+    """A node that takes in what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[SyncReply] = []
+        self.why = ""
+
+    def hear(self, reply: SyncReply) -> None:
+        self.heard.append(reply)
+
+    def refused(self, why: str) -> None:
+        self.why = why
+
+    def seen(self) -> int:
+        return max((one.revision for reply in self.heard for one in reply.directives), default=0)
+
+
+def transport_of(session: aiohttp.ClientSession, path: Path) -> HttpTransport:
+    return HttpTransport(HttpHost(session, EndpointFile(str(path))), node_id="n1", token="secret")
+
+
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     async with open_session() as session:
@@ -121,9 +153,9 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 async def test_calls_and_answers(service: Service, session: aiohttp.ClientSession, tmp_path: Path) -> None:
     (tmp_path / "endpoint").write_text(await service.begin() + "/\n")
-    transport = HttpTransport(session, EndpointFile(str(tmp_path / "endpoint")), node_id="n1", token="secret")
+    transport = transport_of(session, tmp_path / "endpoint")
     assert await transport.hello(HELLO) == WELCOME
-    assert await transport.sync(Sync("n1", "s9", 0)) == SyncReply(session="s9", directives=(start(1, 1),))
+    assert await transport.sync(Sync("n1", "s9", 0)) == SyncReply(session="s9", acknowledged=1)
     entry = FileEntry("ä/b", False, 3, 1.5, 0o644)
 
     async def body() -> AsyncIterator[bytes]:
@@ -144,22 +176,34 @@ async def test_reports_of_several_nodes_go_in_one_call(
 ) -> None:
     endpoint = EndpointFile(str(tmp_path / "endpoint"))
     (tmp_path / "endpoint").write_text(await service.begin())
-    together = HttpSyncs(session, endpoint)
-    first, second = (
-        HttpTransport(session, endpoint, node_id=node_id, token="secret", together=together) for node_id in ("n1", "n2")
-    )
-    syncs = [Sync("n1", "s1", 0, park=False), Sync("n2", "s2", 0, park=False)]
+    host = HttpHost(session, endpoint)
+    first, second = (HttpTransport(host, node_id=node_id, token="secret") for node_id in ("n1", "n2"))
+    syncs = [Sync("n1", "s1", 0), Sync("n2", "s2", 0)]
     answers = await asyncio.gather(first.sync(syncs[0]), second.sync(syncs[1]))
     assert answers == [SyncReply("s1", acknowledged=1), SyncReply("s2", acknowledged=1)]
     assert [path for path, _ in service.seen] == [SYNCS_PATH]
-    # One alone, and what is parked, go by themselves.
-    await first.sync(syncs[0])
-    await first.sync(Sync("n1", "s1", 0))
-    assert [path for path, _ in service.seen] == [SYNCS_PATH, SYNC_PATH, SYNC_PATH]
     service.status = 503
     answers = await asyncio.gather(first.sync(syncs[0]), second.sync(syncs[1]), return_exceptions=True)
     assert [type(answer) for answer in answers] == [TransportError, TransportError]
-    await together.close()
+    await host.close()
+
+
+async def test_one_call_listens_for_several_nodes(
+    service: Service, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (tmp_path / "endpoint").write_text(await service.begin())
+    host = HttpHost(session, EndpointFile(str(tmp_path / "endpoint")))
+    host.tell(NodeMetrics(cpu=0.5))
+    nodes = [Hears(), Hears()]
+    for number, node in enumerate(nodes, 1):
+        HttpTransport(host, node_id=f"n{number}", token="secret").listen(f"s{number}", 30.0, node)
+    await until_true(lambda: len(service.listens) > 1 and host.last_heard is not None)
+    assert [node.heard for node in nodes] == [[SyncReply(f"s{n}", directives=(start(4, 1),))] for n in (1, 2)]
+    first, second = service.listens
+    assert first.nodes == tuple(Listening(n, f"n{n}", "secret", f"s{n}", 0) for n in (1, 2))
+    assert (first.begins, first.metrics) == (True, NodeMetrics(cpu=0.5))
+    assert second == Listen(first.id, 2, seen=((1, 4), (2, 4)))
+    await host.close()
 
 
 @pytest.mark.parametrize("status", [401, 404, 500, 503])
@@ -167,7 +211,7 @@ async def test_anything_but_success_is_no_answer(
     service: Service, session: aiohttp.ClientSession, tmp_path: Path, status: int
 ) -> None:
     (tmp_path / "endpoint").write_text(await service.begin())
-    transport = HttpTransport(session, EndpointFile(str(tmp_path / "endpoint")), node_id="n1", token="secret")
+    transport = transport_of(session, tmp_path / "endpoint")
     service.status = status
     with pytest.raises(TransportError, match=str(status)):
         await transport.hello(HELLO)
@@ -179,7 +223,7 @@ async def test_anything_but_success_is_no_answer(
 
 async def test_junk_is_no_answer(service: Service, session: aiohttp.ClientSession, tmp_path: Path) -> None:
     (tmp_path / "endpoint").write_text(await service.begin())
-    transport = HttpTransport(session, EndpointFile(str(tmp_path / "endpoint")), node_id="n1", token="secret")
+    transport = transport_of(session, tmp_path / "endpoint")
     service.junk = True
     with pytest.raises(TransportError):
         await transport.sync(Sync("n1", "s", 0))
@@ -189,7 +233,7 @@ async def test_the_endpoint_is_read_again_after_a_failure(
     service: Service, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     path = tmp_path / "endpoint"
-    transport = HttpTransport(session, EndpointFile(str(path)), node_id="n1", token="secret")
+    transport = transport_of(session, path)
     with pytest.raises(TransportError, match="no endpoint"):
         await transport.hello(HELLO)
     path.write_text(await service.begin())

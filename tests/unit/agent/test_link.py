@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from millpond.agent import link as link_module
 from millpond.agent import node as node_module
 from millpond.domain.events import HeldAttempt
 from millpond.protocol.messages import (
@@ -58,33 +57,33 @@ async def test_a_task_is_run_and_reported(node: Node) -> None:
     assert (facts.node_id, facts.pool_id, facts.account_url, facts.root) == ("n1", "p", "http://a", "/nowhere")
 
 
-async def test_one_poll_is_parked_while_reports_go_beside_it(node: Node) -> None:
+async def test_one_call_is_parked_while_reports_go_beside_it(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
     await until_true(lambda: (1, 1) in node.runner.running and control.parked == 1)
-    polls = sum(sync.park for sync in control.syncs)
+    calls = len(control.listener.calls)
     node.runner.end(1)
     await until_true(lambda: ends(control.reports) == [1])
     assert control.parked == 1
-    assert sum(sync.park for sync in control.syncs) == polls
-    assert all(sync.park != bool(sync.reports) for sync in control.syncs)
+    assert len(control.listener.calls) == calls
+    assert all(sync.reports for sync in control.syncs)
 
 
-async def test_a_node_with_work_queued_hears_by_its_reports_and_parks_when_the_queue_is_empty(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link_module, "_UNPARKED_S", 1e9)
+async def test_a_node_says_with_its_reports_whether_it_reports_again_soon(node: Node) -> None:
     control = node.control
     control.tell(*(start(key, key) for key in range(1, 9)))
-    await until_true(lambda: len(node.runner.running) == 4 and len(control.reports) == 4 and control.parked == 0)
-    polls = sum(sync.park for sync in control.syncs)
-    control.tell(Stop(9, 1, 1))
+    await until_true(lambda: len(node.runner.running) == 4 and len(control.reports) == 4)
+    assert {sync.busy for sync in control.syncs} == {True}
+    # The answers bring what is new as soon as the call that is parked.
+    control.directives.append(Stop(9, 1, 1))
     node.runner.end(2)
     await until_true(lambda: Stopped in map(type, control.reports.values()))
-    assert (control.parked, sum(sync.park for sync in control.syncs)) == (0, polls)
     node.runner.end(3)
     node.runner.end(4)
-    await until_true(lambda: {key for key, _ in node.runner.running} == {5, 6, 7, 8} and control.parked == 1)
+    await until_true(
+        lambda: {key for key, _ in node.runner.running} == {5, 6, 7, 8} and len(ends(control.reports)) == 3
+    )
+    await until_true(lambda: not control.syncs[-1].busy)
 
 
 async def test_what_ends_together_is_reported_together(node: Node) -> None:
@@ -165,11 +164,11 @@ async def test_tasks_run_on_while_the_control_plane_is_away(node: Node) -> None:
     await until_true(lambda: ends(control.reports) == [1, 2])
 
 
-async def test_a_session_lost_while_a_poll_is_parked_is_made_anew_at_once(node: Node) -> None:
+async def test_a_session_lost_while_a_call_is_parked_is_made_anew_at_once(node: Node) -> None:
     control = node.control
     control.tell(start(1, 1))
     await until_true(lambda: (1, 1) in node.runner.running and control.parked == 1)
-    # The poll stays where it is: only the report learns of it.
+    # The call stays where it is: only the report learns of it.
     control.forget()
     node.runner.end(1)
     await until_true(lambda: control.sessions == 2 and ends(control.reports) == [1])
@@ -199,18 +198,19 @@ async def test_a_busy_control_plane_is_asked_again_when_it_says(node: Node) -> N
     await until_true(lambda: ends(control.reports) == [1])
 
 
-async def test_a_poll_that_is_not_parked_is_not_repeated_in_a_rush(node: Node) -> None:
+async def test_a_call_that_is_not_parked_is_not_repeated_in_a_rush(node: Node) -> None:
     await until_true(lambda: node.control.parked == 1)
     control = node.control
-    control.parks = False
+    calls = control.listener.calls
+    control.listener.parks = False
     control.tell(start(1, 1))
     await until_true(lambda: (1, 1) in node.runner.running)
-    before = len(control.syncs)
+    before = len(calls)
     pauses = 4
-    await until_true(lambda: len(control.syncs) >= before + pauses)
+    await until_true(lambda: len(calls) >= before + pauses)
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    await until_true(lambda: len(control.syncs) >= before + 2 * pauses)
+    await until_true(lambda: len(calls) >= before + 2 * pauses)
     assert loop.time() - begun >= (pauses - 1) * 0.75 * 0.05
 
 
@@ -314,10 +314,13 @@ async def test_a_nudge_ends_a_pause(node: Node) -> None:
     await until_true(reported)
 
 
-async def test_a_lost_answer_to_a_poll_is_noticed_after_its_time(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_answer_to_a_call_that_listens_is_noticed_after_its_time(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     control = node.control
     await until_true(lambda: control.parked == 1)
     monkeypatch.setattr("millpond.agent.link._ANSWER_S", 0.05)
+    monkeypatch.setattr("millpond.agent.listening._ANSWER_S", 0.05)
     control.park_s = 0.05
     control.forget()
     control.deaf = True
@@ -325,8 +328,8 @@ async def test_a_lost_answer_to_a_poll_is_noticed_after_its_time(node: Node, mon
     await until_true(lambda: node.agent.session == "")
     control.deaf = False
     await until_true(lambda: control.sessions == 2 and control.parked == 1)
-    polls = len(control.syncs)
-    await until_true(lambda: len(control.syncs) > polls + 2)
+    calls = len(control.listener.calls)
+    await until_true(lambda: len(control.listener.calls) > calls + 2)
     assert control.sessions == 2
 
 

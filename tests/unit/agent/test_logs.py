@@ -10,7 +10,7 @@ import pytest
 
 from millpond.agent import logs as logs_module
 from millpond.agent.files import NodeFiles
-from millpond.agent.link import TransportError
+from millpond.agent.listening import TransportError
 from millpond.agent.logs import LogsRefused, NodeLogs
 from millpond.protocol.messages import LogFile, Logs
 from tests.waiting import until_true

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from millpond.agent import sync_gatherer
-from millpond.agent.link import TransportError
+from millpond.agent.listening import TransportError
 from millpond.agent.sync_gatherer import SyncGatherer
 from millpond.protocol.messages import MAX_SYNCS, NodeReply, NodeSync, Started, Sync, SyncReply
 from tests.waiting import until_true
@@ -35,7 +35,7 @@ class Service:
 
 
 def sync(name: str, reports: int = 1) -> Sync:
-    return Sync(name, f"session of {name}", 0, tuple(Started(seq, seq, 1, 1.0) for seq in range(reports)), park=False)
+    return Sync(name, f"session of {name}", 0, tuple(Started(seq, seq, 1, 1.0) for seq in range(reports)))
 
 
 async def test_what_is_told_in_the_same_turn_goes_together() -> None:

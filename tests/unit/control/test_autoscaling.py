@@ -20,6 +20,7 @@ from millpond.domain.states import JobState, NodeDeallocationOption
 from millpond.domain.task import NewTask, TaskRules
 from millpond.protocol import messages as m
 from millpond.store.base import SampleBlock
+from tests.listening import hear
 from tests.unit.control.lab import EPOCH, SETTINGS, Lab
 from tests.unit.scheduler.world import new_job, new_pool
 
@@ -470,7 +471,7 @@ def test_machines_are_averaged_over_the_nodes_that_told(lab: Lab) -> None:
         async def tell(control: ControlService, node_id: str, metrics: m.NodeMetrics) -> None:
             hello = m.Hello(node_id, m.PROTOCOL_VERSION, "1", lab.clock() - 50, "127.0.0.1")
             welcome = await control.agents.hello(hello)
-            await control.agents.sync(m.Sync(node_id, welcome.session, 0, park=False, metrics=metrics))
+            await hear(control.agents, node_id, welcome.session, metrics=metrics, park=False)
 
         busy = m.NodeMetrics(cpu=0.9, memory_bytes=3e9, disk_bytes=5e9, network_in_bytes_s=10.0)
         await lab.call(lambda c: tell(c, nodes[0], busy))

@@ -12,6 +12,7 @@ from millpond.domain.errors import ErrorCode
 from millpond.domain.task import NewTask, TaskRules
 from millpond.protocol import messages as m
 from millpond.store.memory import MemoryStore
+from tests.listening import hear
 from tests.unit.control.test_service import Cluster, refusal
 from tests.unit.scheduler.world import new_job, new_pool
 
@@ -47,11 +48,11 @@ class Gang(Cluster):
         self.sessions[node_id] = (await self.control.agents.hello(hello)).session
 
     async def take_start(self, node_id: str) -> None:
-        reply = await self.sync(node_id, park=True)
+        reply = await hear(self.control.agents, node_id, self.sessions[node_id])
         (self.starts[node_id],) = [directive for directive in reply.directives if isinstance(directive, m.Start)]
 
-    async def sync(self, node_id: str, *reports: m.Report, park: bool = False) -> m.SyncReply:
-        return await self.control.agents.sync(m.Sync(node_id, self.sessions[node_id], 0, reports, park=park))
+    async def sync(self, node_id: str, *reports: m.Report) -> m.SyncReply:
+        return await self.control.agents.sync(m.Sync(node_id, self.sessions[node_id], 0, reports))
 
     def token_of(self, index: int) -> str:
         (token,) = [
@@ -68,7 +69,8 @@ class Gang(Cluster):
 
     async def asked(self, node_id: str) -> m.LaunchRequest:
         while True:
-            reply = await self.sync(node_id, park=True)
+            seen = self.starts[node_id].revision
+            reply = await hear(self.control.agents, node_id, self.sessions[node_id], seen)
             if reply.launch_requests:
                 (request,) = reply.launch_requests
                 return request

@@ -15,6 +15,7 @@ from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider
 from millpond.providers.fake import FakeProvider
 from millpond.store.memory import MemoryStore
+from tests.listening import hear
 from tests.unit.control.test_service import SETTINGS, SIZES
 from tests.unit.scheduler.world import new_job, new_pool
 from tests.waiting import PATIENCE_S
@@ -67,7 +68,7 @@ class Nodes:
         return await self.control.agents.hello(m.Hello(node_id, m.PROTOCOL_VERSION, "1", boot_time, "127.0.0.1"))
 
     async def directives(self, node_id: str, session: str) -> tuple[m.Directive, ...]:
-        return (await self.control.agents.sync(m.Sync(node_id, session, 0))).directives
+        return (await hear(self.control.agents, node_id, session, 0)).directives
 
     async def to_node(self, event: e.Event) -> None:
         await self.control.to_pool("pool", event)
@@ -112,7 +113,7 @@ async def test_a_preempted_node_waits_for_capacity_and_runs_its_task_again(
     assert row is not None
     assert (row.task.state, row.task.retry_count, row.task.requeue_count) == (TaskState.ACTIVE, 0, 0)
     assert await refusal(nodes.control.preempt_node("pool", node_id)) is (ErrorCode.OPERATION_INVALID_FOR_CURRENT_STATE)
-    assert (await nodes.control.agents.sync(m.Sync(node_id, welcome.session, 0))).session_unknown
+    assert (await hear(nodes.control.agents, node_id, welcome.session, 0)).session_unknown
     provider.has_spot_capacity = True
     await nodes.until_state(node_id, NodeState.STARTING)
     welcome = await nodes.boot(node_id)

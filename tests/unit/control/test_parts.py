@@ -20,7 +20,7 @@ def put(outbox: Outbox, key: int) -> None:
     outbox.put(Stop(outbox.next_revision(), key, 1))
 
 
-async def test_directives_are_repeated_until_they_were_seen() -> None:
+def test_directives_are_repeated_until_they_were_seen() -> None:
     outbox = Outbox()
     put(outbox, 1)
     put(outbox, 2)
@@ -33,54 +33,43 @@ async def test_directives_are_repeated_until_they_were_seen() -> None:
     assert outbox.take() == ((), ())
 
 
-async def test_a_parked_sync_waits_for_news_and_only_for_news() -> None:
-    outbox = Outbox()
+def test_news_are_told_of_once() -> None:
+    told: list[str] = []
+    outbox = Outbox(lambda: told.append("news"))
     put(outbox, 1)
-    await asyncio.wait_for(outbox.wait(30, 30), PATIENCE_S)
-    outbox.take()
-    parked = asyncio.create_task(outbox.wait(30, 30))
-    done, _ = await asyncio.wait([parked], timeout=0.02)
-    assert not done, "what was sent once is no news"
     put(outbox, 2)
-    await asyncio.wait_for(parked, PATIENCE_S)
-
-
-async def test_what_was_sent_and_not_seen_is_sent_again_after_a_while() -> None:
-    outbox = Outbox()
-    put(outbox, 1)
+    assert (told, outbox.has_news) == (["news"], True)
     outbox.take()
-    await asyncio.wait_for(outbox.wait(park_s=30, resend_s=0.01), PATIENCE_S)
-    assert [d.revision for d in outbox.take()[0]] == [1]
+    assert (outbox.has_news, outbox.has_unseen) == (False, True)
+    put(outbox, 3)
+    assert told == ["news"] * 2
+    outbox.take()
+    outbox.repeat()
+    assert outbox.has_news
+    outbox.seen(3)
+    outbox.take()
+    assert (outbox.has_news, outbox.has_unseen) == (False, False)
 
 
-async def test_what_follows_from_reports_goes_with_their_answer_and_not_with_what_is_parked() -> None:
-    outbox = Outbox()
-    parked = asyncio.create_task(outbox.wait(30, resend_s=0.01))
-    await asyncio.sleep(0)
+def test_what_follows_from_reports_goes_with_their_answer_and_with_no_other() -> None:
+    told: list[str] = []
+    outbox = Outbox(lambda: told.append("news"))
     outbox.expect_answer()
     put(outbox, 1)
-    done, _ = await asyncio.wait([parked], timeout=0.05)
-    assert not done
+    assert (told, outbox.has_news) == ([], False)
     assert [d.revision for d in outbox.take()[0]] == [1]
     outbox.answered()
-    await asyncio.wait_for(parked, PATIENCE_S)
-    assert [d.revision for d in outbox.take()[0]] == [1], "the answer to the reports may have been lost"
-
-
-async def test_what_no_answer_took_goes_with_what_is_parked() -> None:
-    outbox = Outbox()
-    parked = asyncio.create_task(outbox.wait(30, 30))
+    assert (told, outbox.has_news, outbox.has_unseen) == ([], False, True)
+    # Of what no answer took it is told; and of what is asked besides, at once.
     outbox.expect_answer()
-    put(outbox, 1)
-    await asyncio.sleep(0)
-    outbox.answered()
-    await asyncio.wait_for(parked, PATIENCE_S)
-    outbox.expect_answer()
+    put(outbox, 2)
     outbox.ask(FileRequest("r", "stat", "x"))
-    await asyncio.wait_for(outbox.wait(30, 30), PATIENCE_S)
+    assert (told, outbox.has_news) == (["news"], True)
+    outbox.answered()
+    assert (told, outbox.has_news) == (["news"] * 2, True)
 
 
-async def test_a_new_session_starts_its_revisions_again() -> None:
+def test_a_new_session_starts_its_revisions_again() -> None:
     outbox = Outbox()
     put(outbox, 1)
     outbox.reset()
@@ -90,10 +79,9 @@ async def test_a_new_session_starts_its_revisions_again() -> None:
     assert [(d.revision, d.key) for d in outbox.take()[0] if isinstance(d, Stop)] == [(1, 2)]
 
 
-async def test_file_requests_go_out_once() -> None:
+def test_file_requests_go_out_once() -> None:
     outbox = Outbox()
     outbox.ask(FileRequest("r", "stat", "x"))
-    await asyncio.wait_for(outbox.wait(30, 30), PATIENCE_S)
     assert [request.id for request in outbox.take()[1]] == ["r"]
     assert outbox.take()[1] == ()
 

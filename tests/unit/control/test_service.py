@@ -17,6 +17,7 @@ from millpond.providers.base import VmSize
 from millpond.providers.fake import FakeProvider
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
+from tests.listening import hear
 from tests.unit.scheduler.world import new_job, new_pool
 from tests.waiting import PATIENCE_S
 
@@ -81,7 +82,7 @@ async def test_a_task_runs_through_hello_sync_and_reports(cluster: Cluster) -> N
     welcome = await cluster.hello(node_id)
     assert (welcome.pool_id, welcome.task_slots, welcome.account_name) == ("pool", 1, "account")
     await cluster.add("t")
-    reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, 0))
+    reply = await hear(cluster.control.agents, node_id, welcome.session, 0)
     (start,) = reply.directives
     assert isinstance(start, m.Start)
     assert (start.job_id, start.task_id, start.attempt, start.spec) == ("job", "t", 1, b'{"commandLine":"true"}')
@@ -100,7 +101,7 @@ async def test_a_node_knows_whether_a_run_that_fails_will_be_repeated(cluster: C
     seen, sequence = 0, 0
     told: list[tuple[int, bool]] = []
     while len(told) < 2:
-        reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, seen))
+        reply = await hear(cluster.control.agents, node_id, welcome.session, seen)
         reports: tuple[m.Report, ...] = ()
         for start in reply.directives:
             assert isinstance(start, m.Start)
@@ -108,7 +109,7 @@ async def test_a_node_knows_whether_a_run_that_fails_will_be_repeated(cluster: C
             seen, sequence = start.revision, sequence + 1
             now = cluster.control.now()
             reports += (m.Ended(sequence, start.key, start.attempt, now, now, 1),)
-        await cluster.control.agents.sync(m.Sync(node_id, welcome.session, seen, reports, park=False))
+        await cluster.control.agents.sync(m.Sync(node_id, welcome.session, seen, reports))
     assert told == [(1, True), (2, False)]
 
 
@@ -116,7 +117,7 @@ async def test_what_a_lying_agent_says_changes_nothing(cluster: Cluster) -> None
     node_id = await cluster.until_node()
     welcome = await cluster.hello(node_id)
     await cluster.add("t")
-    await cluster.control.agents.sync(m.Sync(node_id, welcome.session, 0))
+    await hear(cluster.control.agents, node_id, welcome.session, 0)
     key = (1 << 32) | 1
     lies = (
         m.Ended(1, key, 2, 0.0, 1.0, 0),
@@ -278,7 +279,7 @@ async def test_a_silent_node_becomes_unknown_and_its_tasks_run_elsewhere() -> No
             await asyncio.sleep(0.01)
         while (row := await store.get_task("job", "t")) is None or row.task.node_id is not None:
             await asyncio.sleep(0.01)
-    assert (await cluster.control.agents.sync(m.Sync(node_id, welcome.session, 0))).session_unknown
+    assert (await hear(cluster.control.agents, node_id, welcome.session, 0)).session_unknown
     await cluster.hello(node_id)
     row = await store.get_task("job", "t")
     assert row is not None
@@ -343,7 +344,7 @@ async def test_what_nodes_report_while_the_service_stops_is_refused_at_once(clus
     node_id = await cluster.until_node()
     welcome = await cluster.hello(node_id)
     await cluster.add("t")
-    reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, 0))
+    reply = await hear(cluster.control.agents, node_id, welcome.session, 0)
     (start,) = reply.directives
     assert isinstance(start, m.Start)
     await cluster.control.stop()

@@ -6,6 +6,7 @@ from millpond.control.tokens import TaskClaim, read_task_token, task_token
 from millpond.domain import events as e
 from millpond.domain.task import NewTask, TaskRules
 from millpond.protocol import messages as m
+from tests.listening import hear
 from tests.unit.control import test_service
 from tests.unit.control.test_service import Cluster
 
@@ -39,7 +40,7 @@ async def test_a_token_is_good_while_its_attempt_lasts(cluster: Cluster) -> None
     await control.to_job("job", e.TasksAdded(at=control.now(), job_id="job", tasks=tasks))
     tokens: list[str] = []
     for attempt, exit_code in ((1, 1), (2, 0)):
-        reply = await control.agents.sync(m.Sync(node_id, welcome.session, 0))
+        reply = await hear(control.agents, node_id, welcome.session, 0)
         starts = [
             d for d in reply.directives if isinstance(d, m.Start) and (d.key, d.attempt) == ((1 << 32) | 1, attempt)
         ]
@@ -53,7 +54,7 @@ async def test_a_token_is_good_while_its_attempt_lasts(cluster: Cluster) -> None
         await control.agents.sync(m.Sync(node_id, welcome.session, 0, reports))
         assert control.claim_of_token(tokens[-1]) is None, "it ended with the attempt"
     assert tokens[0] != tokens[1]
-    reply = await control.agents.sync(m.Sync(node_id, welcome.session, 0))
+    reply = await hear(control.agents, node_id, welcome.session, 0)
     others = [d.token for d in reply.directives if isinstance(d, m.Start) and d.task_id == "without"]
     assert set(others) == {""}
     assert control.claim_of_token(task_token(b"secret", TaskClaim("nojob", "t", 1))) is None
