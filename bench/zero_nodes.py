@@ -57,13 +57,22 @@ class ZeroRunner:
         resumed: bool,
         began: float | None = None,
         coordinated: Callable[[], None] = lambda: None,
+        width: int = 0,
+        ahead: bool = False,
     ) -> Outcome:
         now = time.time()
         started(now)
         return Outcome(start_time=now, end_time=now, exit_code=0)
 
     def begin(
-        self, start: Start, began: float, started: Callable[[float], None], ended: Callable[[Outcome], None]
+        self,
+        start: Start,
+        began: float,
+        started: Callable[[float], None],
+        ended: Callable[[Outcome | None], None],
+        *,
+        width: int = 0,
+        ahead: bool = False,
     ) -> bool:
         return False
 

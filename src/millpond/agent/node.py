@@ -56,10 +56,12 @@ class NodeAgent:
         capabilities: tuple[NameValue, ...] = (),
         wipe: Callable[[], None] = lambda: None,
         before_wipe: Callable[[], Awaitable[None]] | None = None,
+        takes_ahead: Callable[[Start], bool] | None = None,
     ) -> None:
         """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise. `capabilities`
         are what the node says of itself. `wipe` empties the root when nothing uses it (the node is reimaged); what
-        raises OSError in it is tried again; `before_wipe` comes once before.
+        raises OSError in it is tried again; `before_wipe` comes once before. `takes_ahead` says which attempts its runners
+        can be handed ahead (see `AgentState`).
 
         Raises OSError when the journal cannot be read, KeyError or ValueError when it makes no sense.
         """
@@ -90,7 +92,7 @@ class NodeAgent:
         self._nothing_runs.set()
         self._journal_fails = False
         try:
-            self.state = AgentState(task_slots, journal.load())
+            self.state = AgentState(task_slots, journal.load(), takes_ahead=takes_ahead)
         except BaseException:
             journal.close()
             raise
@@ -269,7 +271,7 @@ class NodeAgent:
         for deed in deeds:
             match deed:
                 case Launch():
-                    self._launch(deed.start, deed.began, resumed=deed.resumed)
+                    self._launch(deed)
                 case Kill():
                     self._kill(deed.key, deed.attempt)
                 case GoOn():
@@ -293,26 +295,41 @@ class NodeAgent:
         else:
             self._journal_fails = False
 
-    def _launch(self, start: Start, began: Timestamp, *, resumed: bool) -> None:
+    def _launch(self, launch: Launch) -> None:
         runner = self._current_runner()
+        start, resumed = launch.start, launch.resumed
         key, attempt = start.key, start.attempt
         self._nothing_runs.clear()
         self._runs[key, attempt] = None
-        if resumed or not runner.begin(
-            start, began, lambda at: self._started(key, attempt, at), lambda outcome: self._ended(key, attempt, outcome)
+        if not resumed and runner.begin(
+            start,
+            launch.began,
+            lambda at: self._started(key, attempt, at),
+            lambda outcome: self._ended(key, attempt, outcome),
+            width=launch.width,
+            ahead=launch.ahead,
         ):
-            self._runs[key, attempt] = asyncio.create_task(self._run(runner, start, began, resumed=resumed))
+            return
+        if launch.ahead and not resumed:
+            # Not now: it waits here.
+            self._ended(key, attempt, None)
+            return
+        self._runs[key, attempt] = asyncio.create_task(self._run(runner, launch))
 
-    async def _run(self, runner: Runner, start: Start, began: Timestamp, *, resumed: bool) -> None:
+    async def _run(self, runner: Runner, launch: Launch) -> None:
+        start = launch.start
         key, attempt = start.key, start.attempt
+        outcome: Outcome | None
         try:
             # Nothing may be awaited before this: a `stop` that follows the launch must find the run in the runner.
             outcome = await runner.run(
                 start,
                 lambda at: self._started(key, attempt, at),
-                resumed=resumed,
-                began=began,
+                resumed=launch.resumed,
+                began=launch.began,
                 coordinated=lambda: self._coordinated(key, attempt),
+                width=launch.width,
+                ahead=launch.ahead,
             )
         except Exception as error:
             _log.exception("node %s: job %s task %s attempt %d", self.node_id, start.job_id, start.task_id, attempt)
@@ -322,7 +339,7 @@ class NodeAgent:
             raise
         self._ended(key, attempt, outcome)
 
-    def _ended(self, key: int, attempt: int, outcome: Outcome) -> None:
+    def _ended(self, key: int, attempt: int, outcome: Outcome | None) -> None:
         self._no_longer_runs(key, attempt)
         self._carry_out(self.state.ended(key, attempt, outcome, self._clock()))
 

@@ -310,7 +310,9 @@ class SimRunner:
         resumed: bool,
         began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
-    ) -> Outcome:
+        width: int = 0,
+        ahead: bool = False,
+    ) -> Outcome | None:
         ref = (start.key, start.attempt)
         machine = self._machine
         stop = self._stops[ref] = asyncio.Event()
@@ -349,7 +351,14 @@ class SimRunner:
             del self._proceeds[ref]
 
     def begin(
-        self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
+        self,
+        start: Start,
+        began: Timestamp,
+        started: Callable[[Timestamp], None],
+        ended: Callable[[Outcome | None], None],
+        *,
+        width: int = 0,
+        ahead: bool = False,
     ) -> bool:
         return False
 

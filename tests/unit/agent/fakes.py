@@ -46,7 +46,14 @@ class FakeRunner:
         return self
 
     def begin(
-        self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
+        self,
+        start: Start,
+        began: Timestamp,
+        started: Callable[[Timestamp], None],
+        ended: Callable[[Outcome | None], None],
+        *,
+        width: int = 0,
+        ahead: bool = False,
     ) -> bool:
         return False
 
@@ -58,6 +65,8 @@ class FakeRunner:
         resumed: bool,
         began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
+        width: int = 0,
+        ahead: bool = False,
     ) -> Outcome:
         ref = (start.key, start.attempt)
         self.launches.append((*ref, resumed))

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from millpond.agent import spawner
-from millpond.agent.base import FileFacts, ProcessExit, ProcessSpec, RunAs, Watcher
+from millpond.agent.base import FileFacts, GivenBack, ProcessExit, ProcessSpec, RunAs, Watcher
 from millpond.agent.executors import compiled
 from millpond.agent.executors.refusals import refusal
 from millpond.agent.spawning import frames
+from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.staging.threads import finish_in_thread
 
@@ -42,6 +43,10 @@ class _Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self.known: dict[str, ProcessExit | None] | None = {}
         """What the spawner tells at the start; None once it is handed over."""
+        self.began: dict[str, Timestamp] = {}
+        """The same: when they began."""
+        self.given_back: set[str] = set()
+        """The same: what waited in its lane."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
@@ -106,15 +111,19 @@ class _Connection(asyncio.Protocol):
             self._owner._on_attempt_ended(process_id)
         elif operation == frames.RUNNING:
             if self.known is None:
-                self._owner._on_running(process_id)
+                self._owner._on_running(process_id, float(fields[1]))
             else:
                 self.known[process_id] = None
+                self.began[process_id] = float(fields[1])
         elif operation == frames.EXITED:
-            exit_ = _read_exit(fields[1].split())
+            exit_ = _read_exit(fields[2].split())
             if self.known is None:
-                self._owner._on_exited(process_id, exit_)
+                self._owner._on_exited(process_id, float(fields[1]), exit_)
             else:
                 self.known[process_id] = exit_
+                self.began[process_id] = float(fields[1])
+        elif operation == frames.GIVEN_BACK:
+            self.given_back.add(process_id)
         elif operation == frames.REFUSED:
             self._owner._on_refused(process_id, int(fields[1]), fields[2].decode())
 
@@ -254,11 +263,19 @@ class ProcessExecutor:
             await self._connect()
         return list(self._known)
 
+    async def began(self, process_id: str) -> Timestamp:
+        """See `Executor.began`."""
+        connection = self._connection or await self._connect()
+        if process_id in connection.given_back and process_id not in self._known:
+            raise GivenBack(process_id)
+        return connection.began.get(process_id, 0.0)
+
     async def forget(self, process_id: str) -> None:
         """See `Executor.forget`."""
         connection = self._connection or await self._connect()
         if process_id in self._known:
             del self._known[process_id]
+            connection.began.pop(process_id, None)
             self._tell(process_id, None)
             connection.write(frames.frame(frames.FORGET, os.fsencode(process_id)))
 
@@ -321,7 +338,7 @@ class ProcessExecutor:
             connection.write(frames.frame(frames.COMPILED, os.fsencode(self._compiled)))
         for process_id, launch in list(self._launches.items()):
             if process_id in self._known:
-                self._on_running(process_id)
+                self._on_running(process_id, connection.began[process_id])
             else:
                 connection.write(launch.frame)
         for attempt_id in self._ends:
@@ -419,7 +436,7 @@ class ProcessExecutor:
             self._connecting = asyncio.get_running_loop().create_task(self._reconnect())
             self._connecting.add_done_callback(self._on_connected)
 
-    def _on_running(self, process_id: str) -> None:
+    def _on_running(self, process_id: str, began: Timestamp) -> None:
         self._known.setdefault(process_id, None)
         launch = self._launches.pop(process_id, None)
         if launch is not None:
@@ -427,7 +444,7 @@ class ProcessExecutor:
                 if not answer.done():
                     answer.set_result(None)
             if process_id in self._watchers:
-                _call(self._watchers[process_id].running)
+                _call(self._watchers[process_id].running, began)
 
     def _fail(self, process_id: str, error: BaseException) -> None:
         watcher = self._watchers.pop(process_id, None)
@@ -443,11 +460,11 @@ class ProcessExecutor:
             if not waiter.done():
                 waiter.set_result(exit_)
 
-    def _on_exited(self, process_id: str, exit_: ProcessExit) -> None:
+    def _on_exited(self, process_id: str, began: Timestamp, exit_: ProcessExit) -> None:
         if process_id not in self._known and process_id not in self._launches:
             # Forgotten while it was on its way.
             return
-        self._on_running(process_id)
+        self._on_running(process_id, began)
         self._known[process_id] = exit_
         self._tell(process_id, exit_)
 
@@ -459,7 +476,7 @@ class ProcessExecutor:
     def _on_refused(self, process_id: str, number: int, step: str) -> None:
         launch = self._launches.pop(process_id, None)
         if launch is not None:
-            why = refusal(launch.spec, number, step)
+            why = GivenBack(process_id) if step == "waiting" else refusal(launch.spec, number, step)
             for answer in launch.answers:
                 _settle(answer, why)
             self._fail(process_id, why)
@@ -513,6 +530,9 @@ def _launch_frame(process: ProcessSpec, switch: str) -> bytes:
     if process.run_as is not None:
         operation = frames.LAUNCH_AS
         fields[:0] = _switch_fields(process.run_as, process.cgroups, switch)
+    if process.lane:
+        fields[:0] = (process.lane, str(process.width), str(operation))
+        operation = frames.IN_LANE
     text = "\0".join(fields)
     if text.count("\0") != len(fields) - 1:
         raise TaskFailure(

@@ -24,8 +24,19 @@ class ResourceLimits(TaskHook):
             raise node_failure(
                 TaskFailureCode.COMMAND_LAUNCH_FAILED, "The task's control groups could not be made", error
             ) from error
-        if not (attempt.resumed and self._cgroup.is_per_task):
+        if not attempt.waits and not (attempt.resumed and self._cgroup.is_per_task):
             attempt.memory_kills = self._cgroup.out_of_memory_kills(name)
+
+    def began(self, attempt: Attempt) -> None:
+        """What the task before it had killed is not its own. (It may have ended itself meanwhile, but is not as quick as
+        that when it uses up memory.)"""
+        if not self._cgroup.is_per_task:
+            # A group of its own is new.
+            attempt.memory_kills = self._cgroup.out_of_memory_kills(_name(attempt))
+
+    def given_back(self, attempt: Attempt) -> None:
+        if attempt.cgroups:
+            self.stop(attempt)
 
     def exited(self, attempt: Attempt) -> None:
         assert attempt.exit is not None
