@@ -61,10 +61,11 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     """`directory` and the one it is in are made first, for that user alone (0770). Where that fails, because one is
     there already or what they are to be in is not, nothing is started: see `DirectoryNotMade`."""
     lane: str = ""
-    """Of those in the same lane no more than `width` run at a time; what does not fit waits until one of them has ended
-    well. It is given back (`GivenBack`) when one does not, when nothing of the lane has begun for long, when it is killed
-    before it has begun, or when the agent is gone."""
+    """Those in the same lane may wait for each other."""
     width: int = 0
+    """It waits until fewer than that run in its lane: one begins whenever one has ended well, in the order they came. It is
+    given back (`GivenBack`) when one has not, when nothing of the lane has begun for long, when it is killed before it has
+    begun, or when the agent is gone. 0: it is started at once."""
     private_logs: bool = False
     """The files for its output are where only the agent gets: it opens them itself, whoever the process is."""
 

@@ -10,6 +10,7 @@ from millpond.agent.actions import Action, Deed, GoOn, Kill, Launch, Remove, Ren
 from millpond.agent.attempts import AttemptRef
 from millpond.agent.base import NodeFacts, Outcome, Runner
 from millpond.agent.local_state import Journal
+from millpond.agent.pace import Pace
 from millpond.agent.records import Joined
 from millpond.agent.state import AgentState
 from millpond.domain.durations import Timestamp
@@ -57,11 +58,12 @@ class NodeAgent:
         wipe: Callable[[], None] = lambda: None,
         before_wipe: Callable[[], Awaitable[None]] | None = None,
         takes_ahead: Callable[[Start], bool] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise. `capabilities`
         are what the node says of itself. `wipe` empties the root when nothing uses it (the node is reimaged); what
         raises OSError in it is tried again; `before_wipe` comes once before. `takes_ahead` says which attempts its runners
-        can be handed ahead (see `AgentState`).
+        can be handed ahead, `pace` how many (see `AgentState`).
 
         Raises OSError when the journal cannot be read, KeyError or ValueError when it makes no sense.
         """
@@ -92,7 +94,7 @@ class NodeAgent:
         self._nothing_runs.set()
         self._journal_fails = False
         try:
-            self.state = AgentState(task_slots, journal.load(), takes_ahead=takes_ahead)
+            self.state = AgentState(task_slots, journal.load(), takes_ahead=takes_ahead, pace=pace)
         except BaseException:
             journal.close()
             raise

@@ -78,9 +78,11 @@ class FakeExecutor:
             self._watchers[process.id] = watcher
 
     def _is_full(self, process: ProcessSpec) -> bool:
+        if not process.width:
+            return False
         others = sum(lane == process.lane for lane in self._lanes.values())
         waits = any(waiting.lane == process.lane for waiting, _ in self._waiting.values())
-        return bool(process.lane) and (waits or others >= process.width)
+        return waits or others >= process.width
 
     def _over(self, lane: str, *, well: bool) -> None:
         """A process of that lane is over, or was not started."""

@@ -107,7 +107,7 @@ class Attempt:
             cgroups=self.cgroups,
             makes_directory=self.makes_directory,
             lane=self.facts.node_id if self.width else "",
-            width=self.width,
+            width=self.width if self.waits else 0,
         )
 
     def interrupt(self, why: FailureInfo) -> None:

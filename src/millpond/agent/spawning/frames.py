@@ -40,8 +40,8 @@ directories with newlines between; then as LAUNCH"""
 COMPILED = 7
 """path of the starter in C, to be used from now on"""
 IN_LANE = 8
-"""name of the lane, its width, LAUNCH or LAUNCH_AS as a number; then as that. Of a lane no more than its width run at a
-time: what does not fit waits, and is started as soon as one of the lane has ended, first come first started. See `lanes`
+"""name of the lane, its width, LAUNCH or LAUNCH_AS as a number; then as that. It waits until fewer processes of the lane
+run than its width, and is started as soon as one has ended, first come first started; with width 0 at once. See `lanes`
 for when it is given back instead (REFUSED `waiting`)."""
 
 # spawner to client

@@ -2,8 +2,8 @@
 
 Without them a slot of a node stands empty from the end of one process, over the host's turn, until the next is started.
 
-A *lane* is that of one node, as wide as the node has room for the attempts that run in it. What is launched in a lane that
-is full waits, and is started in the turn in which one of the lane is reaped. Only as long as all goes well: what waits is
+A *lane* is that of one node, as wide as the node has room for the attempts that run in it: those that wait, and those they
+wait for, need the same. What is handed over ahead waits while the lane is full, and is started in the turn in which one of the lane is reaped. Only as long as all goes well: what waits is
 given back, as never having been there, when
 
 - a process of the lane ends with anything but exit code 0, or cannot be started. The host then looks at what went wrong
@@ -26,17 +26,13 @@ class Lane:
     def __init__(self, name: bytes) -> None:
         self.name = name
         self.width = 1
-        """So many may run at a time."""
+        """So many may run at a time, when one is to begin that waits."""
         self.running = 0
         """Processes from their start until their end is told."""
         self.waiting: dict[bytes, tuple[bytes, Switch | None]] = {}
         """By id: launches, in order."""
         self.begun_at = 0.0
         """Monotonic time of the last start, or of the first launch to wait."""
-
-    @property
-    def has_room(self) -> bool:
-        return self.running < self.width
 
 
 class Lanes:
@@ -57,11 +53,10 @@ class Lanes:
     def __contains__(self, process_id: bytes) -> bool:
         return process_id in self._waiting
 
-    def lane(self, name: bytes, width: int) -> Lane:
+    def lane(self, name: bytes) -> Lane:
         lane = self._lanes.get(name)
         if lane is None:
             lane = self._lanes[name] = Lane(name)
-        lane.width = width
         return lane
 
     def wait(self, lane: Lane, process_id: bytes, launch: bytes, switch: Switch | None, now: float) -> None:
@@ -72,7 +67,7 @@ class Lanes:
 
     def next(self, lane: Lane) -> tuple[bytes, Switch | None] | None:
         """What is to be started now; it waits no longer."""
-        if not lane.waiting or not lane.has_room:
+        if not lane.waiting or lane.running >= lane.width:
             return None
         process_id = next(iter(lane.waiting))
         del self._waiting[process_id]

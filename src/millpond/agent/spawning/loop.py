@@ -273,9 +273,9 @@ class Spawner:
     def _handle(self, operation: int, payload: bytes) -> None:
         if operation == IN_LANE:
             name, width, how, payload = payload.split(b"\0", 3)
-            self._take_launch(int(how), payload, self._lanes.lane(name, int(width)))
+            self._take_launch(int(how), payload, self._lanes.lane(name), int(width))
         elif operation in (LAUNCH, LAUNCH_AS):
-            self._take_launch(operation, payload, None)
+            self._take_launch(operation, payload, None, 0)
         elif operation == KILL:
             process_id, grace_ms = payload.split(b"\0")
             self._kill(process_id, int(grace_ms))
@@ -364,7 +364,7 @@ class Spawner:
 
     # --- starting ---
 
-    def _take_launch(self, operation: int, payload: bytes, lane: Lane | None) -> None:
+    def _take_launch(self, operation: int, payload: bytes, lane: Lane | None, width: int) -> None:
         switch: Switch | None = None
         if operation == LAUNCH_AS:
             *who, payload = payload.split(b"\0", 3)
@@ -380,9 +380,10 @@ class Spawner:
             return
         if self._shutting_down:
             self._refuse(process_id, errno.ESHUTDOWN, b"shutdown")
-        elif lane is None or (lane.has_room and not lane.waiting):
+        elif lane is None or not width or (lane.running < width and not lane.waiting):
             self._launch(process_id, payload, switch, lane)
         else:
+            lane.width = width
             self._lanes.wait(lane, process_id, payload, switch, time.monotonic())
 
     def _refuse(self, process_id: bytes, number: int, step: bytes) -> None:
