@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import aiohttp
 import msgspec
 import uvloop
 
-from millpond.agent.base import NodeFacts, Outcome
+from millpond.agent.base import NodeFacts, Outcome, Runner
 from millpond.agent.desired import (
     ENDPOINT_FILE,
     HOST_FILE,
@@ -43,8 +43,8 @@ _LOOK_S: Final = 0.5
 """Between looks for nodes that are to be."""
 
 
-class ZeroRunner:
-    """`agent.base.Runner`: every attempt succeeds in no time."""
+class ZeroRunner(Runner):
+    """Every attempt succeeds in no time."""
 
     def __init__(self, facts: NodeFacts) -> None:
         self.facts = facts
@@ -63,21 +63,6 @@ class ZeroRunner:
         now = time.time()
         started(now)
         return Outcome(start_time=now, end_time=now, exit_code=0)
-
-    def begin(
-        self,
-        start: Start,
-        began: float,
-        started: Callable[[float], None],
-        ended: Callable[[Outcome | None], None],
-        *,
-        width: int = 0,
-        ahead: bool = False,
-    ) -> bool:
-        return False
-
-    def settle(self, over: Sequence[Start] = ()) -> None:
-        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         pass

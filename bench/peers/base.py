@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -106,29 +107,32 @@ class Library:
 class Program:
     """A peer that reads what to run, a line each, and is done when it ends."""
 
-    def __init__(self, name: str, package: str, arguments: Sequence[str]) -> None:
-        self.name = name
+    def __init__(self, program: str, package: str, arguments: Sequence[str], *, name: str = "") -> None:
+        """`name` is what results call it, if not by the program's."""
+        self.name = name or program
+        self._program = program
         self._package = package
         self._arguments = arguments
 
     def why_not(self) -> str:
-        return why_not_installed([self.name], [self._package])
+        return why_not_installed([self._program], [self._package])
 
     def version(self) -> str:
-        return first_line([self.name, "--version"])
+        return first_line([self._program, "--version"])
 
     @contextlib.asynccontextmanager
     async def started(self, directory: Path) -> AsyncIterator[RunMany]:
         environment = {**os.environ, "HOME": str(directory), "PARALLEL_HOME": str(directory)}
 
         async def run(command: Sequence[str], count: int) -> float:
+            fresh = tempfile.mkdtemp(dir=directory)
             numbers = b"".join(b"%d\n" % number for number in range(count))
             begun = asyncio.get_running_loop().time()
             process = await asyncio.create_subprocess_exec(
-                self.name,
+                self._program,
                 *(part.format(slots=SLOTS) for part in self._arguments),
                 *command,
-                cwd=directory,
+                cwd=fresh,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

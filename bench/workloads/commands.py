@@ -45,7 +45,15 @@ SIZES: Final = Sizes(
             Command(
                 "no-op",
                 _NO_OP,
-                {"": 10_000, "ray": 2_000, "hyperqueue": 1_500, "distributed": 1_500, "parallel": 1_000, "slurm": 50},
+                {
+                    "": 10_000,
+                    "xargs-sh": 2_000,
+                    "ray": 2_000,
+                    "hyperqueue": 1_500,
+                    "distributed": 1_500,
+                    "parallel": 1_000,
+                    "slurm": 50,
+                },
                 5,
             ),
             Command("10 ms", _TEN, {"": 600, "slurm": 16}, 3),
@@ -58,7 +66,15 @@ SIZES: Final = Sizes(
             Command(
                 "no-op",
                 _NO_OP,
-                {"": 1_000, "ray": 300, "hyperqueue": 300, "distributed": 300, "parallel": 100, "slurm": 4},
+                {
+                    "": 1_000,
+                    "xargs-sh": 300,
+                    "ray": 300,
+                    "hyperqueue": 300,
+                    "distributed": 300,
+                    "parallel": 100,
+                    "slurm": 4,
+                },
                 3,
             ),
             Command("10 ms", _TEN, {"": 200, "slurm": 4}, 2),
@@ -226,7 +242,8 @@ WORKLOAD: Final = Workload(
         "Commands that do nothing, and that sleep for 10 and 100 ms, two at a time, from handing them over to the end of the "
         "last. Millpond's are tasks over REST: authenticated, durable, each with its own directories and log files. The "
         "limit is one small process that makes the same directories and files and does nothing but `posix_spawn`. Peers run "
-        "as they do by default, tuned for speed where that is a setting."
+        "as they do by default, tuned for speed where that is a setting: they make no directory and keep no output. "
+        "`xargs-sh` is xargs with a shell around each command that does, as Millpond and the limit do."
     ),
     run=run,
     sizes=SIZES,

@@ -8,9 +8,9 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from millpond.agent.base import NodeFacts, Outcome
+from millpond.agent.base import NodeFacts, Outcome, Runner
 from millpond.agent.host import Host, HostRunning
 from millpond.agent.http_transport import EndpointFile, HttpTransport, open_session
 from millpond.domain.durations import Timestamp
@@ -22,7 +22,7 @@ from tests.unit.agent.fakes import FakeFiles
 DIRECTORY = os.path.abspath(sys.argv[sys.argv.index("--directory") + 1])
 
 
-class SimpleRunner:
+class SimpleRunner(Runner):
     """Commands as plain children; a resumed attempt is lost."""
 
     def __init__(self, facts: NodeFacts) -> None:
@@ -55,14 +55,6 @@ class SimpleRunner:
         if ref in self._stopped:
             process.kill()
         return Outcome(begun, time.time(), await process.wait())
-
-    def begin(
-        self, start: Start, began: Timestamp, started: Callable[[Timestamp], None], ended: Callable[[Outcome], None]
-    ) -> bool:
-        return False
-
-    def settle(self, over: Sequence[Start] = ()) -> None:
-        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         pass

@@ -35,7 +35,7 @@ def bench(*arguments: str) -> str:
 def test_parts_are_measured_and_make_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = tmp_path / "bench.json"
     only = [argument for part in PARTS for argument in ("--only", part)]
-    bench("--tiny", "--peers", "xargs", "--out", str(tmp_path), "--json", str(results), *only)
+    bench("--tiny", "--peers", "xargs,xargs-sh", "--out", str(tmp_path), "--json", str(results), *only)
 
     measured = report.read(results)
     assert measured.parts.keys() == set(PARTS)
@@ -43,7 +43,10 @@ def test_parts_are_measured_and_make_a_page(tmp_path: Path, monkeypatch: pytest.
         assert part.outcome.figures
         assert all(each.samples for each in part.outcome.figures)
     names = {each.name for each in measured.parts["commands"].outcome.figures}
-    assert {"no-op: Millpond to xargs", "no-op: of the limit"} <= names
+    assert {"no-op: Millpond to xargs", "no-op: Millpond to xargs-sh", "no-op: of the limit"} <= names
+    # Who is said to make what a task has makes it, and nobody else does.
+    assert {len(list(tmp_path.rglob(f"xargs-sh-*/*/*/{made}"))) for made in ("wd", "stdout.txt", "stderr.txt")} == {70}
+    assert not list(tmp_path.rglob("xargs-[0-9]*/*/*"))
     assert "Peers: xargs" in measured.parts["commands"].outcome.notes[0]
 
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")

@@ -105,6 +105,7 @@ async def test_storage_that_is_killed_and_comes_back(node: Node, new_azurite: Ca
     azurite = new_azurite()
     container = azurite.new_container()
     url = azurite.container_url(container)
+    await until_true(lambda: azurite.has_written_down(container))
     await asyncio.to_thread(azurite.stop)
     node.files = {f"{number}.txt": b"x" * number for number in range(20)}
     running = asyncio.create_task(node.run(output(url, "*.txt")))

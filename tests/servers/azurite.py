@@ -106,6 +106,11 @@ class Azurite:
         with self.client() as client, contextlib.closing(client.create_container(name)):
             return name
 
+    def has_written_down(self, container: str) -> bool:
+        """Whether the container is there again when the server is started anew, however it ended."""
+        tables = self._directory / "data" / "__azurite_db_blob__.json"
+        return tables.exists() and container in tables.read_text(encoding="utf-8")
+
     def put(self, container: str, blob: str, data: bytes) -> None:
         """Store a blob by the official SDK."""
         with self.client() as client, client.get_blob_client(container, blob) as one:

@@ -189,9 +189,9 @@ class Runner(Protocol):
         ahead: bool = False,
     ) -> Outcome | None:
         """Run the attempt to its end. `began` is the time of entry to `running`, None now; `started` is called once, with
-        that, before anything slow. With `resumed` the attempt was begun by an earlier life of the agent: it is picked up where it is, or
-        ends as a retryable failure when it was lost; if that handed it `ahead` (see `begin`) it may never have begun: then
-        None. Never raises but for cancellation. For `width` see `begin`.
+        that, before anything slow. With `resumed` the attempt was begun by an earlier life of the agent: it is picked
+        up where it is, or ends as a retryable failure when it was lost; if that handed it `ahead` (see `begin`) it may
+        never have begun: then None. Never raises but for cancellation. For `width` see `begin`.
 
         Of an instance of a multi-instance task `coordinated` is called once its coordination command has succeeded;
         the primary then waits for `proceed`, a subtask for `stop`."""
@@ -209,17 +209,17 @@ class Runner(Protocol):
     ) -> bool:
         """The same without a coroutine, for an attempt that has nothing to wait for but its process: `ended` is called
         from the event loop, never from within this call, and not any more once the runner was closed. False when the
-        attempt, or the moment, is not fit for that; then nothing was done.
+        attempt, the moment, or the runner, is not fit for that; then nothing was done.
 
         `width` is that of the node's lane (`ProcessSpec.lane`) for an attempt that runs in it. One that comes `ahead` waits
         for another to end: `began` does not count, `started` is called when it has begun; and `ended` with None if it was
         given back before."""
-        ...
+        return False
 
     def settle(self, over: Sequence[Start] = ()) -> None:
         """Write down now what is still to be written of attempts that are over: it may wait a moment, until there is more
         of it. Of those given nothing may have been written, as the agent was killed meanwhile."""
-        ...
+        return
 
     def proceed(self, key: int, attempt: int) -> None:
         """Let the primary of that attempt run its command line, now or as soon as it has coordinated. Repeated, or for

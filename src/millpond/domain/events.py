@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from millpond.domain.autoscale import AutoScaleRun
-from millpond.domain.durations import Timestamp
+from millpond.domain.durations import Timestamp, whole_microseconds
 from millpond.domain.job import Job, JobChanges
 from millpond.domain.job_schedule import JobSchedule, Recurrence
 from millpond.domain.pool import Pool, PoolChanges
@@ -376,6 +376,23 @@ class TasksEnded(_Event, frozen=True, kw_only=True):
 
     node_id: str
     ends: Sequence[AttemptEnd]
+
+    def alone(self, end: AttemptEnd) -> TaskEnded:
+        """One of them, as if it had been told by itself; times in whole microseconds, as all that is kept."""
+        return TaskEnded(
+            at=self.at,
+            cause=self.cause,
+            node_id=self.node_id,
+            key=end.key,
+            attempt=end.attempt,
+            start_time=None if end.start_time is None else whole_microseconds(end.start_time),
+            end_time=whole_microseconds(end.end_time),
+            exit_code=end.exit_code,
+            failure=end.failure,
+            retryable=end.retryable,
+            user_cpu_s=end.user_cpu_s,
+            kernel_cpu_s=end.kernel_cpu_s,
+        )
 
 
 class InstanceCoordinated(_Event, frozen=True, kw_only=True):

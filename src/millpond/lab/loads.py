@@ -160,7 +160,7 @@ def parse_synthetic(text: str) -> Load:
             fields[name] = int(value) if name in ("slots", "seed") else float(value)
         except ValueError:
             raise LoadError(f"{part!r} in {text!r}: {value!r} is no number") from None
-    return synthetic(options(**fields))  # type: ignore[arg-type]  # each is of its field's type
+    return synthetic(msgspec.convert(fields, options))
 
 
 def describe(options: Synthetic) -> str:

@@ -121,21 +121,7 @@ def on_tasks_ended(state: SchedulerState, event: TasksEnded, effects: list[Effec
         if alike.take(end):
             continue
         alike.settle(effects)
-        alone = TaskEnded(
-            at=at,
-            cause=event.cause,
-            node_id=event.node_id,
-            key=end.key,
-            attempt=end.attempt,
-            start_time=None if end.start_time is None else whole_microseconds(end.start_time),
-            end_time=whole_microseconds(end.end_time),
-            exit_code=end.exit_code,
-            failure=end.failure,
-            retryable=end.retryable,
-            user_cpu_s=end.user_cpu_s,
-            kernel_cpu_s=end.kernel_cpu_s,
-        )
-        on_task_ended(state, alone, effects)
+        on_task_ended(state, event.alone(end), effects)
         if state.follow_ups:
             # What it asks of its job may concern those that follow.
             jobs.follow_up(state, at, effects)

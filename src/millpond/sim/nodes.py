@@ -1,12 +1,12 @@
 """Machines of a simulated cluster: the true agent on an in-memory journal, and processes that outlive it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from random import Random
 
 import msgspec
 
-from millpond.agent.base import Outcome
+from millpond.agent.base import Outcome, Runner
 from millpond.agent.link import NodeLink
 from millpond.agent.local_state import MemoryJournal
 from millpond.agent.node import NodeAgent
@@ -363,7 +363,7 @@ class Machine:
         self._processes.pop(ref, None)
 
 
-class SimRunner:
+class SimRunner(Runner):
     """`agent.base.Runner` on a machine; one for each life of the agent."""
 
     def __init__(self, machine: Machine, random: Random) -> None:
@@ -460,9 +460,6 @@ class SimRunner:
             await asyncio.sleep(_TELL_S)
         self._machine.forget((waiting.start.key, waiting.start.attempt))
         ended(Outcome(process.begun, process.ended, process.exit_code))
-
-    def settle(self, over: Sequence[Start] = ()) -> None:
-        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         proceed = self._proceeds.get((key, attempt))

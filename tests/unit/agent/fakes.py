@@ -1,9 +1,9 @@
 """A scripted control plane, and a runner that ends attempts when told to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 
-from millpond.agent.base import NodeFacts, Outcome
+from millpond.agent.base import NodeFacts, Outcome, Runner
 from millpond.agent.link import NodeLink, TransportError
 from millpond.agent.local_state import MemoryJournal
 from millpond.agent.node import NodeAgent
@@ -27,7 +27,7 @@ def start(revision: int, key: int, attempt: int = 1, *, slots: int = 1) -> Start
     return Start(revision, key, attempt, job_id="j", task_id=f"t{key}", slots=slots, spec=b"{}")
 
 
-class FakeRunner:
+class FakeRunner(Runner):
     """Attempts run until `end`; those of `at_once` end by themselves."""
 
     def __init__(self) -> None:
@@ -44,18 +44,6 @@ class FakeRunner:
     def make(self, facts: NodeFacts) -> "FakeRunner":
         self.facts.append(facts)
         return self
-
-    def begin(
-        self,
-        start: Start,
-        began: Timestamp,
-        started: Callable[[Timestamp], None],
-        ended: Callable[[Outcome | None], None],
-        *,
-        width: int = 0,
-        ahead: bool = False,
-    ) -> bool:
-        return False
 
     async def run(
         self,
@@ -82,9 +70,6 @@ class FakeRunner:
 
     def end(self, key: int, attempt: int = 1, exit_code: int = 0) -> None:
         self.running[key, attempt].set_result(Outcome(1.0, 2.0, exit_code))
-
-    def settle(self, over: Sequence[Start] = ()) -> None:
-        pass
 
     def proceed(self, key: int, attempt: int) -> None:
         self.proceeded.append((key, attempt))

@@ -6,32 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 from millpond.domain import events as e
-from millpond.domain.durations import whole_microseconds
 from millpond.domain.states import ErrorCategory, JobState, NodeState, TaskState
 from millpond.domain.task import FailureInfo, NewTask, TaskRules
 from millpond.scheduler.check import digest
 from tests.unit.scheduler.world import World
 
 _UPLOAD = FailureInfo(ErrorCategory.USER_ERROR, "FileUploadMiscError", "no")
-
-
-def _one_by_one(event: e.TasksEnded) -> list[e.TaskEnded]:
-    return [
-        e.TaskEnded(
-            at=event.at,
-            node_id=event.node_id,
-            key=end.key,
-            attempt=end.attempt,
-            start_time=None if end.start_time is None else whole_microseconds(end.start_time),
-            end_time=whole_microseconds(end.end_time),
-            exit_code=end.exit_code,
-            failure=end.failure,
-            retryable=end.retryable,
-            user_cpu_s=end.user_cpu_s,
-            kernel_cpu_s=end.kernel_cpu_s,
-        )
-        for end in event.ends
-    ]
 
 
 def _world() -> World:
@@ -101,7 +81,7 @@ def _play(seed: int, *, together: bool) -> tuple[World, list[int]]:
             ends = _ends(world, chance, node_id)
             told.append(len(ends))
             event = e.TasksEnded(at=world.now, node_id=node_id, ends=ends)
-            events: Sequence[e.Event] = (event,) if together else _one_by_one(event)
+            events: Sequence[e.Event] = (event,) if together else [event.alone(end) for end in event.ends]
             world.do(*events)
     return world, told
 
