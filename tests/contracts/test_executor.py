@@ -260,7 +260,7 @@ class Seen:
         self.told: list[object] = []
         self.over = asyncio.Event()
 
-    def running(self, began: float) -> None:
+    def running(self, began: float, *, is_over: bool) -> None:
         self.told.append("running")
 
     def ended(self, exit_: ProcessExit | None) -> None:
@@ -351,7 +351,7 @@ class _InLane:
     def _name(self) -> str:
         return self.spec.id.split("/")[1]
 
-    def running(self, began: float) -> None:
+    def running(self, began: float, *, is_over: bool) -> None:
         self._began = began
         self._lane.order.append(f"+{self._name}")
 

@@ -413,7 +413,7 @@ class Watched:
     def __init__(self) -> None:
         self.told: list[object] = []
 
-    def running(self, began: float) -> None:
+    def running(self, began: float, *, is_over: bool) -> None:
         self.told.append("running")
 
     def ended(self, exit_: ProcessExit | None) -> None:

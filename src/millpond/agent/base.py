@@ -103,7 +103,9 @@ class GivenBack(Exception):
 class Watcher(Protocol):
     """Whom an executor tells how a process goes that it `begin`s: `running` and then `ended`, or `failed`."""
 
-    def running(self, began: Timestamp) -> None: ...
+    def running(self, began: Timestamp, *, is_over: bool) -> None:
+        """If it `is_over` by now, `ended` follows at once."""
+        ...
 
     def ended(self, exit_: ProcessExit | None) -> None:
         """See `Executor.wait`."""
@@ -157,8 +159,8 @@ class Executor(Protocol):
         GivenBack when it waited in its lane when that life ended."""
         ...
 
-    async def forget(self, process_id: str) -> None:
-        """Its exit has been taken in; nothing more will be asked. What it kept is killed."""
+    async def forget(self, *process_ids: str) -> None:
+        """Their exits have been taken in; nothing more will be asked. What they kept is killed."""
         ...
 
 
@@ -212,8 +214,8 @@ class Runner(Protocol):
         attempt, the moment, or the runner, is not fit for that; then nothing was done.
 
         `width` is that of the node's lane (`ProcessSpec.lane`) for an attempt that runs in it. One that comes `ahead` waits
-        for another to end: `began` does not count, `started` is called when it has begun; and `ended` with None if it was
-        given back before."""
+        for another to end: `began` does not count, `started` is called when it has begun, unless its end says that too; and
+        `ended` with None if it was given back before."""
         return False
 
     def settle(self, over: Sequence[Start] = ()) -> None:

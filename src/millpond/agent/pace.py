@@ -4,7 +4,7 @@ from typing import Final
 
 from millpond.agent.base import Outcome
 
-_AHEAD_S: Final = 0.02
+_AHEAD_S: Final = 0.03
 """So much work is handed ahead: several turns of a busy host, and too little for another node to want it."""
 _MOST: Final = 48
 _UNKNOWN_S: Final = 1.0

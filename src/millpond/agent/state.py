@@ -319,7 +319,8 @@ class AgentState:
         return actions
 
     def ended(self, key: int, attempt: int, outcome: Outcome | None, at: Timestamp) -> list[Action]:
-        """The runner says: the attempt is over. None: it was handed ahead, and given back without having begun."""
+        """The runner says: the attempt is over. None: it was handed ahead, and given back without having begun. Of one
+        handed ahead this may be the first that is said."""
         ref = (key, attempt)
         held = self._attempts.held.get(ref)
         actions: list[Action] = []
@@ -334,6 +335,7 @@ class AgentState:
             self._pace.forget()
             self._given_back(ref, held, actions)
         else:
+            held.ahead = False
             self._pace.ended(outcome)
             if self._interrupted and not held.stop_asked:
                 outcome = interrupted(outcome)

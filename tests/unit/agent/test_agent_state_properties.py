@@ -308,8 +308,9 @@ class AgentTraffic(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 10))
     def coordinate(self, pick: int) -> None:
-        key, attempt = sorted(self.running)[pick % len(self.running)]
-        self.take(self.state.coordinated(key, attempt))
+        ref = sorted(self.running)[pick % len(self.running)]
+        if ref in self.begun:
+            self.take(self.state.coordinated(*ref))
 
     @precondition(lambda self: self.processes)
     @rule(pick=st.integers(0, 10), exit_code=st.sampled_from([0, 0, 0, 1, -9]))
@@ -338,10 +339,11 @@ class AgentTraffic(RuleBasedStateMachine):
             if ref not in self.running:
                 continue
             if outcome is not None:
-                # Where that was not told yet, it is with the end.
-                self.take(self.state.started(*ref, self.at))
+                if ref[0] % 2 or not self.takes_ahead:
+                    # Of one that was handed ahead its end may be all that is told.
+                    self.take(self.state.started(*ref, self.at))
                 self.ends.add(ref)
-            else:
+            elif not self.state.restarting:
                 self.launches.remove(ref)
             del self.running[ref]
             self.take(self.state.ended(*ref, outcome, self.at))

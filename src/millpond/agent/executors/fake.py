@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -74,7 +75,7 @@ class FakeExecutor:
             loop.call_soon(watcher.failed, error)
             self._over(process.lane, well=False)
         else:
-            loop.call_soon(watcher.running, self._clock())
+            loop.call_soon(partial(watcher.running, self._clock(), is_over=False))
             self._watchers[process.id] = watcher
 
     def _is_full(self, process: ProcessSpec) -> bool:
@@ -151,9 +152,10 @@ class FakeExecutor:
         """See `Executor.began`."""
         return 0.0
 
-    async def forget(self, process_id: str) -> None:
+    async def forget(self, *process_ids: str) -> None:
         """See `Executor.forget`."""
-        self.lose(process_id)
+        for process_id in process_ids:
+            self.lose(process_id)
 
     def lose(self, process_id: str) -> None:
         """Make a process, running or ended, one that nothing is known of."""

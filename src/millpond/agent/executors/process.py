@@ -270,14 +270,16 @@ class ProcessExecutor:
             raise GivenBack(process_id)
         return connection.began.get(process_id, 0.0)
 
-    async def forget(self, process_id: str) -> None:
+    async def forget(self, *process_ids: str) -> None:
         """See `Executor.forget`."""
         connection = self._connection or await self._connect()
-        if process_id in self._known:
+        known = [process_id for process_id in process_ids if process_id in self._known]
+        for process_id in known:
             del self._known[process_id]
             connection.began.pop(process_id, None)
             self._tell(process_id, None)
-            connection.write(frames.frame(frames.FORGET, os.fsencode(process_id)))
+        if known:
+            connection.write(frames.frame(frames.FORGET, *map(os.fsencode, known)))
 
     async def close(self) -> None:
         """Let go of the spawner; processes run on."""
@@ -436,7 +438,7 @@ class ProcessExecutor:
             self._connecting = asyncio.get_running_loop().create_task(self._reconnect())
             self._connecting.add_done_callback(self._on_connected)
 
-    def _on_running(self, process_id: str, began: Timestamp) -> None:
+    def _on_running(self, process_id: str, began: Timestamp, *, is_over: bool = False) -> None:
         self._known.setdefault(process_id, None)
         launch = self._launches.pop(process_id, None)
         if launch is not None:
@@ -444,7 +446,7 @@ class ProcessExecutor:
                 if not answer.done():
                     answer.set_result(None)
             if process_id in self._watchers:
-                _call(self._watchers[process_id].running, began)
+                _call(self._watchers[process_id].running, began, is_over=is_over)
 
     def _fail(self, process_id: str, error: BaseException) -> None:
         watcher = self._watchers.pop(process_id, None)
@@ -464,7 +466,7 @@ class ProcessExecutor:
         if process_id not in self._known and process_id not in self._launches:
             # Forgotten while it was on its way.
             return
-        self._on_running(process_id, began)
+        self._on_running(process_id, began, is_over=True)
         self._known[process_id] = exit_
         self._tell(process_id, exit_)
 
@@ -494,10 +496,10 @@ def _read_exit(words: list[bytes]) -> ProcessExit:
     return ProcessExit(exit_code, end_time, user_cpu_s, kernel_cpu_s, int(directory), outputs)
 
 
-def _call(callback: Callable[..., None], *arguments: object) -> None:
+def _call(callback: Callable[..., None], *arguments: object, **named: object) -> None:
     """What goes wrong with one process is not to touch the others."""
     try:
-        callback(*arguments)
+        callback(*arguments, **named)
     except Exception:
         _log.exception("a process's watcher")
 

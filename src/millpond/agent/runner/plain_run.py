@@ -49,12 +49,12 @@ class PlainRun:
         *,
         prestart: Sequence[Phase],
         make_directory: Sequence[Phase],
-        began: Callable[[Attempt, Timestamp], None],
+        began: Callable[[Attempt, Timestamp, bool], None],
         started: Sequence[Callable[[Attempt], None]],
         over: Callable[["PlainRun", ProcessExit | Exception | None], None],
     ) -> None:
         """`make_directory` are those of the hooks that make its directories, where the executor cannot. `began` is told
-        when an attempt that waited begins. `over` is told once how the process ended (None: it was lost), or why there was
+        when an attempt that waited began, and whether it is over by now. `over` is told once how the process ended (None: it was lost), or why there was
         none."""
         self.attempt = attempt
         self._executor = executor
@@ -79,13 +79,13 @@ class PlainRun:
             if phase(self.attempt) is not None:
                 raise Bug(f"attempt {self.attempt.process_id} is not plain: {phase}")
 
-    def has_begun(self, at: Timestamp) -> None:
+    def has_begun(self, at: Timestamp, *, is_over: bool) -> None:
         """It waits no longer."""
         if self.attempt.waits:
-            self._began(self.attempt, at)
+            self._began(self.attempt, at, is_over)
 
-    def running(self, began: Timestamp) -> None:
-        self.has_begun(began)
+    def running(self, began: Timestamp, *, is_over: bool) -> None:
+        self.has_begun(began, is_over=is_over)
         for started in self._started:
             started(self.attempt)
 

@@ -203,7 +203,7 @@ class TaskRunner:
             self._executor,
             prestart=self._prestart,
             make_directory=self._make_directory,
-            began=lambda attempt, at: self._waited(attempt, at, started),
+            began=lambda attempt, at, is_over: self._waited(attempt, at, started, is_over=is_over),
             started=self._started,
             over=lambda run, how: self._plain_over(run, how, ended),
         )
@@ -215,11 +215,12 @@ class TaskRunner:
             asyncio.get_running_loop().call_soon(run.failed, GivenBack() if ahead else error)
         return True
 
-    def _waited(self, attempt: Attempt, at: Timestamp, started: Callable[[Timestamp], None]) -> None:
-        """It has begun, so long after it was launched."""
+    def _waited(self, attempt: Attempt, at: Timestamp, started: Callable[[Timestamp], None], *, is_over: bool) -> None:
+        """It has begun, so long after it was launched; if `is_over`, its end says so."""
         attempt.waits = False
         attempt.start_time = at
-        started(at)
+        if not is_over:
+            started(at)
         for began in self._began:
             began(attempt)
 
@@ -243,8 +244,10 @@ class TaskRunner:
             self._late_timer.cancel()
             self._late_timer = None
         late, self._late = self._late, {}
-        for attempt in late.values():
-            self._stop_all(attempt)
+        if late:
+            with self.directories.retaining_together():
+                for attempt in late.values():
+                    self._stop_all(attempt)
         for start in over:
             if start.kind is not TaskKind.START_TASK and start.kind is not TaskKind.NODE_SETUP:
                 with contextlib.suppress(TaskFailure):
@@ -366,7 +369,7 @@ class TaskRunner:
             ended(None)
             return
         # It may have been its turn, and it could not be started.
-        run.has_begun(self._clock())
+        run.has_begun(self._clock(), is_over=True)
         if isinstance(how, ProcessExit):
             self._take_exit(attempt, how)
             for exited in self._exited if attempt.interruption is None else ():
@@ -518,8 +521,7 @@ class TaskRunner:
             self._forget_timer = loop.call_later(_FORGET_AFTER_S / 5, self._forget_due)
 
     async def _forget(self, due: list[str]) -> None:
-        for known in due:
-            await self._executor.forget(known)
+        await self._executor.forget(*due)
 
 
 def _fail(attempt: Attempt, error: Exception) -> None:

@@ -29,7 +29,7 @@ MAKES_DIRECTORY = b"m"
 KILL = 2
 """id, milliseconds between SIGTERM and SIGKILL (0: SIGKILL at once)"""
 FORGET = 3
-"""id. Of one that runs nothing more is told, and it is gone once it has ended; what it has left behind is killed."""
+"""ids. Of one that runs nothing more is told, and it is gone once it has ended; what it has left behind is killed."""
 SHUTDOWN = 4
 """Kill everything and end. Its number never changes: it is also said to a spawner of another version."""
 END = 5

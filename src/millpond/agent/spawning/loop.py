@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import select
 import signal
@@ -56,9 +57,11 @@ _SWEEP_PATIENCE_S = 10.0
 as another user)."""
 _MAX_SWITCHES = 256
 _TELL_S = 0.005
-"""That a process runs may be told so much later: one that ends sooner is told of once. So may its end be while others
-wait in its lane: the host takes several at once for half of what they cost it one by one."""
-_LEAST_WAITING = 3
+"""That a process runs may be told so much later: one that ends sooner is told of once."""
+_GATHER_S = 0.01
+"""That it has ended may be told so much later while others wait in its lane: the host takes several at once for half of
+what they cost it one by one."""
+_LEAST_WAITING = 2
 """With fewer than that in its lane an end is told at once, so that the host hands over more before the lane is dry."""
 _ORPHAN_CHECK_S = 2.0
 _FIRST_CLIENT_S = 30.0
@@ -92,10 +95,10 @@ class Spawner:
         self._unsent = bytearray()
         self._untold: dict[bytes, Process] = {}
         """Processes that run, which the client has yet to be told."""
-        self._tell_at = 0.0
-        """Monotonic time at which that, and what is kept in `_told_later`, is told in any case."""
         self._told_later = bytearray()
         """Frames about processes that have ended."""
+        self._tell_at = 0.0
+        """Monotonic time at which they are told in any case."""
         self._writing = False
         self._shutting_down = False
         self._checked_at = time.monotonic()
@@ -145,8 +148,8 @@ class Spawner:
             if self._lanes:
                 for lane in self._lanes.stuck(time.monotonic()):
                     self._give_back(lane)
-            if (self._untold or self._told_later) and self._tell_at <= time.monotonic():
-                self._tell_all()
+            if self._untold or self._told_later:
+                self._tell_due(time.monotonic())
             if self._unsent and not self._writing:
                 self._flush()
         if self._client is not None:
@@ -161,7 +164,10 @@ class Spawner:
             until = min(process.kill_at for process in self._killing.values()) - time.monotonic()
             timeout = max(0.001, until if timeout < 0 else min(timeout, until))
         if self._untold or self._told_later:
-            until = self._tell_at - time.monotonic()
+            until = self._tell_at if self._told_later else math.inf
+            if self._untold:
+                until = min(until, next(iter(self._untold.values())).tell_at)
+            until -= time.monotonic()
             timeout = max(0.001, until if timeout < 0 else min(timeout, until))
         elif self._lanes and not 0 <= timeout <= PATIENCE_S:
             timeout = PATIENCE_S
@@ -280,14 +286,8 @@ class Spawner:
             process_id, grace_ms = payload.split(b"\0")
             self._kill(process_id, int(grace_ms))
         elif operation == FORGET:
-            process = self._processes.get(payload)
-            if process is not None and process.id in self._kept:
-                process.forgotten = True
-                self._sweep_up(process)
-            elif process is not None and (process.exit is None or process.id in self._ending):
-                process.forgotten = True
-            elif process is not None:
-                del self._processes[payload]
+            for process_id in payload.split(b"\0"):
+                self._forget(process_id)
         elif operation == END:
             self._end(payload)
         elif operation == COMPILED:
@@ -315,17 +315,21 @@ class Spawner:
     def _runs(self, process: Process) -> None:
         """It has begun: that is told soon, unless its end is told before."""
         if self._client is not None:
-            if not self._untold and not self._told_later:
-                self._tell_at = time.monotonic() + _TELL_S
+            process.tell_at = time.monotonic() + _TELL_S
             self._untold[process.id] = process
 
-    def _tell_all(self) -> None:
-        """What was to be told later. Ends first: what runs now may have begun because of them."""
-        self._send(self._told_later)
-        self._told_later.clear()
+    def _tell_due(self, now: float) -> None:
+        """What was to be told later, and is due. Ends first: what runs now may have begun because of them."""
+        due = []
         for process in self._untold.values():
+            if process.tell_at > now:
+                break
+            due.append(process)
+        if due or self._tell_at <= now:
+            self._tell_later_ends()
+        for process in due:
+            del self._untold[process.id]
             self._send(frame(RUNNING, process.id, process.began))
-        self._untold.clear()
 
     def _tell_exit(self, process: Process) -> None:
         assert process.exit is not None
@@ -334,8 +338,8 @@ class Spawner:
             return
         lane = process.lane
         if lane is not None and process.succeeded and len(lane.waiting) >= _LEAST_WAITING:
-            if not self._untold and not self._told_later:
-                self._tell_at = time.monotonic() + _TELL_S
+            if not self._told_later:
+                self._tell_at = time.monotonic() + _GATHER_S
             self._told_later += process.exit
         else:
             self._tell_later_ends()
@@ -494,6 +498,16 @@ class Spawner:
             signal_group(process.pid, signal.SIGCONT)
             self._killing[process_id] = process
             process.kill_at = time.monotonic() + grace_ms / 1000
+
+    def _forget(self, process_id: bytes) -> None:
+        process = self._processes.get(process_id)
+        if process is not None and process_id in self._kept:
+            process.forgotten = True
+            self._sweep_up(process)
+        elif process is not None and (process.exit is None or process_id in self._ending):
+            process.forgotten = True
+        elif process is not None:
+            del self._processes[process_id]
 
     def _end(self, attempt: bytes) -> None:
         if self._lanes.withdraw(attempt):

@@ -38,6 +38,7 @@ class Process:
         "pid",
         "succeeded",
         "switching",
+        "tell_at",
     )
 
     def __init__(self, process_id: bytes, pid: int, began: bytes, keeps: bool, lane: Lane | None) -> None:
@@ -45,6 +46,8 @@ class Process:
         self.pid = pid
         self.began = began
         """The time, in words."""
+        self.tell_at = 0.0
+        """Monotonic time at which it is told that it runs, if it still does."""
         self.lane = lane
         self.succeeded = False
         """It has ended with exit code 0."""
