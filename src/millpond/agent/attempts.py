@@ -75,6 +75,8 @@ class Attempts:
         self.ahead: deque[AttemptRef] = deque()
         """Launched beyond the node's slots, in order: each has the slots of one that is to end. All that have slots are
         in a lane then, and need as many slots as these."""
+        self.not_begun: set[AttemptRef] = set()
+        """Launched ahead, and not known to have begun."""
         self._kinds: dict[int, int] = {}
         """Slots of an attempt in a lane, 0 for any other → how many such have slots now."""
         self._number = 0
@@ -116,6 +118,7 @@ class Attempts:
         """It stands in no line any more, and has no slots yet."""
         held.phase = Phase.LAUNCHED
         held.ahead = True
+        self.not_begun.add(held.ref)
         self.ahead.append(held.ref)
         self.directories.take(held.start)
 
@@ -123,10 +126,14 @@ class Attempts:
         """Whether so many of the node's slots are nobody's, and are owed to nobody."""
         return not self.ahead and slots <= of - self.used_slots
 
+    def begin(self, held: Held) -> None:
+        """What was handed ahead has begun, or is over."""
+        held.ahead = False
+        self.not_begun.discard(held.ref)
+
     def put_back(self, held: Held) -> None:
         """It has not begun, and waits again where it did."""
         held.phase = Phase.QUEUED
-        held.ahead = False
         held.width = 0
         before = 0
         for before, ref in enumerate(self.queue):  # noqa: B007  all of a lane are put back one after the other
@@ -138,6 +145,8 @@ class Attempts:
 
     def make_room(self, held: Held) -> None:
         """What was launched is over. Its slots are those of the first that was handed ahead, if there is one."""
+        if held.ahead:
+            self.begin(held)
         self.directories.leave(held.start)
         if not held.has_slots:
             self.ahead.remove(held.ref)

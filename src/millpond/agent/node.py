@@ -87,6 +87,8 @@ class NodeAgent:
         """None for what the runner runs without a task of the event loop."""
         self._deeds: list[Deed] = []
         """Decided, and neither written down nor done."""
+        self._too_late: set[AttemptRef] = set()
+        """To be launched ahead, when it was not known yet that others, which come before them, were given back."""
         self._doing: asyncio.Handle | None = None
         """Will do them."""
         self._chores: set[asyncio.Task[None]] = set()
@@ -303,17 +305,22 @@ class NodeAgent:
         key, attempt = start.key, start.attempt
         self._nothing_runs.clear()
         self._runs[key, attempt] = None
-        if not resumed and runner.begin(
-            start,
-            launch.began,
-            lambda at: self._started(key, attempt, at),
-            lambda outcome: self._ended(key, attempt, outcome),
-            width=launch.width,
-            ahead=launch.ahead,
+        if (
+            not resumed
+            and (key, attempt) not in self._too_late
+            and runner.begin(
+                start,
+                launch.began,
+                lambda at: self._started(key, attempt, at),
+                lambda outcome: self._ended(key, attempt, outcome),
+                width=launch.width,
+                ahead=launch.ahead,
+            )
         ):
             return
         if launch.ahead and not resumed:
             # Not now: it waits here.
+            self._too_late.discard((key, attempt))
             self._ended(key, attempt, None)
             return
         self._runs[key, attempt] = asyncio.create_task(self._run(runner, launch))
@@ -343,6 +350,9 @@ class NodeAgent:
 
     def _ended(self, key: int, attempt: int, outcome: Outcome | None) -> None:
         self._no_longer_runs(key, attempt)
+        if outcome is None:
+            starts = [deed.start for deed in self._deeds if isinstance(deed, Launch) and deed.ahead]
+            self._too_late.update((start.key, start.attempt) for start in starts)
         self._carry_out(self.state.ended(key, attempt, outcome, self._clock()))
 
     def _no_longer_runs(self, key: int, attempt: int) -> None:

@@ -99,6 +99,8 @@ class AgentState:
         self._renewing = False
         self._takes_ahead = takes_ahead
         self._pace = pace or Pace()
+        self._takes_back = False
+        """Something was given back: before all is that was handed ahead with it, and has not begun, nothing is."""
         self._hold_nothing()
         for record in records:
             self._replay(record)
@@ -313,7 +315,8 @@ class AgentState:
             return actions
         held.started = True
         held.started_seq = self._next_seq
-        held.ahead = False
+        if held.ahead:
+            self._attempts.begin(held)
         held.began = start_time
         self._report(Started(self._next_seq, key, attempt, start_time), None, actions)
         return actions
@@ -333,9 +336,9 @@ class AgentState:
             return actions
         if outcome is None:
             self._pace.forget()
+            self._takes_back = True
             self._given_back(ref, held, actions)
         else:
-            held.ahead = False
             self._pace.ended(outcome)
             if self._interrupted and not held.stop_asked:
                 outcome = interrupted(outcome)
@@ -515,6 +518,10 @@ class AgentState:
     def _hand_ahead(self, actions: list[Action]) -> None:
         """Launch from the head of the queue what is to begin as soon as others have ended."""
         attempts = self._attempts
+        if self._takes_back:
+            if attempts.not_begun:
+                return
+            self._takes_back = False
         while attempts.queue:
             held = attempts.held[attempts.queue[0]]
             start = held.start
@@ -643,13 +650,15 @@ class AgentState:
                 self.leaving = True
 
     def _replay_launch(self, launched: Launched) -> None:
+        # In no lane: what follows one that is picked up waits for all that is done at its end.
         held = self._attempts.held[launched.key, launched.attempt]
         self._attempts.leave_line(held)
-        held.width = self._width(held.start)
         if launched.ahead:
             has_room = self._attempts.has_room(held.start.slots, self._slots)
             self._attempts.hand_ahead(held)
-            held.ahead, held.began = not launched.began, launched.began
+            held.began = launched.began
+            if held.began:
+                self._attempts.begin(held)
             if has_room:
                 self._attempts.follow()
         else:
@@ -666,8 +675,8 @@ class AgentState:
         if isinstance(report, Started | Coordinated):
             if held is not None and isinstance(report, Started):
                 held.started = True
-                held.ahead = False
                 held.began = report.start_time
+                self._attempts.begin(held)
             elif held is not None:
                 held.coordinated = True
             return

@@ -116,6 +116,8 @@ class Machine:
         """Handed over ahead, in order."""
         self.given_back: set[AttemptRef] = set()
         """What has waited, and was not begun."""
+        self.generation = 0
+        """Times that all that waited was given back."""
         skew_s = random.choice((0.0, 0.0, random.uniform(-5.0, 5.0)))
         self.clock: Callable[[], Timestamp] = lambda: clock() + skew_s
         self.stopping = False
@@ -264,12 +266,15 @@ class Machine:
             self._schedule_exit(ref, process, plan)
         return process
 
-    def wait(self, start: Start, width: int) -> "Waiting":
+    def wait(self, start: Start, width: int, generation: int) -> "Waiting":
         """Start the process of an attempt once no more than `width` run with it; at once if that is 0."""
         ref = (start.key, start.attempt)
         waiting = Waiting(start)
         self.given_back.discard(ref)
-        if width and (self._waiting or self._busy >= width):
+        if width and generation != self.generation:
+            self.given_back.add(ref)
+            waiting.settle(None)
+        elif width and (self._waiting or self._busy >= width):
             self._story.add(self.name, f"{named(start.key)}#{start.attempt} waits here for others to end")
             self._waiting[ref] = waiting
             self._loop.in_world(self._random.choice(_LANE_PATIENCE_S), self._lose_patience, ref)
@@ -290,6 +295,7 @@ class Machine:
             waiting.settle(self.start(waiting.start, _plan_decoder.decode(waiting.start.spec)))
 
     def give_back_all(self) -> None:
+        self.generation += 1
         for ref in list(self._waiting):
             self._give_back(ref)
 
@@ -370,6 +376,8 @@ class SimRunner(Runner):
         self._machine = machine
         self._random = random
         self._stops: dict[AttemptRef, asyncio.Event] = {}
+        self._generation = 0
+        """The machine's, as far as it was told."""
         self._following: set[asyncio.Task[None]] = set()
         self._proceeds: dict[AttemptRef, asyncio.Event] = {}
 
@@ -437,7 +445,7 @@ class SimRunner(Runner):
             return False
         if not ahead:
             started(began)
-        waiting = self._machine.wait(start, width if ahead else 0)
+        waiting = self._machine.wait(start, width if ahead else 0, self._generation)
         following = asyncio.create_task(self._follow(waiting, started if ahead else _nothing, ended))
         self._following.add(following)
         following.add_done_callback(self._following.discard)
@@ -452,6 +460,7 @@ class SimRunner(Runner):
         # What the machine tells takes its time, and comes in order.
         await asyncio.sleep(_TELL_S)
         if process is None:
+            self._generation = self._machine.generation
             ended(None)
             return
         started(process.begun)

@@ -116,6 +116,7 @@ class FakeControl:
         self.parked = 0
         self.account_url = "http://a"
         self.park_s = 60.0
+        self.task_slots = 4
         self._news = asyncio.Event()
 
     def tell(self, *directives: Directive) -> None:
@@ -149,7 +150,7 @@ class FakeControl:
             account_name="a",
             account_url=self.account_url,
             is_dedicated=True,
-            task_slots=4,
+            task_slots=self.task_slots,
             park_s=self.park_s,
         )
 

@@ -132,7 +132,10 @@ class AgentTraffic(RuleBasedStateMachine):
 
     def launch(self, launch: Launch) -> None:
         busy = sum(start.slots > 0 for start in self.processes.values())
-        if launch.ahead and (self.waiting or busy >= launch.width):
+        if launch.ahead and any(outcome is None for _, outcome in self.news):
+            # It comes too late: the agent has yet to hear that those before it were given back.
+            self.news.append(((launch.start.key, launch.start.attempt), None))
+        elif launch.ahead and (self.waiting or busy >= launch.width):
             self.waiting[launch.start.key, launch.start.attempt] = launch
         else:
             assert launch.ahead or not self.waiting or not launch.start.slots, "it overtakes what waits"

@@ -125,7 +125,10 @@ class _Connection(asyncio.Protocol):
         elif operation == frames.GIVEN_BACK:
             self.given_back.add(process_id)
         elif operation == frames.REFUSED:
-            self._owner._on_refused(process_id, int(fields[1]), fields[2].decode())
+            if fields[2] == b"waiting":
+                self._owner._on_given_back(process_id, os.fsdecode(fields[3]), int(fields[4]))
+            else:
+                self._owner._on_refused(process_id, int(fields[1]), fields[2].decode())
 
 
 class _Launch:
@@ -174,6 +177,8 @@ class ProcessExecutor:
         self._watchers: dict[str, Watcher] = {}
         self._ends: dict[str, asyncio.Future[None]] = {}
         """By attempt."""
+        self._generations: dict[str, int] = {}
+        """Of lanes, as the spawner has told: what is launched with another is given back."""
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
         self._compiles = compiles
@@ -204,7 +209,7 @@ class ProcessExecutor:
             return
         launch = self._launches.get(process.id)
         if launch is None:
-            launch = self._launches[process.id] = _Launch(process, _launch_frame(process, self._switch))
+            launch = self._launches[process.id] = _Launch(process, self._frame_of(process))
             connection.write(launch.frame)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         launch.answers.append(answer)
@@ -221,9 +226,12 @@ class ProcessExecutor:
         if connection is None:
             raise ConnectionResetError("there is no spawner")
         self._compile_once()
-        launch = self._launches[process.id] = _Launch(process, _launch_frame(process, self._switch))
+        launch = self._launches[process.id] = _Launch(process, self._frame_of(process))
         self._watchers[process.id] = watcher
         connection.write(launch.frame)
+
+    def _frame_of(self, process: ProcessSpec) -> bytes:
+        return _launch_frame(process, self._switch, self._generations.get(process.lane, 0))
 
     def _compile_once(self) -> None:
         if self._compiles:
@@ -475,13 +483,21 @@ class ProcessExecutor:
         if end is not None and not end.done():
             end.set_result(None)
 
+    def _on_given_back(self, process_id: str, lane: str, generation: int) -> None:
+        self._generations[lane] = generation
+        launch = self._launches.pop(process_id, None)
+        if launch is not None:
+            self._refuse(process_id, launch, GivenBack(process_id))
+
     def _on_refused(self, process_id: str, number: int, step: str) -> None:
         launch = self._launches.pop(process_id, None)
         if launch is not None:
-            why = GivenBack(process_id) if step == "waiting" else refusal(launch.spec, number, step)
-            for answer in launch.answers:
-                _settle(answer, why)
-            self._fail(process_id, why)
+            self._refuse(process_id, launch, refusal(launch.spec, number, step))
+
+    def _refuse(self, process_id: str, launch: _Launch, why: Exception) -> None:
+        for answer in launch.answers:
+            _settle(answer, why)
+        self._fail(process_id, why)
 
 
 def _read_exit(words: list[bytes]) -> ProcessExit:
@@ -511,7 +527,7 @@ def _settle(future: asyncio.Future[None] | asyncio.Future[ProcessExit | None], e
         future.exception()
 
 
-def _launch_frame(process: ProcessSpec, switch: str) -> bytes:
+def _launch_frame(process: ProcessSpec, switch: str, generation: int) -> bytes:
     """Raises TaskFailure CommandLaunchFailed for what no process can be given."""
     if not process.argv or not process.argv[0]:
         raise TaskFailure(TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line is empty")
@@ -533,7 +549,7 @@ def _launch_frame(process: ProcessSpec, switch: str) -> bytes:
         operation = frames.LAUNCH_AS
         fields[:0] = _switch_fields(process.run_as, process.cgroups, switch)
     if process.lane:
-        fields[:0] = (process.lane, str(process.width), str(operation))
+        fields[:0] = (process.lane, str(process.width), str(generation), str(operation))
         operation = frames.IN_LANE
     text = "\0".join(fields)
     if text.count("\0") != len(fields) - 1:

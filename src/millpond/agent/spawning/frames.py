@@ -40,7 +40,7 @@ directories with newlines between; then as LAUNCH"""
 COMPILED = 7
 """path of the starter in C, to be used from now on"""
 IN_LANE = 8
-"""name of the lane, its width, LAUNCH or LAUNCH_AS as a number; then as that. It waits until fewer processes of the lane
+"""name of the lane, its width, its generation as the client knows it, LAUNCH or LAUNCH_AS as a number; then as that. It waits until fewer processes of the lane
 run than its width, and is started as soon as one has ended, first come first started; with width 0 at once. See `lanes`
 for when it is given back instead (REFUSED `waiting`)."""
 
@@ -56,7 +56,7 @@ last change, mode"""
 READY = 19
 REFUSED = 20
 """id, errno, step that failed (`making`, `directory`, `log`, `program`, `exec`, `cgroup`, `shutdown`; `waiting`: none has
-failed, it has only waited in its lane). The answer to LAUNCH."""
+failed, it has only waited in its lane; the lane's name and generation follow). The answer to LAUNCH."""
 ENDED = 21
 """id of an attempt: of it nothing runs any more. The answer to END."""
 GIVEN_BACK = 22

@@ -10,6 +10,9 @@ given back, as never having been there, when
   before anything else runs on that node;
 - nothing of the lane has begun for `PATIENCE_S`: what runs takes longer than the host thought;
 - the host is lost. Nobody would hear of what is started.
+
+With that a lane is of the next *generation*. What was handed over before the host knew of it, and comes after, is given
+back as well: it would overtake the others.
 """
 
 from millpond.agent.spawning.switch import Switch
@@ -42,6 +45,8 @@ class Lanes:
         self._lanes: dict[bytes, Lane] = {}
         self._waiting: dict[bytes, Lane] = {}
         """By id of what waits."""
+        self._generations: dict[bytes, int] = {}
+        """By lane, also of those in which nothing is just now."""
         self.given_back: dict[bytes, None] = {}
         """What has waited, and was not launched again, as far as it is remembered: a host that was lost may not have been
         told, or not have written it down; the next one is."""
@@ -79,19 +84,27 @@ class Lanes:
         if not lane.running and not lane.waiting:
             self._lanes.pop(lane.name, None)
 
-    def withdraw(self, process_id: bytes) -> bool:
-        """Whether it waited; it is given back."""
+    def withdraw(self, process_id: bytes) -> Lane | None:
+        """Give back what waits: its lane; None if it does not."""
         lane = self._waiting.pop(process_id, None)
         if lane is None:
-            return False
+            return None
         del lane.waiting[process_id]
+        self.remember(process_id)
+        return lane
+
+    def remember(self, process_id: bytes) -> None:
+        """It is given back."""
         self.given_back[process_id] = None
         if len(self.given_back) > _MOST_REMEMBERED:
             del self.given_back[next(iter(self.given_back))]
-        return True
+
+    def generation(self, lane: bytes) -> int:
+        return self._generations.get(lane, 0)
 
     def empty(self, lane: Lane) -> list[bytes]:
         """Give back all that waits in a lane: their ids, in order."""
+        self._generations[lane.name] = self.generation(lane.name) + 1
         ids = list(lane.waiting)
         for process_id in ids:
             self.withdraw(process_id)

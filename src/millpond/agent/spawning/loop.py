@@ -278,10 +278,10 @@ class Spawner:
 
     def _handle(self, operation: int, payload: bytes) -> None:
         if operation == IN_LANE:
-            name, width, how, payload = payload.split(b"\0", 3)
-            self._take_launch(int(how), payload, self._lanes.lane(name), int(width))
+            name, width, generation, how, payload = payload.split(b"\0", 4)
+            self._take_launch(int(how), payload, self._lanes.lane(name), int(width), int(generation))
         elif operation in (LAUNCH, LAUNCH_AS):
-            self._take_launch(operation, payload, None, 0)
+            self._take_launch(operation, payload)
         elif operation == KILL:
             process_id, grace_ms = payload.split(b"\0")
             self._kill(process_id, int(grace_ms))
@@ -368,7 +368,9 @@ class Spawner:
 
     # --- starting ---
 
-    def _take_launch(self, operation: int, payload: bytes, lane: Lane | None, width: int) -> None:
+    def _take_launch(
+        self, operation: int, payload: bytes, lane: Lane | None = None, width: int = 0, generation: int = 0
+    ) -> None:
         switch: Switch | None = None
         if operation == LAUNCH_AS:
             *who, payload = payload.split(b"\0", 3)
@@ -384,20 +386,26 @@ class Spawner:
             return
         if self._shutting_down:
             self._refuse(process_id, errno.ESHUTDOWN, b"shutdown")
+        elif lane is not None and width and generation != self._lanes.generation(lane.name):
+            self._lanes.remember(process_id)
+            self._refuse_waiting(process_id, lane)
         elif lane is None or not width or (lane.running < width and not lane.waiting):
             self._launch(process_id, payload, switch, lane)
         else:
             lane.width = width
             self._lanes.wait(lane, process_id, payload, switch, time.monotonic())
 
-    def _refuse(self, process_id: bytes, number: int, step: bytes) -> None:
+    def _refuse(self, process_id: bytes, number: int, step: bytes, *more: bytes) -> None:
         self._tell_later_ends()
-        self._send(frame(REFUSED, process_id, b"%d" % number, step))
+        self._send(frame(REFUSED, process_id, b"%d" % number, step, *more))
 
     def _give_back(self, lane: Lane) -> None:
         """Whatever waits in a lane."""
         for process_id in self._lanes.empty(lane):
-            self._refuse(process_id, 0, b"waiting")
+            self._refuse_waiting(process_id, lane)
+
+    def _refuse_waiting(self, process_id: bytes, lane: Lane) -> None:
+        self._refuse(process_id, 0, b"waiting", lane.name, b"%d" % self._lanes.generation(lane.name))
 
     def _over_in(self, lane: Lane, *, well: bool) -> None:
         """A process of the lane is over, or was not started at all."""
@@ -476,8 +484,9 @@ class Spawner:
     # --- ending ---
 
     def _kill(self, process_id: bytes, grace_ms: int) -> None:
-        if self._lanes.withdraw(process_id):
-            self._refuse(process_id, 0, b"waiting")
+        lane = self._lanes.withdraw(process_id)
+        if lane is not None:
+            self._refuse_waiting(process_id, lane)
             return
         process = self._processes.get(process_id)
         if process is None:
@@ -510,8 +519,9 @@ class Spawner:
             del self._processes[process_id]
 
     def _end(self, attempt: bytes) -> None:
-        if self._lanes.withdraw(attempt):
-            self._refuse(attempt, 0, b"waiting")
+        lane = self._lanes.withdraw(attempt)
+        if lane is not None:
+            self._refuse_waiting(attempt, lane)
         for process in self._processes.values():
             if is_of(process.id, attempt) and process.exit is None:
                 process.keeps = False
