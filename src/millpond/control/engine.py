@@ -3,6 +3,20 @@
 Take the inbox, `apply` each event, `place` once, commit one `ChangeSet`, release replies and directives, again. There
 is no timer in the loop: what arrives during a commit is the next batch, so batches grow with the load by themselves.
 
+While a batch is on its way to the disk the next one is open already: what is added and what nodes report (`_ahead`) is
+applied to it as it comes. It is placed and committed when the one before is on disk and carried out: what is written
+never rests on what is not, and nothing of it gets out sooner. Memory is ahead of the disk during every commit; what is
+one batch further ahead concerns nobody who may look at it, but for these:
+
+- The rows of the batch on its way do not follow their records: the store read them before it first suspended.
+- Its effects are carried out on records that later events may have changed. The kinds that go ahead change nothing that
+  directives are made of: no definition, no session, nothing of an attempt that nobody has been told of. The first
+  event of another kind waits for the disk, and so does all that came after it.
+- Its commit fails: memory is dropped, and with it both batches.
+- The machine fails over an event that went ahead: memory is dropped, and the open batch. The batch on its way ends as its
+  commit says, and is carried out. Links have no session then, so nodes are told none of it before they have said hello to
+  a rebuilt memory, which tells them anew.
+
 `BaseEngine` is the loop; `Engine` runs it for one pool id with the scheduler as its machine.
 """
 
@@ -11,7 +25,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -20,7 +34,7 @@ from millpond.control.settings import ControlSettings
 from millpond.domain.durations import Timestamp
 from millpond.domain.effects import Effect
 from millpond.domain.errors import BatchError, Bug, ErrorCode, LeaseLost, StoreUnavailable
-from millpond.domain.events import Event, JobScheduleEvent, TasksAdded, TasksEnded
+from millpond.domain.events import Event, JobScheduleEvent, TaskEnded, TasksAdded, TasksEnded, TaskStarted
 from millpond.domain.ids import id_key
 from millpond.domain.states import IN_SERVICE_NODE_STATES, NodeState
 from millpond.scheduler.core import apply, place
@@ -60,6 +74,7 @@ _TOLD = (
     "reason",
     "option",
 )
+_STOPPING = "The service is stopping."
 _BUSY = "The service cannot take changes just now; try again shortly."
 
 
@@ -105,15 +120,42 @@ def _monotonic() -> float:
     return asyncio.get_running_loop().time()
 
 
-class _Entry:
+class Entry:
     """Events submitted together, and who waits for them."""
 
-    __slots__ = ("events", "future", "weight")
+    __slots__ = ("answer", "events", "future", "weight")
 
     def __init__(self, events: Sequence[Any], future: asyncio.Future[Any], weight: int) -> None:
         self.events = events
         self.future = future
         self.weight = weight
+        self.answer: Any = None
+        """Once they are applied: the reply to the last one, or the BatchError it was refused with."""
+
+    def release(self) -> None:
+        """Let the answer out."""
+        if self.future.done():
+            return
+        if isinstance(self.answer, BatchError):
+            self.refuse(self.answer)
+        else:
+            self.future.set_result(self.answer)
+
+    def refuse(self, error: BatchError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # seen: whoever asked may be gone
+
+
+class _OpenBatch:
+    """What has been applied and is not with the store yet."""
+
+    __slots__ = ("decided", "entries", "weight")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.decided = Batch()
+        self.weight = 0
 
 
 class BaseEngine(ABC, Generic[_State, _Event]):
@@ -122,6 +164,9 @@ class BaseEngine(ABC, Generic[_State, _Event]):
     What it owns and how that is decided is for the subclass: `_load`, `_apply`, `_place`; what becomes of decisions
     too: `_carry_out`, `_rebuilt`.
     """
+
+    _ahead: ClassVar[frozenset[type]] = frozenset()
+    """Kinds of events that are applied while the batch before is on its way: see the module."""
 
     def __init__(
         self, lease_key: str, name: str, store: Store, clock: Callable[[], Timestamp], settings: ControlSettings
@@ -132,8 +177,14 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         self._store = store
         self._clock = clock
         self._settings = settings
-        self._inbox: list[_Entry] = []
+        self._inbox: deque[Entry] = deque()
         self._weight = 0
+        """Of what is in the inbox."""
+        self._open = _OpenBatch()
+        self._is_writing = False
+        """A batch is on its way to the disk, or is being carried out."""
+        self._turn: asyncio.Handle | None = None
+        """Of `_go_ahead`, once it is wanted."""
         self._wake = asyncio.Event()
         self._state: _State | None = None
         self._fence: Fence | None = None
@@ -185,6 +236,9 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
+        for entry in self._open.entries:
+            entry.refuse(BatchError(ErrorCode.SERVER_BUSY, _STOPPING))
+        self._open = _OpenBatch()
         self._refuse_inbox()
         if self._fence is not None:
             try:
@@ -218,50 +272,78 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         """Events that go into one batch, in order; the future carries the reply of the last one."""
         if self._stopped:
             # Nobody would ever answer: agents report to the last, and their requests would hold up the server's end.
-            raise BatchError(ErrorCode.SERVER_BUSY, "The service is stopping.")
+            raise BatchError(ErrorCode.SERVER_BUSY, _STOPPING)
         weight = sum([_weight_of(event) for event in events])
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._weight + weight > self._settings.inbox_limit and self._inbox:
             raise BatchError(ErrorCode.SERVER_BUSY, f"The queue of changes of {self._name} is full; try again shortly.")
         self._weight += weight
-        self._inbox.append(_Entry(events, future, weight))
-        self._wake.set()
+        self._inbox.append(Entry(events, future, weight))
+        if not self._is_writing:
+            self._wake.set()
+        elif self._ahead and self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._go_ahead)
         return future
 
     async def _run(self) -> None:
         while True:
             if self._state is None:
-                await self._wake_or_retry()
-            else:
+                if not self._inbox:
+                    await self._wake_or_retry()
+                self._wake.clear()
+                if not await self._recover():
+                    self._refuse_inbox()
+            elif not (self._inbox or self._open.entries):
                 await self._wake.wait()
-            self._wake.clear()
-            if self._state is None and not await self._recover():
-                self._refuse_inbox()
-                continue
-            if not self._inbox:
-                continue
-            entries = self._next_batch()
-            try:
-                await self._process(entries)
-            except asyncio.CancelledError:
-                for entry in entries:
-                    if not entry.future.done():
-                        entry.future.set_exception(BatchError(ErrorCode.SERVER_BUSY, "The service is stopping."))
-                        entry.future.exception()
-                raise
+                self._wake.clear()
+            else:
+                await self._next_batch()
 
-    def _next_batch(self) -> list[_Entry]:
-        """What came first, and not more than is placed in some milliseconds: nothing else happens meanwhile."""
-        weight = count = 0
-        while weight < _BATCH_WEIGHT and count < len(self._inbox):
-            weight += self._inbox[count].weight
-            count += 1
-        entries = self._inbox[:count]
-        del self._inbox[:count]
-        self._weight -= weight
-        if self._inbox:
-            self._wake.set()
-        return entries
+    async def _next_batch(self) -> None:
+        """What came first, and not more than is placed in some milliseconds: nothing else happens meanwhile. What comes
+        while it is applied is for the batch after it."""
+        waiting = len(self._inbox)
+        while waiting and (taken := self._take_in(waiting)):
+            waiting -= taken
+            if waiting:
+                await asyncio.sleep(0)
+        if self._state is not None and self._open.entries:
+            await self._process()
+
+    def _go_ahead(self) -> None:
+        """Apply to the open batch what may be, while the one before is on its way; a piece at each turn of the loop."""
+        self._turn = None
+        if self._is_writing and self._take_in(len(self._inbox), ahead=True) and self._inbox:
+            self._turn = asyncio.get_running_loop().call_soon(self._go_ahead)
+
+    def _take_in(self, most: int, *, ahead: bool = False) -> int:
+        """Apply to the open batch of what came first as much as goes at once, and as the batch has room for: how many
+        entries, of at `most` so many. Between two events the memory is whole."""
+        state, batch, inbox = self._state, self._open, self._inbox
+        taken = held = 0
+        while state is not None and taken < most and batch.weight < _BATCH_WEIGHT:
+            entry = inbox[0]
+            if taken and held + entry.weight > _WEIGHT_AT_ONCE:
+                break
+            if ahead and not all(type(event) in self._ahead for event in entry.events):
+                break
+            del inbox[0]
+            taken += 1
+            held += entry.weight
+            batch.weight += entry.weight
+            self._weight -= entry.weight
+            batch.entries.append(entry)
+            try:
+                for event in entry.events:
+                    self._recent.append(_for_the_story(event))
+                    try:
+                        entry.answer = batch.decided.take(self._apply(state, event))
+                    except BatchError as refusal:
+                        entry.answer = refusal
+            except Exception:
+                self._fail([])
+                return 0
+        return taken
 
     async def _wake_or_retry(self) -> None:
         """Without memory the engine does not wait to be asked: timers, wishes and purges that were lost with it must
@@ -272,59 +354,52 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         except TimeoutError:
             pass
 
-    async def _process(self, entries: list[_Entry]) -> None:
-        """One batch. Replies, refusals included, wait for the commit: they may rest on what is not on disk yet."""
+    async def _process(self) -> None:
+        """The open batch. Replies, refusals included, wait for the commit: they may rest on what is not on disk yet."""
         state = self._state
         if state is None:
             raise Bug("an engine without memory was given a batch")
-        batch = Batch()
-        answers: list[tuple[asyncio.Future[Any], Any]] = []
+        batch, self._open = self._open, _OpenBatch()
+        entries, changes = batch.entries, batch.decided.changes
         try:
-            held = 0
-            for entry in entries:
-                held += entry.weight
-                if held > _WEIGHT_AT_ONCE and held > entry.weight:
-                    # Between two events the memory is whole. What comes meanwhile is for the next batch.
-                    held = entry.weight
-                    await asyncio.sleep(0)
-                answer: Any = None
-                for event in entry.events:
-                    self._recent.append(_for_the_story(event))
-                    try:
-                        answer = batch.take(self._apply(state, event))
-                    except BatchError as refusal:
-                        answer = refusal
-                answers.append((entry.future, answer))
-            batch.take(self._place(state, self._clock()))
+            batch.decided.take(self._place(state, self._clock()))
         except Exception:
-            # The memory may be half changed: only the store is to be trusted now.
-            log.exception(
-                "the scheduler of %s failed; its memory is rebuilt from the store. What led there, latest last:\n%s",
-                self._name,
-                "\n".join(_line_of(event) for event in self._recent),
-            )
-            self._drop(entries, BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
+            self._fail(entries)
             return
-        if batch.changes and not await self._commit(batch.changes, entries):
-            return
-        for future, answer in answers:
-            if future.done():
-                continue
-            if isinstance(answer, BatchError):
-                future.set_exception(answer)
-                future.exception()  # seen: whoever asked may be gone
-            else:
-                future.set_result(answer)
-        self._committed(batch.changes)
-        if batch.after or batch.changes.specs:
-            try:
-                await self._carry_out(batch.after, batch.changes)
-            except Exception:
-                # Some of what is on disk was not passed on. A rebuilt memory passes on everything that is due.
-                log.exception("what follows from a batch of %s failed; its memory is rebuilt", self._name)
-                self._drop([], BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
+        self._is_writing = True
+        try:
+            if changes and not await self._commit(changes, entries):
+                return
+            for entry in entries:
+                entry.release()
+            self._committed(changes)
+            if batch.decided.after or changes.specs:
+                await self._pass_on(batch.decided)
+        except asyncio.CancelledError:
+            for entry in entries:
+                entry.refuse(BatchError(ErrorCode.SERVER_BUSY, _STOPPING))
+            raise
+        finally:
+            self._is_writing = False
 
-    async def _commit(self, changes: ChangeSet, entries: list[_Entry]) -> bool:
+    async def _pass_on(self, decided: Batch) -> None:
+        try:
+            await self._carry_out(decided.after, decided.changes)
+        except Exception:
+            # Some of what is on disk was not passed on. A rebuilt memory passes on everything that is due.
+            log.exception("what follows from a batch of %s failed; its memory is rebuilt", self._name)
+            self._drop([], BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
+
+    def _fail(self, entries: list[Entry]) -> None:
+        """The machine failed: memory may be half changed, and only the store is to be trusted now."""
+        log.exception(
+            "the scheduler of %s failed; its memory is rebuilt from the store. What led there, latest last:\n%s",
+            self._name,
+            "\n".join(_line_of(event) for event in self._recent),
+        )
+        self._drop(entries, BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
+
+    async def _commit(self, changes: ChangeSet, entries: list[Entry]) -> bool:
         if self._fence is None:
             raise Bug("an engine without a lease was to commit")
         try:
@@ -339,22 +414,21 @@ class BaseEngine(ABC, Generic[_State, _Event]):
             return True
         return False
 
-    def _drop(self, entries: list[_Entry], error: BatchError, *, retry_s: float) -> None:
-        """A batch came to nothing: forget the memory, answer everyone so, and rebuild before the next batch."""
+    def _drop(self, entries: list[Entry], error: BatchError, *, retry_s: float) -> None:
+        """A batch came to nothing, and with it what was open: forget the memory, answer everyone so, and rebuild before
+        the next batch."""
         self._state = None
         self._failed_until = _monotonic() + retry_s
-        for entry in entries:
-            if not entry.future.done():
-                entry.future.set_exception(error)
-                entry.future.exception()
+        behind = self._open
+        self._open = _OpenBatch()
+        for entry in entries + behind.entries:
+            entry.refuse(error)
         self._rebuilt()
 
     def _refuse_inbox(self) -> None:
-        entries, self._inbox, self._weight = self._inbox, [], 0
+        entries, self._inbox, self._weight = self._inbox, deque(), 0
         for entry in entries:
-            if not entry.future.done():
-                entry.future.set_exception(BatchError(ErrorCode.SERVER_BUSY, _BUSY))
-                entry.future.exception()
+            entry.refuse(BatchError(ErrorCode.SERVER_BUSY, _BUSY))
 
     # --- taking over ---
 
@@ -389,6 +463,8 @@ class BaseEngine(ABC, Generic[_State, _Event]):
 
 class Engine(BaseEngine[SchedulerState, Event]):
     """One pool id's owner."""
+
+    _ahead = frozenset({TasksAdded, TaskStarted, TaskEnded, TasksEnded})
 
     def __init__(
         self,

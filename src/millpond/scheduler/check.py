@@ -275,7 +275,8 @@ def _load_violations(state: SchedulerState) -> Iterator[str]:
 def digest(state: SchedulerState) -> dict[str, object]:
     """What two memories of the same truth agree on, in comparable form.
 
-    Left out: what only the nodes know (stopping attempts, connections), hints, and the order of queues.
+    Left out: what only the nodes know (stopping attempts, connections), hints, and the order of queues. It does not change
+    when the memory does.
     """
     return {
         "pool": repr(state.pool),
@@ -306,12 +307,12 @@ def _job_digest(job: JobMemory) -> object:
     entries = (task for queue in queues for task in queue if is_ready(task))
     ready = {task.key for task in entries if task.key not in job.lines or id_key(task.id) in job.tasks}
     ready |= {task.key for task in lines.with_records(job)}
-    arrays = {key: (repr(memory.array), memory.rest) for key, memory in job.arrays.items()}
+    arrays = {key: (repr(memory.array), tuple(memory.rest)) for key, memory in job.arrays.items()}
     index = job.dependencies
     waiting = {key: wait.remaining for key, wait in index.waiting.items()} if index is not None else {}
     tasks = {key: repr(task) for key, task in job.tasks.items()}
     # Of a job that is being deleted the rows go one by one, and nobody asks for them.
     deleting = job.row.state is JobState.DELETING
     on_nodes = {} if deleting else {node_id: repr(known) for node_id, known in job.on_nodes.items()}
-    barred = set() if deleting else job.barred
+    barred = set() if deleting else set(job.barred)
     return (repr(job.row), tasks, arrays, ready, waiting, dict(job.assigned), on_nodes, barred)

@@ -1,7 +1,9 @@
 """The invariants: what must hold after every batch, every message and every start of a process."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from typing import Any, NamedTuple
 
 from millpond.control.engine import Engine
 from millpond.domain import events as e
@@ -20,10 +22,11 @@ from millpond.domain.states import (
     TaskKind,
     TaskState,
 )
-from millpond.domain.task import Task
+from millpond.domain.task import Task, TaskCounts
 from millpond.domain.task_array import Rest, covers
 from millpond.protocol import messages as m
 from millpond.scheduler.check import digest, violations
+from millpond.scheduler.state import SchedulerState
 from millpond.sim.ledger import Ledger
 from millpond.sim.loop import VirtualLoop
 from millpond.sim.making import MOST_NODES
@@ -59,6 +62,19 @@ def _ends_of(events: Iterable[Event]) -> Iterator[e.TaskEnded | e.AttemptEnd]:
             yield event
         elif isinstance(event, e.TasksEnded):
             yield from event.ends
+
+
+class Decided(NamedTuple):
+    """The memory of an engine at the moment it had decided a batch."""
+
+    account: str
+    pool_id: str
+    counts: dict[int, tuple[str, TaskCounts]]
+    """By number of the job, with its id."""
+    whole: dict[str, object] | None
+    """`digest`, where that is to be compared."""
+    others: Set[int]
+    """Numbers of the jobs of other pools: one that is moved here while the batch is written is not in this memory yet."""
 
 
 class MachineFacts:
@@ -97,6 +113,8 @@ class Audit:
         """(task key, attempt, node id) of all instances that ever did."""
         self.deleted_schedules: set[str] = set()
         """Id keys of job schedules that a user has asked to delete: their jobs go with them."""
+        self.met: Counter[str] = Counter()
+        """What engines came through, apart from faults."""
         self._events: dict[int, list[Event]] = {}
         """Of the batches on their way to the disk, by the identity of their changes."""
 
@@ -297,33 +315,42 @@ class Audit:
         if not self.may_delete(job):
             self.fail(f"tasks of job {job.id} are purged, and nobody asked for it: {keys[:5]}")
 
-    def after_batch(self, engine: Engine) -> None:
-        """The batch of an engine is on disk, and nothing has happened to its memory since."""
-        state = engine.state
-        if state is None:
-            return
+    def before_batch(self, state: SchedulerState, changes: ChangeSet | None = None) -> Decided:
+        """An engine has decided these changes, and nothing of them is on disk: memory as the rows will be. What is decided
+        while they are written does not show in this."""
         self._batches += 1
-        self.checks += 1
         for text in violations(state):
-            self.fail(f"pool {engine.pool_id}: {text}")
-        for job in state.jobs.values():
-            row = job.row
-            if row.state not in _OVER and (counts := self._ledger.recount(row.no)) != row.counts:
-                self.fail(f"job {row.id}: counts are {row.counts}, the rows say {counts}")
-        if self._batches % self._rebuild_every == 0:
-            self.compare(engine)
+            self.fail(f"pool {state.pool_id}: {text}")
+        rows = [job.row for job in state.jobs.values()]
+        counts = {row.no: (row.id, copy.copy(row.counts)) for row in rows if row.state not in _OVER}
+        whole = digest(state) if self._batches % self._rebuild_every == 0 else None
+        others = self._ledger.jobs.keys() - self._ledger.jobs_of(state.pool_id)
+        if changes is not None:
+            others -= changes.jobs.keys()
+        return Decided(state.account, state.pool_id, counts, whole, others)
+
+    def after_batch(self, decided: Decided) -> None:
+        """The batch is on disk."""
+        self.checks += 1
+        for no, (job_id, counts) in decided.counts.items():
+            if (recounted := self._ledger.recount(no)) != counts:
+                self.fail(f"job {job_id}: counts are {counts}, the rows say {recounted}")
+        if decided.whole is not None:
+            self._compare(decided.account, decided.pool_id, decided.whole, decided.others)
 
     def compare(self, engine: Engine) -> None:
-        """Memory equals what the rows rebuild."""
+        """Memory equals what the rows rebuild, where nothing is on its way."""
         state = engine.state
-        if state is None:
-            return
-        rebuilt = self._ledger.rebuilt(state.account, engine.pool_id, self._clock())
+        if state is not None:
+            self._compare(state.account, engine.pool_id, digest(state))
+
+    def _compare(self, account: str, pool_id: str, mine: dict[str, object], others: Set[int] = frozenset()) -> None:
+        rebuilt = self._ledger.rebuilt(account, pool_id, self._clock(), without=others)
         for text in violations(rebuilt):
-            self.fail(f"pool {engine.pool_id} rebuilt: {text}")
-        mine, theirs = digest(state), digest(rebuilt)
+            self.fail(f"pool {pool_id} rebuilt: {text}")
+        theirs = digest(rebuilt)
         if mine != theirs:
-            self.fail(f"pool {engine.pool_id}: memory is not what the rows rebuild: {_difference(mine, theirs)}")
+            self.fail(f"pool {pool_id}: memory is not what the rows rebuild: {_difference(mine, theirs)}")
 
     # --- what leaves the control plane ---
 

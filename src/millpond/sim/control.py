@@ -5,14 +5,17 @@ from collections.abc import Callable
 import msgspec
 
 from millpond.control.base import JobMaker
-from millpond.control.engine import Engine, _Entry
+from millpond.control.engine import Engine, Entry
 from millpond.control.job_schedules import JobScheduleKeeper
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.domain.durations import Timestamp
+from millpond.domain.effects import Effect
 from millpond.domain.errors import BatchError, LeaseLost, StoreUnavailable
+from millpond.domain.events import Event
 from millpond.protocol.messages import Hello, Sync
 from millpond.providers.base import VmSize
+from millpond.scheduler.state import SchedulerState
 from millpond.sim.audit import Audit
 from millpond.sim.disk import SimDisk
 from millpond.sim.loop import Process
@@ -41,23 +44,37 @@ class SimEngine(Engine):
             self._audit.fail(f"the engine of pool {self.pool_id} has died: {error!r}")
             raise
 
-    async def _process(self, entries: list[_Entry]) -> None:
-        for entry in entries:
-            for event in entry.events:
-                text = f"{type(event).__name__} {describe(event)}"
-                self._story.add(f"engine {self.pool_key}", text)
-        await super()._process(entries)
+    def _apply(self, state: SchedulerState, event: Event) -> list[Effect]:
+        ahead = " ahead" if self._is_writing else ""
+        self._story.add(f"engine {self.pool_key}", f"{type(event).__name__}{ahead} {describe(event)}")
+        return super()._apply(state, event)
 
-    async def _commit(self, changes: ChangeSet, entries: list[_Entry]) -> bool:
+    async def _commit(self, changes: ChangeSet, entries: list[Entry]) -> bool:
+        state = self._state
+        assert state is not None
         self._audit.announce(changes, [event for entry in entries for event in entry.events])
+        decided = self._audit.before_batch(state, changes)
         written = await super()._commit(changes, entries)
         if written:
-            self._audit.after_batch(self)
+            self._audit.after_batch(decided)
+            if self._open.entries:
+                self._audit.met["batch written with the next one open"] += 1
         return written
+
+    def _drop(self, entries: list[Entry], error: BatchError, *, retry_s: float) -> None:
+        if self._open.entries:
+            self._audit.met["memory dropped with a batch open"] += 1
+        super()._drop(entries, error, retry_s=retry_s)
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is on its way to the disk, or about to be."""
+        return not (self._is_writing or self._inbox or self._open.entries)
 
     async def _take_over(self) -> None:
         await super()._take_over()
-        self._audit.after_batch(self)
+        if self._state is not None:
+            self._audit.after_batch(self._audit.before_batch(self._state))
 
 
 _QUIET = {
@@ -115,8 +132,8 @@ class SimControl(ControlService):
         return engine
 
     @property
-    def engines(self) -> list[Engine]:
-        return list(self._engines)
+    def engines(self) -> list[SimEngine]:
+        return [engine for engine in self._engines if isinstance(engine, SimEngine)]
 
     @property
     def job_schedules(self) -> JobScheduleKeeper:

@@ -136,6 +136,8 @@ class SimDisk:
             await asyncio.sleep(self._random.uniform(0.0, 4.0))
         error: Exception | None = None
         if self.commits_fail and self._random.random() < self.commits_fail:
+            # A disk that fails may take its time to say so: what comes meanwhile is decided on memory that is in vain.
+            await asyncio.sleep(self._random.choice((0.0, self._random.uniform(0.0, 4.0))))
             error = StoreUnavailable("simulated write error")
         else:
             try:

@@ -1,7 +1,7 @@
 """The rows as they were written, kept beside the store: what the invariants are checked against."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import chain
 
 from millpond.domain.ids import START_TASK_KEY, id_key, job_no_of, preparation_key, release_key
@@ -219,11 +219,16 @@ class Ledger:
                     return f"{number} of {first}-{last}"
         return ""
 
-    def rebuilt(self, account: str, pool_id: str, at: float) -> SchedulerState:
-        """The scheduler's memory of one pool id, built from copies of the rows."""
+    def jobs_of(self, pool_id: str) -> set[int]:
+        """Numbers of the jobs whose rows name that pool."""
+        wanted = id_key(pool_id)
+        return {no for no, job in self.jobs.items() if id_key(job.pool_id) == wanted}
+
+    def rebuilt(self, account: str, pool_id: str, at: float, *, without: Set[int] = frozenset()) -> SchedulerState:
+        """The scheduler's memory of one pool id, built from copies of the rows; `without` the jobs of those numbers."""
         wanted = id_key(pool_id)
         pool = next((pool for pool in self.pools.values() if id_key(pool.id) == wanted), None)
-        jobs = [self.jobs[no] for no in sorted(self.jobs) if id_key(self.jobs[no].pool_id) == wanted]
+        jobs = [self.jobs[no] for no in sorted(self.jobs_of(pool_id) - without)]
         live = [job.no for job in jobs if job.state not in (JobState.COMPLETED, JobState.DELETING)]
         lasting = {job.no for job in jobs if job.state is not JobState.COMPLETED}
         numbers = {job.no for job in jobs}

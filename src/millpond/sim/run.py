@@ -67,11 +67,13 @@ def main(*, seeds: int, first: int, seed: int | None, story: bool, minutes: floa
     failed: list[Result] = []
     totals: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    met: Counter[str] = Counter()
     virtual_s = 0.0
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for result in pool.map(simulate, chosen, [minutes] * seeds, chunksize=4):
             totals.update(steps=result.steps, events=result.events, tasks=result.tasks, checks=result.checks)
             faults.update(result.faults)
+            met.update(result.met)
             virtual_s += result.virtual_s
             if verbose:
                 click.echo(_line(result))
@@ -85,6 +87,7 @@ def main(*, seeds: int, first: int, seed: int | None, story: bool, minutes: floa
         f"{virtual_s / 3600:.1f} virtual hours ({virtual_s / took_s:.0f} times as fast as a clock)"
     )
     click.echo("faults: " + ", ".join(f"{name} {count}" for name, count in sorted(faults.items())))
+    click.echo("met: " + ", ".join(f"{name} {count}" for name, count in sorted(met.items())))
     if failed:
         click.echo(f"{len(failed)} seeds FAILED: " + " ".join(str(result.seed) for result in failed))
         sys.exit(1)
