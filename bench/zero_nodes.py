@@ -56,6 +56,8 @@ class ZeroRunner(Runner):
         resumed: bool,
         began: float | None = None,
         coordinated: Callable[[], None] = lambda: None,
+        width: int = 0,
+        ahead: bool = False,
     ) -> Outcome:
         now = time.time()
         started(now)

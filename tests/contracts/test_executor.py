@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from millpond.agent.base import DirectoryNotMade, Executor, ProcessExit, ProcessSpec, RunAs
+from millpond.agent.base import DirectoryNotMade, Executor, GivenBack, ProcessExit, ProcessSpec, RunAs
 from millpond.agent.executors.fake import FakeExecutor, FakeRun
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.switch import install
@@ -260,7 +260,7 @@ class Seen:
         self.told: list[object] = []
         self.over = asyncio.Event()
 
-    def running(self) -> None:
+    def running(self, began: float, *, is_over: bool) -> None:
         self.told.append("running")
 
     def ended(self, exit_: ProcessExit | None) -> None:
@@ -304,6 +304,120 @@ async def test_one_that_is_watched_can_be_killed(case: Case) -> None:
     await case.executor.kill(spec.id)
     await asyncio.wait_for(seen.over.wait(), 60)
     assert seen.told == ["running", -9]
+
+
+# --- in lanes -------------------------------------------------------------------------------------------------------
+
+
+class Lane:
+    """What an agent does with what is given back: it begins it again, in order, once nothing runs any more."""
+
+    def __init__(self, case: Case, width: int) -> None:
+        self._case = case
+        self._width = width
+        self._left: list[ProcessSpec] = []
+        self.order: list[str] = []
+        """Names, as they began and ended."""
+        self.given_back = 0
+        self.now = self.most = 0
+
+    async def run(self, *specs: ProcessSpec) -> None:
+        if not self._case.executor.is_ready:
+            assert isinstance(self._case.executor, ProcessExecutor)
+            await self._case.executor.open()
+        self._left = [msgspec.structs.replace(spec, lane="node", width=self._width) for spec in specs]
+        async with asyncio.timeout(60):
+            while self._left:
+                going, self._left = self._left, []
+                told = [_InLane(self, spec) for spec in going]
+                for one in told:
+                    self._case.executor.begin(one.spec, one)
+                for one in told:
+                    await one.over.wait()
+
+    def give_back(self, spec: ProcessSpec) -> None:
+        self.given_back += 1
+        self._left.append(spec)
+
+
+class _InLane:
+    def __init__(self, lane: Lane, spec: ProcessSpec) -> None:
+        self.spec = spec
+        self.over = asyncio.Event()
+        self._lane = lane
+        self._began = 0.0
+
+    @property
+    def _name(self) -> str:
+        return self.spec.id.split("/")[1]
+
+    def running(self, began: float, *, is_over: bool) -> None:
+        self._began = began
+        self._lane.order.append(f"+{self._name}")
+
+    def ended(self, exit_: ProcessExit | None) -> None:
+        assert exit_ is not None
+        assert self._began <= exit_.end_time
+        self._lane.order.append(f"-{self._name}")
+        self.over.set()
+
+    def failed(self, error: Exception) -> None:
+        if isinstance(error, GivenBack):
+            self._lane.give_back(self.spec)
+        else:
+            self._lane.order.append(f"!{self._name}")
+        self.over.set()
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+async def test_a_lane_runs_one_after_the_other(case: Case, exit_code: int) -> None:
+    lane = Lane(case, 1)
+    names = "abcdefgh"
+    await lane.run(*(case.spec(name, "sh", "-c", f"exit {exit_code if name == 'c' else 0}") for name in names))
+    assert lane.order == [f"{sign}{name}" for name in names for sign in "+-"]
+    assert lane.given_back >= 5 * exit_code
+
+
+async def test_a_lane_runs_no_more_than_fit(case: Case) -> None:
+    lane = Lane(case, 2)
+    await lane.run(*(case.spec(name, "sleep", "0.02") for name in "abcdefgh"))
+    running: set[str] = set()
+    for sign, name in lane.order:
+        (running.add if sign == "+" else running.remove)(name)
+        assert len(running) <= 2
+    assert sorted(lane.order) == sorted(f"{sign}{name}" for name in "abcdefgh" for sign in "+-")
+    assert [event for event in lane.order if event[0] == "+"] == [f"+{name}" for name in "abcdefgh"]
+
+
+async def test_what_cannot_be_started_gives_back_what_waits_for_it(case: Case) -> None:
+    lane = Lane(case, 1)
+    await lane.run(case.spec("a", "true"), case.spec("b", "no-such-program"), case.spec("c", "true"))
+    assert lane.order == ["+a", "-a", "!b", "+c", "-c"]
+    assert lane.given_back >= 1
+
+
+async def test_what_waits_is_given_back_when_it_is_killed(case: Case) -> None:
+    specs = [msgspec.structs.replace(case.spec(name, "sleep", "600"), lane="node", width=1) for name in "abc"]
+    first, second, third = [await begun(case, spec) for spec in specs]
+    await case.executor.kill(specs[1].id)
+    await asyncio.wait_for(second.over.wait(), 60)
+    assert second.told == [GivenBack]
+    await case.executor.kill(specs[0].id)
+    await asyncio.wait_for(third.over.wait(), 60)
+    assert third.told == [GivenBack], "the one before it did not end well"
+    await asyncio.wait_for(first.over.wait(), 60)
+    assert first.told == ["running", -9]
+    assert await case.executor.known() == [specs[0].id]
+
+
+async def test_lanes_do_not_wait_for_each_other(case: Case) -> None:
+    first = msgspec.structs.replace(case.spec("a", "sleep", "600"), lane="node", width=1)
+    second = msgspec.structs.replace(case.spec("b", "true"), lane="other", width=1)
+    assert (await begun(case, first)).told == []
+    seen = await begun(case, second)
+    await asyncio.wait_for(seen.over.wait(), 60)
+    assert seen.told == ["running", 0]
+    await case.executor.kill(first.id)
 
 
 def in_new_directories(case: Case, name: str) -> ProcessSpec:

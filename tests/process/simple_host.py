@@ -38,6 +38,8 @@ class SimpleRunner(Runner):
         resumed: bool,
         began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
+        width: int = 0,
+        ahead: bool = False,
     ) -> Outcome:
         ref = (start.key, start.attempt)
         begun = time.time()

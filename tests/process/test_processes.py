@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from millpond.agent.base import ProcessExit, ProcessSpec
+from millpond.agent.base import GivenBack, ProcessExit, ProcessSpec
 from millpond.agent.executors.compiled import build
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.spawning import frames
@@ -413,7 +413,7 @@ class Watched:
     def __init__(self) -> None:
         self.told: list[object] = []
 
-    def running(self) -> None:
+    def running(self, began: float, *, is_over: bool) -> None:
         self.told.append("running")
 
     def ended(self, exit_: ProcessExit | None) -> None:
@@ -449,6 +449,83 @@ async def test_an_agent_that_ends_tells_its_watchers(host: Host) -> None:
     exit_ = await host.executor.wait("node/a/1")
     assert exit_ is not None
     assert exit_.exit_code == -signal.SIGKILL
+
+
+# --- what waits for others to end -----------------------------------------------------------------------------------
+
+
+def in_lane(spec: ProcessSpec) -> ProcessSpec:
+    return msgspec.structs.replace(spec, lane="node", width=1)
+
+
+async def test_what_waits_behind_a_long_task_is_given_back(host: Host) -> None:
+    await host.executor.open()
+    first, second = Watched(), Watched()
+    host.executor.begin(in_lane(host.shell("sleep 600")), first)
+    host.executor.begin(in_lane(host.shell("exit 5", name="b")), second)
+    await until_true(lambda: second.told, "it is not given back")
+    assert second.told == [GivenBack]
+    await until_true(lambda: first.told == ["running"])
+    assert await host.executor.known() == ["node/a/1"]
+    await host.executor.kill("node/a/1")
+    await until_true(lambda: first.told == ["running", -signal.SIGKILL])
+    host.executor.begin(in_lane(host.shell("exit 5", name="b")), second)
+    await until_true(lambda: second.told == [GivenBack, "running", 5])
+
+
+async def test_what_waits_is_not_begun_when_the_agent_is_gone(host: Host) -> None:
+    """The next agent is told that it has not been, also if it was about to be told the last one."""
+    await host.executor.open()
+    host.executor.begin(in_lane(host.shell("sleep 600")), Watched())
+    for name in "bc":
+        host.executor.begin(in_lane(host.shell(f"touch {host.path}/{name}", name=name)), Watched())
+    await asyncio.sleep(0)
+    await host.crash()
+    assert await host.executor.known() == ["node/a/1"]
+    assert await host.executor.began("node/a/1") > 0
+    for name in "bc":
+        with pytest.raises(GivenBack):
+            await host.executor.began(f"node/{name}/1")
+    assert await host.executor.began("node/never heard of/1") == 0
+    await host.executor.end("node/a/1")
+    again = Watched()
+    host.executor.begin(in_lane(host.shell(f"touch {host.path}/b", name="b")), again)
+    await until_true(lambda: again.told == ["running", 0])
+    await host.crash()
+    assert sorted(await host.executor.known()) == ["node/a/1", "node/b/1"]
+    assert await host.executor.began("node/b/1") > await host.executor.began("node/a/1")
+    with pytest.raises(GivenBack):
+        await host.executor.began("node/c/1")
+    assert not (host.path / "c").exists()
+
+
+async def test_what_waits_goes_to_the_next_spawner(host: Host) -> None:
+    """When the one before is killed: what ran there is lost, what had not begun begins once."""
+    await host.executor.open()
+    first = Watched()
+    host.executor.begin(in_lane(host.shell("sleep 600")), first)
+    await until_true(lambda: first.told == ["running"])
+    os.kill(host.spawner_pid(), signal.SIGKILL)
+    others = [Watched() for _ in range(3)]
+    for number, watched in enumerate(others):
+        host.executor.begin(in_lane(host.shell(f"echo {number} >> {host.path}/ran", name=f"b{number}")), watched)
+    await until_true(lambda: all(len(watched.told) == 2 or watched.told == [GivenBack] for watched in others))
+    assert first.told == ["running", None]
+    ran = [str(number) for number, watched in enumerate(others) if watched.told == ["running", 0]]
+    assert (host.path / "ran").read_text().split() == ran
+    assert ran, "not even the first"
+
+
+async def test_what_waits_ends_with_the_spawner(host: Host) -> None:
+    await host.executor.open()
+    first, second = Watched(), Watched()
+    host.executor.begin(in_lane(host.shell("sleep 600")), first)
+    host.executor.begin(in_lane(host.shell(f"touch {host.path}/b", name="b")), second)
+    await host.executor.shutdown()
+    assert first.told[-1] in (ConnectionResetError, -signal.SIGKILL)
+    assert second.told[0] in (ConnectionResetError, GivenBack)
+    assert not (host.path / "b").exists()
+    host.executor = ProcessExecutor(host.directory)
 
 
 async def test_files_it_left_come_with_its_end(host: Host) -> None:

@@ -16,6 +16,10 @@ class Launch(msgspec.Struct, frozen=True, gc=False):
     resumed: bool = False
     began: Timestamp = 0.0
     """When it entered, or enters, `running`."""
+    width: int = 0
+    """Of the lane it runs in (see `ProcessSpec.lane`); 0: in none."""
+    ahead: bool = False
+    """It waits in its lane for one before it to end: `began` does not count."""
 
 
 class Kill(msgspec.Struct, frozen=True, gc=False):

@@ -35,7 +35,17 @@ class Held(msgspec.Struct):
     started: bool = False
     coordinated: bool = False
     began: Timestamp = 0.0
-    """When it was launched."""
+    """When it was launched; of one handed ahead, when it began."""
+    ahead: bool = False
+    """It is with the runner, and is not known to have begun."""
+    width: int = 0
+    """Of the lane it runs in; 0: in none."""
+    has_slots: bool = False
+    """What it needs of the node's slots is its own."""
+    returned: bool = False
+    """If it has not begun, it is to be given back to the control plane."""
+    number: int = 0
+    """Attempts were accepted in the order of it."""
     proceeds: bool = False
     stop_asked: bool = False
     started_seq: int = 0
@@ -62,18 +72,33 @@ class Attempts:
         self.latest: dict[int, int] = {}
         """Task key → its highest attempt held."""
         self.used_slots = 0
+        self.ahead: deque[AttemptRef] = deque()
+        """Launched beyond the node's slots, in order: each has the slots of one that is to end. All that have slots are
+        in a lane then, and need as many slots as these."""
+        self.not_begun: set[AttemptRef] = set()
+        """Launched ahead, and not known to have begun."""
+        self._kinds: dict[int, int] = {}
+        """Slots of an attempt in a lane, 0 for any other → how many such have slots now."""
+        self._number = 0
         self.directories = DirectoryUse()
 
     @property
     def launched(self) -> list[AttemptRef]:
-        return [ref for ref, held in self.held.items() if held.phase is Phase.LAUNCHED]
+        """Those that have yet to begin come first: ended in that order, none begins meanwhile."""
+        launched = [held for held in self.held.values() if held.phase is Phase.LAUNCHED]
+        return [held.ref for held in sorted(launched, key=lambda held: not held.ahead)]
+
+    def may_follow(self, slots: int) -> bool:
+        """Whether an attempt in a lane, of so many slots, can have those of any that has some now."""
+        return len(self._kinds) == 1 and slots in self._kinds
 
     @property
     def waiting(self) -> Iterator[AttemptRef]:
         return chain(self._slotless, self.queue)
 
     def accept(self, start: Start) -> None:
-        held = Held(start)
+        self._number += 1
+        held = Held(start, number=self._number)
         self.held[held.ref] = held
         self.latest[start.key] = max(start.attempt, self.latest.get(start.key, 0))
         self._line(start).append(held.ref)
@@ -86,13 +111,66 @@ class Attempts:
         """It stands in no line any more."""
         held.phase = Phase.LAUNCHED
         held.began = at
-        self.used_slots += held.start.slots
+        self._take_slots(held)
         self.directories.take(held.start)
 
+    def hand_ahead(self, held: Held) -> None:
+        """It stands in no line any more, and has no slots yet."""
+        held.phase = Phase.LAUNCHED
+        held.ahead = True
+        self.not_begun.add(held.ref)
+        self.ahead.append(held.ref)
+        self.directories.take(held.start)
+
+    def has_room(self, slots: int, of: int) -> bool:
+        """Whether so many of the node's slots are nobody's, and are owed to nobody."""
+        return not self.ahead and slots <= of - self.used_slots
+
+    def begin(self, held: Held) -> None:
+        """What was handed ahead has begun, or is over."""
+        held.ahead = False
+        self.not_begun.discard(held.ref)
+
+    def put_back(self, held: Held) -> None:
+        """It has not begun, and waits again where it did."""
+        held.phase = Phase.QUEUED
+        held.width = 0
+        before = 0
+        for before, ref in enumerate(self.queue):  # noqa: B007  all of a lane are put back one after the other
+            if self.held[ref].number > held.number:
+                break
+        else:
+            before = len(self.queue)
+        self.queue.insert(before, held.ref)
+
     def make_room(self, held: Held) -> None:
-        """What was launched is over."""
-        self.used_slots -= held.start.slots
+        """What was launched is over. Its slots are those of the first that was handed ahead, if there is one."""
+        if held.ahead:
+            self.begin(held)
         self.directories.leave(held.start)
+        if not held.has_slots:
+            self.ahead.remove(held.ref)
+            return
+        held.has_slots = False
+        self.used_slots -= held.start.slots
+        kind = _kind(held)
+        if kind >= 0:
+            self._kinds[kind] -= 1
+            if not self._kinds[kind]:
+                del self._kinds[kind]
+        if self.ahead:
+            self.follow()
+
+    def follow(self) -> None:
+        """The first that was handed ahead gets its slots."""
+        self._take_slots(self.held[self.ahead.popleft()])
+
+    def _take_slots(self, held: Held) -> None:
+        held.has_slots = True
+        self.used_slots += held.start.slots
+        kind = _kind(held)
+        if kind >= 0:
+            self._kinds[kind] = self._kinds.get(kind, 0) + 1
 
     def forget(self, held: Held) -> None:
         key, attempt = ref = held.ref
@@ -123,6 +201,13 @@ class Attempts:
     def _line(self, start: Start) -> deque[AttemptRef]:
         """Where such an attempt waits."""
         return self.queue if start.slots else self._slotless
+
+
+def _kind(held: Held) -> int:
+    if held.width:
+        return held.start.slots
+    # What needs no slots is in nobody's way.
+    return 0 if held.start.slots else -1
 
 
 def interrupted(outcome: Outcome) -> Outcome:

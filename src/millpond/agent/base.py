@@ -60,6 +60,12 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     makes_directory: bool = False
     """`directory` and the one it is in are made first, for that user alone (0770). Where that fails, because one is
     there already or what they are to be in is not, nothing is started: see `DirectoryNotMade`."""
+    lane: str = ""
+    """Those in the same lane may wait for each other."""
+    width: int = 0
+    """It waits until fewer than that run in its lane: one begins whenever one has ended well, in the order they came. It is
+    given back (`GivenBack`) when one has not, when nothing of the lane has begun for long, when it is killed before it has
+    begun, or when the agent is gone. 0: it is started at once."""
     private_logs: bool = False
     """The files for its output are where only the agent gets: it opens them itself, whoever the process is."""
 
@@ -90,18 +96,24 @@ class DirectoryNotMade(OSError):
     """What `ProcessSpec.makes_directory` asks for could not be done; nothing was started."""
 
 
+class GivenBack(Exception):
+    """What waited in its lane was taken out of it: it was not started, and is as if it had never been launched."""
+
+
 class Watcher(Protocol):
     """Whom an executor tells how a process goes that it `begin`s: `running` and then `ended`, or `failed`."""
 
-    def running(self) -> None: ...
+    def running(self, began: Timestamp, *, is_over: bool) -> None:
+        """If it `is_over` by now, `ended` follows at once."""
+        ...
 
     def ended(self, exit_: ProcessExit | None) -> None:
         """See `Executor.wait`."""
         ...
 
     def failed(self, error: Exception) -> None:
-        """It was not started: TaskFailure and DirectoryNotMade, as `Executor.start` raises them; or nobody knows:
-        OSError."""
+        """It was not started: TaskFailure, DirectoryNotMade and GivenBack, as `Executor.start` raises them; or nobody
+        knows: OSError."""
         ...
 
 
@@ -110,7 +122,7 @@ class Executor(Protocol):
 
     async def start(self, process: ProcessSpec) -> None:
         """Start it. Raises TaskFailure CommandProgramNotFound or CommandLaunchFailed. Starting an id that runs (or ran
-        and was not forgotten) is a no-op. Raises DirectoryNotMade."""
+        and was not forgotten) is a no-op. Raises DirectoryNotMade; and GivenBack, for what waited in a lane."""
         ...
 
     @property
@@ -142,8 +154,13 @@ class Executor(Protocol):
         """Ids of processes that run, or have ended and were not forgotten: what a restarted agent finds."""
         ...
 
-    async def forget(self, process_id: str) -> None:
-        """Its exit has been taken in; nothing more will be asked. What it kept is killed."""
+    async def began(self, process_id: str) -> Timestamp:
+        """When a process began that was launched by an earlier life of the agent; 0 when nothing is known of it. Raises
+        GivenBack when it waited in its lane when that life ended."""
+        ...
+
+    async def forget(self, *process_ids: str) -> None:
+        """Their exits have been taken in; nothing more will be asked. What they kept is killed."""
         ...
 
 
@@ -170,10 +187,13 @@ class Runner(Protocol):
         resumed: bool,
         began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
-    ) -> Outcome:
+        width: int = 0,
+        ahead: bool = False,
+    ) -> Outcome | None:
         """Run the attempt to its end. `began` is the time of entry to `running`, None now; `started` is called once, with
         that, before anything slow. With `resumed` the attempt was begun by an earlier life of the agent: it is picked
-        up where it is, or ends as a retryable failure when it was lost. Never raises but for cancellation.
+        up where it is, or ends as a retryable failure when it was lost; if that handed it `ahead` (see `begin`) it may
+        never have begun: then None. Never raises but for cancellation. For `width` see `begin`.
 
         Of an instance of a multi-instance task `coordinated` is called once its coordination command has succeeded;
         the primary then waits for `proceed`, a subtask for `stop`."""
@@ -184,11 +204,18 @@ class Runner(Protocol):
         start: Start,
         began: Timestamp,
         started: Callable[[Timestamp], None],
-        ended: Callable[[Outcome], None],
+        ended: Callable[[Outcome | None], None],
+        *,
+        width: int = 0,
+        ahead: bool = False,
     ) -> bool:
         """The same without a coroutine, for an attempt that has nothing to wait for but its process: `ended` is called
         from the event loop, never from within this call, and not any more once the runner was closed. False when the
-        attempt, the moment, or the runner, is not fit for that; then nothing was done."""
+        attempt, the moment, or the runner, is not fit for that; then nothing was done.
+
+        `width` is that of the node's lane (`ProcessSpec.lane`) for an attempt that runs in it. One that comes `ahead` waits
+        for another to end: `began` does not count, `started` is called when it has begun, unless its end says that too; and
+        `ended` with None if it was given back before."""
         return False
 
     def settle(self, over: Sequence[Start] = ()) -> None:

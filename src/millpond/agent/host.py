@@ -45,7 +45,7 @@ from millpond.agent.replacement import replace_file
 from millpond.agent.trash import Trash
 from millpond.domain.durations import Timestamp
 from millpond.domain.task import NameValue
-from millpond.protocol.messages import NodeMetrics, Welcome
+from millpond.protocol.messages import NodeMetrics, Start, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -126,12 +126,14 @@ class Host:
         follow_factory: Callable[[NodeLogs], Follow] | None = None,
         shared: Shared | None = None,
         measure: Callable[[], NodeMetrics] | None = None,
+        takes_ahead: Callable[[Start], bool] | None = None,
         idle_s: float = _IDLE_S,
     ) -> None:
         """`files_factory` and `logs_factory` are given the root directory of a node; `follow_factory` makes what follows the
         files of one. Processes of the `executor` that no attempt of a node's journal accounts for are killed at the
         start. The `cache` is opened, and what it has of a pool goes with its last node, or when one is made anew.
-        `shared` is told when the endpoint may have changed, and what is measured.
+        `shared` is told when the endpoint may have changed, and what is measured. `takes_ahead` is the nodes' (see
+        `NodeAgent`).
         `measure` says how busy the machine is, on behalf of every node. After `idle_s` without work and without a word from any
         service the host ends."""
         self._directory = os.path.abspath(directory)
@@ -141,6 +143,7 @@ class Host:
         self._transport_factory = transport_factory
         self._clock = clock
         self._chance = chance
+        self._takes_ahead = takes_ahead
         self._executor = executor
         self._isolation = isolation
         self._cache = cache
@@ -329,6 +332,7 @@ class Host:
             ip_address=desired.ip_address,
             wipe=partial(self._wipe, root, desired.pool_id, logs),
             before_wipe=None if logs is None else partial(logs.flush, _FLUSH_S),
+            takes_ahead=self._takes_ahead,
         )
         try:
             agent = make(journal=FileJournal(journal))

@@ -31,6 +31,7 @@ from millpond.agent.metrics import MachineMeter
 from millpond.agent.mount_kinds import MountSettings
 from millpond.agent.mounts import Mounts
 from millpond.agent.orders import NodeDesk
+from millpond.agent.runner.plain_run import takes_ahead
 from millpond.agent.runner.task_runner import TaskRunner
 from millpond.agent.watch import Watches
 from millpond.open_files import raise_limit
@@ -144,6 +145,7 @@ async def _run(directory: str, ca_bundle: str) -> None:
         follow_factory=make_follow,
         shared=calls,
         measure=MachineMeter(directory, time.monotonic).measure,
+        takes_ahead=takes_ahead,
     )
     try:
         await host.run()

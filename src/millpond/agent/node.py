@@ -10,6 +10,7 @@ from millpond.agent.actions import Action, Deed, GoOn, Kill, Launch, Remove, Ren
 from millpond.agent.attempts import AttemptRef
 from millpond.agent.base import NodeFacts, Outcome, Runner
 from millpond.agent.local_state import Journal
+from millpond.agent.pace import Pace
 from millpond.agent.records import Joined
 from millpond.agent.state import AgentState
 from millpond.domain.durations import Timestamp
@@ -55,10 +56,13 @@ class NodeAgent:
         capabilities: tuple[NameValue, ...] = (),
         wipe: Callable[[], None] = lambda: None,
         before_wipe: Callable[[], Awaitable[None]] | None = None,
+        takes_ahead: Callable[[Start], bool] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """`root` is the node's root directory; `task_slots` holds until the control plane says otherwise. `capabilities`
         are what the node says of itself. `wipe` empties the root when nothing uses it (the node is reimaged); what
-        raises OSError in it is tried again; `before_wipe` comes once before.
+        raises OSError in it is tried again; `before_wipe` comes once before. `takes_ahead` says which attempts its runners
+        can be handed ahead, `pace` how many (see `AgentState`).
 
         Raises OSError when the journal cannot be read, KeyError or ValueError when it makes no sense.
         """
@@ -80,6 +84,8 @@ class NodeAgent:
         """None for what the runner runs without a task of the event loop."""
         self._deeds: list[Deed] = []
         """Decided, and neither written down nor done."""
+        self._too_late: set[AttemptRef] = set()
+        """To be launched ahead, when it was not known yet that others, which come before them, were given back."""
         self._doing: asyncio.Handle | None = None
         """Will do them."""
         self._chores: set[asyncio.Task[None]] = set()
@@ -87,7 +93,7 @@ class NodeAgent:
         self._nothing_runs.set()
         self._journal_fails = False
         try:
-            self.state = AgentState(task_slots, journal.load())
+            self.state = AgentState(task_slots, journal.load(), takes_ahead=takes_ahead, pace=pace)
         except BaseException:
             journal.close()
             raise
@@ -265,7 +271,7 @@ class NodeAgent:
         for deed in deeds:
             match deed:
                 case Launch():
-                    self._launch(deed.start, deed.began, resumed=deed.resumed)
+                    self._launch(deed)
                 case Kill():
                     self._kill(deed.key, deed.attempt)
                 case GoOn():
@@ -289,26 +295,46 @@ class NodeAgent:
         else:
             self._journal_fails = False
 
-    def _launch(self, start: Start, began: Timestamp, *, resumed: bool) -> None:
+    def _launch(self, launch: Launch) -> None:
         runner = self._current_runner()
+        start, resumed = launch.start, launch.resumed
         key, attempt = start.key, start.attempt
         self._nothing_runs.clear()
         self._runs[key, attempt] = None
-        if resumed or not runner.begin(
-            start, began, lambda at: self._started(key, attempt, at), lambda outcome: self._ended(key, attempt, outcome)
+        if (
+            not resumed
+            and (key, attempt) not in self._too_late
+            and runner.begin(
+                start,
+                launch.began,
+                lambda at: self._started(key, attempt, at),
+                lambda outcome: self._ended(key, attempt, outcome),
+                width=launch.width,
+                ahead=launch.ahead,
+            )
         ):
-            self._runs[key, attempt] = asyncio.create_task(self._run(runner, start, began, resumed=resumed))
+            return
+        if launch.ahead and not resumed:
+            # Not now: it waits here.
+            self._too_late.discard((key, attempt))
+            self._ended(key, attempt, None)
+            return
+        self._runs[key, attempt] = asyncio.create_task(self._run(runner, launch))
 
-    async def _run(self, runner: Runner, start: Start, began: Timestamp, *, resumed: bool) -> None:
+    async def _run(self, runner: Runner, launch: Launch) -> None:
+        start = launch.start
         key, attempt = start.key, start.attempt
+        outcome: Outcome | None
         try:
             # Nothing may be awaited before this: a `stop` that follows the launch must find the run in the runner.
             outcome = await runner.run(
                 start,
                 lambda at: self._started(key, attempt, at),
-                resumed=resumed,
-                began=began,
+                resumed=launch.resumed,
+                began=launch.began,
                 coordinated=lambda: self._coordinated(key, attempt),
+                width=launch.width,
+                ahead=launch.ahead,
             )
         except Exception as error:
             _log.exception("node %s: job %s task %s attempt %d", self.node_id, start.job_id, start.task_id, attempt)
@@ -318,8 +344,11 @@ class NodeAgent:
             raise
         self._ended(key, attempt, outcome)
 
-    def _ended(self, key: int, attempt: int, outcome: Outcome) -> None:
+    def _ended(self, key: int, attempt: int, outcome: Outcome | None) -> None:
         self._no_longer_runs(key, attempt)
+        if outcome is None:
+            starts = [deed.start for deed in self._deeds if isinstance(deed, Launch) and deed.ahead]
+            self._too_late.update((start.key, start.attempt) for start in starts)
         self._carry_out(self.state.ended(key, attempt, outcome, self._clock()))
 
     def _no_longer_runs(self, key: int, attempt: int) -> None:

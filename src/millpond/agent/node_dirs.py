@@ -6,17 +6,21 @@ tasks start: what is to go is moved into `volatile/trash`, and emptied from ther
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, TypeAlias
 
 from millpond.agent.deletion import Deletion
 from millpond.domain.durations import Timestamp
+
+_Retained: TypeAlias = tuple[Timestamp, float, str, int]
+"""Since when, for how many seconds, which directory, and its inode (0: not known)."""
 
 LAYOUT: Final = (
     "applications",
@@ -87,7 +91,9 @@ class NodeDirectories:
         """Expiry runs in a thread: a directory must not be discarded while an attempt moves in, nor two records mix."""
         self._wake: asyncio.Event | None = None
         self._tending: asyncio.Task[None] | None = None
-        self._unrecorded: list[tuple[Timestamp, float, str]] = []
+        self._unrecorded: list[_Retained] = []
+        self._gathered: list[_Retained] | None = None
+        """What is to be written down together."""
         """Retention that the disk had no room for."""
         self._made = False
         self._group: int | None = None
@@ -251,25 +257,53 @@ class NodeDirectories:
     def retain(self, relative: str, retention_s: float | None, inode: int = 0) -> None:
         """Have a task's directory discarded that long from now; None keeps it. Written down, so that it outlives the
         agent; on a disk that is full, as soon as there is room. `inode` is the directory's, if known."""
-        if retention_s is not None:
+        if retention_s is None:
+            return
+        record = (self._clock(), retention_s, relative, inode)
+        if self._gathered is not None:
+            self._gathered.append(record)
+        else:
             with self._lock:
-                self._remember(self._clock(), retention_s, relative, inode)
+                self._remember([record])
 
-    def _remember(self, since: Timestamp, retention_s: float, relative: str, inode: int = 0) -> None:
+    @contextlib.contextmanager
+    def retaining_together(self) -> Iterator[None]:
+        """What is retained within is written down at the end, in one go."""
+        self._gathered = []
         try:
-            self._record(since, retention_s, relative, inode or self._inode(relative))
-        except OSError as error:
-            _log.warning("retention of %s cannot be recorded yet: %s", relative, error)
-            self._unrecorded.append((since, retention_s, relative))
+            yield
+        finally:
+            records, self._gathered = self._gathered, None
+            with self._lock:
+                self._remember(records)
 
-    def _record(self, since: Timestamp, retention_s: float, relative: str, inode: int) -> None:
-        number = int((since + retention_s) // self._bucket_s)
+    def _remember(self, records: list[_Retained]) -> None:
+        records.sort(key=self._bucket)
+        for number, together in itertools.groupby(records, self._bucket):
+            wanted = list(together)
+            try:
+                self._record(number, wanted)
+            except OSError as error:
+                _log.warning("retention of %s cannot be recorded yet: %s", wanted[0][2], error)
+                self._unrecorded += wanted
+
+    def _bucket(self, record: _Retained) -> int:
+        since, retention_s, _, _ = record
+        return int((since + retention_s) // self._bucket_s)
+
+    def _record(self, number: int, records: list[_Retained]) -> None:
         if self._open_bucket is None or self._open_bucket[0] != number:
             self._close_bucket()
             self.create()
             path = f"{self._retention}/{number}"
             self._open_bucket = (number, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        os.write(self._open_bucket[1], f"{since!r}\t{retention_s!r}\t{relative}\t{inode}\n".encode())
+        lines = [
+            f"{since!r}\t{retention_s!r}\t{relative}\t{inode or self._inode(relative)}\n"
+            for since, retention_s, relative, inode in records
+        ]
+        data = "".join(lines).encode()
+        if os.write(self._open_bucket[1], data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _inode(self, relative: str) -> int:
         try:
@@ -286,8 +320,7 @@ class NodeDirectories:
         """Discard what is past its retention time."""
         with self._lock:
             unrecorded, self._unrecorded = self._unrecorded, []
-            for record in unrecorded:
-                self._remember(*record)
+            self._remember(unrecorded)
         try:
             buckets = sorted(int(name) for name in os.listdir(self._retention) if name.isdigit())
         except FileNotFoundError:
@@ -321,7 +354,7 @@ class NodeDirectories:
             return
         if changed > recorded + 1.0:
             # A file in it was deleted since the record, or it was made anew: its time counts from then.
-            self._remember(changed, float(retention_s), relative)
+            self._remember([(changed, float(retention_s), relative, 0)])
             return
         try:
             self._move_to_trash(relative)
@@ -333,7 +366,7 @@ class NodeDirectories:
 
     def _put_off(self, relative: str, error: OSError) -> None:
         _log.warning("%s/%s cannot be removed; that is tried again: %s", self.root, relative, error)
-        self._remember(self._clock(), _AGAIN_S, relative)
+        self._remember([(self._clock(), _AGAIN_S, relative, 0)])
 
     # --- trash --------------------------------------------------------------------------------------------------
 

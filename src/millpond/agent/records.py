@@ -53,6 +53,15 @@ class Launched(_Record, frozen=True, gc=False, omit_defaults=True, tag="launched
     """The same for `Coordinated`."""
     began: Timestamp = 0.0
     """When it enters `running`."""
+    ahead: bool = False
+    """It was handed over before its slots were free: when it begins, the runner says."""
+
+
+class PutBack(_Record, frozen=True, gc=False, omit_defaults=True, tag="putBack"):
+    """The attempt was handed over ahead and given back; it has not begun, and is queued where it was."""
+
+    key: int
+    attempt: int
 
 
 class StopAsked(_Record, frozen=True, gc=False, omit_defaults=True, tag="stop"):
@@ -111,6 +120,7 @@ Record: TypeAlias = (
     | Joined
     | Accepted
     | Launched
+    | PutBack
     | StopAsked
     | Proceeded
     | Reported

@@ -8,19 +8,23 @@ lost, doubled and late messages:
 - an attempt is launched once: it is held from its `Start` until the report that ends it is acknowledged;
 - attempts start strictly in the order they came: when the first in line has not enough free slots it waits, and so do
   all behind it; those that need no slots stand in no line;
+- where tasks are short, some are launched `ahead` of their slots: each is begun by the runner once one that has as many
+  has ended well, so that never more run than there are slots for. What is given back without having begun waits where it
+  did before;
 - two attempts never share a task directory: one whose directory is in use, or is about to be removed, waits;
 - a restart of the node, once asked for, is gone through with before anything else: it has no session, and with its end
   it has forgotten all but the number of its next report.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
 
 from millpond.agent.actions import Action, GoOn, Kill, Launch, Renew
 from millpond.agent.attempts import AttemptRef, Attempts, Held, Phase, does_not_fit, interrupted
 from millpond.agent.base import Outcome
+from millpond.agent.pace import Pace
 from millpond.agent.records import (
     Accepted,
     Acknowledged,
@@ -29,6 +33,7 @@ from millpond.agent.records import (
     Launched,
     Left,
     Proceeded,
+    PutBack,
     Record,
     RemovalAsked,
     RemovalDone,
@@ -65,8 +70,18 @@ _LEAST_BOOT_S: Final = 0.001
 class AgentState:
     """The state of one node's agent. Every input method returns the actions to carry out, in order."""
 
-    def __init__(self, task_slots: int, records: Iterable[Record] = ()) -> None:
-        """Of a new node, or of one whose journal holds `records`; `resume` must be called once before anything else."""
+    def __init__(
+        self,
+        task_slots: int,
+        records: Iterable[Record] = (),
+        *,
+        takes_ahead: Callable[[Start], bool] | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        """Of a new node, or of one whose journal holds `records`; `resume` must be called once before anything else.
+
+        `takes_ahead` says whether such an attempt can be launched ahead: by nothing but the attempt itself, so the same
+        each time. None: nothing ever is. `pace` says how many are."""
         self.session = ""
         """The current session; empty while there is none."""
         self.seen = 0
@@ -82,6 +97,10 @@ class AgentState:
         self._boot_time: Timestamp | None = None
         self._disk_time: Timestamp = 0.0
         self._renewing = False
+        self._takes_ahead = takes_ahead
+        self._pace = pace or Pace()
+        self._takes_back = False
+        """Something was given back: before all is that was handed ahead with it, and has not begun, nothing is."""
         self._hold_nothing()
         for record in records:
             self._replay(record)
@@ -164,6 +183,7 @@ class AgentState:
                     started=held.started,
                     coordinated=held.coordinated,
                     began=held.began,
+                    ahead=held.ahead or not held.has_slots,
                 )
                 records += (Accepted(held.start), launched)
                 if held.proceeds:
@@ -189,7 +209,7 @@ class AgentState:
         ending = self.leaving or self.restarting is not None
         for (key, attempt), held in self._attempts.held.items():
             if held.phase is Phase.LAUNCHED:
-                actions.append(Launch(held.start, resumed=True, began=held.began))
+                actions.append(Launch(held.start, resumed=True, began=held.began, width=held.width, ahead=held.ahead))
                 if held.proceeds:
                     actions.append(GoOn(key, attempt))
                 if held.stop_asked or ending:
@@ -295,11 +315,15 @@ class AgentState:
             return actions
         held.started = True
         held.started_seq = self._next_seq
+        if held.ahead:
+            self._attempts.begin(held)
+        held.began = start_time
         self._report(Started(self._next_seq, key, attempt, start_time), None, actions)
         return actions
 
-    def ended(self, key: int, attempt: int, outcome: Outcome, at: Timestamp) -> list[Action]:
-        """The runner says: the attempt is over."""
+    def ended(self, key: int, attempt: int, outcome: Outcome | None, at: Timestamp) -> list[Action]:
+        """The runner says: the attempt is over. None: it was handed ahead, and given back without having begun. Of one
+        handed ahead this may be the first that is said."""
         ref = (key, attempt)
         held = self._attempts.held.get(ref)
         actions: list[Action] = []
@@ -310,9 +334,15 @@ class AgentState:
             self._attempts.forget(held)
             self._renew(actions)
             return actions
-        if self._interrupted and not held.stop_asked:
-            outcome = interrupted(outcome)
-        self._end(ref, held, outcome, actions)
+        if outcome is None:
+            self._pace.forget()
+            self._takes_back = True
+            self._given_back(ref, held, actions)
+        else:
+            self._pace.ended(outcome)
+            if self._interrupted and not held.stop_asked:
+                outcome = interrupted(outcome)
+            self._end(ref, held, outcome, actions)
         actions.extend(self._directories.begin_removals())
         self._fill(at, actions)
         return actions
@@ -395,12 +425,29 @@ class AgentState:
     def _on_return(self, directive: Return, actions: list[Action]) -> None:
         ref = (directive.key, directive.attempt)
         held = self._attempts.held.get(ref)
-        if held is None or held.phase is not Phase.QUEUED:
+        if held is None:
             return
-        self._attempts.leave_line(held)
+        if held.phase is Phase.QUEUED:
+            self._attempts.leave_line(held)
+            self._return(ref, held, actions)
+        elif held.ahead:
+            # Either it begins in a moment, or the runner gives it back.
+            held.returned = True
+
+    def _return(self, ref: AttemptRef, held: Held, actions: list[Action]) -> None:
         held.phase = Phase.ENDED
         held.end_seq = self._next_seq
-        self._report(Returned(self._next_seq, directive.key, directive.attempt), held.start.slots, actions)
+        self._report(Returned(self._next_seq, *ref), held.start.slots, actions)
+
+    def _given_back(self, ref: AttemptRef, held: Held, actions: list[Action]) -> None:
+        """It was handed ahead, and has not begun."""
+        if held.stop_asked:
+            self._end(ref, held, None, actions)
+        elif held.returned:
+            self._return(ref, held, actions)
+        else:
+            self._attempts.put_back(held)
+            actions.append(PutBack(*ref))
 
     def _on_proceed(self, directive: Proceed, actions: list[Action]) -> None:
         held = self._attempts.held.get((directive.key, directive.attempt))
@@ -461,16 +508,52 @@ class AgentState:
             if slots > self._slots:
                 ref = attempts.queue.popleft()
                 self._end(ref, held, does_not_fit(slots, self._slots, at), actions)
-            elif slots <= self._slots - attempts.used_slots and self._directories.is_free(held.start):
+            elif attempts.has_room(slots, self._slots) and self._directories.is_free(held.start):
                 attempts.queue.popleft()
                 self._launch(held, at, actions)
             else:
+                self._hand_ahead(actions)
                 return
+
+    def _hand_ahead(self, actions: list[Action]) -> None:
+        """Launch from the head of the queue what is to begin as soon as others have ended."""
+        attempts = self._attempts
+        if self._takes_back:
+            if attempts.not_begun:
+                return
+            self._takes_back = False
+        while attempts.queue:
+            held = attempts.held[attempts.queue[0]]
+            start = held.start
+            if (
+                not attempts.may_follow(start.slots)
+                or len(attempts.ahead) >= self._pace.ahead(self._slots // start.slots)
+                or not self._directories.is_free(start)
+                or not (width := self._width(start))
+            ):
+                return
+            attempts.queue.popleft()
+            held.width = width
+            attempts.hand_ahead(held)
+            actions += (
+                Launched(key=start.key, attempt=start.attempt, ahead=True),
+                Launch(start, width=width, ahead=True),
+            )
+
+    def _width(self, start: Start) -> int:
+        """Of the lane such an attempt runs in; 0 when it does in none."""
+        if self._takes_ahead is None or not start.slots or not self._takes_ahead(start):
+            return 0
+        return max(1, self._slots // start.slots)
 
     def _launch(self, held: Held, at: Timestamp, actions: list[Action]) -> None:
         start = held.start
+        held.width = self._width(start)
         self._attempts.launch(held, at)
-        actions += (Launched(key=start.key, attempt=start.attempt, began=at), Launch(start, began=at))
+        actions += (
+            Launched(key=start.key, attempt=start.attempt, began=at),
+            Launch(start, began=at, width=held.width),
+        )
 
     def _end(self, ref: AttemptRef, held: Held, outcome: Outcome | None, actions: list[Action]) -> None:
         """Report the end of an attempt; `outcome` is None when it was stopped before it was launched."""
@@ -542,12 +625,12 @@ class AgentState:
                 self._slots = record.task_slots
             case Accepted(start=start):
                 self._attempts.accept(start)
-            case Launched(key=key, attempt=attempt, started=started, coordinated=coordinated, began=began):
+            case Launched(key=key, attempt=attempt):
+                self._replay_launch(record)
+            case PutBack(key=key, attempt=attempt):
                 held = self._attempts.held[key, attempt]
-                self._attempts.leave_line(held)
-                self._attempts.launch(held, began)
-                held.started = started
-                held.coordinated = coordinated
+                self._attempts.make_room(held)
+                self._attempts.put_back(held)
             case StopAsked(key=key, attempt=attempt):
                 self._attempts.held[key, attempt].stop_asked = True
             case Proceeded(key=key, attempt=attempt):
@@ -566,6 +649,23 @@ class AgentState:
             case Left():
                 self.leaving = True
 
+    def _replay_launch(self, launched: Launched) -> None:
+        # In no lane: what follows one that is picked up waits for all that is done at its end.
+        held = self._attempts.held[launched.key, launched.attempt]
+        self._attempts.leave_line(held)
+        if launched.ahead:
+            has_room = self._attempts.has_room(held.start.slots, self._slots)
+            self._attempts.hand_ahead(held)
+            held.began = launched.began
+            if held.began:
+                self._attempts.begin(held)
+            if has_room:
+                self._attempts.follow()
+        else:
+            self._attempts.launch(held, launched.began)
+        held.started = launched.started
+        held.coordinated = launched.coordinated
+
     def _replay_report(self, due: Reported) -> None:
         report = due.report
         ref = (report.key, report.attempt)
@@ -575,6 +675,8 @@ class AgentState:
         if isinstance(report, Started | Coordinated):
             if held is not None and isinstance(report, Started):
                 held.started = True
+                held.began = report.start_time
+                self._attempts.begin(held)
             elif held is not None:
                 held.coordinated = True
             return

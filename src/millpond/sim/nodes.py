@@ -10,6 +10,7 @@ from millpond.agent.base import Outcome, Runner
 from millpond.agent.link import NodeLink
 from millpond.agent.local_state import MemoryJournal
 from millpond.agent.node import NodeAgent
+from millpond.agent.pace import Pace
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import ErrorCode, TaskFailureCode
 from millpond.domain.ids import is_special_key, job_no_of
@@ -31,6 +32,9 @@ _plan_decoder = msgspec.json.Decoder(TaskPlan)
 _COORDINATION_FAILS = 7
 """Exit code of a coordination command that fails."""
 _ENDLESS_ENDS_S = 1.0
+_LANE_PATIENCE_S = (0.1, 5.0, 100.0)
+"""What waits for others to end is given back after one of these times: long ones, so that much of it does begin."""
+_TELL_S = 0.005
 
 
 class _Running:
@@ -50,6 +54,20 @@ class _Running:
     @property
     def runs(self) -> bool:
         return not self.over.is_set()
+
+
+class Waiting:
+    """An attempt that is handed to a machine ahead of others' ends."""
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        self.process: _Running | None = None
+        """None, once it is settled: it was given back."""
+        self.settled = asyncio.Event()
+
+    def settle(self, process: _Running | None) -> None:
+        self.process = process
+        self.settled.set()
 
 
 class Launches:
@@ -94,6 +112,12 @@ class Machine:
         self._launches = launches
         self._journal = MemoryJournal()
         self._processes: dict[AttemptRef, _Running] = {}
+        self._waiting: dict[AttemptRef, Waiting] = {}
+        """Handed over ahead, in order."""
+        self.given_back: set[AttemptRef] = set()
+        """What has waited, and was not begun."""
+        self.generation = 0
+        """Times that all that waited was given back."""
         skew_s = random.choice((0.0, 0.0, random.uniform(-5.0, 5.0)))
         self.clock: Callable[[], Timestamp] = lambda: clock() + skew_s
         self.stopping = False
@@ -123,6 +147,8 @@ class Machine:
             clock=self.clock,
             ip_address=self.ip_address,
             wipe=self._wipe,
+            takes_ahead=_is_plain,
+            pace=_AnyPace(self._random),
         )
         self.agent.begin()
         self._transport = SimTransport(self._network, self.node_id, self._random)
@@ -141,6 +167,7 @@ class Machine:
             self.process.kill()
             self.agent = None
             self.removing.clear()
+            self.give_back_all()
 
     def stop_agent(self) -> None:
         """Ask the agent to end, as a host that is stopped does."""
@@ -162,6 +189,7 @@ class Machine:
         self._story.add(self.name, "the agent has stopped")
         process.kill()
         self.agent = None
+        self.give_back_all()
 
     def reboot(self) -> None:
         """The machine restarts: processes are lost, the disk stays."""
@@ -170,6 +198,7 @@ class Machine:
         self._story.add(self.name, "the machine reboots")
         self.crash_agent()
         self._processes.clear()
+        self.given_back.clear()
 
     def die(self) -> None:
         """The machine is no more."""
@@ -183,7 +212,7 @@ class Machine:
         if self._random.random() < 0.1:
             raise OSError("simulated: the disk is busy")
         self._story.add(self.name, "the disk is wiped")
-        if self.running:
+        if self.running or self._waiting:
             self._audit.fail(f"{self.name}: the disk is wiped under {self.running}")
         self._processes.clear()
         self.facts.prepared.clear()
@@ -198,6 +227,11 @@ class Machine:
     def idle(self) -> bool:
         """Nothing runs, and the agent has nothing to do or to say."""
         return not self.running and self.agent is not None and self.agent.state.idle
+
+    @property
+    def _busy(self) -> int:
+        """Processes that have slots."""
+        return sum(process.start.slots > 0 for process in self._processes.values() if process.runs)
 
     def find(self, ref: AttemptRef) -> _Running | None:
         return self._processes.get(ref)
@@ -234,6 +268,44 @@ class Machine:
         else:
             self._schedule_exit(ref, process, plan)
         return process
+
+    def wait(self, start: Start, width: int, generation: int) -> "Waiting":
+        """Start the process of an attempt once no more than `width` run with it; at once if that is 0."""
+        ref = (start.key, start.attempt)
+        waiting = Waiting(start)
+        self.given_back.discard(ref)
+        if width and generation != self.generation:
+            self.given_back.add(ref)
+            waiting.settle(None)
+        elif width and (self._waiting or self._busy >= width):
+            self._story.add(self.name, f"{named(start.key)}#{start.attempt} waits here for others to end")
+            self._waiting[ref] = waiting
+            self._loop.in_world(self._random.choice(_LANE_PATIENCE_S), self._lose_patience, ref)
+        else:
+            waiting.settle(self.start(start, _plan_decoder.decode(start.spec)))
+        return waiting
+
+    def _lose_patience(self, ref: AttemptRef) -> None:
+        if ref in self._waiting:
+            self.give_back_all()
+
+    def _go_on(self, exit_code: int) -> None:
+        """A process with slots has ended."""
+        if exit_code != 0:
+            self.give_back_all()
+        elif self._waiting:
+            waiting = self._waiting.pop(next(iter(self._waiting)))
+            waiting.settle(self.start(waiting.start, _plan_decoder.decode(waiting.start.spec)))
+
+    def give_back_all(self) -> None:
+        self.generation += 1
+        for ref in list(self._waiting):
+            self._give_back(ref)
+
+    def _give_back(self, ref: AttemptRef) -> None:
+        self._story.add(self.name, f"{named(ref[0])}#{ref[1]} is given back")
+        self.given_back.add(ref)
+        self._waiting.pop(ref).settle(None)
 
     def _schedule_exit(self, ref: AttemptRef, process: _Running, plan: TaskPlan) -> None:
         if plan.run_s >= ENDLESS_S and self._launches.endless_runs:
@@ -273,6 +345,8 @@ class Machine:
                     self._schedule_exit(ref, process, plan)
 
     def kill(self, ref: AttemptRef) -> None:
+        if ref in self._waiting:
+            self._give_back(ref)
         process = self._processes.get(ref)
         if process is not None and process.runs:
             self._loop.in_world(self._random.uniform(0.0, 0.05), self._exit, ref, process, -9)
@@ -291,6 +365,8 @@ class Machine:
             self.facts.started_at = self.facts.boot_time
         elif start.kind is TaskKind.JOB_PREPARATION:
             self.facts.prepared[job_no_of(start.key)] = (self.facts.disk_time, self.facts.boot_time, exit_code)
+        if start.slots:
+            self._go_on(exit_code)
 
     def forget(self, ref: AttemptRef) -> None:
         self._processes.pop(ref, None)
@@ -303,6 +379,9 @@ class SimRunner(Runner):
         self._machine = machine
         self._random = random
         self._stops: dict[AttemptRef, asyncio.Event] = {}
+        self._generation = 0
+        """The machine's, as far as it was told."""
+        self._following: set[asyncio.Task[None]] = set()
         self._proceeds: dict[AttemptRef, asyncio.Event] = {}
 
     async def run(
@@ -313,7 +392,9 @@ class SimRunner(Runner):
         resumed: bool,
         began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
-    ) -> Outcome:
+        width: int = 0,
+        ahead: bool = False,
+    ) -> Outcome | None:
         ref = (start.key, start.attempt)
         machine = self._machine
         stop = self._stops[ref] = asyncio.Event()
@@ -321,6 +402,8 @@ class SimRunner(Runner):
         try:
             plan = _plan_decoder.decode(start.spec)
             process = machine.find(ref)
+            if process is None and ahead and ref in machine.given_back:
+                return None
             begun = machine.clock() if process is None else process.begun
             if process is None:
                 if resumed:
@@ -351,6 +434,45 @@ class SimRunner(Runner):
             del self._stops[ref]
             del self._proceeds[ref]
 
+    def begin(
+        self,
+        start: Start,
+        began: Timestamp,
+        started: Callable[[Timestamp], None],
+        ended: Callable[[Outcome | None], None],
+        *,
+        width: int = 0,
+        ahead: bool = False,
+    ) -> bool:
+        if not width:
+            return False
+        if not ahead:
+            started(began)
+        waiting = self._machine.wait(start, width if ahead else 0, self._generation)
+        following = asyncio.create_task(self._follow(waiting, started if ahead else _nothing, ended))
+        self._following.add(following)
+        following.add_done_callback(self._following.discard)
+        return True
+
+    async def _follow(
+        self, waiting: Waiting, started: Callable[[Timestamp], None], ended: Callable[[Outcome | None], None]
+    ) -> None:
+        """An attempt that has nothing to it but its process."""
+        await waiting.settled.wait()
+        process = waiting.process
+        # What the machine tells takes its time, and comes in order.
+        await asyncio.sleep(_TELL_S)
+        if process is None:
+            self._generation = self._machine.generation
+            ended(None)
+            return
+        started(process.begun)
+        if process.runs:
+            await process.over.wait()
+            await asyncio.sleep(_TELL_S)
+        self._machine.forget((waiting.start.key, waiting.start.attempt))
+        ended(Outcome(process.begun, process.ended, process.exit_code))
+
     def proceed(self, key: int, attempt: int) -> None:
         proceed = self._proceeds.get((key, attempt))
         if proceed is not None:
@@ -373,7 +495,31 @@ class SimRunner(Runner):
         self._machine.removing.discard(directory)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Processes run on."""
+        for following in self._following:
+            following.cancel()
+
+
+class _AnyPace(Pace):
+    """Attempts are handed ahead whether they are short or not."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self._random = random
+
+    def ahead(self, width: int) -> int:
+        return self._random.choice((0, 2, 5))
+
+
+def _is_plain(start: Start) -> bool:
+    if start.kind is not TaskKind.TASK or start.instance is not None:
+        return False
+    plan = _plan_decoder.decode(start.spec)
+    return not plan.prepare_s and not plan.upload_fails
+
+
+def _nothing(at: Timestamp) -> None:
+    """It is known already."""
 
 
 _LOST = FailureInfo(ErrorCategory.SERVER_ERROR, TaskFailureCode.UNKNOWN.value, "lost")

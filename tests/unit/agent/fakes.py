@@ -58,6 +58,8 @@ class FakeRunner(Runner):
         resumed: bool,
         began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
+        width: int = 0,
+        ahead: bool = False,
     ) -> Outcome:
         ref = (start.key, start.attempt)
         self.launches.append((*ref, resumed))
@@ -171,6 +173,7 @@ class FakeControl:
         self.launch_replies: dict[str, LaunchReply] = {}
         self.account_url = "http://a"
         self.park_s = 60.0
+        self.task_slots = 4
         self._listening: HostListening | None = None
 
     def tell(self, *directives: Directive) -> None:
@@ -230,7 +233,7 @@ class FakeControl:
             account_name="a",
             account_url=self.account_url,
             is_dedicated=True,
-            task_slots=4,
+            task_slots=self.task_slots,
             park_s=self.park_s,
         )
 

@@ -1,11 +1,15 @@
 """The agent's decisions under random traffic: lost, doubled and late messages, restarts, anything in between."""
 
+from collections import deque
+from collections.abc import Callable
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from millpond.agent.actions import Action, GoOn, Kill, Launch, Remove, Renew
 from millpond.agent.base import Outcome
+from millpond.agent.pace import Pace
 from millpond.agent.records import Record, RemovalAsked
 from millpond.agent.state import AgentState
 from millpond.protocol.messages import (
@@ -30,10 +34,18 @@ SLOTS = 3
 Ref = tuple[int, int]
 
 
+class Eager(Pace):
+    """Whatever came before, a few attempts are launched ahead."""
+
+    def ahead(self, width: int) -> int:
+        return 3
+
+
 class AgentTraffic(RuleBasedStateMachine):
     """A control plane that repeats what is not seen, a network that doubles and delays, and a runner."""
 
     answers = Bundle("answers")
+    takes_ahead: Callable[[Start], bool] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,6 +57,14 @@ class AgentTraffic(RuleBasedStateMachine):
         self.attempts: dict[int, int] = {}
         self.starts: dict[Ref, Start] = {}
         self.running: dict[Ref, Start] = {}
+        """With the runner, as far as the agent knows."""
+        self.processes: dict[Ref, Start] = {}
+        """Those that do run."""
+        self.waiting: dict[Ref, Launch] = {}
+        """Launched ahead, in order."""
+        self.news: deque[tuple[Ref, Outcome | None]] = deque()
+        """What the runner has yet to tell: how one ended; None when it was given back."""
+        self.begun: list[Ref] = []
         self.launches: list[Ref] = []
         self.accepted: list[Ref] = []
         self.removing: set[tuple[str, str]] = set()
@@ -58,9 +78,15 @@ class AgentTraffic(RuleBasedStateMachine):
         """With `wipe` or not; None when nothing is to be renewed."""
         self.boots: list[float] = []
         self.disks: list[float] = []
-        self.state = AgentState(SLOTS)
+        self.state = self.new_state()
         self.take(self.state.resume(self.at))
         self.hello()
+
+    def new_state(self) -> AgentState:
+        return AgentState(SLOTS, self.journal, takes_ahead=self.takes_ahead, pace=Eager())
+
+    def slots_of(self, key: int, slots: int) -> int:
+        return slots
 
     # --- carrying out ---
 
@@ -71,10 +97,12 @@ class AgentTraffic(RuleBasedStateMachine):
                     ref = (start.key, start.attempt)
                     if resumed:
                         assert ref in self.launches
+                        self.find(action)
                     else:
                         assert ref not in self.launches, "an attempt was launched twice"
                         assert ref not in self.stops_taken, "a stopped attempt was launched"
                         self.launches.append(ref)
+                        self.launch(action)
                     directories = [(other.job_id, other.task_id) for other in self.running.values()]
                     assert (start.job_id, start.task_id) not in directories
                     assert (start.job_id, start.task_id) not in self.removing
@@ -97,10 +125,41 @@ class AgentTraffic(RuleBasedStateMachine):
                     self.removing.add((job_id, task_id))
                 case _:
                     self.journal.append(action)
-        assert sum(start.slots for start in self.running.values()) <= SLOTS, "slots are oversold"
+        assert sum(start.slots for start in self.processes.values()) <= SLOTS, "slots are oversold"
         for report in self.state.reports(10_000):
             known = self.reported.setdefault(report.seq, report)
             assert known == report, "a report changed"
+
+    def launch(self, launch: Launch) -> None:
+        busy = sum(start.slots > 0 for start in self.processes.values())
+        if launch.ahead and any(outcome is None for _, outcome in self.news):
+            # It comes too late: the agent has yet to hear that those before it were given back.
+            self.news.append(((launch.start.key, launch.start.attempt), None))
+        elif launch.ahead and (self.waiting or busy >= launch.width):
+            self.waiting[launch.start.key, launch.start.attempt] = launch
+        else:
+            assert launch.ahead or not self.waiting or not launch.start.slots, "it overtakes what waits"
+            self.process(launch.start)
+
+    def process(self, start: Start) -> None:
+        ref = (start.key, start.attempt)
+        self.processes[ref] = start
+        self.begun.append(ref)
+
+    def find(self, launch: Launch) -> None:
+        """The agent takes up what an earlier life of it has launched."""
+        ref = (launch.start.key, launch.start.attempt)
+        if ref in self.processes:
+            return
+        if ref in self.begun:
+            self.news.append((ref, Outcome(self.at, self.at, 0)))
+        else:
+            assert launch.ahead
+            self.news.append((ref, None))
+
+    def give_back_all(self) -> None:
+        self.news.extend((ref, None) for ref in self.waiting)
+        self.waiting.clear()
 
     def note(self, session: str, directives: list[Directive]) -> None:
         """What an answer will do, told before the state takes it."""
@@ -155,6 +214,7 @@ class AgentTraffic(RuleBasedStateMachine):
     @rule(key=st.integers(1, 6), slots=st.integers(0, SLOTS + 1), task=st.integers(1, 4))
     def start(self, key: int, slots: int, task: int) -> None:
         attempt = self.attempts[key] = self.attempts.get(key, 0) + 1
+        slots = self.slots_of(key, slots)
         new = Start(
             len(self.directives) + 1, key, attempt, job_id=f"j{key % 2}", task_id=f"t{task}", slots=slots, spec=b""
         )
@@ -244,23 +304,65 @@ class AgentTraffic(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 10))
     def begin(self, pick: int) -> None:
-        key, attempt = sorted(self.running)[pick % len(self.running)]
-        self.take(self.state.started(key, attempt, self.at))
+        ref = sorted(self.running)[pick % len(self.running)]
+        if ref in self.begun:
+            self.take(self.state.started(*ref, self.at))
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 10))
     def coordinate(self, pick: int) -> None:
-        key, attempt = sorted(self.running)[pick % len(self.running)]
-        self.take(self.state.coordinated(key, attempt))
-
-    @precondition(lambda self: self.running)
-    @rule(pick=st.integers(0, 10), exit_code=st.sampled_from([0, 1, -9]))
-    def end(self, pick: int, exit_code: int) -> None:
         ref = sorted(self.running)[pick % len(self.running)]
-        del self.running[ref]
-        self.ends.add(ref)
+        if ref in self.begun:
+            self.take(self.state.coordinated(*ref))
+
+    @precondition(lambda self: self.processes)
+    @rule(pick=st.integers(0, 10), exit_code=st.sampled_from([0, 0, 0, 1, -9]))
+    def end(self, pick: int, exit_code: int) -> None:
+        """It is told later; what was launched ahead of its slots begins meanwhile, or is given back."""
+        ref = sorted(self.processes)[pick % len(self.processes)]
+        start = self.processes.pop(ref)
         self.at += 1
-        self.take(self.state.ended(*ref, Outcome(self.at, self.at, exit_code), self.at))
+        self.news.append((ref, Outcome(self.at, self.at, exit_code)))
+        if exit_code and start.slots:
+            self.give_back_all()
+        elif start.slots and self.waiting:
+            following = next(iter(self.waiting))
+            assert self.waiting[following].width * start.slots <= SLOTS
+            self.process(self.waiting.pop(following).start)
+        self.check_slots()
+
+    def check_slots(self) -> None:
+        assert sum(start.slots for start in self.processes.values()) <= SLOTS, "slots are oversold"
+
+    @precondition(lambda self: self.news)
+    @rule(most=st.integers(1, 4))
+    def hear(self, most: int) -> None:
+        for _ in range(min(most, len(self.news))):
+            ref, outcome = self.news.popleft()
+            if ref not in self.running:
+                continue
+            if outcome is not None:
+                if ref[0] % 2 or not self.takes_ahead:
+                    # Of one that was handed ahead its end may be all that is told.
+                    self.take(self.state.started(*ref, self.at))
+                self.ends.add(ref)
+            elif not self.state.restarting:
+                self.launches.remove(ref)
+            del self.running[ref]
+            self.take(self.state.ended(*ref, outcome, self.at))
+
+    @precondition(lambda self: self.waiting)
+    @rule(pick=st.integers(0, 3))
+    def give_one_back(self, pick: int) -> None:
+        """It was killed before it had begun."""
+        ref = list(self.waiting)[pick % len(self.waiting)]
+        del self.waiting[ref]
+        self.news.append((ref, None))
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def give_back_what_waits(self) -> None:
+        self.give_back_all()
 
     @precondition(lambda self: self.removing)
     @rule()
@@ -276,11 +378,13 @@ class AgentTraffic(RuleBasedStateMachine):
         if rewritten:
             self.journal = self.state.snapshot()
         self.running.clear()
+        self.waiting.clear()
+        self.news.clear()
         self.removing.clear()
         self.going_on.clear()
         self.renewing = None
         before = self.state.boot_time, self.state.disk_time, self.state.restarting
-        self.state = AgentState(SLOTS, self.journal)
+        self.state = self.new_state()
         assert before == (self.state.boot_time, self.state.disk_time, self.state.restarting)
         self.take(self.state.resume(self.at))
         if not self.state.restarting:
@@ -292,8 +396,9 @@ class AgentTraffic(RuleBasedStateMachine):
     def the_journal_gives_the_state_again(self) -> None:
         if self.state.restarting:
             return  # What it has let go of by then is not written down.
-        assert AgentState(SLOTS, self.journal).snapshot() == AgentState(SLOTS, self.state.snapshot()).snapshot()
-        assert sorted(map(repr, AgentState(SLOTS, self.journal).snapshot())) == sorted(map(repr, self.state.snapshot()))
+        again = self.new_state().snapshot()
+        assert again == AgentState(SLOTS, self.state.snapshot(), takes_ahead=self.takes_ahead).snapshot()
+        assert sorted(map(repr, again)) == sorted(map(repr, self.state.snapshot()))
 
     @invariant()
     def a_node_that_restarts_is_silent(self) -> None:
@@ -335,7 +440,7 @@ class AgentTraffic(RuleBasedStateMachine):
     @invariant()
     def attempts_start_in_the_order_they_came(self) -> None:
         place = {ref: index for index, ref in reversed(list(enumerate(self.accepted)))}
-        places = [place[ref] for ref in self.launches if self.starts[ref].slots]
+        places = [place[ref] for ref in self.begun if self.starts[ref].slots]
         assert places == sorted(places)
 
     @invariant()
@@ -371,5 +476,17 @@ class AgentTraffic(RuleBasedStateMachine):
             raise AssertionError(f"{queued} wait for nothing")
 
 
+class AheadTraffic(AgentTraffic):
+    """The same, with a runner that is handed some attempts ahead."""
+
+    takes_ahead = staticmethod(lambda start: start.key != 6)
+
+    def slots_of(self, key: int, slots: int) -> int:
+        """Most need the same, and so can follow each other."""
+        return slots if key == 5 else 1
+
+
+AheadTraffic.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAheadTraffic = AheadTraffic.TestCase
 AgentTraffic.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestAgentTraffic = AgentTraffic.TestCase

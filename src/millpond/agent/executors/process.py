@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from millpond.agent import spawner
-from millpond.agent.base import FileFacts, ProcessExit, ProcessSpec, RunAs, Watcher
+from millpond.agent.base import FileFacts, GivenBack, ProcessExit, ProcessSpec, RunAs, Watcher
 from millpond.agent.executors import compiled
 from millpond.agent.executors.refusals import refusal
 from millpond.agent.spawning import frames
+from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.staging.threads import finish_in_thread
 
@@ -42,6 +43,10 @@ class _Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self.known: dict[str, ProcessExit | None] | None = {}
         """What the spawner tells at the start; None once it is handed over."""
+        self.began: dict[str, Timestamp] = {}
+        """The same: when they began."""
+        self.given_back: set[str] = set()
+        """The same: what waited in its lane."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
@@ -106,17 +111,24 @@ class _Connection(asyncio.Protocol):
             self._owner._on_attempt_ended(process_id)
         elif operation == frames.RUNNING:
             if self.known is None:
-                self._owner._on_running(process_id)
+                self._owner._on_running(process_id, float(fields[1]))
             else:
                 self.known[process_id] = None
+                self.began[process_id] = float(fields[1])
         elif operation == frames.EXITED:
-            exit_ = _read_exit(fields[1].split())
+            exit_ = _read_exit(fields[2].split())
             if self.known is None:
-                self._owner._on_exited(process_id, exit_)
+                self._owner._on_exited(process_id, float(fields[1]), exit_)
             else:
                 self.known[process_id] = exit_
+                self.began[process_id] = float(fields[1])
+        elif operation == frames.GIVEN_BACK:
+            self.given_back.add(process_id)
         elif operation == frames.REFUSED:
-            self._owner._on_refused(process_id, int(fields[1]), fields[2].decode())
+            if fields[2] == b"waiting":
+                self._owner._on_given_back(process_id, os.fsdecode(fields[3]), int(fields[4]))
+            else:
+                self._owner._on_refused(process_id, int(fields[1]), fields[2].decode())
 
 
 class _Launch:
@@ -165,6 +177,8 @@ class ProcessExecutor:
         self._watchers: dict[str, Watcher] = {}
         self._ends: dict[str, asyncio.Future[None]] = {}
         """By attempt."""
+        self._generations: dict[str, int] = {}
+        """Of lanes, as the spawner has told: what is launched with another is given back."""
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
         self._compiles = compiles
@@ -195,7 +209,7 @@ class ProcessExecutor:
             return
         launch = self._launches.get(process.id)
         if launch is None:
-            launch = self._launches[process.id] = _Launch(process, _launch_frame(process, self._switch))
+            launch = self._launches[process.id] = _Launch(process, self._frame_of(process))
             connection.write(launch.frame)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         launch.answers.append(answer)
@@ -212,9 +226,12 @@ class ProcessExecutor:
         if connection is None:
             raise ConnectionResetError("there is no spawner")
         self._compile_once()
-        launch = self._launches[process.id] = _Launch(process, _launch_frame(process, self._switch))
+        launch = self._launches[process.id] = _Launch(process, self._frame_of(process))
         self._watchers[process.id] = watcher
         connection.write(launch.frame)
+
+    def _frame_of(self, process: ProcessSpec) -> bytes:
+        return _launch_frame(process, self._switch, self._generations.get(process.lane, 0))
 
     def _compile_once(self) -> None:
         if self._compiles:
@@ -254,13 +271,23 @@ class ProcessExecutor:
             await self._connect()
         return list(self._known)
 
-    async def forget(self, process_id: str) -> None:
+    async def began(self, process_id: str) -> Timestamp:
+        """See `Executor.began`."""
+        connection = self._connection or await self._connect()
+        if process_id in connection.given_back and process_id not in self._known:
+            raise GivenBack(process_id)
+        return connection.began.get(process_id, 0.0)
+
+    async def forget(self, *process_ids: str) -> None:
         """See `Executor.forget`."""
         connection = self._connection or await self._connect()
-        if process_id in self._known:
+        known = [process_id for process_id in process_ids if process_id in self._known]
+        for process_id in known:
             del self._known[process_id]
+            connection.began.pop(process_id, None)
             self._tell(process_id, None)
-            connection.write(frames.frame(frames.FORGET, os.fsencode(process_id)))
+        if known:
+            connection.write(frames.frame(frames.FORGET, *map(os.fsencode, known)))
 
     async def close(self) -> None:
         """Let go of the spawner; processes run on."""
@@ -321,7 +348,7 @@ class ProcessExecutor:
             connection.write(frames.frame(frames.COMPILED, os.fsencode(self._compiled)))
         for process_id, launch in list(self._launches.items()):
             if process_id in self._known:
-                self._on_running(process_id)
+                self._on_running(process_id, connection.began[process_id])
             else:
                 connection.write(launch.frame)
         for attempt_id in self._ends:
@@ -419,7 +446,7 @@ class ProcessExecutor:
             self._connecting = asyncio.get_running_loop().create_task(self._reconnect())
             self._connecting.add_done_callback(self._on_connected)
 
-    def _on_running(self, process_id: str) -> None:
+    def _on_running(self, process_id: str, began: Timestamp, *, is_over: bool = False) -> None:
         self._known.setdefault(process_id, None)
         launch = self._launches.pop(process_id, None)
         if launch is not None:
@@ -427,7 +454,7 @@ class ProcessExecutor:
                 if not answer.done():
                     answer.set_result(None)
             if process_id in self._watchers:
-                _call(self._watchers[process_id].running)
+                _call(self._watchers[process_id].running, began, is_over=is_over)
 
     def _fail(self, process_id: str, error: BaseException) -> None:
         watcher = self._watchers.pop(process_id, None)
@@ -443,11 +470,11 @@ class ProcessExecutor:
             if not waiter.done():
                 waiter.set_result(exit_)
 
-    def _on_exited(self, process_id: str, exit_: ProcessExit) -> None:
+    def _on_exited(self, process_id: str, began: Timestamp, exit_: ProcessExit) -> None:
         if process_id not in self._known and process_id not in self._launches:
             # Forgotten while it was on its way.
             return
-        self._on_running(process_id)
+        self._on_running(process_id, began, is_over=True)
         self._known[process_id] = exit_
         self._tell(process_id, exit_)
 
@@ -456,13 +483,21 @@ class ProcessExecutor:
         if end is not None and not end.done():
             end.set_result(None)
 
+    def _on_given_back(self, process_id: str, lane: str, generation: int) -> None:
+        self._generations[lane] = generation
+        launch = self._launches.pop(process_id, None)
+        if launch is not None:
+            self._refuse(process_id, launch, GivenBack(process_id))
+
     def _on_refused(self, process_id: str, number: int, step: str) -> None:
         launch = self._launches.pop(process_id, None)
         if launch is not None:
-            why = refusal(launch.spec, number, step)
-            for answer in launch.answers:
-                _settle(answer, why)
-            self._fail(process_id, why)
+            self._refuse(process_id, launch, refusal(launch.spec, number, step))
+
+    def _refuse(self, process_id: str, launch: _Launch, why: Exception) -> None:
+        for answer in launch.answers:
+            _settle(answer, why)
+        self._fail(process_id, why)
 
 
 def _read_exit(words: list[bytes]) -> ProcessExit:
@@ -477,10 +512,10 @@ def _read_exit(words: list[bytes]) -> ProcessExit:
     return ProcessExit(exit_code, end_time, user_cpu_s, kernel_cpu_s, int(directory), outputs)
 
 
-def _call(callback: Callable[..., None], *arguments: object) -> None:
+def _call(callback: Callable[..., None], *arguments: object, **named: object) -> None:
     """What goes wrong with one process is not to touch the others."""
     try:
-        callback(*arguments)
+        callback(*arguments, **named)
     except Exception:
         _log.exception("a process's watcher")
 
@@ -492,7 +527,7 @@ def _settle(future: asyncio.Future[None] | asyncio.Future[ProcessExit | None], e
         future.exception()
 
 
-def _launch_frame(process: ProcessSpec, switch: str) -> bytes:
+def _launch_frame(process: ProcessSpec, switch: str, generation: int) -> bytes:
     """Raises TaskFailure CommandLaunchFailed for what no process can be given."""
     if not process.argv or not process.argv[0]:
         raise TaskFailure(TaskFailureCode.COMMAND_LAUNCH_FAILED, "The command line is empty")
@@ -513,6 +548,9 @@ def _launch_frame(process: ProcessSpec, switch: str) -> bytes:
     if process.run_as is not None:
         operation = frames.LAUNCH_AS
         fields[:0] = _switch_fields(process.run_as, process.cgroups, switch)
+    if process.lane:
+        fields[:0] = (process.lane, str(process.width), str(generation), str(operation))
+        operation = frames.IN_LANE
     text = "\0".join(fields)
     if text.count("\0") != len(fields) - 1:
         raise TaskFailure(

@@ -40,7 +40,11 @@ class Attempt:
         self.facts = facts
         self.directories = directories
         self.start_time = start_time
-        """Entry to `running`, also when that was in an earlier life of the agent."""
+        """Entry to `running`, also when that was in an earlier life of the agent. Of one that waits it is not known yet."""
+        self.waits = False
+        """It was handed ahead and is not known to have begun."""
+        self.width = 0
+        """Of the node's lane, if its process runs in that; else 0."""
         self.resumed = resumed
         """Its process was started by an earlier life of the agent: hooks only find out what they once set up."""
         self.process_id = process_id(facts.node_id, start.key, start.attempt)
@@ -102,6 +106,8 @@ class Attempt:
             run_as=self.run_as,
             cgroups=self.cgroups,
             makes_directory=self.makes_directory,
+            lane=self.facts.node_id if self.width else "",
+            width=self.width if self.waits else 0,
         )
 
     def interrupt(self, why: FailureInfo) -> None:
@@ -169,6 +175,9 @@ class TaskHook:
 
     A phase does its work at once, or returns what is to be awaited: most attempts have nothing to wait for but their
     process. It raises TaskFailure to end the attempt with it. All are safe to repeat for an attempt that is resumed.
+
+    One that `waits` goes through `prestart` while others run before it: what counts from its own beginning is for
+    `began`.
     """
 
     def set_up(self, attempt: Attempt) -> Awaitable[None] | None:
@@ -176,6 +185,12 @@ class TaskHook:
 
     def prestart(self, attempt: Attempt) -> Awaitable[None] | None:
         """Before the process is started, in the order of the list."""
+
+    def began(self, attempt: Attempt) -> None:
+        """An attempt that waited has begun, and waits no longer. It may have ended, too."""
+
+    def given_back(self, attempt: Attempt) -> None:
+        """An attempt that waited does not begin now: what `prestart` has set up is undone."""
 
     def started(self, attempt: Attempt) -> None:
         """The process runs."""

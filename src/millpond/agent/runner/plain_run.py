@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from millpond.agent.base import DirectoryNotMade, Executor, ProcessExit
 from millpond.agent.runner.attempt import Attempt, Interrupted, Phase
 from millpond.agent.runner.command_line import split_command_line
-from millpond.agent.runner.spec import TaskSpec
+from millpond.agent.runner.spec import TaskSpec, decode_spec
+from millpond.domain.durations import Timestamp
 from millpond.domain.errors import Bug, TaskFailure
 from millpond.domain.states import TaskKind
 from millpond.protocol.messages import Start
@@ -27,10 +28,19 @@ def is_plain(start: Start, spec: TaskSpec) -> bool:
     )
 
 
+def takes_ahead(start: Start) -> bool:
+    """Whether such an attempt can be handed over before others have ended (see `Runner.begin`): it holds its slots for no
+    longer than its process runs, so that the end of the process is all that the next one waits for."""
+    try:
+        return is_plain(start, decode_spec(start.spec))
+    except TaskFailure:
+        return False
+
+
 class PlainRun:
     """See the module. It is the `base.Watcher` of its process."""
 
-    __slots__ = ("_executor", "_make_directory", "_over", "_prestart", "_started", "attempt")
+    __slots__ = ("_began", "_executor", "_make_directory", "_over", "_prestart", "_started", "attempt")
 
     def __init__(
         self,
@@ -39,15 +49,18 @@ class PlainRun:
         *,
         prestart: Sequence[Phase],
         make_directory: Sequence[Phase],
+        began: Callable[[Attempt, Timestamp, bool], None],
         started: Sequence[Callable[[Attempt], None]],
         over: Callable[["PlainRun", ProcessExit | Exception | None], None],
     ) -> None:
-        """`make_directory` are those of the hooks that make its directories, where the executor cannot. `over` is told
-        once how the process ended (None: it was lost), or why there was none."""
+        """`make_directory` are those of the hooks that make its directories, where the executor cannot. `began` is told
+        when an attempt that waited began, and whether it is over by now. `over` is told once how the process ended (None: it was lost), or why there was
+        none."""
         self.attempt = attempt
         self._executor = executor
         self._prestart = prestart
         self._make_directory = make_directory
+        self._began = began
         self._started = started
         self._over = over
 
@@ -66,7 +79,13 @@ class PlainRun:
             if phase(self.attempt) is not None:
                 raise Bug(f"attempt {self.attempt.process_id} is not plain: {phase}")
 
-    def running(self) -> None:
+    def has_begun(self, at: Timestamp, *, is_over: bool) -> None:
+        """It waits no longer."""
+        if self.attempt.waits:
+            self._began(self.attempt, at, is_over)
+
+    def running(self, began: Timestamp, *, is_over: bool) -> None:
+        self.has_begun(began, is_over=is_over)
         for started in self._started:
             started(self.attempt)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
-from millpond.agent.base import Executor, NodeFacts, Outcome, ProcessExit
+from millpond.agent.base import Executor, GivenBack, NodeFacts, Outcome, ProcessExit
 from millpond.agent.content_cache import ContentCache
 from millpond.agent.isolation.node import NodeIsolation
 from millpond.agent.logs import NodeLogs
@@ -113,6 +113,8 @@ class TaskRunner:
         )
         self._set_up = [hook.set_up for hook in self._hooks if type(hook).set_up is not TaskHook.set_up]
         self._prestart = [hook.prestart for hook in self._hooks if type(hook).prestart is not TaskHook.prestart]
+        self._began = [hook.began for hook in self._hooks if type(hook).began is not TaskHook.began]
+        self._given_back = [hook.given_back for hook in self._hooks if type(hook).given_back is not TaskHook.given_back]
         self._started = [hook.started for hook in self._hooks if type(hook).started is not TaskHook.started]
         self._exited = [hook.exited for hook in self._hooks if type(hook).exited is not TaskHook.exited]
         self._stop = [hook.stop for hook in self._hooks if type(hook).stop is not TaskHook.stop]
@@ -141,18 +143,27 @@ class TaskRunner:
         resumed: bool,
         began: Timestamp | None = None,
         coordinated: Callable[[], None] = lambda: None,
-    ) -> Outcome:
+        width: int = 0,
+        ahead: bool = False,
+    ) -> Outcome | None:
         """See `Runner.run`."""
         self.open()
         number = (start.key, start.attempt)
         start_time = began or self._clock()
-        started(start_time)
+        if not ahead:
+            started(start_time)
         attempt: Attempt | None = None
         try:
             spec = decode_spec(start.spec)
             attempt = self._attempt(start, spec, start_time, resumed=resumed)
             attempt.coordinated = coordinated
+            attempt.width = width
+            if ahead:
+                attempt.start_time = await self._executor.began(attempt.process_id) or start_time
+                started(attempt.start_time)
             await self._run(attempt)
+        except GivenBack:
+            return None
         except TaskFailure as failure:
             # It never became an attempt.
             return Outcome(start_time, self._clock(), None, failure_info(failure))
@@ -167,7 +178,10 @@ class TaskRunner:
         start: Start,
         began: Timestamp,
         started: Callable[[Timestamp], None],
-        ended: Callable[[Outcome], None],
+        ended: Callable[[Outcome | None], None],
+        *,
+        width: int = 0,
+        ahead: bool = False,
     ) -> bool:
         """See `Runner.begin`."""
         try:
@@ -178,14 +192,18 @@ class TaskRunner:
             return False
         if not self._opened:
             self.open()
-        started(began)
+        if not ahead:
+            started(began)
         attempt = self._attempt(start, spec, began, resumed=False)
+        attempt.width = width
+        attempt.waits = ahead
         attempt.kill = lambda: self._in_background(self._executor.kill(attempt.process_id))
         run = PlainRun(
             attempt,
             self._executor,
             prestart=self._prestart,
             make_directory=self._make_directory,
+            began=lambda attempt, at, is_over: self._waited(attempt, at, started, is_over=is_over),
             started=self._started,
             over=lambda run, how: self._plain_over(run, how, ended),
         )
@@ -193,16 +211,26 @@ class TaskRunner:
         try:
             run.begin()
         except Exception as error:
-            asyncio.get_running_loop().call_soon(run.failed, error)
+            # What waits fails when its turn has come.
+            asyncio.get_running_loop().call_soon(run.failed, GivenBack() if ahead else error)
         return True
 
-    def _outcome(self, attempt: Attempt) -> Outcome:
+    def _waited(self, attempt: Attempt, at: Timestamp, started: Callable[[Timestamp], None], *, is_over: bool) -> None:
+        """It has begun, so long after it was launched; if `is_over`, its end says so."""
+        attempt.waits = False
+        attempt.start_time = at
+        if not is_over:
+            started(at)
+        for began in self._began:
+            began(attempt)
+
+    def _outcome(self, attempt: Attempt, end_time: Timestamp | None = None) -> Outcome:
         if attempt.interruption is not None and attempt.failure is None:
             attempt.failure = attempt.interruption
         exit_ = attempt.exit
         return Outcome(
             attempt.start_time,
-            self._clock(),
+            end_time or self._clock(),
             None if exit_ is None else exit_.exit_code,
             attempt.failure,
             attempt.retryable,
@@ -216,8 +244,10 @@ class TaskRunner:
             self._late_timer.cancel()
             self._late_timer = None
         late, self._late = self._late, {}
-        for attempt in late.values():
-            self._stop_all(attempt)
+        if late:
+            with self.directories.retaining_together():
+                for attempt in late.values():
+                    self._stop_all(attempt)
         for start in over:
             if start.kind is not TaskKind.START_TASK and start.kind is not TaskKind.NODE_SETUP:
                 with contextlib.suppress(TaskFailure):
@@ -324,7 +354,9 @@ class TaskRunner:
             except Exception:
                 _log.exception("attempt %s", attempt.process_id)
 
-    def _plain_over(self, run: PlainRun, how: ProcessExit | Exception | None, ended: Callable[[Outcome], None]) -> None:
+    def _plain_over(
+        self, run: PlainRun, how: ProcessExit | Exception | None, ended: Callable[[Outcome | None], None]
+    ) -> None:
         """The process of a plain attempt has ended, or there is none."""
         attempt = run.attempt
         if run not in self._plain:
@@ -332,6 +364,12 @@ class TaskRunner:
             return
         self._plain.discard(run)
         attempt.kill = None
+        if isinstance(how, GivenBack):
+            self._give_back(attempt)
+            ended(None)
+            return
+        # It may have been its turn, and it could not be started.
+        run.has_begun(self._clock(), is_over=True)
         if isinstance(how, ProcessExit):
             self._take_exit(attempt, how)
             for exited in self._exited if attempt.interruption is None else ():
@@ -352,14 +390,24 @@ class TaskRunner:
         else:
             self._end_plain(attempt, ended)
 
-    async def _end_later(self, attempt: Attempt, ended: Callable[[Outcome], None]) -> None:
+    def _give_back(self, attempt: Attempt) -> None:
+        del self._running[attempt.start.key, attempt.start.attempt]
+        for given_back in self._given_back:
+            try:
+                given_back(attempt)
+            except Exception:
+                _log.exception("attempt %s", attempt.process_id)
+
+    async def _end_later(self, attempt: Attempt, ended: Callable[[Outcome | None], None]) -> None:
         await self._pause(attempt)
         self._end_plain(attempt, ended)
 
-    def _end_plain(self, attempt: Attempt, ended: Callable[[Outcome], None]) -> None:
+    def _end_plain(self, attempt: Attempt, ended: Callable[[Outcome | None], None]) -> None:
         attempt.disarm()
         del self._running[attempt.start.key, attempt.start.attempt]
-        ended(self._outcome(attempt))
+        # The next one may have begun since its process ended.
+        exit_ = attempt.exit
+        ended(self._outcome(attempt, None if exit_ is None else max(exit_.end_time, attempt.start_time)))
 
     @staticmethod
     async def _pause(attempt: Attempt) -> None:
@@ -473,8 +521,7 @@ class TaskRunner:
             self._forget_timer = loop.call_later(_FORGET_AFTER_S / 5, self._forget_due)
 
     async def _forget(self, due: list[str]) -> None:
-        for known in due:
-            await self._executor.forget(known)
+        await self._executor.forget(*due)
 
 
 def _fail(attempt: Attempt, error: Exception) -> None:

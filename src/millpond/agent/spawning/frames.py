@@ -6,7 +6,7 @@ environments and paths cannot hold a NUL byte, so nothing is escaped.
 
 import struct
 
-VERSION = 4
+VERSION = 5
 HEADER = struct.Struct("<IB")
 MAX_FRAME = 16 * 1024 * 1024
 SOCKET_NAME = "spawner.sock"
@@ -29,7 +29,7 @@ MAKES_DIRECTORY = b"m"
 KILL = 2
 """id, milliseconds between SIGTERM and SIGKILL (0: SIGKILL at once)"""
 FORGET = 3
-"""id. Of one that runs nothing more is told, and it is gone once it has ended; what it has left behind is killed."""
+"""ids. Of one that runs nothing more is told, and it is gone once it has ended; what it has left behind is killed."""
 SHUTDOWN = 4
 """Kill everything and end. Its number never changes: it is also said to a spawner of another version."""
 END = 5
@@ -39,21 +39,28 @@ LAUNCH_AS = 6
 directories with newlines between; then as LAUNCH"""
 COMPILED = 7
 """path of the starter in C, to be used from now on"""
+IN_LANE = 8
+"""name of the lane, its width, its generation as the client knows it, LAUNCH or LAUNCH_AS as a number; then as that. It waits until fewer processes of the lane
+run than its width, and is started as soon as one has ended, first come first started; with width 0 at once. See `lanes`
+for when it is given back instead (REFUSED `waiting`)."""
 
 # spawner to client
 HELLO = 16
-"""version. Said once, then RUNNING and EXITED for all that is known, then READY."""
+"""version. Said once, then RUNNING and EXITED for all that is known and GIVEN_BACK for what waited, then READY."""
 RUNNING = 17
-"""id. Also the answer to LAUNCH, unless EXITED comes before."""
+"""id, time at which it began. Also the answer to LAUNCH, unless EXITED comes before."""
 EXITED = 18
-"""id; then with blanks between: exit code, end time, user CPU seconds, kernel CPU seconds; and where that was looked at,
+"""id; time at which it began; then with blanks between: exit code, end time, user CPU seconds, kernel CPU seconds; and where that was looked at,
 the inode of the directory its own is in, and of its files for output, both: inode (0: there is none), size, time of the
 last change, mode"""
 READY = 19
 REFUSED = 20
-"""id, errno, step that failed (`making`, `directory`, `log`, `program`, `exec`, `cgroup`, `shutdown`). The answer to LAUNCH."""
+"""id, errno, step that failed (`making`, `directory`, `log`, `program`, `exec`, `cgroup`, `shutdown`; `waiting`: none has
+failed, it has only waited in its lane; the lane's name and generation follow). The answer to LAUNCH."""
 ENDED = 21
 """id of an attempt: of it nothing runs any more. The answer to END."""
+GIVEN_BACK = 22
+"""id. It has waited in its lane for a client before, and was not started."""
 
 
 def frame(operation: int, *fields: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import select
 import signal
@@ -14,8 +15,10 @@ from millpond.agent.spawning.frames import (
     ENDED,
     EXITED,
     FORGET,
+    GIVEN_BACK,
     HEADER,
     HELLO,
+    IN_LANE,
     KEEPS,
     KILL,
     LAUNCH,
@@ -30,6 +33,7 @@ from millpond.agent.spawning.frames import (
     VERSION,
     frame,
 )
+from millpond.agent.spawning.lanes import PATIENCE_S, Lane, Lanes
 from millpond.agent.spawning.native import NativeStarter
 from millpond.agent.spawning.processes import (
     Children,
@@ -54,6 +58,11 @@ as another user)."""
 _MAX_SWITCHES = 256
 _TELL_S = 0.005
 """That a process runs may be told so much later: one that ends sooner is told of once."""
+_GATHER_S = 0.01
+"""That it has ended may be told so much later while others wait in its lane: the host takes several at once for half of
+what they cost it one by one."""
+_LEAST_WAITING = 2
+"""With fewer than that in its lane an end is told at once, so that the host hands over more before the lane is dry."""
 _ORPHAN_CHECK_S = 2.0
 _FIRST_CLIENT_S = 30.0
 """However short it is to linger, whoever started the spawner has that long to connect."""
@@ -84,10 +93,12 @@ class Spawner:
         self._client: socket.socket | None = None
         self._received = bytearray()
         self._unsent = bytearray()
-        self._untold: dict[bytes, None] = {}
+        self._untold: dict[bytes, Process] = {}
         """Processes that run, which the client has yet to be told."""
+        self._told_later = bytearray()
+        """Frames about processes that have ended."""
         self._tell_at = 0.0
-        """Monotonic time at which it is told in any case."""
+        """Monotonic time at which they are told in any case."""
         self._writing = False
         self._shutting_down = False
         self._checked_at = time.monotonic()
@@ -96,6 +107,7 @@ class Spawner:
         self._native: NativeStarter | None = None
         self._switches: dict[tuple[bytes, ...], Switch] = {}
         """By what LAUNCH_AS says of them: most tasks are the same few users'."""
+        self._lanes = Lanes()
         self._children = Children()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -133,8 +145,11 @@ class Spawner:
             self._reap()
             if self._killing:
                 self._kill_overdue()
-            if self._untold and self._tell_at <= time.monotonic():
-                self._tell_running()
+            if self._lanes:
+                for lane in self._lanes.stuck(time.monotonic()):
+                    self._give_back(lane)
+            if self._untold or self._told_later:
+                self._tell_due(time.monotonic())
             if self._unsent and not self._writing:
                 self._flush()
         if self._client is not None:
@@ -148,9 +163,14 @@ class Spawner:
         if self._killing:
             until = min(process.kill_at for process in self._killing.values()) - time.monotonic()
             timeout = max(0.001, until if timeout < 0 else min(timeout, until))
-        if self._untold:
-            until = self._tell_at - time.monotonic()
+        if self._untold or self._told_later:
+            until = self._tell_at if self._told_later else math.inf
+            if self._untold:
+                until = min(until, next(iter(self._untold.values())).tell_at)
+            until -= time.monotonic()
             timeout = max(0.001, until if timeout < 0 else min(timeout, until))
+        elif self._lanes and not 0 <= timeout <= PATIENCE_S:
+            timeout = PATIENCE_S
         return timeout
 
     def _is_done(self) -> bool:
@@ -189,6 +209,8 @@ class Spawner:
         self._client = client
         self._epoll.register(client.fileno(), select.EPOLLIN)
         self._unsent += frame(HELLO, str(VERSION).encode())
+        for process_id in self._lanes.given_back:
+            self._unsent += frame(GIVEN_BACK, process_id)
         for process in self._processes.values():
             if not process.forgotten:
                 self._unsent += self._news(process)
@@ -197,7 +219,7 @@ class Spawner:
     def _news(self, process: Process) -> bytes:
         """What there is to tell of a process."""
         if process.exit is None or process.id in self._ending:
-            return frame(RUNNING, process.id)
+            return frame(RUNNING, process.id, process.began)
         return process.exit
 
     def _drop_client(self) -> None:
@@ -208,6 +230,10 @@ class Spawner:
         self._received.clear()
         self._unsent.clear()
         self._untold.clear()
+        self._told_later.clear()
+        # The next one is told.
+        for lane in self._lanes.full():
+            self._lanes.empty(lane)
         self._writing = False
         # Whoever comes next asks for what it wants to know.
         self._ends.clear()
@@ -251,23 +277,17 @@ class Spawner:
         return position
 
     def _handle(self, operation: int, payload: bytes) -> None:
-        if operation == LAUNCH:
-            self._launch(payload)
-        elif operation == LAUNCH_AS:
-            *who, launch = payload.split(b"\0", 3)
-            self._launch(launch, self._switch_of(tuple(who)))
+        if operation == IN_LANE:
+            name, width, generation, how, payload = payload.split(b"\0", 4)
+            self._take_launch(int(how), payload, self._lanes.lane(name), int(width), int(generation))
+        elif operation in (LAUNCH, LAUNCH_AS):
+            self._take_launch(operation, payload)
         elif operation == KILL:
             process_id, grace_ms = payload.split(b"\0")
             self._kill(process_id, int(grace_ms))
         elif operation == FORGET:
-            process = self._processes.get(payload)
-            if process is not None and process.id in self._kept:
-                process.forgotten = True
-                self._sweep_up(process)
-            elif process is not None and (process.exit is None or process.id in self._ending):
-                process.forgotten = True
-            elif process is not None:
-                del self._processes[payload]
+            for process_id in payload.split(b"\0"):
+                self._forget(process_id)
         elif operation == END:
             self._end(payload)
         elif operation == COMPILED:
@@ -288,26 +308,48 @@ class Spawner:
             switch = self._switches[who] = Switch(*who)
         return switch
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | bytearray) -> None:
         if self._client is not None:
             self._unsent += data
 
     def _runs(self, process: Process) -> None:
         """It has begun: that is told soon, unless its end is told before."""
         if self._client is not None:
-            if not self._untold:
-                self._tell_at = time.monotonic() + _TELL_S
-            self._untold[process.id] = None
+            process.tell_at = time.monotonic() + _TELL_S
+            self._untold[process.id] = process
 
-    def _tell_running(self) -> None:
-        for process_id in self._untold:
-            self._send(frame(RUNNING, process_id))
-        self._untold.clear()
+    def _tell_due(self, now: float) -> None:
+        """What was to be told later, and is due. Ends first: what runs now may have begun because of them."""
+        due = []
+        for process in self._untold.values():
+            if process.tell_at > now:
+                break
+            due.append(process)
+        if due or self._tell_at <= now:
+            self._tell_later_ends()
+        for process in due:
+            del self._untold[process.id]
+            self._send(frame(RUNNING, process.id, process.began))
 
     def _tell_exit(self, process: Process) -> None:
         assert process.exit is not None
         self._untold.pop(process.id, None)
-        self._send(process.exit)
+        if self._client is None:
+            return
+        lane = process.lane
+        if lane is not None and process.succeeded and len(lane.waiting) >= _LEAST_WAITING:
+            if not self._told_later:
+                self._tell_at = time.monotonic() + _GATHER_S
+            self._told_later += process.exit
+        else:
+            self._tell_later_ends()
+            self._send(process.exit)
+
+    def _tell_later_ends(self) -> None:
+        """Before anything that came after them."""
+        if self._told_later:
+            self._send(self._told_later)
+            self._told_later.clear()
 
     def _flush(self) -> None:
         if self._client is None:
@@ -326,25 +368,71 @@ class Spawner:
 
     # --- starting ---
 
-    def _launch(self, launch: bytes, switch: Switch | None = None) -> None:
-        process_id = launch[: launch.index(b"\0")]
+    def _take_launch(
+        self, operation: int, payload: bytes, lane: Lane | None = None, width: int = 0, generation: int = 0
+    ) -> None:
+        switch: Switch | None = None
+        if operation == LAUNCH_AS:
+            *who, payload = payload.split(b"\0", 3)
+            switch = self._switch_of(tuple(who))
+        process_id = payload[: payload.index(b"\0")]
         known = self._processes.get(process_id)
         if known is not None:
+            self._tell_later_ends()
             self._send(self._news(known))
             return
-        if self._shutting_down:
-            self._send(frame(REFUSED, process_id, str(errno.ESHUTDOWN).encode(), b"shutdown"))
+        self._lanes.given_back.pop(process_id, None)
+        if process_id in self._lanes:
             return
+        if self._shutting_down:
+            self._refuse(process_id, errno.ESHUTDOWN, b"shutdown")
+        elif lane is not None and width and generation != self._lanes.generation(lane.name):
+            self._lanes.remember(process_id)
+            self._refuse_waiting(process_id, lane)
+        elif lane is None or not width or (lane.running < width and not lane.waiting):
+            self._launch(process_id, payload, switch, lane)
+        else:
+            lane.width = width
+            self._lanes.wait(lane, process_id, payload, switch, time.monotonic())
+
+    def _refuse(self, process_id: bytes, number: int, step: bytes, *more: bytes) -> None:
+        self._tell_later_ends()
+        self._send(frame(REFUSED, process_id, b"%d" % number, step, *more))
+
+    def _give_back(self, lane: Lane) -> None:
+        """Whatever waits in a lane."""
+        for process_id in self._lanes.empty(lane):
+            self._refuse_waiting(process_id, lane)
+
+    def _refuse_waiting(self, process_id: bytes, lane: Lane) -> None:
+        self._refuse(process_id, 0, b"waiting", lane.name, b"%d" % self._lanes.generation(lane.name))
+
+    def _over_in(self, lane: Lane, *, well: bool) -> None:
+        """A process of the lane is over, or was not started at all."""
+        if not well or self._shutting_down:
+            self._give_back(lane)
+        self._lanes.leave(lane)
+        while (following := self._lanes.next(lane)) is not None:
+            launch, switch = following
+            lane.begun_at = time.monotonic()
+            self._launch(launch[: launch.index(b"\0")], launch, switch, lane)
+
+    def _launch(self, process_id: bytes, launch: bytes, switch: Switch | None, lane: Lane | None) -> None:
         answer: socket.socket | None = None
+        began = b"%.6f" % time.time()
+        if lane is not None:
+            lane.running += 1
         try:
             if self._native is not None:
                 pid = self._native.start(launch, switch)
             else:
                 pid, answer = self._start_without(launch, switch)
         except StartError as error:
-            self._send(frame(REFUSED, process_id, str(error.number).encode(), error.step))
+            self._refuse(process_id, error.number, error.step)
+            if lane is not None:
+                self._over_in(lane, well=False)
             return
-        process = Process(process_id, pid, KEEPS in launch.split(b"\0", 5)[4])
+        process = Process(process_id, pid, began, KEEPS in launch.split(b"\0", 5)[4], lane)
         self._processes[process_id] = self._running[pid] = process
         if answer is None:
             self._runs(process)
@@ -389,11 +477,17 @@ class Spawner:
         os.waitpid(process.pid, 0)
         if not was_user:
             self._starter.cgroups.close()
-        self._send(frame(REFUSED, process.id, str(number).encode(), b"exec" if was_user else b"cgroup"))
+        self._refuse(process.id, number, b"exec" if was_user else b"cgroup")
+        if process.lane is not None:
+            self._over_in(process.lane, well=False)
 
     # --- ending ---
 
     def _kill(self, process_id: bytes, grace_ms: int) -> None:
+        lane = self._lanes.withdraw(process_id)
+        if lane is not None:
+            self._refuse_waiting(process_id, lane)
+            return
         process = self._processes.get(process_id)
         if process is None:
             return
@@ -414,7 +508,20 @@ class Spawner:
             self._killing[process_id] = process
             process.kill_at = time.monotonic() + grace_ms / 1000
 
+    def _forget(self, process_id: bytes) -> None:
+        process = self._processes.get(process_id)
+        if process is not None and process_id in self._kept:
+            process.forgotten = True
+            self._sweep_up(process)
+        elif process is not None and (process.exit is None or process_id in self._ending):
+            process.forgotten = True
+        elif process is not None:
+            del self._processes[process_id]
+
     def _end(self, attempt: bytes) -> None:
+        lane = self._lanes.withdraw(attempt)
+        if lane is not None:
+            self._refuse_waiting(attempt, lane)
         for process in self._processes.values():
             if is_of(process.id, attempt) and process.exit is None:
                 process.keeps = False
@@ -438,6 +545,7 @@ class Spawner:
                 continue
             if not any(is_of(process_id, attempt) for process_id in self._ending):
                 self._ends.discard(attempt)
+                self._tell_later_ends()
                 self._send(frame(ENDED, attempt))
 
     def _kill_overdue(self) -> None:
@@ -448,6 +556,8 @@ class Spawner:
 
     def _shut_down(self) -> None:
         self._shutting_down = True
+        for lane in self._lanes.full():
+            self._give_back(lane)
         for pid, process in self._running.items():
             process.keeps = False
             signal_group(pid, signal.SIGKILL)
@@ -493,7 +603,8 @@ class Spawner:
     def _ended(self, process: Process, said: bytes) -> None:
         """It is reaped; `said` is what EXITED says of it."""
         self._killing.pop(process.id, None)
-        process.exit = frame(EXITED, process.id, said)
+        process.exit = frame(EXITED, process.id, process.began, said)
+        process.succeeded = said.startswith(b"0 ")
         if process.keeps:
             self._kept[process.id] = process
             if process.forgotten:
@@ -527,6 +638,8 @@ class Spawner:
                     del self._processes[process.id]
                 else:
                     self._tell_exit(process)
+                if process.lane is not None:
+                    self._over_in(process.lane, well=process.succeeded)
         if self._ends:
             self._answer_ends()
 

@@ -8,6 +8,7 @@ import struct
 import time
 
 from millpond.agent.spawning.frames import MARKER
+from millpond.agent.spawning.lanes import Lane
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _SHORT = 2048
@@ -25,11 +26,31 @@ def directory_token(directory: str) -> str:
 class Process:
     """A process that was launched, until it is forgotten."""
 
-    __slots__ = ("exit", "forgotten", "id", "keeps", "kill_at", "patience_until", "pid", "switching")
+    __slots__ = (
+        "began",
+        "exit",
+        "forgotten",
+        "id",
+        "keeps",
+        "kill_at",
+        "lane",
+        "patience_until",
+        "pid",
+        "succeeded",
+        "switching",
+        "tell_at",
+    )
 
-    def __init__(self, process_id: bytes, pid: int, keeps: bool) -> None:
+    def __init__(self, process_id: bytes, pid: int, began: bytes, keeps: bool, lane: Lane | None) -> None:
         self.id = process_id
         self.pid = pid
+        self.began = began
+        """The time, in words."""
+        self.tell_at = 0.0
+        """Monotonic time at which it is told that it runs, if it still does."""
+        self.lane = lane
+        self.succeeded = False
+        """It has ended with exit code 0."""
         self.exit: bytes | None = None
         """The EXITED frame, from when it was reaped; not told before what it left behind is gone."""
         self.kill_at = 0.0

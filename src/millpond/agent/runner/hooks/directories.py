@@ -6,6 +6,9 @@ from millpond.domain.states import TaskKind
 
 
 class Directories(TaskHook):
+    def given_back(self, attempt: Attempt) -> None:
+        attempt.directories.release(attempt.relative_directory)
+
     def prestart(self, attempt: Attempt) -> None:
         if attempt.resumed:
             return

@@ -51,6 +51,9 @@ class IsolatedIdentity(TaskHook):
             attempt.has_own_user = True
             self._users.resume(facts.st_uid)
 
+    def given_back(self, attempt: Attempt) -> None:
+        self.stop(attempt)
+
     def stop(self, attempt: Attempt) -> None:
         if attempt.has_own_user and attempt.run_as is not None:
             self._users.release(attempt.run_as.uid)

@@ -1,5 +1,7 @@
 """What the task may use up: its control groups, and what the kernel did when it used more."""
 
+import asyncio
+
 from millpond.agent.isolation.cgroups import NodeCgroup
 from millpond.agent.runner.attempt import Attempt, TaskHook, node_failure
 from millpond.domain.errors import TaskFailure, TaskFailureCode
@@ -15,6 +17,8 @@ class ResourceLimits(TaskHook):
     def __init__(self, cgroup: NodeCgroup) -> None:
         self._cgroup = cgroup
         self._kills_told = 0
+        self._looked = (-1.0, 0)
+        """Time of the event loop, and what the count was."""
 
     def prestart(self, attempt: Attempt) -> None:
         name = _name(attempt)
@@ -24,8 +28,24 @@ class ResourceLimits(TaskHook):
             raise node_failure(
                 TaskFailureCode.COMMAND_LAUNCH_FAILED, "The task's control groups could not be made", error
             ) from error
-        if not (attempt.resumed and self._cgroup.is_per_task):
+        if not attempt.waits and not (attempt.resumed and self._cgroup.is_per_task):
             attempt.memory_kills = self._cgroup.out_of_memory_kills(name)
+
+    def began(self, attempt: Attempt) -> None:
+        """What the task before it had killed is not its own. (It may have ended itself meanwhile, but is not as quick as
+        that when it uses up memory.)"""
+        if self._cgroup.is_per_task:
+            # A group of its own is new.
+            return
+        # Several are told of in one turn of the loop, in which its time stands still.
+        now = asyncio.get_running_loop().time()
+        if now != self._looked[0]:
+            self._looked = now, self._cgroup.out_of_memory_kills(_name(attempt))
+        attempt.memory_kills = self._looked[1]
+
+    def given_back(self, attempt: Attempt) -> None:
+        if attempt.cgroups:
+            self.stop(attempt)
 
     def exited(self, attempt: Attempt) -> None:
         assert attempt.exit is not None

@@ -22,6 +22,10 @@ class WallClock(TaskHook):
         self._clock = clock
 
     def prestart(self, attempt: Attempt) -> None:
+        if not attempt.waits:
+            self.began(attempt)
+
+    def began(self, attempt: Attempt) -> None:
         limit_s = _limit_s(attempt)
         if limit_s is not None:
             delay = attempt.start_time + limit_s - self._clock() + _MARGIN_S
