@@ -21,6 +21,7 @@ from millpond.autoscale.variables import Metric
 from millpond.control.service import ControlService
 from millpond.control.settings import ControlSettings
 from millpond.domain import events as e
+from millpond.domain.errors import BatchError
 from millpond.domain.task import NewTask
 from millpond.protocol import messages as m
 from millpond.providers.base import VmSize
@@ -41,6 +42,8 @@ $NodeDeallocationOption = taskcompletion;
 """
 TASK_EVERY_S = 0.01
 NODES, SLOTS = 4, 4
+_PLACE = 1
+"""Of a node that is its host's only one."""
 PAUSE_S = 1.0
 """After switching, before measuring."""
 CONDITIONS = {
@@ -96,6 +99,7 @@ class Agent:
         self._control = control
         self._node_id = node_id
         self._begun = begun
+        self._calls = 0
 
     async def run(self) -> None:
         agents = self._control.agents
@@ -104,7 +108,7 @@ class Agent:
         seen = seq = 0
         reports: tuple[m.Report, ...] = ()
         while True:
-            reply = await agents.sync(m.Sync(self._node_id, session, seen, reports, park=not reports))
+            reply = await self._told(m.Sync(self._node_id, session, seen, reports))
             if reply.session_unknown or reply.retry_after_s:
                 raise RuntimeError(f"node {self._node_id} is not listened to")
             reports = tuple(report for report in reports if report.seq > reply.acknowledged)
@@ -118,6 +122,21 @@ class Agent:
                     ended = m.Ended(seq + 2, key, attempt, now, now, 0)
                     reports += (m.Started(seq + 1, key, attempt, now), ended)
                     seq += 2
+
+    async def _told(self, sync: m.Sync) -> m.SyncReply:
+        """The answer to what it reports; with nothing to report, what there is for it in the end."""
+        if sync.reports:
+            (reply,) = await self._control.agents.sync_all((sync,))
+            if isinstance(reply, BatchError):
+                raise reply
+            return reply
+        self._calls += 1
+        begins = self._calls == 1
+        node = m.Listening(_PLACE, sync.node_id, "", sync.session, sync.seen)
+        news = await self._control.agents.listen(
+            m.Listen(sync.node_id, self._calls, begins, (node,) if begins else (), seen=((_PLACE, sync.seen),))
+        )
+        return next((one.reply for one in news.nodes if one.reply is not None), m.SyncReply(sync.session))
 
 
 class Load:
