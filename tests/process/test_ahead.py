@@ -104,6 +104,18 @@ def test_what_was_handed_ahead_behind_a_long_task(service: Any, tmp_path: Path) 
     assert set(ran.values()) == {1}
 
 
+def test_what_waits_behind_a_long_task_goes_to_a_node_that_is_idle(service: Any, tmp_path: Path) -> None:
+    with client_of(service) as client:
+        make_pool(client, 2)
+        add(client, *short_ones(tmp_path / "ran"), ("long", "/bin/sleep 600"), *short_ones(tmp_path / "ran", 20, "b"))
+        completed(client, SHORT + 20)
+        long = client.get_task("j", "long")
+        assert long.state == m.BatchTaskState.RUNNING
+        last = client.get_task("j", "b019").node_info
+        assert last.node_id != long.node_info.node_id
+    assert set(runs(tmp_path / "ran").values()) == {1}
+
+
 def test_a_host_killed_among_short_tasks_runs_each_once(service: Any, tmp_path: Path) -> None:
     count = 5 * SHORT
     with client_of(service) as client:

@@ -25,7 +25,8 @@ MAX_AHEAD: Final = 256
 _LONG_RUN_S: Final = 1.0
 """Tasks that run longer are not handed out ahead: the round trip does not show."""
 _RECALL_RUN_S: Final = 0.02
-"""Tasks that run shorter are not asked back: they will be done before the answer."""
+"""What waits behind tasks that run shorter is not asked back: they will be done before the answer. That is if they are
+as tasks have been lately: one that a node has told to run, and not to have ended, is not."""
 
 
 def ahead_limit(state: SchedulerState, slots: int) -> int:
@@ -333,12 +334,13 @@ def _assign(
 def _recall(state: SchedulerState, effects: list[Effect]) -> None:
     """Idle nodes, and nothing to place: ask busy nodes to give back what they have not begun, where it fits elsewhere
     (what does not would be handed to them again, and asked back again, without end)."""
-    if state.run_time_s is not None and state.run_time_s < _RECALL_RUN_S:
-        return
+    are_short = state.run_time_s is not None and state.run_time_s < _RECALL_RUN_S
     idle = sum(free * len(bucket) for free, bucket in enumerate(state.free_nodes))
     for node in state.with_ahead.values():
         if idle <= 0:
             return
+        if are_short and not node.row.running_tasks:
+            continue
         for assignment in reversed(list(node.assigned.values())):
             if assignment.holds or idle <= 0:
                 break

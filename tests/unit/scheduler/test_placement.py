@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from millpond.domain import events as e
 from millpond.domain.job import JobChanges
 from millpond.domain.states import NodeFillType, TaskState
@@ -158,6 +160,37 @@ def test_an_idle_node_calls_back_what_waits_behind_another_task() -> None:
     world.do(e.TaskReturned(at=world.now, node_id=wish.node_id, key=wish.key, attempt=wish.attempt))
     assert world.task("waits").attempt == 2
     assert holders(world) == {"runs", "waits"}
+
+
+def _short_ones(world: World, count: int) -> None:
+    """Tasks of a few milliseconds, on the pool's only node, whose ends say that they began."""
+    for n in range(count):
+        task = world.task(f"s{n}")
+        begun = world.now
+        world.tick(0.004)
+        end = e.AttemptEnd(n + 1, task.key, task.attempt, begun, world.now, 0)
+        world.do(e.TasksEnded(at=world.now, node_id=task.node_id or "", ends=(end,)))
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_an_idle_node_calls_back_what_waits_behind_a_long_task_among_short_ones(told_first: bool) -> None:
+    world = World()
+    world.add_pool(nodes=1)
+    world.add_job()
+    world.add_tasks(*(f"s{n}" for n in range(40)), "long", *(f"behind{n}" for n in range(3)))
+    _short_ones(world, 40)
+    assert {world.task(f"behind{n}").node_id for n in range(3)} == {world.task("long").node_id}
+    if told_first:
+        world.start("long")
+    world.do(e.PoolResizeRequested(at=world.now, target_dedicated_nodes=2, resize_timeout_s=300.0))
+    world.connect_all()
+    if not told_first:
+        assert world.returned == [], "it may be as short as the others were"
+        world.start("long")
+    (wish,) = world.returned
+    assert wish.key == world.task("behind2").key
+    world.do(e.TaskReturned(at=world.now, node_id=wish.node_id, key=wish.key, attempt=wish.attempt))
+    assert world.task("behind2").node_id not in (None, world.task("long").node_id)
 
 
 def test_a_node_that_restarts_is_given_what_it_should_hold_and_stops_what_it_should_not() -> None:
