@@ -16,14 +16,13 @@ lost, doubled and late messages:
   it has forgotten all but the number of its next report.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import Final
 
 from millpond.agent.actions import Action, GoOn, Kill, Launch, Renew
 from millpond.agent.attempts import AttemptRef, Attempts, Held, Phase, does_not_fit, interrupted
 from millpond.agent.base import Outcome
+from millpond.agent.due_reports import DueReports
 from millpond.agent.pace import Pace
 from millpond.agent.records import (
     Accepted,
@@ -93,7 +92,7 @@ class AgentState:
         """The node restarts: what ran is being ended, and nothing is taken in or reported before that is through."""
         self._interrupted = False
         self._slots = task_slots
-        self._next_seq = 1
+        self._reports = DueReports()
         self._boot_time: Timestamp | None = None
         self._disk_time: Timestamp = 0.0
         self._renewing = False
@@ -108,10 +107,7 @@ class AgentState:
     def _hold_nothing(self) -> None:
         self._attempts = Attempts()
         self._directories = self._attempts.directories
-        self._reports: deque[Reported] = deque()
-        """Not acknowledged, in order of number."""
-        self._said_later: dict[int, int] = {}
-        """Number of a report among them → of the later one that says all it says."""
+        self._reports.clear()
 
     # --- questions ---
 
@@ -149,12 +145,8 @@ class AgentState:
         return bool(self._reports)
 
     def reports(self, limit: int) -> tuple[Report, ...]:
-        """The first reports that are not acknowledged, without those that a later one among them makes needless."""
-        first = tuple(due.report for due in islice(self._reports, limit))
-        if not first or not self._said_later:
-            return first
-        last, said_later = first[-1].seq, self._said_later
-        return tuple(report for report in first if said_later.get(report.seq, last + 1) > last)
+        """See `DueReports.first`."""
+        return self._reports.first(limit)
 
     def over(self) -> list[Start]:
         """Attempts that have ended, of which the control plane has not acknowledged that."""
@@ -170,7 +162,7 @@ class AgentState:
     def snapshot(self) -> list[Record]:
         """The shortest journal that gives this state again."""
         records: list[Record] = [
-            Begun(boot_time=self.boot_time, next_seq=self._next_seq, disk_time=self._disk_time),
+            Begun(boot_time=self.boot_time, next_seq=self._reports.next_seq, disk_time=self._disk_time),
         ]
         if self.joined is not None:
             records.append(self.joined)
@@ -304,7 +296,7 @@ class AgentState:
         if held is None or held.phase is not Phase.LAUNCHED or held.coordinated or self._silent:
             return actions
         held.coordinated = True
-        self._report(Coordinated(self._next_seq, key, attempt), None, actions)
+        self._report(Coordinated(self._reports.next_seq, key, attempt), None, actions)
         return actions
 
     def started(self, key: int, attempt: int, start_time: Timestamp) -> list[Action]:
@@ -314,11 +306,11 @@ class AgentState:
         if held is None or held.phase is not Phase.LAUNCHED or held.started or self._silent:
             return actions
         held.started = True
-        held.started_seq = self._next_seq
+        held.started_seq = self._reports.next_seq
         if held.ahead:
             self._attempts.begin(held)
         held.began = start_time
-        self._report(Started(self._next_seq, key, attempt, start_time), None, actions)
+        self._report(Started(self._reports.next_seq, key, attempt, start_time), None, actions)
         return actions
 
     def ended(self, key: int, attempt: int, outcome: Outcome | None, at: Timestamp) -> list[Action]:
@@ -365,7 +357,7 @@ class AgentState:
             self._disk_time = self.disk_time
         self._boot_time = max(at, self.boot_time + _LEAST_BOOT_S)
         self._begin_anew()
-        return [Begun(boot_time=self.boot_time, next_seq=self._next_seq, disk_time=self._disk_time)]
+        return [Begun(boot_time=self.boot_time, next_seq=self._reports.next_seq, disk_time=self._disk_time)]
 
     # --- directives ---
 
@@ -395,7 +387,7 @@ class AgentState:
         latest = self._attempts.latest.get(start.key)
         if latest is not None:
             if latest > start.attempt:
-                self._report(Stopped(self._next_seq, start.key, start.attempt), None, actions)
+                self._report(Stopped(self._reports.next_seq, start.key, start.attempt), None, actions)
                 return
             # A newer attempt is the current one, so the older is of no use to anybody.
             self._on_stop(start.key, latest, actions)
@@ -406,7 +398,7 @@ class AgentState:
         ref = (key, attempt)
         held = self._attempts.held.get(ref)
         if held is None:
-            self._report(Stopped(self._next_seq, key, attempt), None, actions)
+            self._report(Stopped(self._reports.next_seq, key, attempt), None, actions)
         elif held.stop_asked:
             return
         elif held.phase is Phase.QUEUED:
@@ -419,8 +411,8 @@ class AgentState:
         else:
             # Its end is on the way already; the answer follows it.
             held.stop_asked = True
-            held.end_seq = self._next_seq
-            self._report(Stopped(self._next_seq, key, attempt, held.exit_code), held.start.slots, actions)
+            held.end_seq = self._reports.next_seq
+            self._report(Stopped(self._reports.next_seq, key, attempt, held.exit_code), held.start.slots, actions)
 
     def _on_return(self, directive: Return, actions: list[Action]) -> None:
         ref = (directive.key, directive.attempt)
@@ -436,8 +428,8 @@ class AgentState:
 
     def _return(self, ref: AttemptRef, held: Held, actions: list[Action]) -> None:
         held.phase = Phase.ENDED
-        held.end_seq = self._next_seq
-        self._report(Returned(self._next_seq, *ref), held.start.slots, actions)
+        held.end_seq = self._reports.next_seq
+        self._report(Returned(self._reports.next_seq, *ref), held.start.slots, actions)
 
     def _given_back(self, ref: AttemptRef, held: Held, actions: list[Action]) -> None:
         """It was handed ahead, and has not begun."""
@@ -559,15 +551,15 @@ class AgentState:
         """Report the end of an attempt; `outcome` is None when it was stopped before it was launched."""
         key, attempt = ref
         held.phase = Phase.ENDED
-        held.end_seq = self._next_seq
+        held.end_seq = self._reports.next_seq
         if outcome is not None:
             held.exit_code = outcome.exit_code
         report: Report
         if outcome is None or held.stop_asked:
-            report = Stopped(self._next_seq, key, attempt, held.exit_code)
+            report = Stopped(self._reports.next_seq, key, attempt, held.exit_code)
         else:
             report = Ended(
-                self._next_seq,
+                self._reports.next_seq,
                 key,
                 attempt,
                 start_time=outcome.start_time,
@@ -578,37 +570,27 @@ class AgentState:
                 user_cpu_s=outcome.user_cpu_s,
                 kernel_cpu_s=outcome.kernel_cpu_s,
             )
-            if outcome.start_time is not None and self._is_due(held.started_seq) and held.start.kind is TaskKind.TASK:
+            if outcome.start_time is not None and held.started_seq and held.start.kind is TaskKind.TASK:
                 # It says when the task began; that of an instance, or of a special task, counts by itself.
-                self._said_later[held.started_seq] = self._next_seq
+                self._reports.say_later(held.started_seq, report.seq)
         self._report(report, held.start.slots, actions)
-
-    def _is_due(self, seq: int) -> bool:
-        """A report of that number is not acknowledged."""
-        return bool(self._reports) and self._reports[0].report.seq <= seq
 
     def _report(self, report: Report, slots: int | None, actions: list[Action]) -> None:
         due = Reported(report, slots)
-        self._next_seq = report.seq + 1
-        self._reports.append(due)
+        self._reports.add(due)
         actions.append(due)
 
     def _acknowledge(self, seq: int, actions: list[Action]) -> None:
-        reports = self._reports
-        if not reports or reports[0].report.seq > seq:
-            return
-        while reports and reports[0].report.seq <= seq:
-            report = reports.popleft().report
-            self._said_later.pop(report.seq, None)
-            ref = (report.key, report.attempt)
-            held = self._attempts.held.get(ref)
+        taken_in = self._reports.acknowledge(seq)
+        for report in taken_in:
+            held = self._attempts.held.get((report.key, report.attempt))
             if held is not None and held.phase is Phase.ENDED and held.end_seq == report.seq:
                 self._attempts.forget(held)
-        actions.append(Acknowledged(seq=seq))
+        if taken_in:
+            actions.append(Acknowledged(seq=seq))
 
     def _drop_all_but_launched(self) -> None:
         self._reports.clear()
-        self._said_later.clear()
         self._attempts.drop_all_but_launched()
 
     # --- the journal ---
@@ -618,7 +600,7 @@ class AgentState:
             case Begun(boot_time=boot_time, next_seq=next_seq, disk_time=disk_time):
                 self._boot_time = boot_time
                 self._disk_time = disk_time
-                self._next_seq = max(self._next_seq, next_seq)
+                self._reports.next_seq = max(self._reports.next_seq, next_seq)
                 self._begin_anew()
             case Joined():
                 self.joined = record
@@ -669,8 +651,7 @@ class AgentState:
     def _replay_report(self, due: Reported) -> None:
         report = due.report
         ref = (report.key, report.attempt)
-        self._reports.append(due)
-        self._next_seq = max(self._next_seq, report.seq + 1)
+        self._reports.add(due)
         held = self._attempts.held.get(ref)
         if isinstance(report, Started | Coordinated):
             if held is not None and isinstance(report, Started):
