@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 
+from millpond.agent.spawning.client import Client
 from millpond.agent.spawning.frames import (
     COMPILED,
     END,
@@ -16,7 +17,6 @@ from millpond.agent.spawning.frames import (
     EXITED,
     FORGET,
     GIVEN_BACK,
-    HEADER,
     HELLO,
     IN_LANE,
     KEEPS,
@@ -24,7 +24,6 @@ from millpond.agent.spawning.frames import (
     LAUNCH,
     LAUNCH_AS,
     MARKER,
-    MAX_FRAME,
     READY,
     REFUSED,
     RUNNING,
@@ -56,13 +55,6 @@ _SWEEP_PATIENCE_S = 10.0
 """After that a task's end is told although something it left behind cannot be killed (it hangs in the kernel, or runs
 as another user)."""
 _MAX_SWITCHES = 256
-_TELL_S = 0.005
-"""That a process runs may be told so much later: one that ends sooner is told of once."""
-_GATHER_S = 0.01
-"""That it has ended may be told so much later while others wait in its lane: the host takes several at once for half of
-what they cost it one by one."""
-_LEAST_WAITING = 2
-"""With fewer than that in its lane an end is told at once, so that the host hands over more before the lane is dry."""
 _ORPHAN_CHECK_S = 2.0
 _FIRST_CLIENT_S = 30.0
 """However short it is to linger, whoever started the spawner has that long to connect."""
@@ -90,16 +82,7 @@ class Spawner:
         """Between SIGTERM and SIGKILL."""
         self._switching: dict[int, tuple[socket.socket, Process]] = {}
         """By descriptor: processes that are about to become another user's, and what they say of it."""
-        self._client: socket.socket | None = None
-        self._received = bytearray()
-        self._unsent = bytearray()
-        self._untold: dict[bytes, Process] = {}
-        """Processes that run, which the client has yet to be told."""
-        self._told_later = bytearray()
-        """Frames about processes that have ended."""
-        self._tell_at = 0.0
-        """Monotonic time at which they are told in any case."""
-        self._writing = False
+        self._client: Client | None = None
         self._shutting_down = False
         self._checked_at = time.monotonic()
         self._alone_since = self._checked_at + _FIRST_CLIENT_S
@@ -135,7 +118,7 @@ class Spawner:
                     # Which child it was says the kernel, for all that have ended since.
                     with contextlib.suppress(BlockingIOError):
                         os.read(descriptor, 4096)
-                elif self._client is not None and descriptor == self._client.fileno():
+                elif self._client is not None and descriptor == self._client.descriptor:
                     if events & ~select.EPOLLOUT:
                         self._receive()
                     if events & select.EPOLLOUT:
@@ -148,9 +131,7 @@ class Spawner:
             if self._lanes:
                 for lane in self._lanes.stuck(time.monotonic()):
                     self._give_back(lane)
-            if self._untold or self._told_later:
-                self._tell_due(time.monotonic())
-            if self._unsent and not self._writing:
+            if self._client is not None and self._client.tell_due():
                 self._flush()
         if self._client is not None:
             self._client.close()
@@ -163,11 +144,9 @@ class Spawner:
         if self._killing:
             until = min(process.kill_at for process in self._killing.values()) - time.monotonic()
             timeout = max(0.001, until if timeout < 0 else min(timeout, until))
-        if self._untold or self._told_later:
-            until = self._tell_at if self._told_later else math.inf
-            if self._untold:
-                until = min(until, next(iter(self._untold.values())).tell_at)
-            until -= time.monotonic()
+        due_at = math.inf if self._client is None else self._client.due_at()
+        if due_at < math.inf:
+            until = due_at - time.monotonic()
             timeout = max(0.001, until if timeout < 0 else min(timeout, until))
         elif self._lanes and not 0 <= timeout <= PATIENCE_S:
             timeout = PATIENCE_S
@@ -194,7 +173,7 @@ class Spawner:
     def _accept(self) -> None:
         """Take a new client; it takes the place of the old one, which is a host that hangs or has died."""
         try:
-            client, _ = self._listener.accept()
+            connection, _ = self._listener.accept()
         except OSError:
             return
         # What the old one still said counts (a FORGET of an exit that was taken in): it came before the new one.
@@ -205,16 +184,14 @@ class Spawner:
             # The new one is told what became of them.
             answer.settimeout(_SWITCH_S)
             self._switched(descriptor)
-        client.setblocking(False)
-        self._client = client
-        self._epoll.register(client.fileno(), select.EPOLLIN)
-        self._unsent += frame(HELLO, str(VERSION).encode())
+        self._client = client = Client(connection, self._epoll)
+        client.tell(frame(HELLO, str(VERSION).encode()))
         for process_id in self._lanes.given_back:
-            self._unsent += frame(GIVEN_BACK, process_id)
+            client.tell(frame(GIVEN_BACK, process_id))
         for process in self._processes.values():
             if not process.forgotten:
-                self._unsent += self._news(process)
-        self._send(frame(READY))
+                client.tell(self._news(process))
+        client.tell(frame(READY))
 
     def _news(self, process: Process) -> bytes:
         """What there is to tell of a process."""
@@ -224,17 +201,11 @@ class Spawner:
 
     def _drop_client(self) -> None:
         if self._client is not None:
-            self._epoll.unregister(self._client.fileno())
             self._client.close()
         self._client = None
-        self._received.clear()
-        self._unsent.clear()
-        self._untold.clear()
-        self._told_later.clear()
         # The next one is told.
         for lane in self._lanes.full():
             self._lanes.empty(lane)
-        self._writing = False
         # Whoever comes next asks for what it wants to know.
         self._ends.clear()
         self._alone_since = time.monotonic()
@@ -243,38 +214,26 @@ class Spawner:
         """Take in what the client sent; whether it is still there and there may be more."""
         assert self._client is not None
         try:
-            data = self._client.recv(65536)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if not data:
+            if not self._client.receive():
+                return False
+            for operation, payload in self._client.frames():
+                self._handle(operation, payload)
+        except (EOFError, ValueError, IndexError):
+            # It has gone, or what it speaks is not our protocol: whoever it is may connect again.
             self._drop_client()
             return False
-        received = self._received
-        received += data
-        try:
-            position = self._take_frames(received)
-        except (ValueError, IndexError):
-            # Not our protocol: whoever it is may connect again.
-            self._drop_client()
-            return False
-        del received[:position]
         return True
 
-    def _take_frames(self, received: bytearray) -> int:
-        """Handle the whole frames in `received`; where the rest begins."""
-        position = 0
-        while len(received) - position >= HEADER.size:
-            length, operation = HEADER.unpack_from(received, position)
-            if length > MAX_FRAME:
-                raise ValueError(length)
-            end = position + HEADER.size + length
-            if end > len(received):
-                break
-            self._handle(operation, bytes(received[position + HEADER.size : end]))
-            position = end
-        return position
+    def _flush(self) -> None:
+        if self._client is not None:
+            try:
+                self._client.flush()
+            except EOFError:
+                self._drop_client()
+
+    def _tell(self, data: bytes) -> None:
+        if self._client is not None:
+            self._client.tell(data)
 
     def _handle(self, operation: int, payload: bytes) -> None:
         if operation == IN_LANE:
@@ -308,64 +267,6 @@ class Spawner:
             switch = self._switches[who] = Switch(*who)
         return switch
 
-    def _send(self, data: bytes | bytearray) -> None:
-        if self._client is not None:
-            self._unsent += data
-
-    def _runs(self, process: Process) -> None:
-        """It has begun: that is told soon, unless its end is told before."""
-        if self._client is not None:
-            process.tell_at = time.monotonic() + _TELL_S
-            self._untold[process.id] = process
-
-    def _tell_due(self, now: float) -> None:
-        """What was to be told later, and is due. Ends first: what runs now may have begun because of them."""
-        due = []
-        for process in self._untold.values():
-            if process.tell_at > now:
-                break
-            due.append(process)
-        if due or self._tell_at <= now:
-            self._tell_later_ends()
-        for process in due:
-            del self._untold[process.id]
-            self._send(frame(RUNNING, process.id, process.began))
-
-    def _tell_exit(self, process: Process) -> None:
-        assert process.exit is not None
-        self._untold.pop(process.id, None)
-        if self._client is None:
-            return
-        lane = process.lane
-        if lane is not None and process.succeeded and len(lane.waiting) >= _LEAST_WAITING:
-            if not self._told_later:
-                self._tell_at = time.monotonic() + _GATHER_S
-            self._told_later += process.exit
-        else:
-            self._tell_later_ends()
-            self._send(process.exit)
-
-    def _tell_later_ends(self) -> None:
-        """Before anything that came after them."""
-        if self._told_later:
-            self._send(self._told_later)
-            self._told_later.clear()
-
-    def _flush(self) -> None:
-        if self._client is None:
-            return
-        try:
-            sent = self._client.send(self._unsent)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._drop_client()
-            return
-        del self._unsent[:sent]
-        if bool(self._unsent) != self._writing:
-            self._writing = bool(self._unsent)
-            self._epoll.modify(self._client.fileno(), select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
-
     # --- starting ---
 
     def _take_launch(
@@ -378,8 +279,7 @@ class Spawner:
         process_id = payload[: payload.index(b"\0")]
         known = self._processes.get(process_id)
         if known is not None:
-            self._tell_later_ends()
-            self._send(self._news(known))
+            self._tell(self._news(known))
             return
         self._lanes.given_back.pop(process_id, None)
         if process_id in self._lanes:
@@ -396,8 +296,7 @@ class Spawner:
             self._lanes.wait(lane, process_id, payload, switch, time.monotonic())
 
     def _refuse(self, process_id: bytes, number: int, step: bytes, *more: bytes) -> None:
-        self._tell_later_ends()
-        self._send(frame(REFUSED, process_id, b"%d" % number, step, *more))
+        self._tell(frame(REFUSED, process_id, b"%d" % number, step, *more))
 
     def _give_back(self, lane: Lane) -> None:
         """Whatever waits in a lane."""
@@ -434,12 +333,12 @@ class Spawner:
             return
         process = Process(process_id, pid, began, KEEPS in launch.split(b"\0", 5)[4], lane)
         self._processes[process_id] = self._running[pid] = process
-        if answer is None:
-            self._runs(process)
-        else:
+        if answer is not None:
             process.switching = answer.fileno()
             self._switching[process.switching] = (answer, process)
             self._epoll.register(process.switching, select.EPOLLIN)
+        elif self._client is not None:
+            self._client.tell_running(process)
 
     def _start_without(self, launch: bytes, switch: Switch | None) -> tuple[int, socket.socket | None]:
         """See `Starter.start`."""
@@ -467,7 +366,8 @@ class Spawner:
         process.switching = -1
         if len(said) < ANSWER.size:
             # It is the task's program now; or was killed.
-            self._runs(process)
+            if self._client is not None:
+                self._client.tell_running(process)
             return
         number, was_user = ANSWER.unpack(said)
         # It is about to end, and is no process of the task's.
@@ -545,8 +445,7 @@ class Spawner:
                 continue
             if not any(is_of(process_id, attempt) for process_id in self._ending):
                 self._ends.discard(attempt)
-                self._tell_later_ends()
-                self._send(frame(ENDED, attempt))
+                self._tell(frame(ENDED, attempt))
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
@@ -609,8 +508,8 @@ class Spawner:
             self._kept[process.id] = process
             if process.forgotten:
                 self._sweep_up(process)
-            else:
-                self._tell_exit(process)
+            elif self._client is not None:
+                self._client.tell_exit(process)
         else:
             process.patience_until = time.monotonic() + _SWEEP_PATIENCE_S
             self._ending[process.id] = process
@@ -636,8 +535,8 @@ class Spawner:
                 del self._ending[process.id]
                 if process.forgotten:
                     del self._processes[process.id]
-                else:
-                    self._tell_exit(process)
+                elif self._client is not None:
+                    self._client.tell_exit(process)
                 if process.lane is not None:
                     self._over_in(process.lane, well=process.succeeded)
         if self._ends:
