@@ -33,7 +33,12 @@ class DueReports:
         return tuple(report for report in first if said_later.get(report.seq, last + 1) > last)
 
     def add(self, due: Reported) -> None:
-        """Also of an earlier life of the agent."""
+        """The report numbered `next_seq`."""
+        self._due.append(due)
+        self.next_seq = due.report.seq + 1
+
+    def restore(self, due: Reported) -> None:
+        """One of an earlier life of the agent, which may have made more since."""
         self._due.append(due)
         self.next_seq = max(self.next_seq, due.report.seq + 1)
 

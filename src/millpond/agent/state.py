@@ -306,11 +306,11 @@ class AgentState:
         if held is None or held.phase is not Phase.LAUNCHED or held.started or self._silent:
             return actions
         held.started = True
-        held.started_seq = self._reports.next_seq
+        held.started_seq = seq = self._reports.next_seq
         if held.ahead:
             self._attempts.begin(held)
         held.began = start_time
-        self._report(Started(self._reports.next_seq, key, attempt, start_time), None, actions)
+        self._report(Started(seq, key, attempt, start_time), None, actions)
         return actions
 
     def ended(self, key: int, attempt: int, outcome: Outcome | None, at: Timestamp) -> list[Action]:
@@ -331,7 +331,8 @@ class AgentState:
             self._takes_back = True
             self._given_back(ref, held, actions)
         else:
-            self._pace.ended(outcome)
+            if self._takes_ahead is not None:
+                self._pace.ended(outcome)
             if self._interrupted and not held.stop_asked:
                 outcome = interrupted(outcome)
             self._end(ref, held, outcome, actions)
@@ -504,7 +505,8 @@ class AgentState:
                 attempts.queue.popleft()
                 self._launch(held, at, actions)
             else:
-                self._hand_ahead(actions)
+                if self._takes_ahead is not None:
+                    self._hand_ahead(actions)
                 return
 
     def _hand_ahead(self, actions: list[Action]) -> None:
@@ -551,15 +553,15 @@ class AgentState:
         """Report the end of an attempt; `outcome` is None when it was stopped before it was launched."""
         key, attempt = ref
         held.phase = Phase.ENDED
-        held.end_seq = self._reports.next_seq
+        held.end_seq = seq = self._reports.next_seq
         if outcome is not None:
             held.exit_code = outcome.exit_code
         report: Report
         if outcome is None or held.stop_asked:
-            report = Stopped(self._reports.next_seq, key, attempt, held.exit_code)
+            report = Stopped(seq, key, attempt, held.exit_code)
         else:
             report = Ended(
-                self._reports.next_seq,
+                seq,
                 key,
                 attempt,
                 start_time=outcome.start_time,
@@ -572,7 +574,7 @@ class AgentState:
             )
             if outcome.start_time is not None and held.started_seq and held.start.kind is TaskKind.TASK:
                 # It says when the task began; that of an instance, or of a special task, counts by itself.
-                self._reports.say_later(held.started_seq, report.seq)
+                self._reports.say_later(held.started_seq, seq)
         self._report(report, held.start.slots, actions)
 
     def _report(self, report: Report, slots: int | None, actions: list[Action]) -> None:
@@ -651,7 +653,7 @@ class AgentState:
     def _replay_report(self, due: Reported) -> None:
         report = due.report
         ref = (report.key, report.attempt)
-        self._reports.add(due)
+        self._reports.restore(due)
         held = self._attempts.held.get(ref)
         if isinstance(report, Started | Coordinated):
             if held is not None and isinstance(report, Started):
