@@ -23,7 +23,7 @@ from millpond.domain.events import AttemptEnd, HeldAttempt
 from millpond.domain.states import TaskKind
 from millpond.domain.task import NameValue
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 CONTENT_TYPE: Final = "application/msgpack"
 
 HELLO_PATH: Final = "/agent/v1/hello"
