@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from enum import Enum, auto
-from itertools import chain
+from itertools import chain, takewhile
 from typing import TypeAlias
 
 import msgspec
@@ -75,8 +75,6 @@ class Attempts:
         self.ahead: deque[AttemptRef] = deque()
         """Launched beyond the node's slots, in order: each has the slots of one that is to end. All that have slots are
         in a lane then, and need as many slots as these."""
-        self.not_begun: set[AttemptRef] = set()
-        """Launched ahead, and not known to have begun."""
         self._kinds: dict[int, int] = {}
         """Slots of an attempt in a lane, 0 for any other → how many such have slots now."""
         self._number = 0
@@ -118,7 +116,6 @@ class Attempts:
         """It stands in no line any more, and has no slots yet."""
         held.phase = Phase.LAUNCHED
         held.ahead = True
-        self.not_begun.add(held.ref)
         self.ahead.append(held.ref)
         self.directories.take(held.start)
 
@@ -126,27 +123,22 @@ class Attempts:
         """Whether so many of the node's slots are nobody's, and are owed to nobody."""
         return not self.ahead and slots <= of - self.used_slots
 
-    def begin(self, held: Held) -> None:
-        """What was handed ahead has begun, or is over."""
-        held.ahead = False
-        self.not_begun.discard(held.ref)
+    @property
+    def has_not_begun(self) -> bool:
+        """Something was launched ahead, and is not known to have begun."""
+        return any(held.ahead for held in self.held.values())
 
     def put_back(self, held: Held) -> None:
         """It has not begun, and waits again where it did."""
         held.phase = Phase.QUEUED
         held.width = 0
-        before = 0
-        for before, ref in enumerate(self.queue):  # noqa: B007  all of a lane are put back one after the other
-            if self.held[ref].number > held.number:
-                break
-        else:
-            before = len(self.queue)
-        self.queue.insert(before, held.ref)
+        # Near the front: what waits in a lane is given back in order, and came before the rest.
+        earlier = takewhile(lambda ref: self.held[ref].number < held.number, self.queue)
+        self.queue.insert(sum(1 for _ in earlier), held.ref)
 
     def make_room(self, held: Held) -> None:
         """What was launched is over. Its slots are those of the first that was handed ahead, if there is one."""
-        if held.ahead:
-            self.begin(held)
+        held.ahead = False
         self.directories.leave(held.start)
         if not held.has_slots:
             self.ahead.remove(held.ref)

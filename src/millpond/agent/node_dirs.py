@@ -92,9 +92,9 @@ class NodeDirectories:
         self._wake: asyncio.Event | None = None
         self._tending: asyncio.Task[None] | None = None
         self._unrecorded: list[_Retained] = []
-        self._gathered: list[_Retained] | None = None
-        """What is to be written down together."""
         """Retention that the disk had no room for."""
+        self._gathered: list[_Retained] | None = None
+        """What is to be written down together; None where each is by itself."""
         self._made = False
         self._group: int | None = None
         """Whom the directories are open to, with isolation; the agent is root then."""

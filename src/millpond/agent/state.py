@@ -307,8 +307,7 @@ class AgentState:
             return actions
         held.started = True
         held.started_seq = seq = self._reports.next_seq
-        if held.ahead:
-            self._attempts.begin(held)
+        held.ahead = False
         held.began = start_time
         self._report(Started(seq, key, attempt, start_time), None, actions)
         return actions
@@ -513,7 +512,7 @@ class AgentState:
         """Launch from the head of the queue what is to begin as soon as others have ended."""
         attempts = self._attempts
         if self._takes_back:
-            if attempts.not_begun:
+            if attempts.has_not_begun:
                 return
             self._takes_back = False
         while attempts.queue:
@@ -641,8 +640,7 @@ class AgentState:
             has_room = self._attempts.has_room(held.start.slots, self._slots)
             self._attempts.hand_ahead(held)
             held.began = launched.began
-            if held.began:
-                self._attempts.begin(held)
+            held.ahead = not held.began
             if has_room:
                 self._attempts.follow()
         else:
@@ -659,7 +657,7 @@ class AgentState:
             if held is not None and isinstance(report, Started):
                 held.started = True
                 held.began = report.start_time
-                self._attempts.begin(held)
+                held.ahead = False
             elif held is not None:
                 held.coordinated = True
             return

@@ -154,7 +154,7 @@ class AgentRoutes:
             for node in call.nodes
             if node.place not in known
         ]
-        return News((*refused, *news.nodes), unknown=news.unknown)
+        return msgspec.structs.replace(news, nodes=(*refused, *news.nodes))
 
     async def _file_reply(self, request: Request, node_id: str, request_id: str, receive: Receive) -> Response:
         head = request.headers.get(FILE_REPLY_HEADER.encode())

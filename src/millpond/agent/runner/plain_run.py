@@ -54,8 +54,8 @@ class PlainRun:
         over: Callable[["PlainRun", ProcessExit | Exception | None], None],
     ) -> None:
         """`make_directory` are those of the hooks that make its directories, where the executor cannot. `began` is told
-        when an attempt that waited began, and whether it is over by now. `over` is told once how the process ended (None: it was lost), or why there was
-        none."""
+        when an attempt that waited began, and whether it is over by now. `over` is told once how the process ended
+        (None: it was lost), or why there was none."""
         self.attempt = attempt
         self._executor = executor
         self._prestart = prestart

@@ -3,8 +3,8 @@
 Without them a slot of a node stands empty from the end of one process, over the host's turn, until the next is started.
 
 A *lane* is that of one node, as wide as the node has room for the attempts that run in it: those that wait, and those they
-wait for, need the same. What is handed over ahead waits while the lane is full, and is started in the turn in which one of the lane is reaped. Only as long as all goes well: what waits is
-given back, as never having been there, when
+wait for, need the same. What is handed over ahead waits while the lane is full, and is started in the turn in which one of
+the lane is reaped. Only as long as all goes well: what waits is given back, as never having been there, when
 
 - a process of the lane ends with anything but exit code 0, or cannot be started. The host then looks at what went wrong
   before anything else runs on that node;
