@@ -19,7 +19,7 @@ from millpond.providers.fake import FakeProvider
 from millpond.store.base import PoolContents, StoreFacts
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
-from tests.listening import hear
+from tests.listening import hear, tell
 from tests.unit.scheduler.world import World, new_job, new_pool
 from tests.waiting import PATIENCE_S
 
@@ -105,7 +105,7 @@ async def test_a_stale_hello_does_not_start_an_attempt_again(control: ControlSer
     welcome = await asyncio.wait_for(true_hello, PATIENCE_S)
     now = control.now()
     ended = m.Ended(1, start.key, 1, now, now, 0)
-    reply = await control.agents.sync(m.Sync(node_id, welcome.session, 0, (ended,)))
+    reply = await tell(control.agents, m.Sync(node_id, welcome.session, 0, (ended,)))
     assert reply.acknowledged == 1
     assert start.key not in [directive.key for directive in reply.directives if isinstance(directive, m.Start)]
 
