@@ -29,3 +29,11 @@ async def hear(
             raise BatchError(ErrorCode(one.error))
         return one.reply
     return m.SyncReply(session)
+
+
+async def tell(agents: AgentGateway, sync: m.Sync) -> m.SyncReply:
+    """What a node is answered that reports by itself. Raises BatchError when something is wrong with its sync."""
+    (answer,) = await agents.sync_all((sync,))
+    if isinstance(answer, BatchError):
+        raise answer
+    return answer

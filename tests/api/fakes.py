@@ -383,6 +383,8 @@ class FakeAgents:
         self.calls: list[Any] = []
         self.bodies: dict[str, bytes] = {}
         self.take_body = True
+        self.overtaken = False
+        """A later call of the host has come."""
         self.error: Exception | None = None
 
     def authenticate(self, node_id: str, token: str) -> bool:
@@ -404,6 +406,8 @@ class FakeAgents:
         if self.error is not None:
             raise self.error
         self.calls.append((call, park))
+        if self.overtaken:
+            return News(overtaken=True)
         return News(tuple(NodeNews(node.place, SyncReply(node.session)) for node in call.nodes))
 
     async def file_reply(self, node_id: str, request_id: str, reply: FileReply, body: AsyncIterator[bytes]) -> None:

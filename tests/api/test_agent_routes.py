@@ -63,6 +63,10 @@ async def test_a_host_listens_for_the_nodes_whose_tokens_it_has(world: World) ->
     again = m.Listen("host", 2, seen=((1, 4),))
     assert (await call(world, m.LISTEN_PATH, again, node=None, token=None)).status == 200
     assert world.control.agents.calls == [(listen, True), (sound, False), (again, True)]
+    # That a later call has overtaken this one is told beside a refusal, too: it changed nothing.
+    world.control.agents.overtaken = True
+    answer = await call(world, m.LISTEN_PATH, mixed, node=None, token=None)
+    assert msgspec.msgpack.decode(answer.body, type=m.News) == m.News((refusal,), overtaken=True)
 
 
 @pytest.mark.parametrize(

@@ -14,31 +14,11 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 
 from tests.process.test_crashes import host_pid, spawner_pid
-from tests.process.test_up import client_of, make_job
+from tests.process.test_up import client_of, make_pool
 from tests.waiting import until
 
 SHORT = 60
 """So many that a node knows them to be short long before the last."""
-
-
-def make_pool(client: BatchClient, nodes: int) -> None:
-    """Nodes of one slot."""
-    image = next(i for i in client.list_supported_images() if i.os_type == m.OSType.LINUX)
-    client.create_pool(
-        m.BatchPoolCreateOptions(
-            id="p",
-            vm_size="standard_d2s_v3",
-            virtual_machine_configuration=m.VirtualMachineConfiguration(
-                image_reference=image.image_reference, node_agent_sku_id=image.node_agent_sku_id
-            ),
-            target_dedicated_nodes=nodes,
-        )
-    )
-    until(
-        lambda: [node.state for node in client.list_nodes("p")],
-        lambda states: states == [m.BatchNodeState.IDLE] * nodes,
-    )
-    make_job(client)
 
 
 @pytest.fixture
@@ -70,7 +50,7 @@ def runs(directory: Path) -> dict[str, int]:
 
 def test_on_a_node_of_one_slot_no_two_tasks_overlap(service: Any, tmp_path: Path) -> None:
     with client_of(service) as client:
-        make_pool(client, 1)
+        make_pool(client, 1, slots=1)
         add(client, *short_ones(tmp_path / "ran"), ("failing", "/bin/false"), ("missing", "no-such-program"))
         add(client, *short_ones(tmp_path / "ran", 20, "t"))
         tasks = completed(client, SHORT + 22)
@@ -86,7 +66,7 @@ def test_on_a_node_of_one_slot_no_two_tasks_overlap(service: Any, tmp_path: Path
 def test_what_was_handed_ahead_behind_a_long_task(service: Any, tmp_path: Path) -> None:
     """It can be terminated and deleted as if it stood in the queue, and what is left runs when there is room."""
     with client_of(service) as client:
-        make_pool(client, 1)
+        make_pool(client, 1, slots=1)
         behind = short_ones(tmp_path / "ran", 5, "behind")
         add(client, *short_ones(tmp_path / "ran"), ("long", "/bin/sleep 600"), *behind)
         until(lambda: client.get_task("j", "long").state, lambda state: state == m.BatchTaskState.RUNNING)
@@ -106,7 +86,7 @@ def test_what_was_handed_ahead_behind_a_long_task(service: Any, tmp_path: Path) 
 
 def test_what_waits_behind_a_long_task_goes_to_a_node_that_is_idle(service: Any, tmp_path: Path) -> None:
     with client_of(service) as client:
-        make_pool(client, 2)
+        make_pool(client, 2, slots=1)
         add(client, *short_ones(tmp_path / "ran"), ("long", "/bin/sleep 600"), *short_ones(tmp_path / "ran", 20, "b"))
         completed(client, SHORT + 20)
         long = client.get_task("j", "long")
@@ -119,7 +99,7 @@ def test_what_waits_behind_a_long_task_goes_to_a_node_that_is_idle(service: Any,
 def test_a_host_killed_among_short_tasks_runs_each_once(service: Any, tmp_path: Path) -> None:
     count = 5 * SHORT
     with client_of(service) as client:
-        make_pool(client, 1)
+        make_pool(client, 1, slots=1)
         add(client, *short_ones(tmp_path / "ran", count))
         for share in (0.2, 0.5, 0.8):
             until(lambda: len(runs(tmp_path / "ran")), lambda ran, wanted=share * count: ran > wanted)
@@ -135,7 +115,7 @@ def test_a_spawner_killed_among_short_tasks(service: Any, tmp_path: Path) -> Non
     """What it had begun may run again; what only waited there runs once."""
     count = 5 * SHORT
     with client_of(service) as client:
-        make_pool(client, 1)
+        make_pool(client, 1, slots=1)
         add(client, *short_ones(tmp_path / "ran", count))
         until(lambda: len(runs(tmp_path / "ran")), lambda ran: ran > 2 * SHORT)
         os.kill(spawner_pid(service), signal.SIGKILL)

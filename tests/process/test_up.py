@@ -26,7 +26,7 @@ def client_of(service: Any) -> BatchClient:
     return BatchClient(service.endpoint, AzureNamedKeyCredential(service.account, service.key))
 
 
-def make_pool(client: BatchClient, nodes: int, *, with_job: bool = True) -> None:
+def make_pool(client: BatchClient, nodes: int, *, slots: int = 2, with_job: bool = True) -> None:
     image = next(i for i in client.list_supported_images() if i.os_type == m.OSType.LINUX)
     client.create_pool(
         m.BatchPoolCreateOptions(
@@ -36,7 +36,7 @@ def make_pool(client: BatchClient, nodes: int, *, with_job: bool = True) -> None
                 image_reference=image.image_reference, node_agent_sku_id=image.node_agent_sku_id
             ),
             target_dedicated_nodes=nodes,
-            task_slots_per_node=2,
+            task_slots_per_node=slots,
         )
     )
     until(

@@ -3,10 +3,8 @@
 What there is for the node comes with the call that its host has parked for all of its nodes (`listening`). Reports go in
 syncs of their own, at once: while one is on its way, further reports gather and go in the next, and while work is queued
 on the node they gather a little longer, so that a busy node sends large batches and an idle one none. The answers to them
-bring all that is new, too. When the control plane is away calls are tried again with growing, jittered pauses; the node's
+bring all that is new, too. When the control plane is away calls are tried again with growing pauses (`pauses`); the node's
 tasks run on meanwhile.
-
-Only the event loop's time is used, and chance is injected, so the same code runs on virtual time.
 """
 
 import asyncio
@@ -17,6 +15,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from millpond.agent.listening import Listens, TransportError
 from millpond.agent.node import NodeAgent
+from millpond.agent.pauses import MAX_PAUSE_S, Pauses
 from millpond.domain.errors import ErrorCode
 from millpond.protocol.messages import (
     FileEntry,
@@ -34,8 +33,6 @@ _log = logging.getLogger(__name__)
 
 _ANSWER_S: Final = 30.0
 """How long the answer to a call may take."""
-_MIN_PAUSE_S: Final = 0.05
-_MAX_PAUSE_S: Final = 5.0
 _MAX_FILE_ANSWERS: Final = 32
 _MAX_FOLLOWED: Final = 256
 _GATHER_S: Final = 0.05
@@ -89,15 +86,16 @@ class NodeLink:
         files: Files,
         *,
         chance: Callable[[], float],
-        max_pause_s: float = _MAX_PAUSE_S,
+        max_pause_s: float = MAX_PAUSE_S,
         welcomed: Callable[[Welcome], None] = lambda welcome: None,
         follow: Follow | None = None,
     ) -> None:
-        """`follow` answers requests to follow a file; `welcomed` is told of every new session; `chance` gives numbers from 0 up to 1 for the jitter; pauses between tries grow up to `max_pause_s`."""
+        """`follow` answers requests to follow a file; `welcomed` is told of every new session; `chance` and `max_pause_s` are
+        those of `Pauses`."""
         self._agent = agent
         self._transport = transport
         self._files = files
-        self._chance = chance
+        self._pauses = Pauses(chance, max_pause_s, unless=lambda: agent.leaving)
         self._max_pause_s = max_pause_s
         self._welcomed = welcomed
         self._follow = follow
@@ -107,7 +105,6 @@ class NodeLink:
         """The control plane does not let the node listen: a reason to pause."""
         self._over = asyncio.Event()
         """It has ended that the node listens."""
-        self._nudge = asyncio.Event()
         self._restarted = asyncio.Event()
         self._reporting: asyncio.Task[None] | None = None
         self._reported_at = 0.0
@@ -141,7 +138,7 @@ class NodeLink:
 
     def nudge(self) -> None:
         """Something has changed (the node leaves, the service has moved): look at once, pause no longer."""
-        self._nudge.set()
+        self._pauses.end()
         self._hungry.set()
         if self._agent.leaving:
             self._restarted.set()
@@ -165,7 +162,7 @@ class NodeLink:
                 failures += 1
                 if failures == 1:
                     _log.info("node %s: no hello: %s", self._agent.node_id, error or "no answer")
-                await self._pause(failures)
+                await self._pauses.after(failures)
             else:
                 self._heard()
                 self._park_s = welcome.park_s
@@ -189,7 +186,7 @@ class NodeLink:
             if self._refused:
                 lasted_s = asyncio.get_running_loop().time() - begun
                 failures = 1 if lasted_s > self._max_pause_s else failures + 1
-                await self._pause(failures)
+                await self._pauses.after(failures)
 
     def stop_listening(self, why: str) -> None:
         """The control plane wants nothing of it."""
@@ -236,14 +233,14 @@ class NodeLink:
                         reply = await self._transport.sync(sync)
                 except (TransportError, TimeoutError):
                     failures += 1
-                    await self._pause(failures)
+                    await self._pauses.after(failures)
                     continue
                 self.take(sync.session, reply)
                 if reply.retry_after_s > 0:
-                    await self._pause_for(reply.retry_after_s)
+                    await self._pauses.last(reply.retry_after_s)
                 elif sync.reports and reply.acknowledged < sync.reports[-1].seq:
                     failures += 1
-                    await self._pause(failures)
+                    await self._pauses.after(failures)
                 else:
                     failures = 0
         except Exception:
@@ -318,23 +315,6 @@ class NodeLink:
         finally:
             if isinstance(body, _Closable):
                 await body.aclose()
-
-    # --- pauses ---
-
-    async def _pause(self, failures: int) -> None:
-        """The pause after the n-th failure in a row: doubling, half of it chance."""
-        pause_s = min(self._max_pause_s, _MIN_PAUSE_S * 2.0 ** min(failures - 1, 16))
-        await self._pause_for(pause_s * (0.5 + 0.5 * self._chance()))
-
-    async def _pause_for(self, pause_s: float) -> None:
-        if self._agent.leaving:
-            return
-        self._nudge.clear()
-        try:
-            async with asyncio.timeout(pause_s):
-                await self._nudge.wait()
-        except TimeoutError:
-            pass
 
 
 def _nothing() -> None:

@@ -3,9 +3,7 @@
 Each node in a session has a place. A call tells what has changed since the last one that was answered: places that are new
 or left, and what was seen where. While a call is parked, changes go with another, which takes its place there; those that
 come close together go with one. The answer to any of them counts, however late. When the control plane is away the call
-is tried again with growing, jittered pauses.
-
-Only the event loop's time is used, and chance is injected, so the same code runs on virtual time.
+is tried again with growing pauses (`pauses`).
 """
 
 import asyncio
@@ -13,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
+from millpond.agent.pauses import MAX_PAUSE_S, Pauses
 from millpond.protocol.messages import Listen, Listening, News, NodeMetrics, NodeNews, SyncReply
 
 _log = logging.getLogger(__name__)
@@ -23,8 +22,6 @@ _GATHER_S: Final = 0.05
 """Between two calls of which the first is not answered yet."""
 _EMPTY_ANSWER_S: Final = 0.02
 """A call that is answered sooner than this, with nothing in it, was not parked."""
-_MIN_PAUSE_S: Final = 0.05
-_MAX_PAUSE_S: Final = 5.0
 
 Send: TypeAlias = Callable[[Listen], Awaitable[News]]
 """Raises TransportError."""
@@ -61,14 +58,13 @@ class HostListening:
     """What the nodes of a host are told comes in here. `close` ends it."""
 
     def __init__(
-        self, send: Send, *, host_id: str, chance: Callable[[], float], max_pause_s: float = _MAX_PAUSE_S
+        self, send: Send, *, host_id: str, chance: Callable[[], float], max_pause_s: float = MAX_PAUSE_S
     ) -> None:
-        """`host_id` is made up at random, and nobody else's to know. `chance` gives numbers from 0 up to 1 for the
-        jitter of pauses, which grow up to `max_pause_s`."""
+        """`host_id` is made up at random, and nobody else's to know. `chance` and `max_pause_s` are those of
+        `Pauses`."""
         self._send = send
         self._host_id = host_id
-        self._chance = chance
-        self._max_pause_s = max_pause_s
+        self._pauses = Pauses(chance, max_pause_s)
         self._park_s = 0.0
         self._last_place = 0
         self._places: dict[int, _Place] = {}
@@ -90,7 +86,6 @@ class HostListening:
         self._running: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[bool]] = set()
         self._wake = asyncio.Event()
-        self._nudged = asyncio.Event()
         self.last_heard: float | None = None
         """Event loop time of the last answer."""
 
@@ -122,7 +117,7 @@ class HostListening:
 
     def nudge(self) -> None:
         """The service may have moved: pause no longer."""
-        self._nudged.set()
+        self._pauses.end()
 
     async def close(self) -> None:
         tasks = [*self._calls, *([self._running] if self._running is not None else [])]
@@ -143,7 +138,9 @@ class HostListening:
                     self._wake.clear()
                     await self._wake.wait()
                 if latest.done():
-                    await self._pause(fine=latest.result())
+                    self._failures = 0 if latest.result() else self._failures + 1
+                    if self._failures:
+                        await self._pauses.after(self._failures)
                 elif self._places:
                     await asyncio.sleep(max(0.0, self._asked_at + _GATHER_S - asyncio.get_running_loop().time()))
         finally:
@@ -231,17 +228,3 @@ class HostListening:
         except Exception:
             # One node that fails is no other's business; what it was told comes again.
             _log.exception("node %s: what it was told", it.node_id)
-
-    async def _pause(self, *, fine: bool) -> None:
-        """After calls that failed in a row: doubling, half of it chance."""
-        if fine:
-            self._failures = 0
-            return
-        self._failures += 1
-        pause_s = min(self._max_pause_s, _MIN_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
-        self._nudged.clear()
-        try:
-            async with asyncio.timeout(pause_s * (0.5 + 0.5 * self._chance())):
-                await self._nudged.wait()
-        except TimeoutError:
-            pass

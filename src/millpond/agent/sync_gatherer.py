@@ -10,10 +10,8 @@ from millpond.protocol.messages import MAX_SYNCS, NodeReply, NodeSync, Sync, Syn
 
 _IN_FLIGHT: Final = 2
 """Calls on their way: while what one brought is written to disk, the next may be read."""
-_MAX_REPORTS: Final = 1024
-"""In one call. With all that a host of busy nodes has to tell in one, host and service would wait for each other in turn."""
-_FULL_IN_FLIGHT: Final = 3
-"""Calls on their way while as much waits as goes in one."""
+_MAX_REPORTS: Final = 4096
+"""In one call."""
 _ANSWER_S: Final = 30.0
 
 Send: TypeAlias = Callable[[list[NodeSync]], Awaitable[tuple[NodeReply, ...]]]
@@ -26,16 +24,13 @@ class SyncGatherer:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._waiting: list[tuple[NodeSync, asyncio.Future[SyncReply]]] = []
-        self._reports = 0
-        """Of those that wait."""
         self._calls: set[asyncio.Task[None]] = set()
 
     async def sync(self, sync: Sync, token: str) -> SyncReply:
         """The answer to one node's sync. Raises TransportError."""
         answer: asyncio.Future[SyncReply] = asyncio.get_running_loop().create_future()
         self._waiting.append((NodeSync(token, sync), answer))
-        self._reports += len(sync.reports)
-        if len(self._calls) < (_IN_FLIGHT if self._reports < _MAX_REPORTS else _FULL_IN_FLIGHT):
+        if len(self._calls) < _IN_FLIGHT:
             self._calls.add(asyncio.create_task(self._call()))
         return await answer
 
@@ -85,6 +80,5 @@ class SyncGatherer:
                 break
             taken += 1
             reports += len(one.sync.reports)
-        self._reports -= reports
         several, self._waiting = self._waiting[:taken], self._waiting[taken:]
         return [(one, answer) for one, answer in several if not answer.done()]

@@ -99,6 +99,10 @@ class Ear:
         self.busy_until = 0.0
         """It reports again before that, presumably."""
 
+    def told_busy(self, now: float, *, busy: bool) -> None:
+        """Whether the node, as it says, has more to report soon."""
+        self.busy_until = now + _BUSY_S if busy else 0.0
+
     @property
     def is_deaf(self) -> bool:
         """The session is over. The host is told until it leaves the place."""
@@ -199,9 +203,6 @@ class Listener:
         """Something has gone out to the node, by whatever way: it is sent again unless that is confirmed."""
         self._unseen.pop(ear.place, None)
         self._unseen[ear.place] = now + self._resend_s
-
-    def told_busy(self, ear: Ear, now: float, *, busy: bool) -> None:
-        ear.busy_until = now + _BUSY_S if busy else 0.0
 
     async def wait(self, park_s: float) -> None:
         """Return when there may be news, when the next call has come, or after `park_s`."""

@@ -248,13 +248,6 @@ class NodeLinks:
         options = self._identities.options_for(pool)
         return msgspec.json.encode(options) if options else b"{}"
 
-    async def sync(self, sync: m.Sync) -> m.SyncReply:
-        """One alone. Raises BatchError NodeNotFound."""
-        (answer,) = await self.sync_all((sync,))
-        if isinstance(answer, BatchError):
-            raise answer
-        return answer
-
     async def sync_all(self, syncs: Sequence[m.Sync]) -> list[m.SyncReply | BatchError]:
         answers: list[m.SyncReply | BatchError] = []
         reporting: dict[Engine, list[tuple[int, NodeLink, m.Sync]]] = {}
@@ -301,7 +294,7 @@ class NodeLinks:
         link.heard(now)
         link.outbox.seen(sync.seen)
         if link.ear is not None:
-            link.ear.listener.told_busy(link.ear, now, busy=sync.busy)
+            link.ear.told_busy(now, busy=sync.busy)
         return link
 
     def _link(self, node_id: str) -> NodeLink:

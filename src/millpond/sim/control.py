@@ -207,7 +207,9 @@ class ControlServer:
                     self._leaves(node_id, Sync(node_id, one.reply.session, 0), one.reply)
             return _encoder.encode(news)
         sync = _sync_decoder.decode(body)
-        reply = await agents.sync(sync)
+        (reply,) = await agents.sync_all((sync,))
+        if isinstance(reply, BatchError):
+            raise reply
         self._leaves(node_id, sync, reply)
         return _encoder.encode(reply)
 

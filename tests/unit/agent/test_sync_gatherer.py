@@ -93,38 +93,10 @@ async def test_who_has_more_to_tell_when_all_calls_end_at_once_is_heard() -> Non
 async def test_a_call_is_not_too_large() -> None:
     service = Service()
     gatherer = SyncGatherer(service.send)
-    await asyncio.gather(*(gatherer.sync(sync(f"n{number}", 400), "t") for number in range(5)))
-    assert sorted(len(call) for call in service.calls) == [1, 2, 2]
+    await asyncio.gather(*(gatherer.sync(sync(f"n{number}", 500), "t") for number in range(10)))
+    assert [len(call) for call in service.calls] == [8, 2]
     await gatherer.sync(sync("alone", 5000), "t")
     assert service.calls[-1] == ["t alone"]
-    await gatherer.close()
-
-
-async def test_more_calls_are_on_their_way_where_there_is_enough_for_each() -> None:
-    service = Service()
-    gatherer = SyncGatherer(service.send)
-    service.go_on.clear()
-    told = [asyncio.create_task(gatherer.sync(sync(f"small {number}"), "t")) for number in range(2)]
-    await until_true(lambda: len(service.calls) == 1)
-    told += [asyncio.create_task(gatherer.sync(sync(f"big {number}", 600), "t")) for number in range(6)]
-    await until_true(lambda: len(service.calls) == 3)
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert [len(call) for call in service.calls] == [2, 1, 1]
-    service.go_on.set()
-    await asyncio.gather(*told)
-    assert sorted(name for call in service.calls[1:] for name in call) == [f"t big {number}" for number in range(6)]
-    # What waits has been counted rightly: again two calls, and no more, for little.
-    service.calls.clear()
-    service.go_on.clear()
-    told = []
-    for number in range(4):
-        told.append(asyncio.create_task(gatherer.sync(sync(f"small {number}"), "t")))
-        for _ in range(5):
-            await asyncio.sleep(0)
-    assert service.calls == [["t small 0"], ["t small 1"]]
-    service.go_on.set()
-    await asyncio.gather(*told)
     await gatherer.close()
 
 

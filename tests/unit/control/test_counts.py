@@ -19,7 +19,7 @@ from millpond.providers.base import VmSize
 from millpond.providers.fake import FakeProvider
 from millpond.store.sqlite import SqliteStore
 from millpond.store.sqlite_rows import job_of_record
-from tests.listening import hear
+from tests.listening import hear, tell
 from tests.unit.scheduler.world import new_job, new_pool
 
 TASKS = 10_000
@@ -116,7 +116,7 @@ class Agent:
                 reply = await hear(self._control.agents, self._node_id, welcome.session, seen)
             else:
                 sync = m.Sync(self._node_id, welcome.session, seen, reports)
-                reply = await self._control.agents.sync(sync)
+                reply = await tell(self._control.agents, sync)
             self._reports = [one for one in self._reports if one.seq > reply.acknowledged]
             for directive in reply.directives:
                 seen = max(seen, directive.revision)

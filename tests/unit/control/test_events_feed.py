@@ -13,7 +13,7 @@ from millpond.domain.autoscale import AutoScale
 from millpond.domain.service_log import PoolDeleteStartEvent
 from millpond.domain.task import NewTask
 from millpond.protocol import messages as m
-from tests.listening import hear
+from tests.listening import hear, tell
 from tests.unit.control.lab import SETTINGS, Lab
 from tests.unit.scheduler.world import new_job, new_pool
 from tests.waiting import PATIENCE_S
@@ -69,7 +69,7 @@ class Node:
     async def _sync(self, *reports: m.Report) -> m.SyncReply:
         sync = m.Sync(self._id, self._session, self._seen, reports)
         if reports:
-            reply = await self._lab.insist(lambda c: c.agents.sync(sync))
+            reply = await self._lab.insist(lambda c: tell(c.agents, sync))
         else:
             reply = await self._lab.insist(lambda c: hear(c.agents, self._id, self._session, self._seen))
         assert isinstance(reply, m.SyncReply)

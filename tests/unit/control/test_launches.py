@@ -12,7 +12,7 @@ from millpond.domain.errors import ErrorCode
 from millpond.domain.task import NewTask, TaskRules
 from millpond.protocol import messages as m
 from millpond.store.memory import MemoryStore
-from tests.listening import hear
+from tests.listening import hear, tell
 from tests.unit.control.test_service import Cluster, refusal
 from tests.unit.scheduler.world import new_job, new_pool
 
@@ -52,7 +52,7 @@ class Gang(Cluster):
         (self.starts[node_id],) = [directive for directive in reply.directives if isinstance(directive, m.Start)]
 
     async def sync(self, node_id: str, *reports: m.Report) -> m.SyncReply:
-        return await self.control.agents.sync(m.Sync(node_id, self.sessions[node_id], 0, reports))
+        return await tell(self.control.agents, m.Sync(node_id, self.sessions[node_id], 0, reports))
 
     def token_of(self, index: int) -> str:
         (token,) = [

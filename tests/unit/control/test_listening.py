@@ -12,6 +12,7 @@ from millpond.domain.node import Node
 from millpond.protocol import messages as m
 from millpond.providers.fake import FakeProvider
 from millpond.store.memory import MemoryStore
+from tests.listening import tell
 from tests.unit.control.test_service import SIZES
 from tests.unit.scheduler.world import new_pool
 from tests.waiting import PATIENCE_S
@@ -133,7 +134,7 @@ async def test_what_was_sent_and_not_seen_is_sent_again_after_a_while(impatient:
     # The same goes for what went with the answer to a report.
     link = impatient.links[2]
     impatient.tell(3, 1)
-    reply = await impatient.control.agents.sync(m.Sync(link.node_id, link.session, 0))
+    reply = await tell(impatient.control.agents, m.Sync(link.node_id, link.session, 0))
     assert len(reply.directives) == 1
     assert await news(impatient.call((2, 1))) == {3: [1]}
 
@@ -203,16 +204,16 @@ async def test_what_is_for_a_node_that_reports_soon_waits_for_that(host: Host) -
     await host.listen_for_all()
     link = host.links[0]
     sync = m.Sync(link.node_id, link.session, 0, busy=True)
-    await host.control.agents.sync(sync)
+    await tell(host.control.agents, sync)
     parked = await host.parked()
     host.tell(1, 1)
     await asyncio.sleep(0)
     assert not parked.done()
-    assert len((await host.control.agents.sync(sync)).directives) == 1
+    assert len((await tell(host.control.agents, sync)).directives) == 1
     # It does not wait for ever, and what is asked of the node at once does not wait at all.
     host.tell(1, 2)
     assert await news(parked) == {1: [1, 2]}
-    await host.control.agents.sync(m.Sync(link.node_id, link.session, 2, busy=True))
+    await tell(host.control.agents, m.Sync(link.node_id, link.session, 2, busy=True))
     parked = await host.parked()
     link.outbox.ask(m.FileRequest("r", "stat", "x"))
     assert await news(parked) == {1: []}

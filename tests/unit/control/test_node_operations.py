@@ -15,7 +15,7 @@ from millpond.protocol import messages as m
 from millpond.providers.base import NodeProvider
 from millpond.providers.fake import FakeProvider
 from millpond.store.memory import MemoryStore
-from tests.listening import hear
+from tests.listening import hear, tell
 from tests.unit.control.test_service import SETTINGS, SIZES
 from tests.unit.scheduler.world import new_job, new_pool
 from tests.waiting import PATIENCE_S
@@ -105,7 +105,7 @@ async def test_a_preempted_node_waits_for_capacity_and_runs_its_task_again(
     (start,) = await nodes.directives(node_id, welcome.session)
     assert isinstance(start, m.Start)
     reports = (m.Started(1, start.key, 1, nodes.control.now()),)
-    await nodes.control.agents.sync(m.Sync(node_id, welcome.session, start.revision, reports))
+    await tell(nodes.control.agents, m.Sync(node_id, welcome.session, start.revision, reports))
     provider.has_spot_capacity = False
     await nodes.control.preempt_node("POOL", node_id)
     await nodes.until_state(node_id, NodeState.PREEMPTED)

@@ -17,7 +17,7 @@ from millpond.providers.base import VmSize
 from millpond.providers.fake import FakeProvider
 from millpond.store.changes import ChangeSet
 from millpond.store.memory import MemoryStore
-from tests.listening import hear
+from tests.listening import hear, tell
 from tests.unit.scheduler.world import new_job, new_pool
 from tests.waiting import PATIENCE_S
 
@@ -88,7 +88,7 @@ async def test_a_task_runs_through_hello_sync_and_reports(cluster: Cluster) -> N
     assert (start.job_id, start.task_id, start.attempt, start.spec) == ("job", "t", 1, b'{"commandLine":"true"}')
     now = cluster.control.now()
     reports = (m.Started(1, start.key, 1, now), m.Ended(2, start.key, 1, now, now, 0))
-    reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, start.revision, reports))
+    reply = await tell(cluster.control.agents, m.Sync(node_id, welcome.session, start.revision, reports))
     assert reply.acknowledged == 2
     assert await cluster.state("t") is TaskState.COMPLETED
 
@@ -109,7 +109,7 @@ async def test_a_node_knows_whether_a_run_that_fails_will_be_repeated(cluster: C
             seen, sequence = start.revision, sequence + 1
             now = cluster.control.now()
             reports += (m.Ended(sequence, start.key, start.attempt, now, now, 1),)
-        await cluster.control.agents.sync(m.Sync(node_id, welcome.session, seen, reports))
+        await tell(cluster.control.agents, m.Sync(node_id, welcome.session, seen, reports))
     assert told == [(1, True), (2, False)]
 
 
@@ -127,12 +127,12 @@ async def test_what_a_lying_agent_says_changes_nothing(cluster: Cluster) -> None
         m.Stopped(5, key, 9),
         m.Returned(6, 1 << 62, 1),
     )
-    reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, 0, lies))
+    reply = await tell(cluster.control.agents, m.Sync(node_id, welcome.session, 0, lies))
     assert reply.acknowledged == 6, "acknowledged, so that it stops saying so"
     assert await cluster.state("t") is TaskState.ACTIVE
-    assert (await cluster.control.agents.sync(m.Sync(node_id, "another session", 0, lies))).session_unknown
+    assert (await tell(cluster.control.agents, m.Sync(node_id, "another session", 0, lies))).session_unknown
     assert await refusal(cluster.hello("tvmps_unknown_d")) is ErrorCode.NODE_NOT_FOUND
-    assert await refusal(cluster.control.agents.sync(m.Sync("tvmps_unknown_d", "s", 0))) is ErrorCode.NODE_NOT_FOUND
+    assert await refusal(tell(cluster.control.agents, m.Sync("tvmps_unknown_d", "s", 0))) is ErrorCode.NODE_NOT_FOUND
     token = cluster.control.agents.token(node_id)
     assert cluster.control.agents.authenticate(node_id, token)
     assert not cluster.control.agents.authenticate("tvmps_other_d", token)
@@ -161,8 +161,8 @@ async def test_reports_that_cannot_be_written_are_not_acknowledged(cluster: Clus
     await cluster.add("t")
     cluster.store.fail_next_commit = StoreUnavailable("the disk is full")
     now = cluster.control.now()
-    reply = await cluster.control.agents.sync(
-        m.Sync(node_id, welcome.session, 0, (m.Ended(1, (1 << 32) | 1, 1, now, now, 0),))
+    reply = await tell(
+        cluster.control.agents, m.Sync(node_id, welcome.session, 0, (m.Ended(1, (1 << 32) | 1, 1, now, now, 0),))
     )
     assert (reply.acknowledged, reply.retry_after_s > 0 or reply.session_unknown) == (0, True)
     assert await cluster.state("t") is TaskState.ACTIVE
@@ -351,5 +351,5 @@ async def test_what_nodes_report_while_the_service_stops_is_refused_at_once(clus
     now = cluster.control.now()
     reports = (m.Started(1, start.key, 1, now), m.Ended(2, start.key, 1, now, now, 0))
     async with asyncio.timeout(PATIENCE_S):
-        reply = await cluster.control.agents.sync(m.Sync(node_id, welcome.session, start.revision, reports))
+        reply = await tell(cluster.control.agents, m.Sync(node_id, welcome.session, start.revision, reports))
     assert (reply.acknowledged, reply.retry_after_s) == (0, SETTINGS.store_retry_s), "the node keeps them"

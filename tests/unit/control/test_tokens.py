@@ -6,7 +6,7 @@ from millpond.control.tokens import TaskClaim, read_task_token, task_token
 from millpond.domain import events as e
 from millpond.domain.task import NewTask, TaskRules
 from millpond.protocol import messages as m
-from tests.listening import hear
+from tests.listening import hear, tell
 from tests.unit.control import test_service
 from tests.unit.control.test_service import Cluster
 
@@ -51,7 +51,7 @@ async def test_a_token_is_good_while_its_attempt_lasts(cluster: Cluster) -> None
             m.Started(2 * attempt, starts[0].key, attempt, now),
             m.Ended(2 * attempt + 1, starts[0].key, attempt, now, now, exit_code),
         )
-        await control.agents.sync(m.Sync(node_id, welcome.session, 0, reports))
+        await tell(control.agents, m.Sync(node_id, welcome.session, 0, reports))
         assert control.claim_of_token(tokens[-1]) is None, "it ended with the attempt"
     assert tokens[0] != tokens[1]
     reply = await hear(control.agents, node_id, welcome.session, 0)

@@ -52,7 +52,8 @@ class FakeExecutor:
         if process.id in self._known:
             return
         if self._is_full(process):
-            raise NotImplementedError("what waits is begun, not started")
+            # Only what is begun waits here.
+            raise GivenBack(process.id)
         self._start(process)
 
     @property
