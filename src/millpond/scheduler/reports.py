@@ -37,7 +37,7 @@ def _start(
     row.running_task_slots += task.required_slots
     row.total_tasks_run += 1
     row.note_task(task.key)
-    state.touch_node(node)
+    state.touch_work(node)
     if row.state in IN_SERVICE_NODE_STATES:
         settle_filed_node_state(state, node, at)
 
@@ -108,7 +108,7 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
         failure = failure or retries.EXIT_CODE_FAILURE
     if failure is None:
         node.row.total_tasks_succeeded += 1
-        state.touch_node(node)
+        state.touch_work(node)
     elif assignment.index:
         failure = gangs.blame(assignment, failure)
     tasks.complete(state, job, task, at, effects, end_time=end_time, exit_code=event.exit_code, failure=failure)
@@ -233,7 +233,7 @@ def _settle_alike(
     if not row.running_tasks and row.state in IN_SERVICE_NODE_STATES:
         row.state_time = at  # it ran, and does not any more
     tasks.retain_files(state, node, None, last_end)
-    state.touch_node(node)
+    state.touch_work(node)
     node.alone = False
     tasks.settle(state, node, free_before, at)
     tasks.check_all_complete(state, job)
