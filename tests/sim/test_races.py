@@ -11,7 +11,7 @@ from millpond.control.settings import ControlSettings
 from millpond.domain import effects as f
 from millpond.domain import events as e
 from millpond.domain.errors import BatchError, ErrorCode, StoreUnavailable
-from millpond.domain.states import DisableJobOption, NodeState, TaskState
+from millpond.domain.states import DisableJobOption, JobState, NodeState, TaskState
 from millpond.domain.task import NewTask
 from millpond.protocol import messages as m
 from millpond.providers.base import VmSize
@@ -130,6 +130,38 @@ async def test_deleting_a_task_of_a_completed_job_while_memory_is_rebuilt(
     await asyncio.wait_for(deleting, PATIENCE_S)
     assert await store.get_task("job", "u") is None
     assert await store.get_task("job", "t") is not None
+
+
+async def test_deleting_again_what_is_being_deleted_from_a_job_that_completes(
+    control: ControlService, store: GatedStore
+) -> None:
+    """The job is completed in memory, and the task's row still there, while the first deletion is written."""
+
+    async def delete() -> None:
+        await control.to_job("job", e.TaskDeleteRequested(at=control.now(), job_id="job", task_id="t"))
+
+    terminate = e.JobTerminateRequested(at=control.now(), job_id="job", reason="UserTerminate")
+    committing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(changes: ChangeSet) -> None:
+        committing.set()
+        await go_on.wait()
+
+    store.before_commit = hold
+    first = asyncio.gather(delete(), control.to_job("job", terminate))
+    await asyncio.wait_for(committing.wait(), PATIENCE_S)
+    second = asyncio.create_task(delete())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait_for(first, PATIENCE_S)
+    with pytest.raises(BatchError) as refused:
+        await asyncio.wait_for(second, PATIENCE_S)
+    assert refused.value.code is ErrorCode.TASK_NOT_FOUND
+    row = await store.get_job("job")
+    assert row is not None
+    assert row.state is JobState.COMPLETED
+    assert row.counts.active + row.counts.failed == 1, "the other task"
 
 
 def test_a_task_that_stands_twice_in_its_queue_is_placed_once() -> None:

@@ -10,11 +10,12 @@ import msgspec
 
 from millpond.agent.base import Outcome
 from millpond.agent.directory_use import DirectoryUse
+from millpond.agent.records import Accepted, Launched, Proceeded, Record, Reported, StopAsked
 from millpond.domain.durations import Timestamp
 from millpond.domain.errors import TaskFailureCode
 from millpond.domain.states import ErrorCategory
 from millpond.domain.task import FailureInfo
-from millpond.protocol.messages import Start
+from millpond.protocol.messages import Coordinated, Ended, Start, Started, Stopped
 
 AttemptRef: TypeAlias = tuple[int, int]
 """(task key, attempt)"""
@@ -193,6 +194,73 @@ class Attempts:
     def _line(self, start: Start) -> deque[AttemptRef]:
         """Where such an attempt waits."""
         return self.queue if start.slots else self._slotless
+
+    # --- the journal ---
+
+    def records(self) -> list[Record]:
+        """The shortest journal that gives again what is launched and what waits."""
+        records: list[Record] = []
+        for (key, attempt), held in self.held.items():
+            if held.phase is Phase.LAUNCHED:
+                launched = Launched(
+                    key=key,
+                    attempt=attempt,
+                    started=held.started,
+                    coordinated=held.coordinated,
+                    began=held.began,
+                    ahead=held.ahead or not held.has_slots,
+                )
+                records += (Accepted(held.start), launched)
+                if held.proceeds:
+                    records.append(Proceeded(key=key, attempt=attempt))
+                if held.stop_asked:
+                    records.append(StopAsked(key=key, attempt=attempt))
+        records.extend(Accepted(self.held[ref].start) for ref in self.waiting)
+        return records
+
+    def replay_launch(self, launched: Launched, task_slots: int) -> None:
+        """`task_slots` are all that the node has."""
+        # In no lane: what follows one that is picked up waits for all that is done at its end.
+        held = self.held[launched.key, launched.attempt]
+        self.leave_line(held)
+        if launched.ahead:
+            has_room = self.has_room(held.start.slots, task_slots)
+            self.hand_ahead(held)
+            held.began = launched.began
+            held.ahead = not held.began
+            if has_room:
+                self.follow()
+        else:
+            self.launch(held, launched.began)
+        held.started = launched.started
+        held.coordinated = launched.coordinated
+
+    def replay_report(self, due: Reported) -> None:
+        report = due.report
+        ref = (report.key, report.attempt)
+        held = self.held.get(ref)
+        if isinstance(report, Started | Coordinated):
+            if held is not None and isinstance(report, Started):
+                held.started = True
+                held.began = report.start_time
+                held.ahead = False
+            elif held is not None:
+                held.coordinated = True
+            return
+        if held is None:
+            if due.slots is None:
+                return  # a Stop of an attempt that was never held
+            bare = Start(0, report.key, report.attempt, job_id="", task_id="", slots=due.slots, spec=b"")
+            held = self.held[ref] = Held(bare)
+        elif held.phase is Phase.LAUNCHED:
+            self.make_room(held)
+        elif held.phase is Phase.QUEUED:
+            self.leave_line(held)
+        held.phase = Phase.ENDED
+        held.end_seq = report.seq
+        if isinstance(report, Ended | Stopped):
+            held.exit_code = report.exit_code
+        held.stop_asked = isinstance(report, Stopped)
 
 
 def _kind(held: Held) -> int:

@@ -167,22 +167,7 @@ class AgentState:
         if self.joined is not None:
             records.append(self.joined)
         records.extend(RemovalAsked(job_id=job_id, task_id=task_id) for job_id, task_id in self._directories.removals)
-        for (key, attempt), held in self._attempts.held.items():
-            if held.phase is Phase.LAUNCHED:
-                launched = Launched(
-                    key=key,
-                    attempt=attempt,
-                    started=held.started,
-                    coordinated=held.coordinated,
-                    began=held.began,
-                    ahead=held.ahead or not held.has_slots,
-                )
-                records += (Accepted(held.start), launched)
-                if held.proceeds:
-                    records.append(Proceeded(key=key, attempt=attempt))
-                if held.stop_asked:
-                    records.append(StopAsked(key=key, attempt=attempt))
-        records.extend(Accepted(self._attempts.held[ref].start) for ref in self._attempts.waiting)
+        records.extend(self._attempts.records())
         records.extend(self._reports)
         if self.restarting is not None:
             records.append(self.restarting)
@@ -608,8 +593,8 @@ class AgentState:
                 self._slots = record.task_slots
             case Accepted(start=start):
                 self._attempts.accept(start)
-            case Launched(key=key, attempt=attempt):
-                self._replay_launch(record)
+            case Launched():
+                self._attempts.replay_launch(record, self._slots)
             case PutBack(key=key, attempt=attempt):
                 held = self._attempts.held[key, attempt]
                 self._attempts.make_room(held)
@@ -619,7 +604,8 @@ class AgentState:
             case Proceeded(key=key, attempt=attempt):
                 self._attempts.held[key, attempt].proceeds = True
             case Reported():
-                self._replay_report(record)
+                self._reports.restore(record)
+                self._attempts.replay_report(record)
             case Acknowledged(seq=seq):
                 self._acknowledge(seq, [])
             case RemovalAsked(job_id=job_id, task_id=task_id):
@@ -631,47 +617,3 @@ class AgentState:
                 self._drop_all_but_launched()
             case Left():
                 self.leaving = True
-
-    def _replay_launch(self, launched: Launched) -> None:
-        # In no lane: what follows one that is picked up waits for all that is done at its end.
-        held = self._attempts.held[launched.key, launched.attempt]
-        self._attempts.leave_line(held)
-        if launched.ahead:
-            has_room = self._attempts.has_room(held.start.slots, self._slots)
-            self._attempts.hand_ahead(held)
-            held.began = launched.began
-            held.ahead = not held.began
-            if has_room:
-                self._attempts.follow()
-        else:
-            self._attempts.launch(held, launched.began)
-        held.started = launched.started
-        held.coordinated = launched.coordinated
-
-    def _replay_report(self, due: Reported) -> None:
-        report = due.report
-        ref = (report.key, report.attempt)
-        self._reports.restore(due)
-        held = self._attempts.held.get(ref)
-        if isinstance(report, Started | Coordinated):
-            if held is not None and isinstance(report, Started):
-                held.started = True
-                held.began = report.start_time
-                held.ahead = False
-            elif held is not None:
-                held.coordinated = True
-            return
-        if held is None:
-            if due.slots is None:
-                return  # a Stop of an attempt that was never held
-            bare = Start(0, report.key, report.attempt, job_id="", task_id="", slots=due.slots, spec=b"")
-            held = self._attempts.held[ref] = Held(bare)
-        elif held.phase is Phase.LAUNCHED:
-            self._attempts.make_room(held)
-        elif held.phase is Phase.QUEUED:
-            self._attempts.leave_line(held)
-        held.phase = Phase.ENDED
-        held.end_seq = report.seq
-        if isinstance(report, Ended | Stopped):
-            held.exit_code = report.exit_code
-        held.stop_asked = isinstance(report, Stopped)

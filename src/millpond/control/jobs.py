@@ -238,18 +238,20 @@ class JobKeeper:
         return True
 
     async def _delete_task(self, engine: Engine, event: e.TaskDeleteRequested) -> Any:
-        """Memory has let go of the tasks of completed jobs: those are deleted by their rows."""
-        if not self._is_completed(engine, event.job_id):
-            try:
-                return await engine.submit(event)
-            except BatchError as error:
-                if error.code is not ErrorCode.TASK_NOT_FOUND:
-                    raise
-                if engine.state is None:
-                    raise BatchError(ErrorCode.SERVER_BUSY) from error
-                # The job may have completed, or memory been rebuilt, since it was looked at.
-                if not self._is_completed(engine, event.job_id):
-                    raise
+        """Memory has let go of the tasks of completed jobs: those are deleted by their rows.
+
+        A row is read once a refusal has come, with which all is on disk that memory knew when it refused; what is deleted
+        from a completed job after that is remembered there. A row read earlier may be of a task that is deleted already,
+        by what completed the job, say."""
+        try:
+            return await engine.submit(event)
+        except BatchError as error:
+            if error.code is not ErrorCode.TASK_NOT_FOUND:
+                raise
+            if engine.state is None:
+                raise BatchError(ErrorCode.SERVER_BUSY) from error
+            if not self._is_completed(engine, event.job_id):
+                raise
         row = await self._store.get_task(event.job_id, event.task_id)
         if row is None:
             raise BatchError(ErrorCode.TASK_NOT_FOUND, JobId=event.job_id, TaskId=event.task_id)
