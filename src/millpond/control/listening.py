@@ -246,9 +246,9 @@ class Listener:
             elif ear.link.outbox.has_unseen:
                 ear.link.outbox.repeat()
                 self._due[place] = ear
-        # Some of it may have gone out by another way.
-        if self._due:
-            self._due = {place: ear for place, ear in self._due.items() if ear.is_deaf or ear.link.outbox.has_news}
+        # All of it may have gone out by another way.
+        if self._due and not any(ear.is_deaf or ear.link.outbox.has_news for ear in self._due.values()):
+            self._due.clear()
 
     def collect(self) -> list[m.NodeNews]:
         """What there is to say, as far as it fits one answer."""
@@ -271,11 +271,7 @@ class Listener:
             room -= len(directives)
             if directives:
                 self.sent(ear, now)
-            reply = m.SyncReply(
-                ear.session,
-                directives=directives,
-                file_requests=file_requests,
-                launch_requests=outbox.take_launches(),
-            )
+            # In the order of the fields: by name takes twice as long.
+            reply = m.SyncReply(ear.session, False, directives, 0, file_requests, outbox.take_launches())
             news.append(m.NodeNews(place, reply))
         return news
