@@ -95,7 +95,7 @@ async def case(request: pytest.FixtureRequest, tmp_path: Path, leave_out: Callab
 
     if is_compiled and not await make().compile():
         leave_out("no C compiler")
-    tells_in_order = run_as is None or is_compiled
+    tells_in_order = run_as is None and not is_compiled
     yield Case(made[0] if made else make(), make, directory, run_as, tells_in_order=tells_in_order)
     for executor in made[:-1]:
         await executor.close()

@@ -50,7 +50,7 @@ def _compile(compiler: str, path: str) -> None:
         pass
     try:
         subprocess.run(
-            [compiler, "-O2", "-shared", "-fPIC", "-o", temporary, str(_SOURCE)],
+            [compiler, "-O2", "-shared", "-fPIC", "-Wl,-z,now", "-o", temporary, str(_SOURCE)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env={"PATH": _PATH, "LANG": "C.UTF-8"},

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from millpond.agent.spawning.frames import HEADER, MAX_FRAME, RUNNING, frame
 from millpond.agent.spawning.processes import Process
 
-_TELL_S = 0.005
+TELL_S = 0.005
 """That a process runs may be told so much later: one that ends sooner is told of once."""
 _GATHER_S = 0.01
 """That it has ended may be told so much later while others wait in its lane: the host takes several at once for half of
@@ -86,8 +86,7 @@ class Client:
         self._unsent += data
 
     def tell_running(self, process: Process) -> None:
-        """It runs: that is told soon, unless its end is told before."""
-        process.tell_at = time.monotonic() + _TELL_S
+        """It runs: that is told soon (`process.tell_at`), unless its end is told before."""
         self._untold[process.id] = process
 
     def tell_exit(self, process: Process) -> None:

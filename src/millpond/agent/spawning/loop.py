@@ -19,11 +19,9 @@ from millpond.agent.spawning.frames import (
     GIVEN_BACK,
     HELLO,
     IN_LANE,
-    KEEPS,
     KILL,
     LAUNCH,
     LAUNCH_AS,
-    MARKER,
     READY,
     REFUSED,
     RUNNING,
@@ -33,7 +31,6 @@ from millpond.agent.spawning.frames import (
     frame,
 )
 from millpond.agent.spawning.lanes import PATIENCE_S, Lane, Lanes
-from millpond.agent.spawning.native import NativeStarter
 from millpond.agent.spawning.processes import (
     Children,
     Process,
@@ -45,16 +42,14 @@ from millpond.agent.spawning.processes import (
     read_marker,
     signal_group,
 )
-from millpond.agent.spawning.start import Starter, StartError
-from millpond.agent.spawning.switch import ANSWER, Switch
+from millpond.agent.spawning.start import StartError
+from millpond.agent.spawning.starts import LOOK_S, Starts
+from millpond.agent.spawning.switch import Switch
 
-_SWITCH_S = 2.0
-"""How long a process may take to become another user's when that cannot be waited for in the loop."""
 _SWEEP_INTERVAL_S = 0.05
 _SWEEP_PATIENCE_S = 10.0
 """After that a task's end is told although something it left behind cannot be killed (it hangs in the kernel, or runs
 as another user)."""
-_MAX_SWITCHES = 256
 _ORPHAN_CHECK_S = 2.0
 _FIRST_CLIENT_S = 30.0
 """However short it is to linger, whoever started the spawner has that long to connect."""
@@ -80,16 +75,10 @@ class Spawner:
         self._strays: dict[int, Stray] = {}
         self._killing: dict[bytes, Process] = {}
         """Between SIGTERM and SIGKILL."""
-        self._switching: dict[int, tuple[socket.socket, Process]] = {}
-        """By descriptor: processes that are about to become another user's, and what they say of it."""
         self._client: Client | None = None
         self._shutting_down = False
         self._checked_at = time.monotonic()
         self._alone_since = self._checked_at + _FIRST_CLIENT_S
-        self._starter = Starter()
-        self._native: NativeStarter | None = None
-        self._switches: dict[tuple[bytes, ...], Switch] = {}
-        """By what LAUNCH_AS says of them: most tasks are the same few users'."""
         self._lanes = Lanes()
         self._children = Children()
         self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -98,6 +87,7 @@ class Spawner:
         self._epoll = select.epoll()
         self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_receiver.fileno(), select.EPOLLIN)
+        self._starts = Starts(self._token, self._epoll, self._tell_running, self._not_started)
         self._child_signals = child_signals()
         self._epoll.register(self._child_signals, select.EPOLLIN)
 
@@ -123,9 +113,11 @@ class Spawner:
                         self._receive()
                     if events & select.EPOLLOUT:
                         self._flush()
-                elif descriptor in self._switching:
-                    self._switched(descriptor)
+                elif self._starts.is_answer(descriptor):
+                    self._starts.answer(descriptor)
             self._reap()
+            if self._starts:
+                self._starts.look()
             if self._killing:
                 self._kill_overdue()
             if self._lanes:
@@ -139,7 +131,9 @@ class Spawner:
     def _timeout(self) -> float:
         """Seconds the loop may sleep."""
         timeout = -1.0 if self._client is not None else min(_ORPHAN_CHECK_S, self._linger_s + 0.01)
-        if self._ending or self._shutting_down:
+        if self._starts:
+            timeout = LOOK_S
+        elif self._ending or self._shutting_down:
             timeout = _SWEEP_INTERVAL_S
         if self._killing:
             until = min(process.kill_at for process in self._killing.values()) - time.monotonic()
@@ -180,10 +174,7 @@ class Spawner:
         while self._client is not None and self._receive():
             pass
         self._drop_client()
-        for descriptor, (answer, _) in list(self._switching.items()):
-            # The new one is told what became of them.
-            answer.settimeout(_SWITCH_S)
-            self._switched(descriptor)
+        self._starts.settle(self._reap)
         self._client = client = Client(connection, self._epoll)
         client.tell(frame(HELLO, str(VERSION).encode()))
         for process_id in self._lanes.given_back:
@@ -251,21 +242,13 @@ class Spawner:
             self._end(payload)
         elif operation == COMPILED:
             try:
-                self._native = NativeStarter(os.fsdecode(payload), self._token, self._starter.cgroups)
+                self._starts.compiled(os.fsdecode(payload))
             except OSError as error:
                 os.write(2, f"{error}: processes are started without\n".encode())
         elif operation == SHUTDOWN:
             self._shut_down()
         else:
             raise ValueError(operation)
-
-    def _switch_of(self, who: tuple[bytes, ...]) -> Switch:
-        switch = self._switches.get(who)
-        if switch is None:
-            if len(self._switches) >= _MAX_SWITCHES:
-                self._switches.clear()
-            switch = self._switches[who] = Switch(*who)
-        return switch
 
     # --- starting ---
 
@@ -275,11 +258,12 @@ class Spawner:
         switch: Switch | None = None
         if operation == LAUNCH_AS:
             *who, payload = payload.split(b"\0", 3)
-            switch = self._switch_of(tuple(who))
+            switch = self._starts.switch_of(tuple(who))
         process_id = payload[: payload.index(b"\0")]
         known = self._processes.get(process_id)
         if known is not None:
-            self._tell(self._news(known))
+            if not known.starting:
+                self._tell(self._news(known))
             return
         self._lanes.given_back.pop(process_id, None)
         if process_id in self._lanes:
@@ -317,67 +301,38 @@ class Spawner:
             self._launch(launch[: launch.index(b"\0")], launch, switch, lane)
 
     def _launch(self, process_id: bytes, launch: bytes, switch: Switch | None, lane: Lane | None) -> None:
-        answer: socket.socket | None = None
-        began = b"%.6f" % time.time()
         if lane is not None:
             lane.running += 1
         try:
-            if self._native is not None:
-                pid = self._native.start(launch, switch)
-            else:
-                pid, answer = self._start_without(launch, switch)
+            process = self._starts.begin(process_id, launch, switch, lane)
         except StartError as error:
             self._refuse(process_id, error.number, error.step)
             if lane is not None:
                 self._over_in(lane, well=False)
             return
-        process = Process(process_id, pid, began, KEEPS in launch.split(b"\0", 5)[4], lane)
-        self._processes[process_id] = self._running[pid] = process
-        if answer is not None:
-            process.switching = answer.fileno()
-            self._switching[process.switching] = (answer, process)
-            self._epoll.register(process.switching, select.EPOLLIN)
-        elif self._client is not None:
+        self._processes[process_id] = self._running[process.pid] = process
+        if not process.starting:
+            self._tell_running(process)
+        if self._shutting_down:
+            # SIGTERM came in between.
+            self._starts.signal(process, signal.SIGKILL)
+
+    def _tell_running(self, process: Process) -> None:
+        if self._client is not None:
             self._client.tell_running(process)
 
-    def _start_without(self, launch: bytes, switch: Switch | None) -> tuple[int, socket.socket | None]:
-        """See `Starter.start`."""
-        process_id, directory, stdout_path, stderr_path, flags, count, strings = launch.split(b"\0", 6)
-        fields = strings.split(b"\0")
-        environment = {MARKER.encode(): self._token + b":" + process_id}
-        for field in fields[int(count) :]:
-            name, _, value = field.partition(b"=")
-            environment[name] = value
-        arguments = fields[: int(count)]
-        return self._starter.start(directory, stdout_path, stderr_path, flags, arguments, environment, switch)
-
-    def _switched(self, descriptor: int) -> None:
-        """Take in what a process says of becoming another user's."""
-        answer, process = self._switching[descriptor]
-        try:
-            said = answer.recv(ANSWER.size)
-        except BlockingIOError:
-            return
-        except OSError:
-            said = b""
-        del self._switching[descriptor]
-        self._epoll.unregister(descriptor)
-        answer.close()
-        process.switching = -1
-        if len(said) < ANSWER.size:
-            # It is the task's program now; or was killed.
-            if self._client is not None:
-                self._client.tell_running(process)
-            return
-        number, was_user = ANSWER.unpack(said)
-        # It is about to end, and is no process of the task's.
-        del self._processes[process.id]
+    def _not_started(self, process: Process, why: StartError) -> None:
+        """It could not start, and is reaped."""
         del self._running[process.pid]
+        if not process.starting:
+            # A client was told that it runs: it ends as in a shell that finds no such program.
+            self._ended(process, b"127 %.6f 0 0" % time.time())
+            return
         self._killing.pop(process.id, None)
-        os.waitpid(process.pid, 0)
-        if not was_user:
-            self._starter.cgroups.close()
-        self._refuse(process.id, number, b"exec" if was_user else b"cgroup")
+        del self._processes[process.id]
+        self._refuse(process.id, why.number, why.step)
+        if self._ends:
+            self._answer_ends()
         if process.lane is not None:
             self._over_in(process.lane, well=False)
 
@@ -399,12 +354,12 @@ class Spawner:
             return
         if grace_ms <= 0:
             self._killing.pop(process_id, None)
-            signal_group(process.pid, signal.SIGKILL)
+            self._starts.signal(process, signal.SIGKILL)
             return
         if process_id not in self._killing:
-            signal_group(process.pid, signal.SIGTERM)
+            self._starts.signal(process, signal.SIGTERM)
             # A stopped process does not see SIGTERM before it is continued.
-            signal_group(process.pid, signal.SIGCONT)
+            self._starts.signal(process, signal.SIGCONT)
             self._killing[process_id] = process
             process.kill_at = time.monotonic() + grace_ms / 1000
 
@@ -426,7 +381,7 @@ class Spawner:
             if is_of(process.id, attempt) and process.exit is None:
                 process.keeps = False
                 self._killing.pop(process.id, None)
-                signal_group(process.pid, signal.SIGKILL)
+                self._starts.signal(process, signal.SIGKILL)
         for process in [process for process in self._kept.values() if is_of(process.id, attempt)]:
             self._sweep_up(process)
         self._ends.add(attempt)
@@ -451,15 +406,15 @@ class Spawner:
         now = time.monotonic()
         for process in [process for process in self._killing.values() if process.kill_at <= now]:
             del self._killing[process.id]
-            signal_group(process.pid, signal.SIGKILL)
+            self._starts.signal(process, signal.SIGKILL)
 
     def _shut_down(self) -> None:
         self._shutting_down = True
         for lane in self._lanes.full():
             self._give_back(lane)
-        for pid, process in self._running.items():
+        for process in self._running.values():
             process.keeps = False
-            signal_group(pid, signal.SIGKILL)
+            self._starts.signal(process, signal.SIGKILL)
         for process in list(self._kept.values()):
             self._sweep_up(process)
 
@@ -468,7 +423,7 @@ class Spawner:
         # There may be strays that are not known yet, or are no more.
         look = False
         while True:
-            pid, said = self._native.reap() if self._native is not None else (_ended_child(), b"")
+            pid, said = self._starts.ended_child()
             if not pid:
                 break
             if said:
@@ -482,10 +437,8 @@ class Spawner:
     def _take_in(self, pid: int) -> bool:
         """Take in a child that has ended; whether there may be strays that are not known yet, or are no more."""
         process = self._running.get(pid)
-        if process is not None and process.switching >= 0:
-            self._switched(process.switching)
-            if pid not in self._running:
-                return False
+        if process is not None and process.switching >= 0 and self._starts.answer(process.switching):
+            return False
         process = self._running.pop(pid, None)
         if process is not None and not process.keeps:
             # Before it is reaped: until then its number, which is its group's, belongs to nobody else.
@@ -560,12 +513,3 @@ class Spawner:
                 # Unless it has ended: then the stray has no suspect, and is killed at once.
                 suspects = {process_id}
         return Stray(suspects, leads_group)
-
-
-def _ended_child() -> int:
-    """The pid of a child that has ended, and is still to be taken in; 0 when there is none."""
-    try:
-        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return 0
-    return 0 if ended is None else ended.si_pid

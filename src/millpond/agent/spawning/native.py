@@ -28,8 +28,6 @@ class _Order(ctypes.Structure):
         ("gid", ctypes.c_uint),
         ("null", ctypes.c_int),
         ("switches", ctypes.c_int),
-        ("error", ctypes.c_int),
-        ("step", ctypes.c_int),
     )
 
 
@@ -52,20 +50,30 @@ class _Prepared:
             order.uid, order.gid, order.switches = switch.uid, switch.gid, 1
 
 
+class NotStarted(Exception):
+    """A process that had begun could not become its program, and is taken in."""
+
+    def __init__(self, pid: int, why: StartError) -> None:
+        super().__init__(pid, why)
+        self.pid = pid
+        self.why = why
+
+
 class NativeStarter:
-    """Starts processes, in one thread. `token` is what they are marked with. Raises OSError when the library cannot be
-    used."""
+    """Starts processes, for one thread. A process has *begun* once it has a pid; only then it becomes its program, or
+    ends because it cannot. `token` is what they are marked with. Raises OSError when the library cannot be used."""
 
     def __init__(self, path: str, token: bytes, cgroups: Cgroups) -> None:
         try:
             library = ctypes.PyDLL(path)
-            self._start, self._reap = library.millpond_start, library.millpond_reap
+            self._begin, self._take_in = library.millpond_begin, library.millpond_take_in
+            self._begun, self._is_beginning = library.millpond_begun, library.millpond_is_beginning
         except AttributeError as error:
             raise OSError(errno.ENOEXEC, path) from error
-        self._start.argtypes = (ctypes.POINTER(_Order),)
-        self._start.restype = ctypes.c_int
-        self._reap.argtypes = (ctypes.c_char_p, ctypes.c_int)
-        self._reap.restype = ctypes.c_int
+        self._begin.argtypes = (ctypes.POINTER(_Order),)
+        self._take_in.argtypes = (ctypes.c_char_p, ctypes.c_int)
+        self._begun.argtypes = ()
+        self._is_beginning.argtypes = (ctypes.c_int,)
         self._token = token
         self._cgroups = cgroups
         self._prepared: dict[Switch | None, _Prepared] = {}
@@ -73,27 +81,42 @@ class NativeStarter:
         self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._said = ctypes.create_string_buffer(_SAID)
 
-    def start(self, launch: bytes, switch: Switch | None) -> int:
-        """The pid. `launch` is that of `frames.LAUNCH`. Raises StartError."""
+    def begin(self, launch: bytes, switch: Switch | None) -> int:
+        """The pid of a process that is to become the program of `launch`, which is that of `frames.LAUNCH`. Raises
+        StartError."""
         prepared = self._prepared.get(switch)
         if prepared is None or self._opened != self._cgroups.times_closed:
             prepared = self._prepare(switch)
         order = prepared.order
         order.launch, order.size = launch, len(launch) + 1
-        pid: int = self._start(prepared.reference)
+        pid: int = self._begin(prepared.reference)
         if pid < 0:
-            step = _STEPS[order.step]
-            if step == b"cgroup":
-                # Some may be gone by now, or new ones of the same names.
-                self._cgroups.close()
-            raise StartError(order.error, step)
+            raise StartError(-pid, b"exec")
         return pid
 
-    def reap(self) -> tuple[int, bytes]:
+    def begun(self) -> int:
+        """How many have yet to become their programs, or could not and are still to be taken in. One that its user has
+        stopped is continued, if this is asked often enough."""
+        count: int = self._begun()
+        return count
+
+    def is_beginning(self, pid: int) -> bool:
+        """Whether it is one of them."""
+        return bool(self._is_beginning(pid))
+
+    def take_in(self) -> tuple[int, bytes]:
         """A child that has ended, or 0. One that was started here and keeps nothing is taken in, its group killed: then
-        there is what EXITED is to say of it. Any other is still to be taken in."""
-        pid: int = self._reap(self._said, _SAID)
-        return pid, self._said.value if pid else b""
+        there is what EXITED is to say of it. Any other is still to be taken in. Raises NotStarted."""
+        pid: int = self._take_in(self._said, _SAID)
+        said = self._said.value if pid else b""
+        if said.startswith(b"!"):
+            _, number, step = said.split()
+            error = StartError(int(number), _STEPS[int(step)])
+            if error.step == b"cgroup":
+                # Some may be gone by now, or new ones of the same names.
+                self._cgroups.close()
+            raise NotStarted(pid, error)
+        return pid, said
 
     def _prepare(self, switch: Switch | None) -> _Prepared:
         try:

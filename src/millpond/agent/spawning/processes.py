@@ -36,6 +36,7 @@ class Process:
         "lane",
         "patience_until",
         "pid",
+        "starting",
         "succeeded",
         "switching",
         "tell_at",
@@ -46,6 +47,8 @@ class Process:
         self.pid = pid
         self.began = began
         """The time, in words."""
+        self.starting = True
+        """It has yet to become its program, as far as the client is told."""
         self.tell_at = 0.0
         """Monotonic time at which it is told that it runs, if it still does."""
         self.lane = lane
