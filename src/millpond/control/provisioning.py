@@ -216,6 +216,9 @@ class Provisioning:
             if wish is None:
                 continue
             match answer:
+                case NodeCreated(node_id, handle) if node_id not in self._wishes:
+                    # Given up or released while the provider was asked: nobody else knows of the machine.
+                    self._known[node_id] = _Known(wish.engine, handle, leaving=True)
                 case NodeCreated(node_id, handle):
                     event: Event = e.NodeProvisioned(at=self._clock(), node_id=node_id, handle=handle)
                     if self._tell(wish.engine, event):
