@@ -1,5 +1,7 @@
 """An agent host whose nodes do no work: the true agent (state, journal, link, protocol), a runner that ends at once.
 
+Attempts take the way of plain tasks that are short: begun by callbacks, and handed ahead.
+
 As one host it is the true one in all but its runner. With `--processes` its nodes are spread over so many processes, with
 their journals in memory, so that ten thousand of them fit one machine and its limit of open files.
 """
@@ -43,10 +45,35 @@ _LOOK_S: Final = 0.5
 
 
 class ZeroRunner(Runner):
-    """Every attempt succeeds in no time."""
+    """Every attempt succeeds in no time. As with true tasks that are short, nothing is awaited for one, and of one that was
+    handed ahead only its end is told; those that were begun in one turn of the event loop end in the next."""
 
     def __init__(self, facts: NodeFacts) -> None:
         self.facts = facts
+        self._begun: list[Callable[[Outcome], None]] = []
+
+    def begin(
+        self,
+        start: Start,
+        began: float,
+        started: Callable[[float], None],
+        ended: Callable[[Outcome], None],
+        *,
+        width: int = 0,
+        ahead: bool = False,
+    ) -> bool:
+        if not ahead:
+            started(began)
+        if not self._begun:
+            asyncio.get_running_loop().call_soon(self._end)
+        self._begun.append(ended)
+        return True
+
+    def _end(self) -> None:
+        begun, self._begun = self._begun, []
+        for ended in begun:
+            now = time.time()
+            ended(Outcome(now, now, 0))
 
     async def run(
         self,
@@ -79,6 +106,11 @@ class ZeroRunner(Runner):
         pass
 
 
+def _takes_ahead(start: Start) -> bool:
+    """As with the plain tasks of a true node."""
+    return True
+
+
 class NoFiles:
     def __init__(self, root: str) -> None:
         self.root = root
@@ -103,6 +135,7 @@ async def _be_host(directory: str) -> None:
         clock=time.time,
         chance=random.random,
         shared=calls,
+        takes_ahead=_takes_ahead,
     )
     try:
         await host.run()
@@ -146,6 +179,7 @@ async def _be_node(desired: DesiredNode, calls: HttpHost) -> None:
         runner_factory=ZeroRunner,
         clock=time.time,
         ip_address=desired.ip_address,
+        takes_ahead=_takes_ahead,
     )
     agent.begin()
     transport = HttpTransport(calls, node_id=desired.node_id, token=desired.token)

@@ -28,10 +28,11 @@ class Phase(Enum):
     """The report that ends it is due."""
 
 
-class Held(msgspec.Struct):
+class Held(msgspec.Struct, eq=False):
     """An attempt from its `Start` until its last report is acknowledged."""
 
     start: Start
+    ref: AttemptRef
     phase: Phase = Phase.QUEUED
     started: bool = False
     coordinated: bool = False
@@ -55,10 +56,6 @@ class Held(msgspec.Struct):
     end_seq: int = 0
     """Number of the report that ended it."""
 
-    @property
-    def ref(self) -> AttemptRef:
-        return self.start.key, self.start.attempt
-
 
 class Attempts:
     """Bookkeeping only: what is to be reported or done is for the caller."""
@@ -66,14 +63,14 @@ class Attempts:
     def __init__(self) -> None:
         self.held: dict[AttemptRef, Held] = {}
         """In the order they were accepted."""
-        self.queue: deque[AttemptRef] = deque()
+        self.queue: deque[Held] = deque()
         """Attempts that wait for slots, in the order they start in."""
-        self._slotless: deque[AttemptRef] = deque()
+        self._slotless: deque[Held] = deque()
         """Attempts that need no slots, and wait for their directory only."""
         self.latest: dict[int, int] = {}
         """Task key → its highest attempt held."""
         self.used_slots = 0
-        self.ahead: deque[AttemptRef] = deque()
+        self.ahead: deque[Held] = deque()
         """Launched beyond the node's slots, in order: each has the slots of one that is to end. All that have slots are
         in a lane then, and need as many slots as these."""
         self._kinds: dict[int, int] = {}
@@ -92,19 +89,19 @@ class Attempts:
         return len(self._kinds) == 1 and slots in self._kinds
 
     @property
-    def waiting(self) -> Iterator[AttemptRef]:
+    def waiting(self) -> Iterator[Held]:
         return chain(self._slotless, self.queue)
 
     def accept(self, start: Start) -> None:
         self._number += 1
-        held = Held(start, number=self._number)
-        self.held[held.ref] = held
-        self.latest[start.key] = max(start.attempt, self.latest.get(start.key, 0))
-        self._line(start).append(held.ref)
+        key, attempt = ref = start.key, start.attempt
+        held = self.held[ref] = Held(start, ref, number=self._number)
+        self.latest[key] = max(attempt, self.latest.get(key, 0))
+        self._line(start).append(held)
 
     def leave_line(self, held: Held) -> None:
         """It waits no longer."""
-        self._line(held.start).remove(held.ref)
+        self._line(held.start).remove(held)
 
     def launch(self, held: Held, at: Timestamp) -> None:
         """It stands in no line any more."""
@@ -117,7 +114,7 @@ class Attempts:
         """It stands in no line any more, and has no slots yet."""
         held.phase = Phase.LAUNCHED
         held.ahead = True
-        self.ahead.append(held.ref)
+        self.ahead.append(held)
         self.directories.take(held.start)
 
     def has_room(self, slots: int, of: int) -> bool:
@@ -134,18 +131,23 @@ class Attempts:
         held.phase = Phase.QUEUED
         held.width = 0
         # Near the front: what waits in a lane is given back in order, and came before the rest.
-        earlier = takewhile(lambda ref: self.held[ref].number < held.number, self.queue)
-        self.queue.insert(sum(1 for _ in earlier), held.ref)
+        earlier = takewhile(lambda other: other.number < held.number, self.queue)
+        self.queue.insert(sum(1 for _ in earlier), held)
 
     def make_room(self, held: Held) -> None:
         """What was launched is over. Its slots are those of the first that was handed ahead, if there is one."""
         held.ahead = False
         self.directories.leave(held.start)
         if not held.has_slots:
-            self.ahead.remove(held.ref)
+            self.ahead.remove(held)
             return
         held.has_slots = False
-        self.used_slots -= held.start.slots
+        slots = held.start.slots
+        if self.ahead and held.width and self.ahead[0].width and self.ahead[0].start.slots == slots:
+            # Nearly always: they go from one to the other.
+            self.ahead.popleft().has_slots = True
+            return
+        self.used_slots -= slots
         kind = _kind(held)
         if kind >= 0:
             self._kinds[kind] -= 1
@@ -156,7 +158,7 @@ class Attempts:
 
     def follow(self) -> None:
         """The first that was handed ahead gets its slots."""
-        self._take_slots(self.held[self.ahead.popleft()])
+        self._take_slots(self.ahead.popleft())
 
     def _take_slots(self, held: Held) -> None:
         held.has_slots = True
@@ -176,12 +178,11 @@ class Attempts:
         for; it is out of its line then."""
         waiting = self._slotless
         self._slotless = deque()
-        for ref in waiting:
-            held = self.held[ref]
+        for held in waiting:
             if self.directories.is_free(held.start):
                 yield held
             else:
-                self._slotless.append(ref)
+                self._slotless.append(held)
 
     def drop_all_but_launched(self) -> None:
         """And the removals of directories."""
@@ -191,7 +192,7 @@ class Attempts:
         for held in [held for held in self.held.values() if held.phase is not Phase.LAUNCHED]:
             self.forget(held)
 
-    def _line(self, start: Start) -> deque[AttemptRef]:
+    def _line(self, start: Start) -> deque[Held]:
         """Where such an attempt waits."""
         return self.queue if start.slots else self._slotless
 
@@ -215,7 +216,7 @@ class Attempts:
                     records.append(Proceeded(key=key, attempt=attempt))
                 if held.stop_asked:
                     records.append(StopAsked(key=key, attempt=attempt))
-        records.extend(Accepted(self.held[ref].start) for ref in self.waiting)
+        records.extend(Accepted(held.start) for held in self.waiting)
         return records
 
     def replay_launch(self, launched: Launched, task_slots: int) -> None:
@@ -251,7 +252,7 @@ class Attempts:
             if due.slots is None:
                 return  # a Stop of an attempt that was never held
             bare = Start(0, report.key, report.attempt, job_id="", task_id="", slots=due.slots, spec=b"")
-            held = self.held[ref] = Held(bare)
+            held = self.held[ref] = Held(bare, ref)
         elif held.phase is Phase.LAUNCHED:
             self.make_room(held)
         elif held.phase is Phase.QUEUED:

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 _FRAME: Final = struct.Struct("<II")
 _MAX_FRAME: Final = 128 << 20
 _FRAME_RECORDS: Final = 8
-"""Records of one frame: also with the largest of specifications it is not too long."""
+"""Records of one frame where all would be too long for one: so many are not, also with the largest of specifications."""
 _MIN_COMPACT: Final = 1 << 20
 
 
@@ -85,12 +85,12 @@ class FileJournal:
         if not pending:
             return
         encode = self._encoder.encode
-        data = b"".join(
-            [
-                _framed(encode(pending[start : start + _FRAME_RECORDS]))
-                for start in range(0, len(pending), _FRAME_RECORDS)
-            ]
-        )
+        payload = encode(pending)
+        if len(payload) <= _MAX_FRAME:
+            data = _framed(payload)
+        else:
+            parts = [pending[start : start + _FRAME_RECORDS] for start in range(0, len(pending), _FRAME_RECORDS)]
+            data = b"".join([_framed(encode(part)) for part in parts])
         try:
             _write_all(self._fd, data)
         except OSError:

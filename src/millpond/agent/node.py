@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Final
 
 import millpond
@@ -82,12 +83,14 @@ class NodeAgent:
         self._runner_facts: NodeFacts | None = None
         self._runs: dict[AttemptRef, asyncio.Task[None] | None] = {}
         """None for what the runner runs without a task of the event loop."""
+        self._over: list[tuple[AttemptRef, Outcome | None]] = []
+        """What the runner says is over and the state has yet to hear of: before it hears of anything else."""
         self._deeds: list[Deed] = []
         """Decided, and neither written down nor done."""
         self._too_late: set[AttemptRef] = set()
         """To be launched ahead, when it was not known yet that others, which come before them, were given back."""
         self._doing: asyncio.Handle | None = None
-        """Will do them."""
+        """Will see to both."""
         self._chores: set[asyncio.Task[None]] = set()
         self._nothing_runs = asyncio.Event()
         self._nothing_runs.set()
@@ -142,6 +145,7 @@ class NodeAgent:
         return self.state.has_reports
 
     def hello(self) -> Hello:
+        self._take_ends()
         self._flush()
         return Hello(
             node_id=self.node_id,
@@ -155,6 +159,7 @@ class NodeAgent:
         )
 
     def welcomed(self, welcome: Welcome) -> None:
+        self._take_ends()
         actions = self.state.welcomed(welcome, self._clock())
         self._know_pool()
         self._carry_out(actions)
@@ -166,6 +171,7 @@ class NodeAgent:
 
     def report(self) -> Sync:
         """A sync with what is to be reported."""
+        self._take_ends()
         if self._runner is not None:
             # What is told is written down.
             self._runner.settle()
@@ -180,6 +186,7 @@ class NodeAgent:
 
     def replied(self, session: str, reply: SyncReply) -> None:
         """What the control plane says to that session; it may come late."""
+        self._take_ends()
         self._carry_out(self.state.replied(session, reply, self._clock()))
 
     async def launch(self, request: LaunchRequest) -> LaunchReply:
@@ -192,12 +199,14 @@ class NodeAgent:
 
     def leave(self) -> None:
         """The node leaves its pool: kill everything, report nothing."""
+        self._take_ends()
         self._carry_out(self.state.leave())
         self._do()
         self._flush()
 
     def interrupt(self) -> None:
         """The agent is being stopped: kill everything; what was killed is reported in the agent's next life."""
+        self._take_ends()
         self._carry_out(self.state.interrupt())
         self._do()
         self._flush()
@@ -206,9 +215,11 @@ class NodeAgent:
         """Wait until nothing is with the runner."""
         self._do()
         await self._nothing_runs.wait()
+        self._do()
 
     async def close(self) -> None:
         """Let go of everything; what still runs is left to the agent's next life."""
+        self._take_ends()
         if self._doing is not None:
             self._doing.cancel()
         tasks = [*filter(None, self._runs.values()), *self._chores]
@@ -224,7 +235,7 @@ class NodeAgent:
     @property
     def has_runs(self) -> bool:
         """Whether anything is with the runner, or about to be."""
-        return bool(self._runs or self._deeds)
+        return bool(self._runs or self._deeds or self._over)
 
     def runs(self, key: int, attempt: int) -> bool:
         """Whether the attempt is with the runner."""
@@ -253,19 +264,31 @@ class NodeAgent:
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Deed):
-                if not self._deeds:
-                    self._doing = asyncio.get_running_loop().call_soon(self._do)
                 self._deeds.append(action)
             else:
                 self._journal.append(action)
+        if self._deeds:
+            self._do_soon()
         if self.state.has_reports:
             self.on_reports()
 
+    def _do_soon(self) -> None:
+        if self._doing is None:
+            self._doing = asyncio.get_running_loop().call_soon(self._do)
+
+    def _take_ends(self) -> None:
+        """Those of one turn of the event loop together: many at a time cost half of what they cost one by one."""
+        over, self._over = self._over, []
+        if over:
+            self._carry_out(self.state.ended(over, self._clock()))
+
     def _do(self) -> None:
-        """What was decided in one turn of the event loop: it is written down in one go, and then done."""
+        """What has ended and what was decided in one turn of the event loop: it is written down in one go, and then done."""
+        self._take_ends()
         deeds, self._deeds = self._deeds, []
         if self._doing is not None:
             self._doing.cancel()
+            self._doing = None
         if deeds:
             self._flush()
         for deed in deeds:
@@ -307,8 +330,8 @@ class NodeAgent:
             and runner.begin(
                 start,
                 launch.began,
-                lambda at: self._started(key, attempt, at),
-                lambda outcome: self._ended(key, attempt, outcome),
+                partial(self._started, key, attempt),
+                partial(self._ended, key, attempt),
                 width=launch.width,
                 ahead=launch.ahead,
             )
@@ -349,7 +372,8 @@ class NodeAgent:
         if outcome is None:
             starts = [deed.start for deed in self._deeds if isinstance(deed, Launch) and deed.ahead]
             self._too_late.update((start.key, start.attempt) for start in starts)
-        self._carry_out(self.state.ended(key, attempt, outcome, self._clock()))
+        self._over.append(((key, attempt), outcome))
+        self._do_soon()
 
     def _no_longer_runs(self, key: int, attempt: int) -> None:
         del self._runs[key, attempt]
@@ -357,9 +381,11 @@ class NodeAgent:
             self._nothing_runs.set()
 
     def _started(self, key: int, attempt: int, start_time: Timestamp) -> None:
+        self._take_ends()
         self._carry_out(self.state.started(key, attempt, start_time))
 
     def _coordinated(self, key: int, attempt: int) -> None:
+        self._take_ends()
         self._carry_out(self.state.coordinated(key, attempt))
 
     def _go_on(self, key: int, attempt: int) -> None:
@@ -386,6 +412,7 @@ class NodeAgent:
         except Exception:
             # What is left of it is in nobody's way for long: tasks that wait for the name go on.
             _log.exception("node %s: removing the directory of job %s task %s", self.node_id, job_id, task_id)
+        self._take_ends()
         self._carry_out(self.state.removed(job_id, task_id, self._clock()))
 
     async def _renew(self, *, wipe: bool) -> None:
@@ -403,6 +430,7 @@ class NodeAgent:
             while not self._wiped():
                 failures += 1
                 await asyncio.sleep(_WIPE_PAUSE_S * min(failures, 30))
+        self._take_ends()
         self._carry_out(self.state.renewed(self._clock()))
         self._flush()
         try:

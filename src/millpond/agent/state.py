@@ -297,29 +297,30 @@ class AgentState:
         self._report(Started(seq, key, attempt, start_time), None, actions)
         return actions
 
-    def ended(self, key: int, attempt: int, outcome: Outcome | None, at: Timestamp) -> list[Action]:
-        """The runner says: the attempt is over. None: it was handed ahead, and given back without having begun. Of one
-        handed ahead this may be the first that is said."""
-        ref = (key, attempt)
-        held = self._attempts.held.get(ref)
+    def ended(self, ends: Iterable[tuple[AttemptRef, Outcome | None]], at: Timestamp) -> list[Action]:
+        """The runner says: these attempts are over, in that order. None: it was handed ahead, and given back without having
+        begun. Of one handed ahead this may be the first that is said."""
         actions: list[Action] = []
-        if held is None or held.phase is not Phase.LAUNCHED:
-            return actions
-        self._attempts.make_room(held)
-        if self._silent:
-            self._attempts.forget(held)
+        attempts, silent = self._attempts, self._silent
+        for ref, outcome in ends:
+            held = attempts.held.get(ref)
+            if held is None or held.phase is not Phase.LAUNCHED:
+                continue
+            attempts.make_room(held)
+            if silent:
+                attempts.forget(held)
+            elif outcome is None:
+                self._pace.forget()
+                self._takes_back = True
+                self._given_back(ref, held, actions)
+            else:
+                if self._takes_ahead is not None:
+                    self._pace.ended(outcome)
+                is_killed = self._interrupted and not held.stop_asked
+                self._end(ref, held, interrupted(outcome) if is_killed else outcome, actions)
+        if silent:
             self._renew(actions)
             return actions
-        if outcome is None:
-            self._pace.forget()
-            self._takes_back = True
-            self._given_back(ref, held, actions)
-        else:
-            if self._takes_ahead is not None:
-                self._pace.ended(outcome)
-            if self._interrupted and not held.stop_asked:
-                outcome = interrupted(outcome)
-            self._end(ref, held, outcome, actions)
         actions.extend(self._directories.begin_removals())
         self._fill(at, actions)
         return actions
@@ -480,11 +481,11 @@ class AgentState:
         for held in attempts.ready_without_slots():
             self._launch(held, at, actions)
         while attempts.queue:
-            held = attempts.held[attempts.queue[0]]
+            held = attempts.queue[0]
             slots = held.start.slots
             if slots > self._slots:
-                ref = attempts.queue.popleft()
-                self._end(ref, held, does_not_fit(slots, self._slots, at), actions)
+                attempts.queue.popleft()
+                self._end(held.ref, held, does_not_fit(slots, self._slots, at), actions)
             elif attempts.has_room(slots, self._slots) and self._directories.is_free(held.start):
                 attempts.queue.popleft()
                 self._launch(held, at, actions)
@@ -500,23 +501,21 @@ class AgentState:
             if attempts.has_not_begun:
                 return
             self._takes_back = False
-        while attempts.queue:
-            held = attempts.held[attempts.queue[0]]
+        queue, is_free = attempts.queue, self._directories.is_free
+        if not queue or not attempts.may_follow(slots := queue[0].start.slots):
+            return
+        # Those that follow change nothing of it: which slots are whose stays as it is.
+        for _ in range(self._pace.ahead(self._slots // slots) - len(attempts.ahead)):
+            held = queue[0]
             start = held.start
-            if (
-                not attempts.may_follow(start.slots)
-                or len(attempts.ahead) >= self._pace.ahead(self._slots // start.slots)
-                or not self._directories.is_free(start)
-                or not (width := self._width(start))
-            ):
+            if start.slots != slots or not is_free(start) or not (width := self._width(start)):
                 return
-            attempts.queue.popleft()
+            queue.popleft()
             held.width = width
             attempts.hand_ahead(held)
-            actions += (
-                Launched(key=start.key, attempt=start.attempt, ahead=True),
-                Launch(start, width=width, ahead=True),
-            )
+            actions += (Launched(start.key, start.attempt, ahead=True), Launch(start, width=width, ahead=True))
+            if not queue:
+                return
 
     def _width(self, start: Start) -> int:
         """Of the lane such an attempt runs in; 0 when it does in none."""
@@ -529,7 +528,7 @@ class AgentState:
         held.width = self._width(start)
         self._attempts.launch(held, at)
         actions += (
-            Launched(key=start.key, attempt=start.attempt, began=at),
+            Launched(start.key, start.attempt, began=at),
             Launch(start, began=at, width=held.width),
         )
 

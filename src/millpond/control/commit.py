@@ -57,6 +57,11 @@ class Batch(msgspec.Struct):
                         changes.together.append(Together(tasks, specs))
                 case f.SaveNode(node):
                     changes.nodes[node.id] = node
+                    changes.worked.discard(node.id)
+                case f.SaveNodeWork(nodes):
+                    there = changes.nodes
+                    changes.worked.update([node.id for node in nodes if node.id not in there])
+                    there.update([(node.id, node) for node in nodes])
                 case f.SaveJob(job):
                     changes.jobs[job.no] = job
                 case f.SavePool(pool):
@@ -97,6 +102,7 @@ class Batch(msgspec.Struct):
                     self.after.append(effect)
                 case f.DeleteNode(node):
                     changes.nodes.pop(node.id, None)
+                    changes.worked.discard(node.id)
                     changes.deleted_nodes.add(node.id)
                     self.after.append(effect)
                 case f.DeleteJob(job):

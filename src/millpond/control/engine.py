@@ -83,8 +83,8 @@ def _line_of(event: Event | JobScheduleEvent) -> str:
     if isinstance(event, TasksAdded):
         return f"{event.at:.6f} [{event.cause}] TasksAdded({event.job_id}, {[task.id for task in event.tasks[:_TOLD_TASKS]]} …)"
     if isinstance(event, TasksEnded):
-        ends = [(end.key, end.attempt, end.exit_code) for end in event.ends[:5]]
-        return f"{event.at:.6f} [{event.cause}] TasksEnded({event.node_id}, {len(event.ends)}: {ends} …)"
+        ends = [(node_id, end.key, end.attempt, end.exit_code) for node_id, told in event.told for end in told]
+        return f"{event.at:.6f} [{event.cause}] TasksEnded({len(ends)}: {ends[:5]} …)"
     parts = ", ".join(f"{name}={getattr(event, name)}" for name in _TOLD if hasattr(event, name))
     return f"{event.at:.6f} [{event.cause}] {type(event).__name__}({parts})"
 
@@ -92,7 +92,7 @@ def _line_of(event: Event | JobScheduleEvent) -> str:
 def _weight_of(event: Event | JobScheduleEvent) -> int:
     if isinstance(event, TasksAdded):
         return len(event.tasks)
-    return len(event.ends) if isinstance(event, TasksEnded) else 1
+    return sum([len(ends) for _, ends in event.told]) if isinstance(event, TasksEnded) else 1
 
 
 def _for_the_story(event: _Event) -> _Event:

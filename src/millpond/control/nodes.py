@@ -70,6 +70,22 @@ def _event_of(report: m.Started | m.Coordinated | m.Stopped | m.Returned, node_i
             return e.TaskReturned(at=at, cause=cause, node_id=node_id, key=key, attempt=attempt)
 
 
+def _not_found(node_id: str) -> BatchError:
+    return BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{node_id}' is in no pool of this service.")
+
+
+def _reply(link: NodeLink, sync: m.Sync, now: float, *, acknowledged: int) -> m.SyncReply:
+    """With all that waits for the node."""
+    if sync.session != link.session:
+        return m.SyncReply(session=sync.session, session_unknown=True, acknowledged=acknowledged)
+    link.heard(now)
+    outbox = link.outbox
+    directives, file_requests = outbox.take()
+    if directives and link.ear is not None:
+        link.ear.listener.sent(link.ear, now)
+    return m.SyncReply(sync.session, False, directives, acknowledged, file_requests, outbox.take_launches())
+
+
 def _monotonic() -> float:
     return asyncio.get_running_loop().time()
 
@@ -249,71 +265,59 @@ class NodeLinks:
         return msgspec.json.encode(options) if options else b"{}"
 
     async def sync_all(self, syncs: Sequence[m.Sync]) -> list[m.SyncReply | BatchError]:
-        answers: list[m.SyncReply | BatchError] = []
+        answers: list[m.SyncReply | BatchError | None] = [None] * len(syncs)
+        """None: not yet."""
         reporting: dict[Engine, list[tuple[int, NodeLink, m.Sync]]] = {}
+        links = self._links
+        now = _monotonic()
         for index, sync in enumerate(syncs):
-            try:
-                link = self._heard(sync)
-            except BatchError as error:
-                answers.append(error)
-                continue
+            link = links.get(sync.node_id)
             if link is None:
-                answers.append(m.SyncReply(session=sync.session, session_unknown=True))
-            elif not sync.reports:
-                answers.append(self._reply(link, sync, acknowledged=0))
+                answers[index] = _not_found(sync.node_id)
+            elif not link.session or sync.session != link.session:
+                answers[index] = m.SyncReply(session=sync.session, session_unknown=True)
             else:
-                answers.append(m.SyncReply(session=sync.session, retry_after_s=self._settings.store_retry_s))
-                reporting.setdefault(link.engine, []).append((index, link, sync))
-                link.outbox.expect_answer()
+                link.heard(now)
+                link.outbox.seen(sync.seen)
+                if link.ear is not None:
+                    link.ear.told_busy(now, busy=sync.busy)
+                if not sync.reports:
+                    answers[index] = _reply(link, sync, now, acknowledged=0)
+                else:
+                    reporting.setdefault(link.engine, []).append((index, link, sync))
+                    link.outbox.expect_answer()
         try:
             # In one go to each engine: what each node would wait with by itself is a third of what its sync takes.
             errors = await asyncio.gather(
                 *(
-                    _take_in(engine, [event for _, _, sync in several for event in self._events_of(sync)])
+                    _take_in(engine, self._events_of([sync for _, _, sync in several]))
                     for engine, several in reporting.items()
                 )
             )
+            now = _monotonic()
             for why, several in zip(errors, reporting.values(), strict=True):
-                for index, link, sync in several:
-                    if why is None:
-                        answers[index] = self._reply(link, sync, acknowledged=max(r.seq for r in sync.reports))
-                    elif why.code not in (ErrorCode.SERVER_BUSY, ErrorCode.INTERNAL_ERROR):
+                if why is None:
+                    for index, link, sync in several:
+                        acknowledged = max([report.seq for report in sync.reports])
+                        answers[index] = _reply(link, sync, now, acknowledged=acknowledged)
+                elif why.code not in (ErrorCode.SERVER_BUSY, ErrorCode.INTERNAL_ERROR):
+                    for index, _, _ in several:
                         answers[index] = why
         finally:
             for several in reporting.values():
                 for _, link, _ in several:
                     link.outbox.answered()
-        return answers
-
-    def _heard(self, sync: m.Sync) -> NodeLink | None:
-        """The node that calls; None when its session is not known. Raises NodeNotFound."""
-        link = self._link(sync.node_id)
-        if not link.session or sync.session != link.session:
-            return None
-        now = _monotonic()
-        link.heard(now)
-        link.outbox.seen(sync.seen)
-        if link.ear is not None:
-            link.ear.told_busy(now, busy=sync.busy)
-        return link
+        retry_after_s = self._settings.store_retry_s
+        return [
+            m.SyncReply(session=sync.session, retry_after_s=retry_after_s) if answer is None else answer
+            for sync, answer in zip(syncs, answers, strict=True)
+        ]
 
     def _link(self, node_id: str) -> NodeLink:
         link = self._links.get(node_id)
         if link is None:
-            raise BatchError(ErrorCode.NODE_NOT_FOUND, f"The node '{node_id}' is in no pool of this service.")
+            raise _not_found(node_id)
         return link
-
-    def _reply(self, link: NodeLink, sync: m.Sync, *, acknowledged: int) -> m.SyncReply:
-        """With all that waits for the node."""
-        if sync.session != link.session:
-            return m.SyncReply(session=sync.session, session_unknown=True, acknowledged=acknowledged)
-        now = _monotonic()
-        link.heard(now)
-        outbox = link.outbox
-        directives, file_requests = outbox.take()
-        if directives and link.ear is not None:
-            link.ear.listener.sent(link.ear, now)
-        return m.SyncReply(sync.session, False, directives, acknowledged, file_requests, outbox.take_launches())
 
     async def listen(self, call: m.Listen, *, park: bool = True) -> m.News:
         """The nodes named have proved who they are."""
@@ -356,20 +360,28 @@ class NodeLinks:
             listener.add(node.place, link, node.session)
         return refused
 
-    def _events_of(self, sync: m.Sync) -> list[Event]:
+    def _events_of(self, syncs: Sequence[m.Sync]) -> list[Event]:
+        """Each node's in their order. Nodes that tell of ends and nothing else do so together."""
         at = self._clock()
-        node_id = sync.node_id
+        told: list[tuple[str, Sequence[AttemptEnd]]] = []
         events: list[Event] = []
-        ends: list[AttemptEnd] = []
-        """Those that were told one after the other."""
-        for report in sync.reports:
-            if isinstance(report, m.Ended):
-                if not ends:
-                    events.append(e.TasksEnded(at=at, cause=f"report {report.seq}", node_id=node_id, ends=ends))
-                ends.append(report)
-            else:
-                ends = []
+        for sync in syncs:
+            node_id = sync.node_id
+            ends: list[AttemptEnd] = []
+            """Those that were told one after the other."""
+            for report in sync.reports:
+                if isinstance(report, m.Ended):
+                    ends.append(report)
+                    continue
+                if ends:
+                    events.append(e.TasksEnded(at=at, cause=f"report {ends[0].seq}", told=((node_id, ends),)))
+                    ends = []
                 events.append(_event_of(report, node_id, at))
+            if ends:
+                told.append((node_id, ends))
+        if told:
+            # Behind all others, so that what a node had told before its last ends is before them.
+            events.append(e.TasksEnded(at=at, cause=f"report {told[0][1][0].seq} and others", told=told))
         return events
 
     async def file_reply(self, node_id: str, request_id: str, reply: m.FileReply, body: AsyncIterator[bytes]) -> None:

@@ -40,6 +40,12 @@ class SaveNode(_Effect, frozen=True, gc=False):
     node: Node
 
 
+class SaveNodeWork(_Effect, frozen=True, gc=False):
+    """Of these nodes nothing has changed since they were saved last but what `Node.work` has."""
+
+    nodes: list[Node]
+
+
 class DeleteNode(_Effect, frozen=True, gc=False):
     node: Node
 
@@ -354,6 +360,7 @@ RowEffect: TypeAlias = (
     SavePool
     | DeletePool
     | SaveNode
+    | SaveNodeWork
     | DeleteNode
     | SaveJob
     | DeleteJob

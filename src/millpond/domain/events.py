@@ -372,17 +372,17 @@ class AttemptEnd(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class TasksEnded(_Event, frozen=True, kw_only=True):
-    """The same of several attempts, in the order they ended: what they have alike is then done once."""
+    """The same of several attempts on one or more nodes: what they have alike is then done once."""
 
-    node_id: str
-    ends: Sequence[AttemptEnd]
+    told: Sequence[tuple[str, Sequence[AttemptEnd]]]
+    """(node id, what ended there, in the order it did)"""
 
-    def alone(self, end: AttemptEnd) -> TaskEnded:
+    def alone(self, node_id: str, end: AttemptEnd) -> TaskEnded:
         """One of them, as if it had been told by itself; times in whole microseconds, as all that is kept."""
         return TaskEnded(
             at=self.at,
             cause=self.cause,
-            node_id=self.node_id,
+            node_id=node_id,
             key=end.key,
             attempt=end.attempt,
             start_time=None if end.start_time is None else whole_microseconds(end.start_time),

@@ -101,7 +101,7 @@ def note_start(
         row.running_tasks += 1
         row.running_task_slots += assignment.task.required_slots
         row.total_tasks_run += 1
-        state.touch_node(node)
+        state.touch_work(node)
         if row.state in IN_SERVICE_NODE_STATES:
             settle_node_state(state, node, at)
 

@@ -242,6 +242,7 @@ def drop_node(state: SchedulerState, node: NodeMemory, effects: list[Effect]) ->
     state.unfile(node)
     del state.nodes[node.row.id]
     state.dirty_nodes.pop(node.row.id, None)
+    state.worked_nodes.pop(node.row.id, None)
     state.pool_unsettled = True
     effects.append(DeleteNode(node.row))
 

@@ -10,6 +10,7 @@ from millpond.domain.durations import Timestamp, whole_microseconds
 from millpond.domain.effects import Effect, SaveTask, SaveTasks
 from millpond.domain.events import AttemptEnd, TaskEnded, TaskReturned, TasksEnded, TaskStarted, TaskStopped
 from millpond.domain.ids import is_special_key
+from millpond.domain.node import RECENT_TASKS
 from millpond.domain.states import IN_SERVICE_NODE_STATES, TaskState
 from millpond.domain.task import ResourceUse, Task
 from millpond.scheduler import gangs, jobs, retries, special, tasks
@@ -37,7 +38,7 @@ def _start(
     row.running_task_slots += task.required_slots
     row.total_tasks_run += 1
     row.note_task(task.key)
-    state.touch_node(node)
+    state.touch_work(node)
     if row.state in IN_SERVICE_NODE_STATES:
         settle_filed_node_state(state, node, at)
 
@@ -108,29 +109,74 @@ def on_task_ended(state: SchedulerState, event: TaskEnded, effects: list[Effect]
         failure = failure or retries.EXIT_CODE_FAILURE
     if failure is None:
         node.row.total_tasks_succeeded += 1
-        state.touch_node(node)
+        state.touch_work(node)
     elif assignment.index:
         failure = gangs.blame(assignment, failure)
     tasks.complete(state, job, task, at, effects, end_time=end_time, exit_code=event.exit_code, failure=failure)
 
 
 def on_tasks_ended(state: SchedulerState, event: TasksEnded, effects: list[Effect]) -> None:
-    """As if each had been told alone; but most ends are alike, and then node and job are changed once for all of them."""
-    node = state.nodes.get(event.node_id)
-    if node is None:
-        return
-    at, ends = event.at, event.ends
-    told = 0
-    while told < len(ends):
-        if alike := _end_alike(state, node, ends, told, at, effects):
-            told += alike
+    """As if each had been told alone; but most ends are alike: of these each node, and the job, is changed once for all."""
+    at = event.at
+    alike = _Alike()
+    for node_id, ends in event.told:
+        node = state.nodes.get(node_id)
+        if node is None:
             continue
-        end = ends[told]
-        told += 1
-        on_task_ended(state, event.alone(end), effects)
-        if state.follow_ups:
-            # What it asks of its job may concern those that follow.
-            jobs.follow_up(state, at, effects)
+        told = 0
+        while told < len(ends):
+            if count := _end_alike(state, node, ends, told, at, alike, effects):
+                told += count
+                continue
+            alike.settle(state, effects)  # it may concern the same job
+            end = ends[told]
+            told += 1
+            on_task_ended(state, event.alone(node_id, end), effects)
+            if state.follow_ups:
+                # What it asks of its job may concern those that follow.
+                jobs.follow_up(state, at, effects)
+    alike.settle(state, effects)
+
+
+class _Alike:
+    """Tasks of one job that have been completed one after the other, on whatever nodes. What that does to the job is done in
+    one go."""
+
+    __slots__ = ("ended", "job", "runs")
+
+    def __init__(self) -> None:
+        self.job: JobMemory | None = None
+        self.ended: list[Task] = []
+        self.runs: list[ResourceUse] = []
+        """What the last run of each used."""
+
+    def settle(self, state: SchedulerState, effects: list[Effect]) -> None:
+        """Change the job, and begin with another."""
+        job, ended = self.job, self.ended
+        if job is None or not ended:
+            return
+        use = job.row.use
+        user_cpu_s, kernel_cpu_s, wall_s, wait_s = use.user_cpu_s, use.kernel_cpu_s, use.wall_s, use.wait_s
+        run_time_s = state.run_time_s
+        for run in self.runs:
+            user_cpu_s += run.user_cpu_s
+            kernel_cpu_s += run.kernel_cpu_s
+            wall_s += run.wall_s
+            wait_s += run.wait_s
+            run_time_s = run.wall_s if run_time_s is None else 0.9 * run_time_s + 0.1 * run.wall_s
+        state.run_time_s = run_time_s
+        job.row.use = ResourceUse(user_cpu_s, kernel_cpu_s, wall_s, wait_s, use.retries)
+        number, slots = len(ended), sum([task.required_slots for task in ended])
+        counts = job.row.counts
+        counts.active -= number
+        counts.active_slots -= slots
+        counts.succeeded += number
+        counts.succeeded_slots += slots
+        state.touch_job(job)
+        state.touch_unsettled(job)
+        effects.append(SaveTasks(ended))
+        tasks.check_all_complete(state, job)
+        self.ended, self.runs = [], []
 
 
 def _end_alike(
@@ -139,6 +185,7 @@ def _end_alike(
     ends: Sequence[AttemptEnd],
     first: int,
     at: Timestamp,
+    alike: _Alike,
     effects: list[Effect],
 ) -> int:
     """Complete the tasks whose ends come from `first` on, as far as they are of one job, without rules, and began and ended
@@ -150,15 +197,15 @@ def _end_alike(
     job = state.jobs_by_no[begin.task.job_no]
     if job.dependencies is not None or state.tells_tasks:
         return 0
+    if alike.job is not job:
+        alike.settle(state, effects)
+        alike.job = job
     on_nodes = job.assigned
+    ended, runs = alike.ended, alike.runs
+    before = len(ended)
     free_before = node.free
-    use = job.row.use
-    user_cpu_s, kernel_cpu_s, wall_s, all_wait_s = use.user_cpu_s, use.kernel_cpu_s, use.wall_s, use.wait_s
-    known_run_time_s = state.run_time_s
-    slots = 0
     last_end = 0.0
-    ended: list[Task] = []
-    for end in islice(ends, first, None):
+    for end in islice(ends, first, None) if first else ends:
         key = end.key
         assignment = assigned.get(key)
         if assignment is None or assignment.attempt != end.attempt:
@@ -178,16 +225,10 @@ def _end_alike(
         # The node's clock may be off: see `_start`.
         start_time = min(max(whole_microseconds(end.start_time), task.state_time), at)
         end_time = min(max(whole_microseconds(end.end_time), start_time), at)
-        run_time_s = end_time - start_time
-        known_run_time_s = run_time_s if known_run_time_s is None else 0.9 * known_run_time_s + 0.1 * run_time_s
-        before = task.use
-        wait_s = max(0.0, start_time - task.creation_time) if before is None else 0.0
-        run = ResourceUse(end.user_cpu_s, end.kernel_cpu_s, run_time_s, wait_s)
-        user_cpu_s += end.user_cpu_s
-        kernel_cpu_s += end.kernel_cpu_s
-        wall_s += run_time_s
-        all_wait_s += wait_s
-        task.use = run if before is None else before.plus(run)
+        used = task.use
+        wait_s = max(0.0, start_time - task.creation_time) if used is None else 0.0
+        run = ResourceUse(end.user_cpu_s, end.kernel_cpu_s, end_time - start_time, wait_s)
+        task.use = run if used is None else used.plus(run)
         task.previous_state = TaskState.RUNNING
         task.previous_state_time = task.state_time = at
         task.state = TaskState.COMPLETED
@@ -195,48 +236,22 @@ def _end_alike(
         task.end_time = end_time
         task.exit_code = 0
         task.failure = None
-        slots += task.required_slots
         last_end = max(last_end, end_time)
         ended.append(task)
-    if not ended:
-        return 0
-    state.run_time_s = known_run_time_s
-    job.row.use = ResourceUse(user_cpu_s, kernel_cpu_s, wall_s, all_wait_s, use.retries)
-    effects.append(SaveTasks(ended))
-    _settle_alike(state, node, job, ended, slots, free_before, last_end, at)
-    return len(ended)
-
-
-def _settle_alike(
-    state: SchedulerState,
-    node: NodeMemory,
-    job: JobMemory,
-    ended: list[Task],
-    slots: int,
-    free_before: int,
-    last_end: Timestamp,
-    at: Timestamp,
-) -> None:
-    """What they have done to their node and to their job."""
-    number = len(ended)
-    counts = job.row.counts
-    counts.active -= number
-    counts.active_slots -= slots
-    counts.succeeded += number
-    counts.succeeded_slots += slots
-    state.touch_job(job)
-    state.touch_unsettled(job)
-    row = node.row
-    row.total_tasks_run += number
-    row.total_tasks_succeeded += number
-    row.note_tasks([task.key for task in ended])
-    if not row.running_tasks and row.state in IN_SERVICE_NODE_STATES:
-        row.state_time = at  # it ran, and does not any more
-    tasks.retain_files(state, node, None, last_end)
-    state.touch_node(node)
-    node.alone = False
-    tasks.settle(state, node, free_before, at)
-    tasks.check_all_complete(state, job)
+        runs.append(run)
+    number = len(ended) - before
+    if number:
+        row = node.row
+        row.total_tasks_run += number
+        row.total_tasks_succeeded += number
+        row.note_tasks([task.key for task in ended[-min(number, RECENT_TASKS) :]])
+        if not row.running_tasks and row.state in IN_SERVICE_NODE_STATES:
+            row.state_time = at  # it ran, and does not any more
+        tasks.retain_files(state, node, None, last_end)
+        state.touch_work(node)
+        node.alone = False
+        tasks.settle(state, node, free_before, at)
+    return number
 
 
 def _note_use(job: JobMemory, task: Task, event: TaskEnded, end_time: Timestamp) -> None:

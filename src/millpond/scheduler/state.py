@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from millpond.domain.durations import Timestamp
-from millpond.domain.effects import Effect, SaveJob, SaveNode, SaveRest
+from millpond.domain.effects import Effect, SaveJob, SaveNode, SaveNodeWork, SaveRest
 from millpond.domain.errors import Bug
 from millpond.domain.job import Job
 from millpond.domain.node import Node
@@ -316,6 +316,8 @@ class SchedulerState:
         """Nodes that hold assignments ahead of their slots."""
         self.dirty_jobs: dict[int, JobMemory] = {}
         self.dirty_nodes: dict[str, NodeMemory] = {}
+        self.worked_nodes: dict[str, NodeMemory] = {}
+        """Those of which `Node.work` changed; they may be among the dirty ones, too."""
         self.dirty_arrays: dict[int, ArrayMemory] = {}
         """By key: those whose rest changed."""
         self.unsettled_jobs: dict[int, JobMemory] = {}
@@ -379,6 +381,10 @@ class SchedulerState:
     def touch_node(self, node: NodeMemory) -> None:
         self.dirty_nodes[node.row.id] = node
 
+    def touch_work(self, node: NodeMemory) -> None:
+        """As `touch_node`, where nothing has changed but what `Node.work` has."""
+        self.worked_nodes[node.row.id] = node
+
     def touch_job(self, job: JobMemory) -> None:
         self.dirty_jobs[job.row.no] = job
 
@@ -390,7 +396,13 @@ class SchedulerState:
     def flush_rows(self) -> list[Effect]:
         """Rows of jobs and nodes changed since the last flush: once a batch, however many tasks moved."""
         effects: list[Effect] = [SaveJob(job.row) for job in self.dirty_jobs.values()]
-        effects.extend(SaveNode(node.row) for node in self.dirty_nodes.values())
+        dirty = self.dirty_nodes
+        effects.extend(SaveNode(node.row) for node in dirty.values())
+        if self.worked_nodes:
+            effects.append(
+                SaveNodeWork([node.row for node_id, node in self.worked_nodes.items() if node_id not in dirty])
+            )
+            self.worked_nodes.clear()
         if self.dirty_arrays:
             effects.extend(SaveRest(key, tuple(memory.rest)) for key, memory in self.dirty_arrays.items())
             self.dirty_arrays.clear()
@@ -402,12 +414,16 @@ class SchedulerState:
 def set_node_state(state: SchedulerState, node: NodeMemory, to: NodeState, at: Timestamp) -> None:
     """Move a node to another state and file it where it now belongs. Raises Bug for a move that does not exist."""
     if node.row.state is not to:
-        if to not in NODE_MOVES[node.row.state]:
-            raise Bug(f"node {node.row.id} cannot go from {node.row.state} to {to}")
+        _check_node_move(node.row, to)
         node.row.state = to
         node.row.state_time = at
         state.touch_node(node)
     state.refile(node, node.free)
+
+
+def _check_node_move(row: Node, to: NodeState) -> None:
+    if to not in NODE_MOVES[row.state]:
+        raise Bug(f"node {row.id} cannot go from {row.state} to {to}")
 
 
 def settle_node_state(state: SchedulerState, node: NodeMemory, at: Timestamp) -> None:
@@ -418,8 +434,13 @@ def settle_node_state(state: SchedulerState, node: NodeMemory, at: Timestamp) ->
 def settle_filed_node_state(state: SchedulerState, node: NodeMemory, at: Timestamp) -> None:
     """`settle_node_state` where the node has just been filed: nothing is to be done if that is its state already."""
     to = _state_by_work(node)
-    if to is not node.row.state:
-        set_node_state(state, node, to, at)
+    row = node.row
+    if to is not row.state:
+        _check_node_move(row, to)
+        row.state = to
+        row.state_time = at
+        state.touch_work(node)
+        state.refile(node, node.free)
 
 
 def _state_by_work(node: NodeMemory) -> NodeState:

@@ -245,7 +245,7 @@ def take_off(
     if began:
         node.row.running_tasks -= 1
         node.row.running_task_slots -= task.required_slots
-        state.touch_node(node)
+        state.touch_work(node)
     settle(state, node, free_before, at)
 
 
@@ -333,7 +333,7 @@ def retain_files(state: SchedulerState, node: NodeMemory, rules: TaskRules | Non
     until = end_time + (DEFAULT_RETENTION_S if retention_s is None else retention_s)
     if node.row.retain_until is None or until > node.row.retain_until:
         node.row.retain_until = until
-        state.touch_node(node)
+        state.touch_work(node)
 
 
 def check_all_complete(state: SchedulerState, job: JobMemory) -> None:

@@ -61,7 +61,8 @@ def _ends_of(events: Iterable[Event]) -> Iterator[e.TaskEnded | e.AttemptEnd]:
         if isinstance(event, e.TaskEnded):
             yield event
         elif isinstance(event, e.TasksEnded):
-            yield from event.ends
+            for _, ends in event.told:
+                yield from ends
 
 
 class Decided(NamedTuple):

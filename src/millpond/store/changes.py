@@ -1,8 +1,12 @@
 """The rows one batch of events changed."""
 
+import copy
+from collections.abc import Mapping
+
 import msgspec
 
 from millpond.domain.errors import Bug
+from millpond.domain.ids import id_key
 from millpond.domain.job import Job
 from millpond.domain.job_schedule import JobSchedule
 from millpond.domain.node import Node
@@ -30,6 +34,9 @@ class ChangeSet(msgspec.Struct):
 
     pools: dict[int, Pool] = msgspec.field(default_factory=dict)
     nodes: dict[str, Node] = msgspec.field(default_factory=dict)
+    worked: set[str] = msgspec.field(default_factory=set)
+    """Ids of `nodes` of which nothing but `Node.work` has changed since their rows were written. A store may keep what is
+    new of them apart."""
     jobs: dict[int, Job] = msgspec.field(default_factory=dict)
     tasks: dict[int, Task] = msgspec.field(default_factory=dict)
     new_tasks: set[int] = msgspec.field(default_factory=set)
@@ -100,3 +107,16 @@ def check_together(changes: ChangeSet) -> None:
             )
             if task != like or task.key not in changes.new_tasks or changes.specs.get(task.key) != spec:
                 raise Bug(f"rows that cannot be: task {task.key} ({task.id}) is not like those it came with")
+
+
+def check_worked(changes: ChangeSet, rows: Mapping[str, Node]) -> None:
+    """Raises Bug where more of a node has changed than `changes.worked` says. `rows` are the nodes as they are written, by
+    id key."""
+    for node_id in changes.worked:
+        row = rows.get(id_key(node_id))
+        if row is None:
+            raise Bug(f"rows that cannot be: node {node_id} has worked, and has no row")
+        like = copy.copy(row)
+        like.take_work(changes.nodes[node_id].work())
+        if like != changes.nodes[node_id]:
+            raise Bug(f"rows that cannot be: of node {node_id} more has changed than its work")

@@ -57,6 +57,7 @@ def copy_changes(changes: ChangeSet) -> ChangeSet:
     return ChangeSet(
         pools={no: copy_pool(pool) for no, pool in changes.pools.items()},
         nodes={node_id: copy_node(node) for node_id, node in changes.nodes.items()},
+        worked=set(changes.worked),
         jobs={no: copy_job(job) for no, job in changes.jobs.items()},
         tasks={key: copy.copy(task) for key, task in changes.tasks.items()},
         new_tasks=set(changes.new_tasks),

@@ -40,7 +40,7 @@ from millpond.store.base import (
     StoreFacts,
     TaskRow,
 )
-from millpond.store.changes import ChangeSet, check_together
+from millpond.store.changes import ChangeSet, check_together, check_worked
 
 _T = TypeVar("_T")
 
@@ -238,6 +238,7 @@ class MemoryStore:
             self._jobs[no] = job
             self._job_nos[ids.id_key(job.id)] = no
             self._next_job_no = max(self._next_job_no, no + 1)
+        check_worked(changes, self._nodes)
         for node_id, node in changes.nodes.items():
             self._nodes[ids.id_key(node_id)] = node
         for key, task in changes.tasks.items():

@@ -176,6 +176,7 @@ class SqliteStore:
     # --- what the scheduler reads ---
 
     async def load_pool(self, pool_key: str) -> PoolContents:
+        await self._settle_nodes()
         return await self._read(lambda connection: self._load_pool(connection, pool_key))
 
     def _load_pool(self, connection: sqlite3.Connection, pool_key: str) -> PoolContents:
@@ -309,6 +310,7 @@ class SqliteStore:
         return await self._page("pools", sqlite_rows.pool_of_record, condition, limit, after)
 
     async def get_node(self, pool_id: str, node_id: str) -> Node | None:
+        await self._settle_nodes()
         return await self._get("get_node", sqlite_rows.node_of_record, pool_id, node_id)
 
     async def list_nodes(self, pool_id: str, where: Filter | None, limit: int, after: str | None) -> Page[Node]:
@@ -321,11 +323,13 @@ class SqliteStore:
                 return [], None
             return page_of(connection, self._queries, "nodes", condition, after=start, limit=limit, scope=pool[0])
 
+        await self._settle_nodes()
         rows, token = await self._read(read)
         return Page([sqlite_rows.node_of_record(record) for _, record in rows], token)
 
     async def node_counts(self, where: Filter | None) -> list[NodeCounts]:
         condition = condition_of(where, sqlite_rows.NODE_COUNTS_COLUMNS)
+        await self._settle_nodes()
         sql = self._queries["node_counts"].replace("/*where*/", condition.text)
         rows = await self._read(lambda connection: connection.execute(sql, condition.parameters).fetchall())
         return [
@@ -395,6 +399,12 @@ class SqliteStore:
             job_schedules=[sqlite_rows.job_schedule_of_record(record) for (record,) in schedules],
             leased=[key for (key,) in self._all(connection, "leased")],
         )
+
+    async def _settle_nodes(self) -> None:
+        """Before rows of nodes are read."""
+        if self._commits is None:
+            raise _closed()
+        await self._commits.settle_nodes()
 
     async def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         if self._commits is None:

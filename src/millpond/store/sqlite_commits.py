@@ -20,7 +20,7 @@ from millpond.store.base import Fence
 from millpond.store.sqlite_rows import Rows
 from millpond.store.sqlite_write_process import WriteProcess
 from millpond.store.sqlite_write_thread import WriteThread
-from millpond.store.sqlite_writer import Commit, ForgetNames, Outcome, Request, WatchNames, Writer
+from millpond.store.sqlite_writer import Commit, ForgetNames, Outcome, Request, SettleNodes, WatchNames, Writer
 
 _log: Final = logging.getLogger(__name__)
 
@@ -110,6 +110,9 @@ class Commits:
         self._counted_from = 0.0
         self._counted = 0
         self._idle: asyncio.Future[None] | None = None
+        self._are_nodes_behind = True
+        """Rows of nodes may be, since what nodes have worked is kept apart; what was told before counts only."""
+        self._settling: asyncio.Task[None] | None = None
         self.job_records = JobRecords()
 
     def start(self) -> None:
@@ -125,6 +128,28 @@ class Commits:
         if self._busy_commits is not None and self._process is None:
             self._count(self._busy_commits)
         await self._ask(Commit(rows, fence))
+
+    async def settle_nodes(self) -> None:
+        """Returns when rows of nodes are as the commits have them that were acknowledged before. Raises StoreUnavailable,
+        Bug."""
+        if self._are_nodes_behind:
+            self._are_nodes_behind = False
+            self._settling = asyncio.create_task(self._settle_nodes(), name="rows of nodes")
+            self._settling.add_done_callback(
+                lambda ended: ended.cancelled() or ended.exception()
+            )  # the callers' business
+        if self._settling is not None:
+            await asyncio.shield(self._settling)
+
+    async def _settle_nodes(self) -> None:
+        try:
+            await self._ask(SettleNodes())
+        except BaseException:
+            self._are_nodes_behind = True
+            raise
+        finally:
+            if self._settling is asyncio.current_task():
+                self._settling = None
 
     async def watch_names(self) -> None:
         """See `WatchNames`."""
@@ -212,6 +237,8 @@ class Commits:
             item = given.popleft()
             if outcome is None and isinstance(item.request, Commit):
                 self.job_records.note(item.request.rows)
+                if item.request.rows.node_work:
+                    self._are_nodes_behind = True
             if item.done.done():
                 continue
             if outcome is None:
@@ -265,6 +292,7 @@ class Commits:
         self._retry_at = self._loop.time() + _RETRY_S
         # It did not see what was written since it wrote last.
         self._thread.writer.forget()
+        self._are_nodes_behind = True
         lost = StoreUnavailable("the process that writes ended before it answered")
         self._ended(self._with_process, [lost] * len(self._with_process))
         if process is not None:

@@ -25,6 +25,7 @@ TaskUpdate: TypeAlias = tuple[Row, str | None, Row, int]
 """What many tasks that change together have alike, the node's id, what is each task's own, the key."""
 
 _encode: Final = msgspec.json.Encoder().encode
+_encode_work: Final = msgspec.msgpack.Encoder().encode
 pool_of_record: Final = msgspec.json.Decoder(Pool).decode
 node_of_record: Final = msgspec.json.Decoder(Node).decode
 application_of_record: Final = msgspec.json.Decoder(Application).decode
@@ -133,6 +134,8 @@ class Rows(msgspec.Struct, array_like=True):
 
     pools: list[Row]
     nodes: list[Row]
+    node_work: list[tuple[list[str], bytes]]
+    """Ids of nodes that have worked, and `list[NodeWork]` of these in MessagePack."""
     jobs: list[Row]
     runs: list[Run]
     new_tasks: list[Row]
@@ -195,7 +198,8 @@ def rows_of(changes: ChangeSet) -> Rows:
                 tasks.append(_task_update(task))
     return Rows(
         pools=[_pool_row(pool) for pool in changes.pools.values()],
-        nodes=[_node_row(node) for node in changes.nodes.values()],
+        nodes=[_node_row(node) for node_id, node in changes.nodes.items() if node_id not in changes.worked],
+        node_work=[_node_work(changes)] if changes.worked else [],
         jobs=[_job_row(job) for job in changes.jobs.values()],
         runs=runs,
         new_tasks=[_new_task_row(task) for task in single],
@@ -438,6 +442,11 @@ def _node_row(node: Node) -> Row:
         *_special_task_columns(node.start_task),
         _encode(node),
     )
+
+
+def _node_work(changes: ChangeSet) -> tuple[list[str], bytes]:
+    ids = list(changes.worked)
+    return ids, _encode_work([changes.nodes[node_id].work() for node_id in ids])
 
 
 def _job_row(job: Job) -> Row:

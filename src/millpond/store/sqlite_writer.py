@@ -13,6 +13,7 @@ import msgspec
 from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.store.base import Fence
 from millpond.store.sqlite_bulk import Bulk
+from millpond.store.sqlite_node_work import NodeWorkTable
 from millpond.store.sqlite_rows import NEW_TASK_NODE, Row, Rows, TaskUpdate, json_of
 from millpond.store.sqlite_runs import Run
 
@@ -38,7 +39,11 @@ class ForgetNames(msgspec.Struct, frozen=True, array_like=True, tag=True):
     refs: list[int]
 
 
-Request: TypeAlias = Commit | WatchNames | ForgetNames
+class SettleNodes(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Bring what nodes have worked into their rows."""
+
+
+Request: TypeAlias = Commit | WatchNames | ForgetNames | SettleNodes
 Outcome: TypeAlias = Exception | None
 """Of a request: None once it is on disk, else LeaseLost, StoreUnavailable or Bug."""
 
@@ -82,6 +87,7 @@ class Writer:
         self._save_subtasks = Bulk(queries["save_subtasks"], 3)
         self._save_job_schedules = Bulk(queries["save_job_schedules"], 10)
         self._name_nodes = Bulk(queries["name_nodes"], 1)
+        self._node_work = NodeWorkTable(queries)
         # What the file holds for certain: asked for again rather than remembered wrongly.
         self._refs: dict[str, int] = {}
         """The numbers of nodes, by id."""
@@ -104,6 +110,7 @@ class Writer:
         self._borne.clear()
         self._watches = False
         self._counters.clear()
+        self._node_work.forget()
 
     def call(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run `work` in a transaction of its own; what it raises undoes it. Raises StoreUnavailable, Bug."""
@@ -129,7 +136,7 @@ class Writer:
                 continue
             outcomes += self._write(commits)
             commits = []
-            outcomes.append(self._do_with_names(request))
+            outcomes.append(self._settle_nodes() if isinstance(request, SettleNodes) else self._do_with_names(request))
         return outcomes + self._write(commits)
 
     def _write(self, commits: Sequence[Commit]) -> list[Outcome]:
@@ -145,6 +152,7 @@ class Writer:
             roll_back(self._connection)
             failure = error
         self._counters.clear()
+        self._node_work.forget()
         if len(commits) == 1 or isinstance(failure, StoreUnavailable):
             return [failure] * len(commits)
         return [outcome for commit in commits for outcome in self._write([commit])]
@@ -191,6 +199,8 @@ class Writer:
             self._raise_counter("job", max(row[0] for row in rows.jobs) + 1)
         if rows.nodes:
             self._save_nodes.run(connection, rows.nodes)
+        for ids, data in rows.node_work:
+            self._node_work.add(connection, ids, data)
         if rows.runs:
             self._insert(rows.runs)
         learnt: dict[str, int] = {}
@@ -261,6 +271,14 @@ class Writer:
         updated = sum([self._update_tasks.run(self._connection, group, same) for same, group in alike.items()])
         if updated != len(updates):
             raise Bug(f"{len(updates)} tasks were to be updated, and {updated} of them have a row")
+
+    def _settle_nodes(self) -> Outcome:
+        try:
+            self.call(self._node_work.settle)
+        except Exception as error:  # it is the outcome
+            self._node_work.forget()
+            return error
+        return None
 
     def _do_with_names(self, request: WatchNames | ForgetNames) -> Outcome:
         if isinstance(request, WatchNames):

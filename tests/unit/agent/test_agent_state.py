@@ -69,7 +69,7 @@ class Node:
         return self.take(self.state.replied(session, SyncReply(session=session, directives=directives), NOW))
 
     def end(self, key: int, attempt: int = 1, outcome: Outcome = DONE) -> list[Deed]:
-        return self.take(self.state.ended(key, attempt, outcome, NOW))
+        return self.take(self.state.ended([((key, attempt), outcome)], NOW))
 
     def acknowledge(self, seq: int) -> None:
         self.take(self.state.replied("s1", SyncReply(session="s1", acknowledged=seq), NOW))

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from millpond.agent.actions import Action, GoOn, Kill, Launch, Remove, Renew
+from millpond.agent.actions import Action, Deed, GoOn, Kill, Launch, Remove, Renew
 from millpond.agent.base import Outcome
 from millpond.agent.pace import Pace
 from millpond.agent.records import Record, RemovalAsked
@@ -124,6 +124,7 @@ class AgentTraffic(RuleBasedStateMachine):
                         assert start.job_id != job_id or task_id not in {"", start.task_id}
                     self.removing.add((job_id, task_id))
                 case _:
+                    assert not isinstance(action, Deed)
                     self.journal.append(action)
         assert sum(start.slots for start in self.processes.values()) <= SLOTS, "slots are oversold"
         for report in self.state.reports(10_000):
@@ -349,7 +350,7 @@ class AgentTraffic(RuleBasedStateMachine):
             elif not self.state.restarting:
                 self.launches.remove(ref)
             del self.running[ref]
-            self.take(self.state.ended(*ref, outcome, self.at))
+            self.take(self.state.ended([(ref, outcome)], self.at))
 
     @precondition(lambda self: self.waiting)
     @rule(pick=st.integers(0, 3))

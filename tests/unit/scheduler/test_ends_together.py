@@ -1,7 +1,6 @@
-"""Ends that a node tells together: what is done once for all of them must come to the same as one after the other."""
+"""Ends that nodes tell together: what is done once for all of them must come to the same as one after the other."""
 
 import random
-from collections.abc import Sequence
 
 import pytest
 
@@ -65,6 +64,7 @@ def _play(seed: int, *, together: bool) -> tuple[World, list[int]]:
     for round_ in range(60):
         world.tick(chance.choice((0.001, 1.0)))
         _add(world, chance, 10 * round_)
+        by_node = []
         for node_id in list(world.state.nodes):
             assigned = list(world.state.nodes[node_id].assigned.values())
             if assigned and assigned[0].holds and chance.random() < 0.3:
@@ -78,11 +78,11 @@ def _play(seed: int, *, together: bool) -> tuple[World, list[int]]:
                         start_time=world.now,
                     )
                 )
-            ends = _ends(world, chance, node_id)
-            told.append(len(ends))
-            event = e.TasksEnded(at=world.now, node_id=node_id, ends=ends)
-            events: Sequence[e.Event] = (event,) if together else [event.alone(end) for end in event.ends]
-            world.do(*events)
+            by_node.append((node_id, _ends(world, chance, node_id)))
+        told.append(min(len(ends) for _, ends in by_node))
+        event = e.TasksEnded(at=world.now, told=by_node)
+        alone = [event.alone(node_id, end) for node_id, ends in by_node for end in ends]
+        world.do(*([event] if together else alone))
     return world, told
 
 
@@ -108,7 +108,7 @@ def test_a_node_that_ran_tasks_between_two_reports_was_running() -> None:
         e.AttemptEnd(seq, one.task.key, one.attempt, world.now - 2.0, world.now - 1.0, 0)
         for seq, one in enumerate(assigned)
     ]
-    world.do(e.TasksEnded(at=world.now, node_id=node_id, ends=ends))
+    world.do(e.TasksEnded(at=world.now, told=[(node_id, ends)]))
     row = world.nodes[node_id]
     assert row.state is NodeState.IDLE
     assert row.state_time == world.now > ready

@@ -169,7 +169,7 @@ def _short_ones(world: World, count: int) -> None:
         begun = world.now
         world.tick(0.004)
         end = e.AttemptEnd(n + 1, task.key, task.attempt, begun, world.now, 0)
-        world.do(e.TasksEnded(at=world.now, node_id=task.node_id or "", ends=(end,)))
+        world.do(e.TasksEnded(at=world.now, told=[(task.node_id or "", (end,))]))
 
 
 @pytest.mark.parametrize("told_first", [True, False])

@@ -276,7 +276,7 @@ class Monkey:
             del self.held[node_id][key, assignment.attempt]
             ends.append(e.AttemptEnd(len(ends), key, assignment.attempt, started, now, exit_code, failure))
         if ends:
-            self.do(e.TasksEnded(at=now, node_id=node_id, ends=ends))
+            self.do(e.TasksEnded(at=now, told=[(node_id, ends)]))
 
     def confirm_stops(self) -> None:
         stops, self.world.stopped = self.world.stopped, []

@@ -181,6 +181,9 @@ class World:
                     self.pool = None
                 case f.SaveNode(node):
                     self.nodes[node.id] = copy.deepcopy(node)
+                case f.SaveNodeWork(nodes):
+                    for node in nodes:
+                        self.nodes[node.id].take_work(node.work())
                 case f.DeleteNode(node):
                     self.nodes.pop(node.id, None)
                 case f.SaveJob(job):

@@ -1,10 +1,14 @@
 -- name: save_nodes
 INSERT INTO node (
     id, pool_no, is_dedicated, state, state_time, last_boot_time, allocation_time, start_task_state, start_task_result,
-    start_task_exit_code, start_task_start_time, start_task_end_time, record
+    start_task_exit_code, start_task_start_time, start_task_end_time, record, work_no
 )
-SELECT * FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
+SELECT
+    column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column11, column12, column13,
+    coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'node_work'), 0)
+FROM (VALUES /*values*/) WHERE column1 IS NOT NULL
 ON CONFLICT (id) DO UPDATE SET
+    work_no = excluded.work_no,
     state = excluded.state,
     state_time = excluded.state_time,
     last_boot_time = excluded.last_boot_time,
@@ -15,6 +19,26 @@ ON CONFLICT (id) DO UPDATE SET
     start_task_start_time = excluded.start_task_start_time,
     start_task_end_time = excluded.start_task_end_time,
     record = excluded.record
+
+-- name: add_node_work
+INSERT INTO node_work (nodes, data) VALUES (?, ?)
+
+-- name: all_node_work
+SELECT no, nodes, data FROM node_work ORDER BY no
+
+-- name: node_work
+SELECT data FROM node_work WHERE no = ?
+
+-- name: worked_nodes
+SELECT id, work_no, record FROM node WHERE id IN (SELECT value FROM json_each(?))
+
+-- name: update_worked_nodes
+UPDATE node SET state = new.column2, state_time = new.column3, record = new.column4
+FROM (VALUES /*values*/) AS new
+WHERE node.id = new.column1
+
+-- name: delete_node_work
+DELETE FROM node_work WHERE no <= ?
 
 -- name: delete_nodes
 DELETE FROM node WHERE id IN (SELECT value FROM json_each(?))
