@@ -13,8 +13,9 @@ _WEIGHT: Final = 0.25
 
 
 class Pace:
-    """A mean of how long the node's attempts took. One that took longer than the mean counts in full, so that a single
-    long task ends the handing ahead, and some fifteen short ones in a row begin it."""
+    """A mean of how long the node's attempts took. One that took longer than all that is handed ahead counts in full, so
+    that a single long task ends it, and some fifteen short ones in a row begin it; others do not, or a single one that was
+    held up would leave the node with too little for the next ten."""
 
     def __init__(self) -> None:
         self._mean_s = _UNKNOWN_S
@@ -25,7 +26,7 @@ class Pace:
             self.forget()
             return
         took_s = max(0.0, outcome.end_time - outcome.start_time)
-        self._mean_s = took_s if took_s > self._mean_s else self._mean_s + _WEIGHT * (took_s - self._mean_s)
+        self._mean_s = took_s if took_s > _AHEAD_S else self._mean_s + _WEIGHT * (took_s - self._mean_s)
 
     def forget(self) -> None:
         """What came next was not as expected."""

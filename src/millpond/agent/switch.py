@@ -40,7 +40,7 @@ _CODE: Final = (
     "0f 05",  # syscall
     "83 f8 10",  # cmp eax, 16
     "0f 8c 96 00 00 00",  # jl fail: nobody there who would say it
-    # for each control group, whose cgroup.procs is open as 4, 5 …: write(it, "0", 1), close(it)
+    # for each control group, whose file to join by is open as 4, 5 …: write(it, "0", 1), close(it)
     "8b 5c 24 08",  # mov ebx, [rsp + 8]
     "41 bc 04 00 00 00",  # mov r12d, 4
     "c6 84 24 00 08 00 00 30",  # mov byte [rsp + 2048], "0"

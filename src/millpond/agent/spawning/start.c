@@ -36,7 +36,7 @@ struct order {
     const char *launch;       /* the fields of `frames.LAUNCH`, each followed by a NUL byte */
     const char *marker;       /* NAME=value, up to the process's id */
     const unsigned *groups;
-    const int *cgroups;       /* open cgroup.procs files */
+    const int *cgroups;       /* open files of the groups to join */
     unsigned size, group_count, cgroup_count;
     unsigned uid, gid;
     int null;                 /* open for reading */

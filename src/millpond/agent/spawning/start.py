@@ -109,8 +109,8 @@ class Starter:
             command = [b"setpriv", *switch.options(), b"--", program, *arguments[1:]]
             pid = _spawn(switch.path, command, environment, files)
             for directory in switch.cgroups:
-                with contextlib.suppress(OSError):
-                    os.write(self.cgroups.file_of(directory), b"%d" % pid)
+                with contextlib.suppress(OSError), open(directory + b"/cgroup.procs", "wb", buffering=0) as file:
+                    file.write(b"%d" % pid)
             return pid, None
         # Descriptors of the spawner's that live long have the low numbers, so none of these sources is a target too.
         for number, directory in enumerate(switch.cgroups, 4):
