@@ -18,7 +18,7 @@ from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.spawning import frames
 from millpond.domain.errors import TaskFailure
 from tests.machine import runs
-from tests.process.test_processes import Host, Watched, children, in_lane
+from tests.process.test_processes import Host, Watched, children, in_lane, run_in_lane
 from tests.waiting import PATIENCE_S, until_true
 
 
@@ -132,10 +132,7 @@ async def test_one_that_cannot_start_gives_back_what_waits_for_it(host: Host) ->
     assert slow.watched.told == [TaskFailure]
     assert behind.told == [GivenBack]
     # Its place in the lane is free.
-    last = Watched()
-    host.executor.begin(in_lane(host.shell("exit 5", name="c")), last)
-    await until_true(lambda: len(last.told) == 2, "the lane is still full")
-    assert last.told == ["running", 5]
+    assert await run_in_lane(host, host.shell("exit 5", name="c")) == ["running", 5]
 
 
 async def test_shutdown(host: Host) -> None:

@@ -43,7 +43,7 @@ from millpond.agent.spawning.processes import (
     signal_group,
 )
 from millpond.agent.spawning.start import StartError
-from millpond.agent.spawning.starts import LOOK_S, Starts
+from millpond.agent.spawning.starts import Starts
 from millpond.agent.spawning.switch import Switch
 
 _SWEEP_INTERVAL_S = 0.05
@@ -99,12 +99,7 @@ class Spawner:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         while not self._is_done():
             for descriptor, events in self._epoll.poll(self._timeout()):
-                if descriptor == self._listener.fileno():
-                    self._accept()
-                elif descriptor == self._wake_receiver.fileno():
-                    with contextlib.suppress(BlockingIOError):
-                        self._wake_receiver.recv(65536)
-                elif descriptor == self._child_signals:
+                if descriptor == self._child_signals:
                     # Which child it was says the kernel, for all that have ended since.
                     with contextlib.suppress(BlockingIOError):
                         os.read(descriptor, 4096)
@@ -113,6 +108,11 @@ class Spawner:
                         self._receive()
                     if events & select.EPOLLOUT:
                         self._flush()
+                elif descriptor == self._listener.fileno():
+                    self._accept()
+                elif descriptor == self._wake_receiver.fileno():
+                    with contextlib.suppress(BlockingIOError):
+                        self._wake_receiver.recv(65536)
                 elif self._starts.is_answer(descriptor):
                     self._starts.answer(descriptor)
             self._reap()
@@ -132,7 +132,7 @@ class Spawner:
         """Seconds the loop may sleep."""
         timeout = -1.0 if self._client is not None else min(_ORPHAN_CHECK_S, self._linger_s + 0.01)
         if self._starts:
-            timeout = LOOK_S
+            timeout = self._starts.look_in_s()
         elif self._ending or self._shutting_down:
             timeout = _SWEEP_INTERVAL_S
         if self._killing:

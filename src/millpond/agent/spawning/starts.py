@@ -18,8 +18,10 @@ from millpond.agent.spawning.processes import Process, signal_group
 from millpond.agent.spawning.start import Starter, StartError
 from millpond.agent.spawning.switch import ANSWER, Switch
 
-LOOK_S = 0.005
+_LOOK_S = 0.005
 """Between two looks at what the starter in C has begun."""
+_SLOW_S = 0.05
+"""The same, where that takes long."""
 _AWAIT_S = 0.001
 """The same, while somebody waits."""
 _PATIENCE_S = 2.0
@@ -99,6 +101,11 @@ class Starts:
         """Whether there is something to look at."""
         return bool(self._begun)
 
+    def look_in_s(self) -> float:
+        """Seconds until the next look, while there is something to look at."""
+        newest = next(reversed(self._begun.values()))
+        return _LOOK_S if time.monotonic() < newest.tell_at + _SLOW_S else _SLOW_S
+
     def look(self) -> None:
         """See which of those have started that the starter in C has begun."""
         if self._native is not None and self._native.begun() < len(self._begun):
@@ -147,7 +154,7 @@ class Starts:
             answer.settimeout(_PATIENCE_S)
             self.answer(descriptor)
         until = time.monotonic() + _PATIENCE_S
-        while self._begun and time.monotonic() < until:
+        while any(process.starting for process in self._begun.values()) and time.monotonic() < until:
             time.sleep(_AWAIT_S)
             take_in()
             self.look()
