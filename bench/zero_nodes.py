@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 import uvloop
 
+from millpond import collector
 from millpond.agent.base import NodeFacts, Outcome, Runner
 from millpond.agent.desired import (
     ENDPOINT_FILE,
@@ -213,6 +214,7 @@ def main() -> None:
     if arguments.processes:
         _be_shares(arguments.directory, arguments.processes)
         return
+    collector.settle_in()  # as the host of true nodes does
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if arguments.share is None:
             runner.run(_be_host(arguments.directory))

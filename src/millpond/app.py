@@ -9,7 +9,6 @@ and the store.
 import asyncio
 import contextlib
 import datetime
-import gc
 import logging
 import os
 import signal
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import uvloop
 
+from millpond import collector
 from millpond.agent.content_cache import CacheSettings
 from millpond.agent.isolation.node import IsolationSettings, why_not
 from millpond.agent.mount_kinds import MountSettings
@@ -128,9 +128,7 @@ async def _serve(
         if storage != data_dir.storage():
             data_dir.write_storage(storage)
         data_dir.write_endpoint(endpoint)
-        # What start-up left lives as long as the process: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
+        collector.settle_in()
         ready(Running(endpoint, data_dir, storage))
         await stop.wait()
 

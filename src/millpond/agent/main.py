@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import random
@@ -14,6 +13,7 @@ from typing import TypeVar
 import msgspec
 import uvloop
 
+from millpond import collector
 from millpond.agent.base import NodeFacts, Runner
 from millpond.agent.content_cache import CacheSettings, ContentCache
 from millpond.agent.desired import CA_BUNDLE_FILE, CACHE_DIRECTORY, ENDPOINT_FILE, SETTINGS_FILE
@@ -59,8 +59,7 @@ def main() -> int:
 
 
 async def _run(directory: str, ca_bundle: str) -> None:
-    # What was imported stays: the collector need not look at it again.
-    gc.freeze()
+    collector.settle_in()
     isolation = _isolation(directory)
     cache = ContentCache(os.path.join(directory, CACHE_DIRECTORY), _settings(directory, CacheSettings))
     executor = ProcessExecutor(directory, switch=isolation.switch, open_files=raise_limit())

@@ -126,18 +126,16 @@ class AgentRoutes:
 
     async def _sync_all(self, parts: Sequence[NodeSync]) -> tuple[NodeReply, ...]:
         """What is wrong with one is no other's business."""
-        replies: list[NodeReply] = []
-        sound: list[int] = []
-        for index, one in enumerate(parts):
-            if self._agents.authenticate(one.sync.node_id, one.token):
-                replies.append(NodeReply())
-                sound.append(index)
-            else:
-                replies.append(_refusal(BatchError(ErrorCode.AUTHENTICATION_FAILED)))
-        answers = await self._agents.sync_all([parts[index].sync for index in sound])
-        for index, answer in zip(sound, answers, strict=True):
-            replies[index] = _refusal(answer) if isinstance(answer, BatchError) else NodeReply(answer)
-        return tuple(replies)
+        authenticate = self._agents.authenticate
+        sound = [one.sync for one in parts if authenticate(one.sync.node_id, one.token)]
+        answers = await self._agents.sync_all(sound)
+        replies = [_refusal(it) if isinstance(it, BatchError) else NodeReply(it) for it in answers]
+        if len(sound) == len(parts):
+            return tuple(replies)
+        others = iter(replies)
+        known = {id(sync) for sync in sound}
+        refused = _refusal(BatchError(ErrorCode.AUTHENTICATION_FAILED))
+        return tuple([next(others) if id(one.sync) in known else refused for one in parts])
 
     async def _listen(self, call: Listen) -> News:
         """A call that names nodes proves for each that it may; one that does not goes by the id that such a call had."""

@@ -5,6 +5,7 @@ requests stay in each node's outbox; what is noted here is where to look.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -89,7 +90,7 @@ class NodeLink:
 class Ear:
     """A place: a node in the session in which it is listened for."""
 
-    __slots__ = ("busy_until", "link", "listener", "place", "session")
+    __slots__ = ("busy_until", "link", "listener", "place", "resend_at", "session")
 
     def __init__(self, listener: "Listener", place: int, link: NodeLink, session: str) -> None:
         self.listener = listener
@@ -98,6 +99,15 @@ class Ear:
         self.session = session
         self.busy_until = 0.0
         """It reports again before that, presumably."""
+        self.resend_at = 0.0
+        """When what was sent to it is to be sent again unless it was seen; 0 when all was."""
+
+    def seen(self, revision: int) -> None:
+        """The node has taken in all directives up to that revision."""
+        outbox = self.link.outbox
+        outbox.seen(revision)
+        if not outbox.has_unseen:
+            self.resend_at = 0.0
 
     def told_busy(self, now: float, *, busy: bool) -> None:
         """Whether the node, as it says, has more to report soon."""
@@ -125,8 +135,8 @@ class Listener:
         self._later: dict[int, Ear] = {}
         """The same, where it may wait."""
         self._later_at = 0.0
-        self._unseen: dict[int, float] = {}
-        """Place → when what was sent there is to be sent again unless it was seen; the earliest first."""
+        self._sent: deque[tuple[float, list[Ear]]] = deque()
+        """(when it is to be sent again unless it was seen, to whom something went out), the earliest first."""
         self._wake = asyncio.Event()
         self._closed = False
 
@@ -166,8 +176,9 @@ class Listener:
 
     def drop(self, ear: Ear) -> None:
         link = ear.link
-        for known in (self._ears, self._due, self._later, self._unseen):
+        for known in (self._ears, self._due, self._later):
             known.pop(ear.place, None)
+        ear.resend_at = 0.0
         if link.ear is ear:
             link.heard(link.last_heard)
             link.ear = None
@@ -183,7 +194,7 @@ class Listener:
         for place, revision in seen:
             ear = self._ears.get(place)
             if ear is not None and not ear.is_deaf:
-                ear.link.outbox.seen(revision)
+                ear.seen(revision)
 
     def note(self, ear: Ear) -> None:
         """There may be something to say to the node."""
@@ -199,10 +210,12 @@ class Listener:
         self._due[place] = ear
         self._wake.set()
 
-    def sent(self, ear: Ear, now: float) -> None:
-        """Something has gone out to the node, by whatever way: it is sent again unless that is confirmed."""
-        self._unseen.pop(ear.place, None)
-        self._unseen[ear.place] = now + self._resend_s
+    def sent(self, ears: list[Ear], now: float) -> None:
+        """Something has gone out to these nodes, by whatever way: it is sent again unless that is confirmed."""
+        resend_at = now + self._resend_s
+        for ear in ears:
+            ear.resend_at = resend_at
+        self._sent.append((resend_at, ears))
 
     async def wait(self, park_s: float) -> None:
         """Return when there may be news, when the next call has come, or after `park_s`."""
@@ -224,35 +237,28 @@ class Listener:
     def _next_look(self, until: float) -> float:
         if self._later:
             until = min(until, self._later_at)
-        for at in self._unseen.values():
-            return min(until, at)
-        return until
+        return min(until, self._sent[0][0]) if self._sent else until
 
     def _look(self, now: float) -> None:
         """What has waited long enough is due."""
         if self._later and now >= self._later_at:
             self._due.update(self._later)
             self._later.clear()
-        passed: list[int] = []
-        for place, at in self._unseen.items():
-            if at > now:
-                break
-            passed.append(place)
-        for place in passed:
-            del self._unseen[place]
-            ear = self._ears[place]
-            if ear.is_deaf:
-                self._due[place] = ear
-            elif ear.link.outbox.has_unseen:
-                ear.link.outbox.repeat()
-                self._due[place] = ear
-        # Some of it may have gone out by another way.
-        if self._due:
-            self._due = {place: ear for place, ear in self._due.items() if ear.is_deaf or ear.link.outbox.has_news}
+        while self._sent and self._sent[0][0] <= now:
+            for ear in self._sent.popleft()[1]:
+                if not 0.0 < ear.resend_at <= now:
+                    continue  # it was seen, or more has gone out since
+                if not ear.is_deaf:
+                    ear.link.outbox.repeat()
+                self._due[ear.place] = ear
+        # All of it may have gone out by another way.
+        if self._due and not any(ear.is_deaf or ear.link.outbox.has_news for ear in self._due.values()):
+            self._due.clear()
 
     def collect(self) -> list[m.NodeNews]:
         """What there is to say, as far as it fits one answer."""
         news: list[m.NodeNews] = []
+        told: list[Ear] = []
         due, self._due = self._due, {}
         room = _MAX_DIRECTIVES
         now = self.last_heard = asyncio.get_running_loop().time()
@@ -261,7 +267,7 @@ class Listener:
                 self._due[place] = ear
                 continue
             if ear.is_deaf:
-                self.sent(ear, now)
+                told.append(ear)
                 news.append(m.NodeNews(place, m.SyncReply(ear.session, session_unknown=True)))
                 continue
             outbox = ear.link.outbox
@@ -270,12 +276,10 @@ class Listener:
             directives, file_requests = outbox.take()
             room -= len(directives)
             if directives:
-                self.sent(ear, now)
-            reply = m.SyncReply(
-                ear.session,
-                directives=directives,
-                file_requests=file_requests,
-                launch_requests=outbox.take_launches(),
-            )
+                told.append(ear)
+            # In the order of the fields: by name takes twice as long.
+            reply = m.SyncReply(ear.session, False, directives, 0, file_requests, outbox.take_launches())
             news.append(m.NodeNews(place, reply))
+        if told:
+            self.sent(told, now)
         return news

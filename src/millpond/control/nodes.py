@@ -82,7 +82,7 @@ def _reply(link: NodeLink, sync: m.Sync, now: float, *, acknowledged: int) -> m.
     outbox = link.outbox
     directives, file_requests = outbox.take()
     if directives and link.ear is not None:
-        link.ear.listener.sent(link.ear, now)
+        link.ear.listener.sent([link.ear], now)
     return m.SyncReply(sync.session, False, directives, acknowledged, file_requests, outbox.take_launches())
 
 
@@ -278,9 +278,12 @@ class NodeLinks:
                 answers[index] = m.SyncReply(session=sync.session, session_unknown=True)
             else:
                 link.heard(now)
-                link.outbox.seen(sync.seen)
-                if link.ear is not None:
-                    link.ear.told_busy(now, busy=sync.busy)
+                ear = link.ear
+                if ear is None or ear.is_deaf:
+                    link.outbox.seen(sync.seen)
+                else:
+                    ear.seen(sync.seen)
+                    ear.told_busy(now, busy=sync.busy)
                 if not sync.reports:
                     answers[index] = _reply(link, sync, now, acknowledged=0)
                 else:

@@ -12,6 +12,17 @@ def _nobody() -> None:
 class Outbox:
     """The directives and requests for one node."""
 
+    __slots__ = (
+        "_answers_due",
+        "_file_requests",
+        "_is_open",
+        "_launch_requests",
+        "_on_news",
+        "_pending",
+        "revision",
+        "sent",
+    )
+
     def __init__(self, on_news: Callable[[], None] = _nobody) -> None:
         """`on_news` is called when there is something to send and there was nothing before, and for each request."""
         self._on_news = on_news

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -242,18 +242,18 @@ class Provisioning:
     async def _observe(self) -> None:
         now = asyncio.get_running_loop().time()
         everything = now >= self._next_observe
-        asked = [
-            (node_id, known) for node_id, known in self._known.items() if everything or known.leaving or known.changing
-        ]
         if everything:
+            asked = dict(self._known)
             self._next_observe = now + self._settings.observe_interval_s
+        else:
+            asked = {node_id: known for node_id, known in self._known.items() if known.leaving or known.changing}
         if not asked:
             return
-        statuses = await self._provider.observe([known.handle for _, known in asked])
+        statuses = await self._provider.observe([known.handle for known in asked.values()])
         self._take_statuses(asked, statuses)
 
-    def _take_statuses(self, asked: Sequence[tuple[str, _Known]], statuses: Sequence[NodeStatus]) -> None:
-        for (node_id, known), status in zip(asked, statuses, strict=True):
+    def _take_statuses(self, asked: Mapping[str, _Known], statuses: Sequence[NodeStatus]) -> None:
+        for (node_id, known), status in zip(asked.items(), statuses, strict=True):
             if status is NodeStatus.UP and not known.failed:
                 continue
             if self._known.get(node_id) is not known:

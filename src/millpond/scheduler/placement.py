@@ -88,18 +88,61 @@ def _serve(state: SchedulerState, jobs: list[JobMemory], at: Timestamp, effects:
                 while _place_one(state, job, at, effects, ahead=ahead):
                     pass
             return
-    elif ahead and jobs:
-        _feed_alike(state, jobs[0], effects)
+    elif jobs:
+        job = jobs[0]
+        if _is_alike(state, job):
+            (_feed_alike if ahead else _fill_alike)(state, job, effects)
+            if not job.ready:
+                return
     while jobs:
         jobs = [job for job in jobs if _place_one(state, job, at, effects, ahead=ahead)]
+
+
+def _is_alike(state: SchedulerState, job: JobMemory) -> bool:
+    """Whether one task of the job is placed like the other, as far as it has no rules, and nothing else comes of it."""
+    row = job.row
+    return row.max_parallel_tasks <= 0 and row.preparation is None and len(job.ready) == 1 and not state.tells_tasks
+
+
+def _fill_alike(state: SchedulerState, job: JobMemory, effects: list[Effect]) -> None:
+    """Spread over free slots what one job has ready, as long as that is all alike: each task to the node that has most of
+    them. The rest is left to `_place_one`."""
+    if job.barred or state.pool is None or state.pool.fill_type is NodeFillType.PACK:
+        return
+    row = job.row
+    ((slots, queue),) = job.ready.items()
+    on_nodes = job.assigned
+    buckets = state.free_nodes
+    free = len(buckets) - 1
+    while queue and queue.head.rules is None:
+        while free >= slots and not buckets[free]:
+            free -= 1
+        if free < slots:
+            return
+        node_id, node = buckets[free].popitem(last=False)
+        task = lines.take_first(state, job, queue, effects) if job.lines else queue.popleft()
+        key = task.key
+        attempt = task.attempt = task.attempt + 1
+        task.node_id = node_id
+        node.assigned[key] = Assignment(task, attempt, slots, True)
+        on_nodes[key] = node_id
+        # As `refile` would: the node takes tasks, and holds none ahead.
+        left = node.free = free - slots
+        if left:
+            buckets[left][node_id] = node
+        elif not node.alone:
+            state.hungry[node_id] = node
+        effects += (HandOver(task), StartTask(node_id, row, task, attempt, slots))
+        if not queue or not is_ready(queue.head):
+            lines.drop_stale(job, queue)
+            if not queue:
+                del job.ready[slots]
 
 
 def _feed_alike(state: SchedulerState, job: JobMemory, effects: list[Effect]) -> None:
     """Hand nodes ahead what one job has ready, as long as that is all alike and needs nothing of its own: in turn, to
     each at a time as many tasks as it can run beside each other. The rest is left to `_place_one`."""
     row = job.row
-    if row.max_parallel_tasks > 0 or row.preparation is not None or len(job.ready) != 1 or state.tells_tasks:
-        return
     ((slots, queue),) = job.ready.items()
     on_nodes = job.assigned
     while queue:

@@ -175,7 +175,8 @@ def demote(node: NodeMemory, begun: Assignment) -> None:
 
 def settle(state: SchedulerState, node: NodeMemory, free_before: int, at: Timestamp) -> None:
     """After a change to what a node holds: promote, file, and show idle or running."""
-    promote(node)
+    if node.ahead:
+        promote(node)
     state.refile(node, free_before)
     if node.connected and node.row.state in IN_SERVICE_NODE_STATES:
         settle_filed_node_state(state, node, at)
