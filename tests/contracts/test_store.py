@@ -131,6 +131,24 @@ async def test_updates_replace_every_field_that_may_change(store, fence):
     assert await store.task_specs([plain.key]) == {plain.key: b'{"id":"other"}'}
 
 
+async def test_many_updates_that_are_nearly_alike(store, fence):
+    """Many of one node that have ended together, with what sets each apart; among them some that are not like the others."""
+    await store.commit(with_tasks(*(a_task(number) for number in range(1, 61))), fence)
+    tasks = []
+    for number in range(1, 61):
+        task = a_wide_task(number)
+        task.last_modified += number
+        task.start_time, task.end_time = T0 + number, T0 + number + 0.25
+        task.use = ResourceUse(user_cpu_s=number / 8) if number % 3 else None
+        if number > 40:
+            task.node_id = f"node-{number // 4}"
+        if number in {7, 55}:
+            task.exit_code, task.failure, task.rules, task.attempt = 4, None, None, 9
+        tasks.append(task)
+    await store.commit(with_tasks(*tasks, new=False), fence)
+    assert [row.task for row in (await store.list_tasks(1, None, 100, None)).items] == tasks
+
+
 async def test_tasks_that_came_together(store, fence):
     """Some of them alone, some handed over at once, and beside them one that came by itself and one that was there."""
     old = a_task(90)

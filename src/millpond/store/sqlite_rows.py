@@ -21,8 +21,21 @@ from millpond.store.changes import ChangeSet
 from millpond.store.sqlite_runs import MIN_TASKS, Run, run_of, runs_of
 
 Row: TypeAlias = tuple[Any, ...]
-TaskUpdate: TypeAlias = tuple[Row, str | None, Row, int]
-"""What many tasks that change together have alike, the node's id, what is each task's own, the key."""
+
+
+class TaskUpdates(msgspec.Struct, array_like=True):
+    """Tasks of one node that are nearly alike, as most are that end together."""
+
+    node_id: str | None
+    alike: Row
+    """What many tasks have alike that change together, and from `OFTEN_ALIKE` on what those of one node have."""
+    own: list[Row]
+    """Of each task, its key first."""
+
+
+OFTEN_ALIKE: Final = 11
+MIN_ALIKE: Final = 16
+"""So many are worth a statement of their own."""
 
 _encode: Final = msgspec.json.Encoder().encode
 _encode_work: Final = msgspec.msgpack.Encoder().encode
@@ -140,7 +153,7 @@ class Rows(msgspec.Struct, array_like=True):
     runs: list[Run]
     new_tasks: list[Row]
     """Those in no run."""
-    tasks: list[TaskUpdate]
+    tasks: list[TaskUpdates]
     hand_overs: list[tuple[int, int, str | None]]
     """Key, attempt, id of the node."""
     specs: list[Row]
@@ -188,14 +201,14 @@ def rows_of(changes: ChangeSet) -> Rows:
         # Every new task has one.
         all_in_runs = not alone and len(specs) == len(is_new)
         specs = {} if all_in_runs else {key: it for key, it in specs.items() if key in alone or key not in is_new}
-    tasks: list[TaskUpdate] = []
+    updates: list[TaskUpdates] = []
     hand_overs: list[tuple[int, int, str | None]] = []
     if is_handed or len(changes.tasks) > len(is_new):
         for key, task in changes.tasks.items():
             if key in is_handed:
                 hand_overs.append((key, task.attempt, task.node_id))
             elif key not in is_new:
-                tasks.append(_task_update(task))
+                _add_update(updates, task)
     return Rows(
         pools=[_pool_row(pool) for pool in changes.pools.values()],
         nodes=[_node_row(node) for node_id, node in changes.nodes.items() if node_id not in changes.worked],
@@ -203,7 +216,7 @@ def rows_of(changes: ChangeSet) -> Rows:
         jobs=[_job_row(job) for job in changes.jobs.values()],
         runs=runs,
         new_tasks=[_new_task_row(task) for task in single],
-        tasks=tasks,
+        tasks=updates,
         hand_overs=hand_overs,
         specs=list(specs.items()),
         new_task_arrays=[
@@ -266,35 +279,35 @@ def _new_task_row(task: Task) -> Row:
     )
 
 
-def _task_update(task: Task) -> TaskUpdate:
+def _add_update(updates: list[TaskUpdates], task: Task) -> None:
+    """Together with those before it, if it is like them."""
     previous = task.previous_state
-    return (
-        (
-            task.state._value_,
-            task.required_slots,
-            task.max_retry_count,
-            None if previous is None else previous._value_,
-            task.attempt,
-            task.retry_count,
-            task.requeue_count,
-            task.last_retry_time,
-            task.last_requeue_time,
-            None if task.failure is None else _encode(task.failure),
-            1 if task.satisfies else 0,
-        ),
-        task.node_id,
-        (
-            task.last_modified,
-            task.state_time,
-            task.previous_state_time,
-            task.start_time,
-            task.end_time,
-            task.exit_code,
-            None if task.rules is None else _encode(task.rules),
-            None if task.use is None else _encode(task.use),
-        ),
-        task.key,
+    node_id = task.node_id
+    alike = (
+        task.state._value_,
+        task.required_slots,
+        task.max_retry_count,
+        None if previous is None else previous._value_,
+        task.attempt,
+        task.retry_count,
+        task.requeue_count,
+        task.last_retry_time,
+        task.last_requeue_time,
+        None if task.failure is None else _encode(task.failure),
+        1 if task.satisfies else 0,
+        task.state_time,
+        task.previous_state_time,
+        task.exit_code,
+        None if task.rules is None else _encode(task.rules),
     )
+    use = task.use
+    own = (task.key, task.last_modified, task.start_time, task.end_time, None if use is None else _encode(use))
+    if updates:
+        last = updates[-1]
+        if last.alike == alike and last.node_id == node_id:
+            last.own.append(own)
+            return
+    updates.append(TaskUpdates(node_id, alike, [own]))
 
 
 def task_of_row(row: Row, node_names: Mapping[int | None, str | None]) -> Task:

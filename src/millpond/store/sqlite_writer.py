@@ -14,7 +14,7 @@ from millpond.domain.errors import Bug, LeaseLost, StoreUnavailable
 from millpond.store.base import Fence
 from millpond.store.sqlite_bulk import Bulk
 from millpond.store.sqlite_node_work import NodeWorkTable
-from millpond.store.sqlite_rows import NEW_TASK_NODE, Row, Rows, TaskUpdate, json_of
+from millpond.store.sqlite_rows import MIN_ALIKE, NEW_TASK_NODE, OFTEN_ALIKE, Row, Rows, TaskUpdates, json_of
 from millpond.store.sqlite_runs import Run
 
 _log: Final = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ class Writer:
         self._insert_run_specs = Bulk(queries["insert_run_specs"], 3)
         self._insert_tasks = Bulk(queries["insert_tasks"], 23)
         self._update_tasks = Bulk(queries["update_tasks"], 10)
+        self._update_tasks_alike = Bulk(queries["update_tasks_alike"], 5)
         self._save_hand_overs = Bulk(queries["save_hand_overs"], 3)
         self._save_specs = Bulk(queries["save_specs"], 2)
         self._insert_task_arrays = Bulk(queries["insert_task_arrays"], 5)
@@ -214,7 +215,7 @@ class Writer:
                 [(key, attempt, refs[node_id] if node_id else None) for key, attempt, node_id in rows.hand_overs],
             )
             if rows.tasks:
-                self._delete(("delete_hand_overs",), [update[3] for update in rows.tasks])
+                self._delete(("delete_hand_overs",), [own[0] for together in rows.tasks for own in together.own])
         if rows.specs:
             self._save_specs.run(connection, rows.specs)
         if rows.deleted_task_arrays:
@@ -240,7 +241,7 @@ class Writer:
         """Give the nodes that tasks are on numbers, if they have none; those that were not known here."""
         connection = self._connection
         named: set[str | None] = {row[NEW_TASK_NODE] for row in rows.new_tasks}
-        named.update([node_id for _, node_id, _, _ in rows.tasks])
+        named.update([together.node_id for together in rows.tasks])
         named.update([node_id for _, _, node_id in rows.hand_overs])
         ids = {node_id for node_id in named if node_id is not None}
         self._borne |= ids
@@ -258,19 +259,22 @@ class Writer:
         # One parameter: a value in a row would be copied for each row that is made of it.
         self._insert_run_specs.run(self._connection, rows, (b"".join([run.specs for run in runs]),))
 
-    def _update(self, updates: Sequence[TaskUpdate], refs: Mapping[str, int]) -> None:
+    def _update(self, updates: Sequence[TaskUpdates], refs: Mapping[str, int]) -> None:
         """Those that have most alike in one statement: values bound one by one are half of what an update takes."""
-        alike: dict[Row, list[Row]] = {}
-        for same, node_id, own, key in updates:
-            row = (key, None if node_id is None else refs[node_id], *own)
-            group = alike.get(same)
-            if group is None:
-                alike[same] = [row]
+        updated = 0
+        less_alike: dict[Row, list[Row]] = {}
+        for together in updates:
+            alike, own = together.alike, together.own
+            ref = None if together.node_id is None else refs[together.node_id]
+            if len(own) >= MIN_ALIKE:
+                updated += self._update_tasks_alike.run(self._connection, own, (*alike, ref))
             else:
-                group.append(row)
-        updated = sum([self._update_tasks.run(self._connection, group, same) for same, group in alike.items()])
-        if updated != len(updates):
-            raise Bug(f"{len(updates)} tasks were to be updated, and {updated} of them have a row")
+                rows = [(it[0], *alike[OFTEN_ALIKE:], ref, *it[1:]) for it in own]
+                less_alike.setdefault(alike[:OFTEN_ALIKE], []).extend(rows)
+        updated += sum([self._update_tasks.run(self._connection, rows, same) for same, rows in less_alike.items()])
+        expected = sum([len(together.own) for together in updates])
+        if updated != expected:
+            raise Bug(f"{expected} tasks were to be updated, and {updated} of them have a row")
 
     def _settle_nodes(self) -> Outcome:
         try:

@@ -66,6 +66,7 @@ def test_the_plan_of_every_query(database, name):
         ("list_added_tasks", "INTEGER PRIMARY KEY"),
         ("list_other_tasks", "INTEGER PRIMARY KEY"),
         ("update_tasks", "INTEGER PRIMARY KEY"),
+        ("update_tasks_alike", "INTEGER PRIMARY KEY"),
     ],
 )
 def test_the_index_that_serves(database, name, index):

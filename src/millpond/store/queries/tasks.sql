@@ -49,15 +49,41 @@ UPDATE task SET
     last_requeue_time = ?9,
     failure = ?10,
     satisfies = ?11,
-    node = new.column2,
-    last_modified = new.column3,
-    state_time = new.column4,
-    previous_state_time = new.column5,
-    start_time = new.column6,
-    end_time = new.column7,
-    exit_code = new.column8,
-    rules = new.column9,
+    state_time = new.column2,
+    previous_state_time = new.column3,
+    exit_code = new.column4,
+    rules = new.column5,
+    node = new.column6,
+    last_modified = new.column7,
+    start_time = new.column8,
+    end_time = new.column9,
     use = new.column10
+FROM (VALUES /*values*/) AS new
+WHERE task.key = new.column1
+
+-- name: update_tasks_alike
+-- The same, where more of it is the same.
+UPDATE task SET
+    state = ?1,
+    required_slots = ?2,
+    max_retry_count = ?3,
+    previous_state = ?4,
+    attempt = ?5,
+    retry_count = ?6,
+    requeue_count = ?7,
+    last_retry_time = ?8,
+    last_requeue_time = ?9,
+    failure = ?10,
+    satisfies = ?11,
+    state_time = ?12,
+    previous_state_time = ?13,
+    exit_code = ?14,
+    rules = ?15,
+    node = ?16,
+    last_modified = new.column2,
+    start_time = new.column3,
+    end_time = new.column4,
+    use = new.column5
 FROM (VALUES /*values*/) AS new
 WHERE task.key = new.column1
 
