@@ -21,7 +21,7 @@ from millpond.scheduler.state import Assignment, JobMemory, NodeMemory, Schedule
 FEED_AHEAD_S: Final = 0.1
 """Seconds of work a node is handed beyond its slots, so that it never idles for a round trip."""
 
-MAX_AHEAD: Final = 256
+MAX_AHEAD: Final = 512
 _LONG_RUN_S: Final = 1.0
 """Tasks that run longer are not handed out ahead: the round trip does not show."""
 _RECALL_RUN_S: Final = 0.02
