@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from millpond.agent.actions import Action, GoOn, Kill, Launch, Renew
+from millpond.agent.ahead import Ahead
 from millpond.agent.attempts import AttemptRef, Attempts, Held, Phase, does_not_fit, interrupted
 from millpond.agent.base import Outcome
 from millpond.agent.due_reports import DueReports
@@ -96,10 +97,7 @@ class AgentState:
         self._boot_time: Timestamp | None = None
         self._disk_time: Timestamp = 0.0
         self._renewing = False
-        self._takes_ahead = takes_ahead
-        self._pace = pace or Pace()
-        self._takes_back = False
-        """Something was given back: before all is that was handed ahead with it, and has not begun, nothing is."""
+        self._ahead = Ahead(takes_ahead, pace or Pace())
         self._hold_nothing()
         for record in records:
             self._replay(record)
@@ -310,12 +308,10 @@ class AgentState:
             if silent:
                 attempts.forget(held)
             elif outcome is None:
-                self._pace.forget()
-                self._takes_back = True
+                self._ahead.given_back()
                 self._given_back(ref, held, actions)
             else:
-                if self._takes_ahead is not None:
-                    self._pace.ended(outcome)
+                self._ahead.ended(outcome)
                 is_killed = self._interrupted and not held.stop_asked
                 self._end(ref, held, interrupted(outcome) if is_killed else outcome, actions)
         if silent:
@@ -490,42 +486,14 @@ class AgentState:
                 attempts.queue.popleft()
                 self._launch(held, at, actions)
             else:
-                if self._takes_ahead is not None:
-                    self._hand_ahead(actions)
-                return
-
-    def _hand_ahead(self, actions: list[Action]) -> None:
-        """Launch from the head of the queue what is to begin as soon as others have ended."""
-        attempts = self._attempts
-        if self._takes_back:
-            if attempts.has_not_begun:
-                return
-            self._takes_back = False
-        queue, is_free = attempts.queue, self._directories.is_free
-        if not queue or not attempts.may_follow(slots := queue[0].start.slots):
-            return
-        # Those that follow change nothing of it: which slots are whose stays as it is.
-        for _ in range(self._pace.ahead(self._slots // slots) - len(attempts.ahead)):
-            held = queue[0]
+                break
+        for held in self._ahead.hand(attempts, self._slots):
             start = held.start
-            if start.slots != slots or not is_free(start) or not (width := self._width(start)):
-                return
-            queue.popleft()
-            held.width = width
-            attempts.hand_ahead(held)
-            actions += (Launched(start.key, start.attempt, ahead=True), Launch(start, width=width, ahead=True))
-            if not queue:
-                return
-
-    def _width(self, start: Start) -> int:
-        """Of the lane such an attempt runs in; 0 when it does in none."""
-        if self._takes_ahead is None or not start.slots or not self._takes_ahead(start):
-            return 0
-        return max(1, self._slots // start.slots)
+            actions += (Launched(start.key, start.attempt, ahead=True), Launch(start, width=held.width, ahead=True))
 
     def _launch(self, held: Held, at: Timestamp, actions: list[Action]) -> None:
         start = held.start
-        held.width = self._width(start)
+        held.width = self._ahead.width(start, self._slots)
         self._attempts.launch(held, at)
         actions += (
             Launched(start.key, start.attempt, began=at),
