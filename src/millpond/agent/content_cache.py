@@ -39,7 +39,8 @@ _LARGEST_SHARE: Final = 4
 _SMALL: Final = 16 << 10
 """A file below that, named by itself, is not kept: to ask whether it has changed takes as long as to fetch it."""
 _KEEP_FREE_SHARE: Final = 20
-"""Nothing is kept that would leave less than a twentieth of the disk free."""
+_KEEP_FREE_MOST: Final = 1 << 30
+"""Nothing is kept that would leave less than a twentieth of the disk free, or of a big disk less than 1 GiB."""
 _MAX_ETAG: Final = 100
 _MAX_STRAIGHT: Final = 4096
 _TOUCH_S: Final = 60.0
@@ -363,7 +364,8 @@ class ContentCache:
 
     def _has_space(self, size: int) -> bool:
         facts = os.statvfs(self._directory)
-        return facts.f_bavail * facts.f_frsize - size > facts.f_blocks * facts.f_frsize // _KEEP_FREE_SHARE
+        to_stay_free = min(_KEEP_FREE_MOST, facts.f_blocks * facts.f_frsize // _KEEP_FREE_SHARE)
+        return facts.f_bavail * facts.f_frsize - size > to_stay_free
 
     # --- files --------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from tests.unit.runner.staging import etag_of
 from tests.waiting import until_true
 
 MIB = 1 << 20
+GIB = 1 << 30
 SIZE = 100_000
 SIGNED = "?sv=1&se=2030&sp=r&sig="
 
@@ -59,7 +60,7 @@ class Origin:
             return None
         await asyncio.sleep(0)
         self.downloads.append(url)
-        Path(path).write_bytes(data)  # noqa: ASYNC240  a test may block
+        Path(path).write_bytes(data)
         return Fetched(len(data), etag)
 
     async def put(self, path: str, container_url: str, name: str, headers: Mapping[str, str]) -> None:
@@ -334,13 +335,25 @@ async def test_where_the_kernel_does_not_copy_it_is_done_by_hand(shop: Shop, mon
     assert len(shop.origin.downloads) == 1
 
 
-async def test_nothing_is_kept_that_would_fill_the_disk(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("disk", "free", "kept"),
+    [
+        (10 * GIB, 10 * GIB // 21, False),
+        (10 * GIB, 10 * GIB // 19, True),
+        (1000 * GIB, GIB, False),
+        (1000 * GIB, GIB + MIB, True),
+    ],
+)
+async def test_nothing_is_kept_that_would_fill_the_disk(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, disk: int, free: int, kept: bool
+) -> None:
+    """Of a small disk a twentieth stays free, of a big one 1 GiB, however little of it that is."""
     shop.origin.files["/c/a"] = os.urandom(SIZE)
-    facts = os.statvfs(shop.directory)
-    nearly_full = os.statvfs_result((*facts[:3], 0, facts.f_blocks // 21, *facts[5:]))
-    monkeypatch.setattr(content_cache.os, "statvfs", lambda path: nearly_full)
+    block = 4096
+    facts = os.statvfs_result((block, block, disk // block, free // block, free // block, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(content_cache.os, "statvfs", lambda path: facts)
     await shop.get("/c/a")
-    assert shop.files() == []
+    assert bool(shop.files()) is kept
 
 
 # --- across lives ---------------------------------------------------------------------------------------------------
