@@ -39,6 +39,7 @@ from millpond.agent.link import NodeLink
 from millpond.agent.local_state import MemoryJournal
 from millpond.agent.node import NodeAgent
 from millpond.agent.replacement import replace_file
+from millpond.domain.errors import ErrorCode
 from millpond.protocol.messages import FileReply, FileRequest, LaunchReply, LaunchRequest, Start
 
 _LOOK_S: Final = 0.5
@@ -95,7 +96,9 @@ class ZeroRunner(Runner):
         pass
 
     async def launch(self, request: LaunchRequest) -> LaunchReply:
-        raise NotImplementedError("there are no multi-instance tasks here")
+        return LaunchReply(
+            error=ErrorCode.NOT_IMPLEMENTED, message="Nodes that do nothing run no multi-instance tasks."
+        )
 
     async def stop(self, key: int, attempt: int) -> None:
         pass

@@ -63,7 +63,7 @@ async def run(site: Site, sizes: StagingSizes) -> Outcome:
 
         async def obstore_get(name: str) -> None:
             answer = await obstore.get_async(store, name)
-            with open(next(fresh), "wb") as file:  # noqa: ASYNC230  as obstore alone would be used
+            with open(next(fresh), "wb") as file:
                 async for chunk in answer.stream(MIB):
                     file.write(chunk)
 

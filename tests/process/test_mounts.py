@@ -309,9 +309,7 @@ async def test_users_of_the_node_can_use_it(
         if not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)
     (root / "fsmounts").chmod(0o751)
-    ended = subprocess.run(  # noqa: ASYNC221  a test may block
-        command, user=54999, group=54999, extra_groups=[54321], capture_output=True, check=False
-    )
+    ended = subprocess.run(command, user=54999, group=54999, extra_groups=[54321], capture_output=True, check=False)
     assert ended.stdout == b"for the group", ended.stderr
     until(lambda: stored(azurite, container, "b") == b"mine\n")
 
@@ -351,7 +349,7 @@ async def test_what_is_still_used_is_detached(can_mount: None, tmp_path: Path, r
     (tmp_path / "lent").mkdir()
     mounts = NodeMounts(str(root), MountSettings(allow=(str(tmp_path / "lent"),)))
     await mounts.set_up(mounts_of(bind(tmp_path / "lent")), None)
-    user = subprocess.Popen(["sleep", "600"], cwd=root / "fsmounts/data")  # noqa: ASYNC220  a test may block
+    user = subprocess.Popen(["sleep", "600"], cwd=root / "fsmounts/data")
     try:
         await asyncio.to_thread(mounts.take_down, 0.2)
         assert mounted_below(str(root)) == []

@@ -5,6 +5,7 @@ import base64
 import binascii
 import logging
 from collections.abc import AsyncIterator, Sequence
+from itertools import compress
 from typing import Any, Final
 
 import msgspec
@@ -127,15 +128,11 @@ class AgentRoutes:
     async def _sync_all(self, parts: Sequence[NodeSync]) -> tuple[NodeReply, ...]:
         """What is wrong with one is no other's business."""
         authenticate = self._agents.authenticate
-        sound = [one.sync for one in parts if authenticate(one.sync.node_id, one.token)]
-        answers = await self._agents.sync_all(sound)
-        replies = [_refusal(it) if isinstance(it, BatchError) else NodeReply(it) for it in answers]
-        if len(sound) == len(parts):
-            return tuple(replies)
-        others = iter(replies)
-        known = {id(sync) for sync in sound}
-        refused = _refusal(BatchError(ErrorCode.AUTHENTICATION_FAILED))
-        return tuple([next(others) if id(one.sync) in known else refused for one in parts])
+        sound = [authenticate(one.sync.node_id, one.token) for one in parts]
+        answers = iter(await self._agents.sync_all([one.sync for one in compress(parts, sound)]))
+        false = BatchError(ErrorCode.AUTHENTICATION_FAILED)
+        told = [next(answers) if is_sound else false for is_sound in sound]
+        return tuple([_refusal(it) if isinstance(it, BatchError) else NodeReply(it) for it in told])
 
     async def _listen(self, call: Listen) -> News:
         """A call that names nodes proves for each that it may; one that does not goes by the id that such a call had."""

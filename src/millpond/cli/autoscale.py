@@ -73,7 +73,7 @@ def check(
 
     The exit code is 1 when there is an error.
     """
-    from millpond.lab.checking import LintFacts, Severity, lint  # noqa: PLC0415 - quick --help
+    from millpond.lab.checking import LintFacts, Severity, lint
 
     facts = LintFacts(task_slots_per_node=slots_per_node, several_slots=several_slots)
     bad = False
@@ -124,9 +124,9 @@ def explain(
 
     On --samples from a file, or on those of a --pool of a service that runs.
     """
-    from millpond.lab.explain import FormulaError, explain_history  # noqa: PLC0415 - quick --help
-    from millpond.lab.recording import history_of  # noqa: PLC0415
-    from millpond.lab.samples_file import read_samples  # noqa: PLC0415
+    from millpond.lab.explain import FormulaError, explain_history
+    from millpond.lab.recording import history_of
+    from millpond.lab.samples_file import read_samples
 
     if (samples is None) == (pool is None):
         raise CliUsageError("give either --samples FILE or --pool POOL")
@@ -188,8 +188,8 @@ def _site_options(command: _F) -> _F:
 
 
 def _site_and_load(given: dict[str, Any]) -> "tuple[Site, Load]":
-    from millpond.lab.backtest import START, Machines, Site  # noqa: PLC0415 - quick --help
-    from millpond.lab.traces import load_of  # noqa: PLC0415
+    from millpond.lab.backtest import START, Machines, Site
+    from millpond.lab.traces import load_of
 
     try:
         site = Site(
@@ -227,8 +227,8 @@ def _site_and_load(given: dict[str, Any]) -> "tuple[Site, Load]":
 @click.argument("formulas", metavar="FORMULA...", nargs=-1, required=True)
 def backtest(formulas: tuple[str, ...], plot: Path | None, as_json: bool, **given: Any) -> None:
     """Replay a load under each FORMULA, in virtual time, and compare what they cost and how long tasks waited."""
-    from millpond.lab.backtest import compare  # noqa: PLC0415 - quick --help
-    from millpond.lab.explain import FormulaError  # noqa: PLC0415
+    from millpond.lab.backtest import compare
+    from millpond.lab.explain import FormulaError
 
     site, load = _site_and_load(given)
     named: dict[str, str] = {}
@@ -245,7 +245,7 @@ def backtest(formulas: tuple[str, ...], plot: Path | None, as_json: bool, **give
 
 
 def _show(reports: "list[Report]", load: "Load", *, as_json: bool) -> None:
-    from millpond.lab.table import as_json_text, table  # noqa: PLC0415 - quick --help
+    from millpond.lab.table import as_json_text, table
 
     if as_json:
         click.echo(as_json_text(reports))
@@ -255,7 +255,7 @@ def _show(reports: "list[Report]", load: "Load", *, as_json: bool) -> None:
 
 
 def _plot(reports: "list[Report]", path: Path, *, quiet: bool) -> None:
-    from millpond.lab.picture import PictureError, save_picture  # noqa: PLC0415 - quick --help
+    from millpond.lab.picture import PictureError, save_picture
 
     try:
         save_picture(reports, path)
@@ -287,8 +287,8 @@ def suggest(wait: float, percentile: str, tries: int, spot: bool, azure: bool, p
 
     The exit code is 1 when none that was tried meets the goal; the one with the shortest waits is printed then.
     """
-    from millpond.lab.suggest import Candidate, Goal  # noqa: PLC0415 - quick --help
-    from millpond.lab.suggest import suggest as search  # noqa: PLC0415
+    from millpond.lab.suggest import Candidate, Goal
+    from millpond.lab.suggest import suggest as search
 
     site, load = _site_and_load(given)
     goal = Goal(wait, int(percentile))
@@ -332,8 +332,8 @@ def record(config_path: Path | None, data_dir: str | None, jobs: tuple[str, ...]
 
     Tasks that have not completed, or never ran, are left out and counted on standard error.
     """
-    from millpond.lab.recording import load_of_tasks  # noqa: PLC0415 - quick --help
-    from millpond.lab.traces import to_csv  # noqa: PLC0415
+    from millpond.lab.recording import load_of_tasks
+    from millpond.lab.traces import to_csv
 
     client = Client(config_path, data_dir)
     tasks = [task for job in jobs for task in client.get_all("jobs", job, "tasks")]

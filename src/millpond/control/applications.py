@@ -77,7 +77,7 @@ class Applications:
         account: str,
         clock: Callable[[], Timestamp],
         *,
-        limits: ApplicationLimits = ApplicationLimits(),  # noqa: B008  it is frozen
+        limits: ApplicationLimits = ApplicationLimits(),
         pools: Callable[[], Iterable[Pool]] = tuple,
         scratch: str | None = None,
     ) -> None:

@@ -136,7 +136,7 @@ def synthetic(options: Synthetic) -> Load:
         value = getattr(options, name)
         if not 0 <= value < math.inf or (value == 0 and name in ("days", "every", "slots")):
             raise LoadError(f"{kind}: {name} is {value:g}: it must be {'1 or' if name == 'slots' else '0 or'} more")
-    chance = random.Random(f"{kind} {options.seed}")  # noqa: S311 - the same seed makes the same load
+    chance = random.Random(f"{kind} {options.seed}")
     span_s = options.days * _DAY
     arrivals = (
         Arrival(at, _duration(options, chance), options.slots) for at in _times(options, span_s, chance) if at < span_s

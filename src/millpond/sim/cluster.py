@@ -111,7 +111,7 @@ class Cluster:
         self._calm = False
 
     def random(self, name: str) -> Random:
-        return Random(f"{self.seed}/{name}")  # noqa: S311 (reproducible by design)
+        return Random(f"{self.seed}/{name}")
 
     def clock(self) -> Timestamp:
         """The wall clock of the control plane."""

@@ -296,7 +296,7 @@ class Maker:
 def make_scheduled_job(schedule: JobSchedule, job_id: str, habits: Habits) -> NewJob:
     """`control.base.JobMaker`: the same job for the same id, as often as it is asked for."""
     spec = schedule.spec["jobSpecification"]
-    maker = Maker(Random(f"{spec['seed']}/{job_id}"), habits)  # noqa: S311 (reproducible by design)
+    maker = Maker(Random(f"{spec['seed']}/{job_id}"), habits)
     info = spec["poolInfo"]
     new = maker.job(job_id, info.get("poolId", ""))
     job = new.job

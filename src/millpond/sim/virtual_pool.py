@@ -117,7 +117,7 @@ class VirtualPool:
         """Runs that were begun and came to nothing."""
         self.evicted = 0
         self._machines = machines
-        self._chance = random.Random(seed)  # noqa: S311 - the same seed tells the same story
+        self._chance = random.Random(seed)
         self._alive: dict[str, _Machine] = {}
         self._heap: list[tuple[Timestamp, int, str, tuple[Any, ...]]] = []
         self._order = 0

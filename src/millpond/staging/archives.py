@@ -84,13 +84,13 @@ class _Entry(msgspec.Struct, frozen=True):
         return self.info.orig_filename.endswith(slashes) or stat.S_ISDIR(self.mode)
 
 
-def inspect(path: str, limits: ArchiveLimits = ArchiveLimits()) -> None:  # noqa: B008  it is frozen
+def inspect(path: str, limits: ArchiveLimits = ArchiveLimits()) -> None:
     """Check what can be told of an archive without unpacking it. Raises ArchiveError, OSError."""
     with _open(path, limits) as archive:
         _links(archive, _entries(archive, os.path.getsize(path), limits))
 
 
-def unpack(path: str, root: str, limits: ArchiveLimits = ArchiveLimits()) -> None:  # noqa: B008  as above
+def unpack(path: str, root: str, limits: ArchiveLimits = ArchiveLimits()) -> None:
     """Unpack an archive into `root`, a new directory nobody else uses yet.
 
     What is in it then belongs to the caller, may be read by all and written by nobody else. Execute bits are those of

@@ -57,7 +57,7 @@ class BlobStaging:
         self,
         credentials: Credentials,
         *,
-        retries: Retries = Retries(),  # noqa: B008  frozen
+        retries: Retries = Retries(),
         connect_s: float = 30.0,
         silence_s: float = 60.0,
         ca_file: str = "",

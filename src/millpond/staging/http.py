@@ -47,7 +47,7 @@ class HttpStaging:
     def __init__(
         self,
         *,
-        retries: Retries = Retries(),  # noqa: B008  frozen
+        retries: Retries = Retries(),
         connect_s: float = 30.0,
         silence_s: float = 60.0,
         ca_file: str = "",

@@ -32,7 +32,7 @@ class StagingRouter:
         credentials: Credentials | None = None,
         directories: Sequence[str] = (),
         ca_file: str = "",
-        retries: Retries = Retries(),  # noqa: B008  frozen
+        retries: Retries = Retries(),
     ) -> None:
         self._http = HttpStaging(retries=retries, ca_file=ca_file)
         self._credentials = dict(credentials or {})

@@ -453,7 +453,7 @@ async def test_a_command_runs_once_in_the_instance(bench: Bench, gang: Callable[
     assert not command.stdout_path.startswith(str(bench.task))
     await bench.runner.stop(7, 1)
     await run
-    assert not os.path.exists(command.stdout_path)  # noqa: ASYNC240  a test may block
+    assert not os.path.exists(command.stdout_path)
 
 
 async def test_a_command_that_runs_is_told_of_after_a_while(bench: Bench, gang: Callable[..., Gang]) -> None:
@@ -466,7 +466,7 @@ async def test_a_command_that_runs_is_told_of_after_a_while(bench: Bench, gang: 
     # Output is told of at once.
     waiting = asyncio.create_task(subtask.launch("orted", wait_s=600.0))
     await asyncio.sleep(0)
-    Path(bench.executor.started[-1].stdout_path).write_text("news")  # noqa: ASYNC240  a test may block
+    Path(bench.executor.started[-1].stdout_path).write_text("news")
     assert (await waiting).stdout == b"news"
     # It outlives the agent.
     await subtask.die(run)

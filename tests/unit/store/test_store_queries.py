@@ -10,7 +10,7 @@ from millpond.store.sql_files import load_migrations, load_queries
 QUERIES = load_queries()
 # Over all there is of what is few; the first three once, at start, the last in the sweep.
 WHOLE = {"pool_facts", "job_facts", "load_job_schedules", "node_counts", "names_without_node"}
-FRAGMENTS = {"task_columns", "only_added"}
+FRAGMENTS = {"task_columns", "only_added", "often_alike"}
 
 
 @pytest.fixture(scope="module")

@@ -35,9 +35,7 @@ INSERT INTO task_spec (key, spec)
 SELECT run.column1 + places.key, substr(?1, 1 + run.column2 + (places.value >> 24), places.value & 0xFFFFFF)
 FROM (VALUES /*values*/) AS run, json_each(run.column3) AS places
 
--- name: update_tasks
--- All but id and creation time, which never change. What is the same for all rows comes first, and once.
-UPDATE task SET
+-- name: often_alike
     state = ?1,
     required_slots = ?2,
     max_retry_count = ?3,
@@ -48,7 +46,12 @@ UPDATE task SET
     last_retry_time = ?8,
     last_requeue_time = ?9,
     failure = ?10,
-    satisfies = ?11,
+    satisfies = ?11
+
+-- name: update_tasks
+-- All but id and creation time, which never change. What is the same for all rows comes first, and once.
+UPDATE task SET
+    /*often_alike*/,
     state_time = new.column2,
     previous_state_time = new.column3,
     exit_code = new.column4,
@@ -64,17 +67,7 @@ WHERE task.key = new.column1
 -- name: update_tasks_alike
 -- The same, where more of it is the same.
 UPDATE task SET
-    state = ?1,
-    required_slots = ?2,
-    max_retry_count = ?3,
-    previous_state = ?4,
-    attempt = ?5,
-    retry_count = ?6,
-    requeue_count = ?7,
-    last_retry_time = ?8,
-    last_requeue_time = ?9,
-    failure = ?10,
-    satisfies = ?11,
+    /*often_alike*/,
     state_time = ?12,
     previous_state_time = ?13,
     exit_code = ?14,
