@@ -390,14 +390,16 @@ class BaseEngine(ABC, Generic[_State, _Event]):
             log.exception("what follows from a batch of %s failed; its memory is rebuilt", self._name)
             self._drop([], BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
 
-    def _fail(self, entries: list[Entry]) -> None:
-        """The machine failed: memory may be half changed, and only the store is to be trusted now."""
+    def _fail(self, entries: list[Entry], what: str = "scheduler", *, retry_s: float = 0.0) -> None:
+        """The machine failed, or the store in a way it must not: memory may be half changed, or ahead of the disk, and only
+        what is on disk is to be trusted now."""
         log.exception(
-            "the scheduler of %s failed; its memory is rebuilt from the store. What led there, latest last:\n%s",
+            "the %s of %s failed; its memory is rebuilt from the store. What led there, latest last:\n%s",
+            what,
             self._name,
             "\n".join(_line_of(event) for event in self._recent),
         )
-        self._drop(entries, BatchError(ErrorCode.INTERNAL_ERROR), retry_s=0.0)
+        self._drop(entries, BatchError(ErrorCode.INTERNAL_ERROR), retry_s=retry_s)
 
     async def _commit(self, changes: ChangeSet, entries: list[Entry]) -> bool:
         if self._fence is None:
@@ -410,6 +412,8 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         except StoreUnavailable as error:
             log.error("%s: nothing was written: %s", self._name, error)  # noqa: TRY400 (as above)
             self._drop(entries, BatchError(ErrorCode.SERVER_BUSY, _BUSY), retry_s=self._settings.store_retry_s)
+        except Exception:
+            self._fail(entries, "store", retry_s=self._settings.store_retry_s)
         else:
             return True
         return False
@@ -440,9 +444,12 @@ class BaseEngine(ABC, Generic[_State, _Event]):
             await self._take_over()
         except (LeaseLost, StoreUnavailable) as error:
             log.warning("%s cannot be rebuilt yet: %s", self._name, error)
-            self._failed_until = _monotonic() + self._settings.store_retry_s
-            return False
-        return True
+        except Exception:
+            log.exception("%s cannot be rebuilt; that is tried again", self._name)
+        else:
+            return True
+        self._failed_until = _monotonic() + self._settings.store_retry_s
+        return False
 
     async def _take_over(self) -> None:
         now = self._clock()

@@ -8,7 +8,7 @@ from millpond.control import engine
 from millpond.control.engine import BaseEngine
 from millpond.control.settings import ControlSettings
 from millpond.domain.effects import DeletePool, Reply
-from millpond.domain.errors import BatchError, ErrorCode, LeaseLost, StoreUnavailable
+from millpond.domain.errors import BatchError, Bug, ErrorCode, LeaseLost, StoreUnavailable
 from millpond.domain.pool import Pool
 from millpond.domain.states import AllocationState, PoolState
 from millpond.store.memory import MemoryStore
@@ -185,8 +185,15 @@ async def test_no_more_goes_ahead_than_one_batch(recorder, monkeypatch):
     assert recorder.state == ["first", "placed", "a", "b", "placed", "c", "placed"]
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("full"), LeaseLost("another's")])
-async def test_a_commit_that_fails_takes_what_went_ahead_with_it(recorder, error):
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreUnavailable("full"), ErrorCode.SERVER_BUSY),
+        (LeaseLost("another's"), ErrorCode.SERVER_BUSY),
+        (Bug("one row too many"), ErrorCode.INTERNAL_ERROR),
+    ],
+)
+async def test_a_commit_that_fails_takes_what_went_ahead_with_it(recorder, error, code):
     gate = Gate(recorder)
     first = recorder.say("first")
     end = await gate.waiting.get()
@@ -194,12 +201,31 @@ async def test_a_commit_that_fails_takes_what_went_ahead_with_it(recorder, error
     await until(lambda: recorder.state[-1] == "a")
     recorder.store.before_commit = None
     end.set_result(error)
-    assert await outcomes(first, ahead) == [ErrorCode.SERVER_BUSY] * 2
+    assert await outcomes(first, ahead) == [code] * 2
     assert recorder.dropped == 1
     assert recorder.carried_out == [[]]
     await until(lambda: recorder.available)
     assert await outcomes(recorder.say("b")) == ["b"]
     assert recorder.state == ["placed", "b", "placed"]
+
+
+async def test_it_is_rebuilt_once_that_can_be_done(recorder, monkeypatch, caplog):
+    tries = []
+
+    async def load():
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise KeyError("a row nobody can read")
+        return [], []
+
+    monkeypatch.setattr(recorder, "_load", load)
+    recorder.store.fail_next_commit = Bug("one row too many")
+    assert await outcomes(recorder.say("lost")) == [ErrorCode.INTERNAL_ERROR]
+    # Nobody has to ask for it.
+    await until(lambda: recorder.available)
+    assert tries == [0, 1, 2]
+    assert caplog.text.count("cannot be rebuilt; that is tried again") == 2
+    assert await outcomes(recorder.say("a")) == ["a"]
 
 
 async def test_a_bug_in_what_went_ahead_leaves_the_batch_before_it_alone(recorder):
