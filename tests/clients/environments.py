@@ -103,7 +103,8 @@ def _environment(name: str, wanted: tuple[str, ...], make: Callable[[Path], None
 
 
 def _directory(name: str, wanted: tuple[str, ...]) -> Path:
-    digest = hashlib.sha256("\n".join((sys.version, *wanted)).encode()).hexdigest()[:12]
+    # Programs of an environment name the place where it was made: a checkout that was moved makes its own anew.
+    digest = hashlib.sha256("\n".join((sys.version, str(CACHE), *wanted)).encode()).hexdigest()[:12]
     return CACHE / f"{name}-{digest}"
 
 
