@@ -209,17 +209,19 @@ class _AccountService:
         directory = DirectoryStorage(auto_storage, lambda: url)
         self.choice = choice = StorageChoice(config, data_dir, directory, say=place.say)
         identities = Identities(stored_identities(config.identities))
+        isolation = _isolation_of(config, data_dir)
         self.provider = LocalProvider(
             str(data_dir.nodes_path),
             endpoint=url,
             command=place.host_command,
             settings={
-                **msgspec.structs.asdict(_isolation_of(config, data_dir)),
+                **msgspec.structs.asdict(isolation),
                 **msgspec.structs.asdict(CacheSettings(input_cache_mib=config.nodes.input_cache_mib)),
                 "mounts": msgspec.structs.asdict(_mounts_of(config.nodes, choice.endpoints)),
             },
             ca_bundle=place.tls.bundle if place.tls is not None else "",
             open_files=place.open_files,
+            max_nodes=_most_nodes(config.nodes, isolation, data_dir),
         )
 
         def sign(container: str, permissions: str, expires_at: float) -> str:
@@ -460,6 +462,13 @@ def _isolation_of(config: Config, data_dir: DataDir) -> IsolationSettings:
         elif nodes.isolation == "users":
             raise StartError(f"nodes.isolation is users, but {reason}; or set it to auto or none")
     return settings
+
+
+def _most_nodes(nodes: NodesConfig, isolation: IsolationSettings, data_dir: DataDir) -> int:
+    """How many nodes there may be on this machine: each needs user ids of its own where tasks run as users of theirs."""
+    if isolation.isolation == "none" or why_not(str(data_dir.path), isolation.uid_range):
+        return nodes.max_nodes
+    return min(nodes.max_nodes, isolation.uid_range.blocks)
 
 
 def vm_sizes_of(config: Config) -> dict[str, VmSize]:

@@ -170,6 +170,8 @@ class NodesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input_cache_mib: CacheMib = -1
     """What resource files may take of the disk, on a machine's nodes together, to be fetched once for many tasks; -1 is
     a tenth of the disk, at most 10 GiB."""
+    max_nodes: NodeLimit = 20_000
+    """How many nodes of all pools of an account this machine is to have; a pool that wants more has a resize error."""
     mount_allow: Paths = ""
     """Directories of the nodes' hosts that pools may mount, with all below them."""
     mount_endpoints: Endpoints = ""

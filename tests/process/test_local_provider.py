@@ -5,10 +5,11 @@ import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from millpond.domain.errors import ProviderError
-from millpond.providers.base import NodeRequest, NodeStatus, VmSize
+from millpond.providers.base import NodeCreated, NodeRefused, NodeRequest, NodeStatus, VmSize
 from millpond.providers.local import LocalProvider
 from tests.waiting import PATIENCE_S
 
@@ -71,6 +72,21 @@ async def test_the_host_begins_with_the_limit_of_open_files_it_is_given(tmp_path
     child = provider._child
     assert child is not None
     assert resource.prlimit(child, resource.RLIMIT_NOFILE)[0] == 333
+    await provider.stop_host()
+
+
+async def test_a_machine_that_is_full_refuses_more_nodes(tmp_path: Path) -> None:
+    provider = LocalProvider(str(tmp_path / "nodes"), command=("/bin/sh", "-c", "sleep 1000 & wait"), max_nodes=2)
+    requests = [msgspec.structs.replace(REQUEST, node_id=f"n{number}") for number in range(4)]
+    *made, third, fourth = await provider.create(requests)
+    assert all(isinstance(answer, NodeCreated) for answer in made)
+    assert isinstance(third, NodeRefused)
+    assert isinstance(fourth, NodeRefused)
+    assert (third.code, third.retryable) == ("AllocationFailed", False)
+    assert "room for 2 nodes" in third.message
+    assert third.message == fourth.message
+    # Those that are there are asked for again after a restart of the service.
+    assert await provider.create(requests[:2]) == made
     await provider.stop_host()
 
 

@@ -274,3 +274,17 @@ def test_it_answers_that_it_is_ready(new_service: Any) -> None:
     service.stop()
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(service.endpoint + "/healthz", timeout=10)
+
+
+def test_a_pool_stops_growing_where_the_machine_is_full(new_service: Any, tmp_path: Path) -> None:
+    configuration = tmp_path / "small.toml"
+    configuration.write_text("[nodes]\nmax_nodes = 1\n")
+    service = new_service("data", "--config", str(configuration)).start()
+    with client_of(service) as client:
+        make_pool(client, 1, with_job=False)
+        client.begin_resize_pool("p", m.BatchPoolResizeOptions(target_dedicated_nodes=3), polling_interval=0).wait()
+        pool = client.get_pool("p")
+        assert pool.current_dedicated_nodes == 1
+        (error,) = pool.resize_errors
+        assert error.code == "AllocationFailed"
+        assert "room for 1 nodes" in error.message

@@ -51,6 +51,8 @@ _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 15.0
 """How often the host looks at its directory unasked."""
+_LOOK_TURN_S: Final = 0.05
+"""So long a look goes on before all else has its turn."""
 _MEASURE_S: Final = 10.0
 """How often the machine is measured."""
 _IDLE_S: Final = 3600.0
@@ -202,7 +204,7 @@ class Host:
         try:
             if self._mounts is not None:
                 await asyncio.to_thread(self._mounts.sweep, os.path.join(self._directory, TRASH_DIRECTORY))
-            self._look()
+            await self._look()
             self._trash.empty()
             if self._executor is not None:
                 self._sweep = asyncio.create_task(self._kill_strays(self._executor))
@@ -219,7 +221,7 @@ class Host:
                 if not _holds(lock, os.path.join(self._directory, LOCK_FILE)):
                     _log.warning("the directory %s is gone: the host ends", self._directory)
                     break
-                self._look()
+                await self._look()
                 if poked:
                     self._nudge()
                 if self._useless():
@@ -277,8 +279,8 @@ class Host:
 
     # --- nodes ---
 
-    def _look(self) -> None:
-        """Bring the nodes in line with the files."""
+    async def _look(self) -> None:
+        """Bring the nodes in line with the files. The nodes there are go on meanwhile: thousands may be new."""
         if self._isolation is not None:
             self._isolation.expire_logins()
         try:
@@ -286,11 +288,18 @@ class Host:
         except OSError as error:
             _log.warning("cannot look at the nodes wished for: %s", error)
             return
+        clock = asyncio.get_running_loop()
+        pause_at = clock.time() + _LOOK_TURN_S
         for name in names:
             try:
                 self._look_at(name)
             except (OSError, msgspec.DecodeError) as error:
                 _log.warning("node %s: %s", name, error)
+            if clock.time() >= pause_at:
+                await asyncio.sleep(0)
+                if self._stopping:
+                    return
+                pause_at = clock.time() + _LOOK_TURN_S
         for node_id in self._nodes.keys() - set(names):
             self._remove(self._nodes[node_id])
 

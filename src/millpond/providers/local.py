@@ -62,13 +62,15 @@ class LocalProvider:
         settings: Mapping[str, Any] | None = None,
         ca_bundle: str = "",
         open_files: int = 0,
+        max_nodes: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`directory` holds the nodes and all their files. `endpoint` is the service's URL as nodes see it (see
         `set_endpoint`). `command` replaces the host's own command line; `--directory DIR` is added to it. `settings`
         are the host's (its `settings.json`): they count from when it is started next. `ca_bundle` is a file of
         certificates that nodes are to trust; empty: those of the machine. `open_files` is the limit the host is started
-        with; 0: that of this process."""
+        with; 0: that of this process. Above `max_nodes` nodes, those that are still being removed included, more are
+        refused."""
         self._directory = os.path.abspath(directory)
         self._nodes = os.path.join(self._directory, "nodes")
         self._preempted = os.path.join(self._directory, "preempted")
@@ -76,6 +78,7 @@ class LocalProvider:
         self._settings = settings
         self._ca_bundle = ca_bundle
         self._open_files = open_files
+        self._max_nodes = max_nodes
         self._endpoint_is_written = False
         self._command = [*(command or (python, "-P", "-m", "millpond.agent.main")), "--directory", self._directory]
         self._monotonic = monotonic
@@ -161,6 +164,7 @@ class LocalProvider:
         answers: list[NodeCreated | NodeRefused] = []
         changed = False
         self._read_addresses()
+        there = len(self._there()) if self._max_nodes is not None else 0
         for request in requests:
             node_id = request.node_id
             before = self._wish(node_id)
@@ -178,6 +182,17 @@ class LocalProvider:
                 message = "A node of that id is still being removed."
                 answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=True))
                 continue
+            if before is None and self._max_nodes is not None:
+                if there >= self._max_nodes:
+                    self._addresses.pop(wish["ip_address"], None)
+                    # The same text for every node, so that the pool has the error once.
+                    message = (
+                        f"This machine has room for {self._max_nodes} nodes, and has them: remove some, or see "
+                        "nodes.max_nodes and nodes.uid_range in the service's configuration"
+                    )
+                    answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=False))
+                    continue
+                there += 1
             if before != wish:
                 self._forget_preemption(node_id)
                 os.makedirs(os.path.join(self._nodes, node_id), mode=0o700, exist_ok=True)

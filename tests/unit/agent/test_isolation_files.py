@@ -70,6 +70,18 @@ def test_numbers_in_the_nodes_own_files_are_taken_again_unless_somebody_has_them
     assert claims.claim(owners[1], earlier).first == 10_000
 
 
+def test_blocks_of_another_range_that_reach_into_this_one_are_left_alone(tmp_path: Path, owners: list[str]) -> None:
+    elsewhere = UidRange(9_000, 10_099)
+    held = [UidClaims(elsewhere, str(tmp_path / "claims")).claim(owner) for owner in owners[:2]]
+    assert [(block.first, block.last) for block in held] == [(9_000, 9_511), (9_512, 10_023)]
+    claims = UidClaims(RANGE, str(tmp_path / "claims"))
+    assert claims.claim(owners[2]).first == 11_024
+    assert claims.claim(owners[3]).first == 10_512
+    with pytest.raises(NoUidsLeft):
+        claims.claim(owners[4])
+    assert RANGE.blocks == 3
+
+
 def test_a_claims_file_that_is_damaged_is_begun_anew(tmp_path: Path, owners: list[str]) -> None:
     directory = tmp_path / "claims"
     directory.mkdir()

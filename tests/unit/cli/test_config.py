@@ -144,6 +144,7 @@ def test_every_setting_can_be_given_by_its_variable() -> None:
         "nodes.isolation": "none",
         "nodes.uid_range": "5000-9000",
         "nodes.limits": "task",
+        "nodes.max_nodes": "7",
         "nodes.mount_allow": "/data:/srv",
         "nodes.mount_endpoints": "store=http://127.0.0.1:10000/store",
         "autoscale.on_queue_change": "true",

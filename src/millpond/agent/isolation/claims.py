@@ -35,6 +35,11 @@ class UidRange(msgspec.Struct, frozen=True):
         """How many a node gets."""
         return min(_MAX_BLOCK, max(_MIN_BLOCK, (self.last - self.first + 1) // _BLOCKS))
 
+    @property
+    def blocks(self) -> int:
+        """How many nodes can have one."""
+        return (self.last - self.first + 1) // self.block_size
+
     def __contains__(self, uid: int) -> bool:
         return self.first <= uid <= self.last
 
@@ -110,14 +115,18 @@ class UidClaims:
         return all(block.last < claim.block.first or claim.block.last < block.first for claim in file.claims)
 
     def _next(self, file: _File) -> Block:
-        size = self._range.block_size
-        count = (self._range.last - self._range.first + 1) // size
+        size, count, first = self._range.block_size, self._range.blocks, self._range.first
+        # Claims need not be blocks of this range: it may have been another when they were made.
+        taken = {
+            number
+            for claim in file.claims
+            for number in range(max(0, (claim.block.first - first) // size), (claim.block.last - first) // size + 1)
+        }
         for step in range(count):
             number = (file.next + step) % count
-            block = Block(number, self._range.first + number * size, size)
-            if self._is_free(block, file):
+            if number not in taken:
                 file.next = number + 1
-                return block
+                return Block(number, first + number * size, size)
         raise NoUidsLeft(
             f"all {count} blocks of user ids from {self._range.first} to {self._range.last} are in use: "
             "give nodes.uid_range more, or remove nodes"
