@@ -8,6 +8,7 @@ Exit code 0 only if every MP3 is what it should be, and the task of the broken c
 """
 
 import argparse
+import binascii
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +48,16 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         run(arguments.films, arguments.out, arguments.nodes, arguments.package)
+    except binascii.Error:
+        print("The conversion failed: AZURE_BATCH_ACCESS_KEY is not a key, which is base64; see millpond env")
+        return 1
+    except urllib.error.URLError as error:
+        # What refuses says why: a key that is another account's, say.
+        why = f"is there a service at {os.environ['AZURE_BATCH_ENDPOINT']}?"
+        if isinstance(error, urllib.error.HTTPError):
+            why = error.read().decode()
+        print(f"The conversion failed: {error}: {why}")
+        return 1
     except (ConversionFailed, AzureError, OSError) as error:
         print(f"The conversion failed: {error}")
         return 1

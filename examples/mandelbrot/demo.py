@@ -7,6 +7,7 @@ Exit code 0 only if every frame is there and the film, read back, is right.
 """
 
 import argparse
+import binascii
 import contextlib
 import os
 import shutil
@@ -50,8 +51,12 @@ def main() -> int:
         out.mkdir(parents=True, exist_ok=True)
         with environment(arguments, out) as variables:
             run(console, arguments, variables, out)
+    except binascii.Error:
+        text = "AZURE_BATCH_ACCESS_KEY is not a key, which is base64; see millpond env"
+        console.print(f"[bold red]The demo failed:[/] {text}", highlight=False, soft_wrap=True)
+        return 1
     except (FilmFailed, ServiceError, WrongPicture, AzureError, OSError) as error:
-        console.print(f"[bold red]The demo failed:[/] {error}", highlight=False)
+        console.print(f"[bold red]The demo failed:[/] {error}", highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("stopped")

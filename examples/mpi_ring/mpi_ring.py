@@ -8,6 +8,7 @@ Exit code 0 only if every rank on every node took part, and all agree on the res
 
 import argparse
 import base64
+import binascii
 import collections
 import os
 import re
@@ -56,6 +57,11 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     try:
         run(arguments.nodes, arguments.ranks_per_node, console)
+    except binascii.Error:
+        console.print(
+            "[bold red]The ring failed:[/] AZURE_BATCH_ACCESS_KEY is not a key, which is base64; see millpond env"
+        )
+        return 1
     except (RingFailed, AzureError, OSError) as error:
         console.print(f"[bold red]The ring failed:[/] {error}")
         return 1

@@ -7,10 +7,13 @@ Where the account's storage speaks the Azure Blob protocol (`millpond up --blob 
 as with Azure; where it is Millpond's own directory, by the URLs that Millpond signs. The tasks do not know the difference.
 """
 
+import argparse
 import base64
+import binascii
 import os
 import sys
 import time
+import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -97,12 +100,24 @@ class OwnContainer:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     if missing:
         print(f'{", ".join(missing)} not set: start millpond up, then eval "$(millpond env)"')
         return 1
     try:
         run()
+    except binascii.Error:
+        print("The quickstart failed: AZURE_BATCH_ACCESS_KEY is not a key, which is base64; see millpond env")
+        return 1
+    except urllib.error.URLError as error:
+        # What refuses says why: a key that is another account's, say.
+        why = f"is there a service at {os.environ['AZURE_BATCH_ENDPOINT']}?"
+        if isinstance(error, urllib.error.HTTPError):
+            why = error.read().decode()
+        print(f"The quickstart failed: {error}: {why}")
+        return 1
     except (QuickstartFailed, AzureError, OSError) as error:
         print(f"The quickstart failed: {error}")
         return 1

@@ -8,6 +8,7 @@ One task fails on purpose at its first run and is retried by the service. Exit c
 
 import argparse
 import base64
+import binascii
 import collections
 import os
 import sys
@@ -71,6 +72,11 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     try:
         run(arguments, console)
+    except binascii.Error:
+        console.print(
+            "[bold red]The count failed:[/] AZURE_BATCH_ACCESS_KEY is not a key, which is base64; see millpond env"
+        )
+        return 1
     except (WordCountFailed, AzureError, OSError) as error:
         console.print(f"[bold red]The count failed:[/] {error}")
         return 1

@@ -54,7 +54,10 @@ async def test_clock_skew(world: World, off_s: float) -> None:
     world.control._clock = lambda: world.now + off_s
     answer = await world.call("GET", "/pools")
     assert answer.status == 403
-    assert "15 minutes" in answer.values()["AuthenticationErrorDetail"]
+    detail = answer.values()["AuthenticationErrorDetail"]
+    assert "15 minutes" in detail
+    assert "and the server has " in detail
+    assert "GMT" in detail
 
 
 async def test_no_credentials(world: World) -> None:

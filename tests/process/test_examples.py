@@ -110,6 +110,40 @@ def test_the_quickstart_says_what_is_missing(tmp_path: Path) -> None:
     assert "millpond up" in result.stdout
 
 
+@pytest.mark.parametrize(
+    "script",
+    ["quickstart/quickstart.py", "wordcount/wordcount.py", "mpi_ring/mpi_ring.py", "mandelbrot/demo.py --use-env"],
+)
+def test_a_key_that_is_none_is_named(script: str, tmp_path: Path) -> None:
+    variables = {
+        "AZURE_BATCH_ACCOUNT": "a",
+        "AZURE_BATCH_ACCESS_KEY": "abc",
+        "AZURE_BATCH_ENDPOINT": "http://127.0.0.1:9",
+    }
+    result = run(*script.split(), environment=variables, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "AZURE_BATCH_ACCESS_KEY is not a key" in result.stdout
+    assert result.stderr == ""
+
+
+def test_the_quickstart_says_why_it_is_refused(service: Any, tmp_path: Path) -> None:
+    told = service.client_environment()
+    result = run("quickstart/quickstart.py", environment={**told, "AZURE_BATCH_ACCESS_KEY": "AAAA"}, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "AuthenticationFailed" in result.stdout
+    nowhere = "http://127.0.0.1:9"
+    result = run("quickstart/quickstart.py", environment={**told, "AZURE_BATCH_ENDPOINT": nowhere}, cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"is there a service at {nowhere}?" in result.stdout
+
+
+def test_help_of_the_quickstart_runs_nothing(service: Any, tmp_path: Path) -> None:
+    result = run("quickstart/quickstart.py", "--help", environment=service.client_environment(), cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stdout.startswith("usage: quickstart.py")
+    assert "uploaded" not in result.stdout
+
+
 @pytest.fixture
 def ffmpeg(require_component: Callable[[str, str], None]) -> None:
     for program in ("ffmpeg", "ffprobe"):

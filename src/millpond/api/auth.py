@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
+from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
 from typing import Final
 
@@ -95,7 +95,11 @@ class SharedKeyAuth:
         if at is None:
             raise _failed("The date header cannot be read: it must look like Sat, 21 Nov 2026 04:30:48 GMT.")
         if abs(self._clock() - at) > MAX_SKEW_S:
-            raise _failed("The date header is more than 15 minutes off the server's clock.")
+            now = formatdate(self._clock(), usegmt=True)
+            raise _failed(
+                f"The date header is more than 15 minutes off the server's clock: it says {date.decode('latin-1')!r}, "
+                f"and the server has {now}."
+            )
 
     def _strings_to_sign(
         self, method: str, raw_path: bytes, headers: Mapping[bytes, bytes], query: Sequence[tuple[bytes, bytes]]

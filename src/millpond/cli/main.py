@@ -22,6 +22,8 @@ _COMMANDS: Final = {
     "up": ("millpond.cli.up:up", "Start the service and local nodes; Ctrl-C stops them."),
 }
 """Name → where it is, and its line in the list (so that the list needs no import)."""
+_OF_CLIENTS: Final = ("pool", "job", "task")
+"""What newcomers look for here."""
 
 
 class _LazyGroup(click.Group):
@@ -43,6 +45,23 @@ class _LazyGroup(click.Group):
             gc.enable()
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name in _OF_CLIENTS:
+            ctx.fail(
+                f"No such command '{name}': pools, jobs and tasks are made and listed by any Azure Batch client, such as "
+                f"`az batch {name}` or the SDKs (docs/how-to/clients.md); millpond explain {name} says why one waits."
+            )
+        if name not in _COMMANDS and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, _COMMANDS, n=1)
+            if near:
+                ctx.fail(f"No such command '{name}'. Did you mean '{near[0]}'?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -38,6 +38,8 @@ def status(config_path: Path | None, data_dir: str | None, as_json: bool) -> Non
         "storage": storage_words(storage, directory),
         **{name: value for name, value in answer.items() if name not in ("endpoint", "account")},
     }
+    if rows.get("ready") is False:
+        rows["ready"] = "false: changes cannot be taken just now; what millpond up writes says why"
     width = max(map(len, rows))
     for name, value in rows.items():
         text = json.dumps(value) if isinstance(value, (bool, dict, list)) else value

@@ -78,6 +78,13 @@ _STOPPING = "The service is stopping."
 _BUSY = "The service cannot take changes just now; try again shortly."
 
 
+def _busy(reason: str) -> BatchError:
+    """The store's reason is told: it is seldom one that passes by itself, such as a full disk."""
+    if not reason:
+        return BatchError(ErrorCode.SERVER_BUSY, _BUSY)
+    return BatchError(ErrorCode.SERVER_BUSY, f"The service cannot take changes just now: {reason}.", Reason=reason)
+
+
 def _line_of(event: Event | JobScheduleEvent) -> str:
     """An event as a line of a story: without the specifications, which may hold secrets."""
     if isinstance(event, TasksAdded):
@@ -190,6 +197,8 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         self._fence: Fence | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._failed_until = 0.0
+        self._trouble = ""
+        """What the store said when it was last written to or read; empty when all went well."""
         """By the loop's clock, which nobody sets."""
         self._stopped = False
         self._recent: deque[_Event] = deque(maxlen=_STORY_LENGTH)
@@ -256,6 +265,11 @@ class BaseEngine(ABC, Generic[_State, _Event]):
     def fence(self) -> Fence | None:
         """The lease it holds. `control.leases` keeps it."""
         return self._fence
+
+    @property
+    def trouble(self) -> str:
+        """Why changes cannot be taken, where the store said why."""
+        return self._trouble
 
     @property
     def available(self) -> bool:
@@ -411,7 +425,8 @@ class BaseEngine(ABC, Generic[_State, _Event]):
             self._drop(entries, BatchError(ErrorCode.SERVER_BUSY, _BUSY), retry_s=self._settings.store_retry_s)
         except StoreUnavailable as error:
             log.error("%s: nothing was written: %s", self._name, error)  # noqa: TRY400 (as above)
-            self._drop(entries, BatchError(ErrorCode.SERVER_BUSY, _BUSY), retry_s=self._settings.store_retry_s)
+            self._trouble = str(error)
+            self._drop(entries, _busy(self._trouble), retry_s=self._settings.store_retry_s)
         except Exception:
             self._fail(entries, "store", retry_s=self._settings.store_retry_s)
         else:
@@ -432,7 +447,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
     def _refuse_inbox(self) -> None:
         entries, self._inbox, self._weight = self._inbox, deque(), 0
         for entry in entries:
-            entry.refuse(BatchError(ErrorCode.SERVER_BUSY, _BUSY))
+            entry.refuse(_busy(self._trouble))
 
     # --- taking over ---
 
@@ -444,6 +459,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
             await self._take_over()
         except (LeaseLost, StoreUnavailable) as error:
             log.warning("%s cannot be rebuilt yet: %s", self._name, error)
+            self._trouble = str(error) if isinstance(error, StoreUnavailable) else ""
         except Exception:
             log.exception("%s cannot be rebuilt; that is tried again", self._name)
         else:
@@ -464,6 +480,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
             await self._store.commit(batch.changes, fence)
         self._fence = fence
         self._state = state
+        self._trouble = ""
         self._rebuilt()
         await self._carry_out(batch.after, batch.changes)
 

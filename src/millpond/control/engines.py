@@ -17,6 +17,10 @@ def pool_not_found(pool_id: str) -> BatchError:
 def memory_of(engine: Engine) -> SchedulerState:
     """Raises BatchError ServerBusy while it is being rebuilt."""
     if engine.state is None:
+        if engine.trouble:
+            raise BatchError(
+                ErrorCode.SERVER_BUSY, f"The pool's memory cannot be rebuilt: {engine.trouble}.", Reason=engine.trouble
+            )
         raise BatchError(ErrorCode.SERVER_BUSY, "The pool's memory is being rebuilt; try again shortly.")
     return engine.state
 

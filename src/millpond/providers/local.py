@@ -184,7 +184,7 @@ class LocalProvider:
                 continue
             if before is None and self._max_nodes is not None:
                 if there >= self._max_nodes:
-                    self._addresses.pop(wish["ip_address"], None)
+                    self._addresses.pop(str(wish["ip_address"]), None)
                     # The same text for every node, so that the pool has the error once.
                     message = (
                         f"This machine has room for {self._max_nodes} nodes, and has them: remove some, or see "

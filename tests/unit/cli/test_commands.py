@@ -39,6 +39,20 @@ def test_version_and_help() -> None:
     assert millpond("--version").stdout == f"millpond, version {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("upp", "No such command 'upp'. Did you mean 'up'?"),
+        ("job", "`az batch job`"),
+        ("nothing-like-it", "No such command 'nothing-like-it'."),
+    ],
+)
+def test_a_word_that_is_no_command_is_answered_with_one(word: str, expected: str) -> None:
+    result = invoke(word, "list")
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [("--version",), ("--help",)])
 def test_version_and_help_import_no_server(arguments: tuple[str, ...]) -> None:
     code = (
@@ -146,6 +160,18 @@ def test_status_of_a_service_that_is_gone_or_does_not_answer(tmp_path: Path) -> 
     assert result.exit_code == 1
     assert "the service at http://127.0.0.1:1 does not answer" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_status_of_a_service_that_takes_no_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = known_service(tmp_path / "d")
+    monkeypatch.setattr("millpond.cli.status._ask", lambda _: {"service": "Millpond", "ready": False})
+    directory.open()
+    try:
+        result = invoke("status", "--data-dir", str(directory.path))
+    finally:
+        directory.close()
+    assert result.exit_code == 0
+    assert "ready     false: changes cannot be taken just now; what millpond up writes says why" in result.output
 
 
 def test_accounts_are_listed_and_chosen(tmp_path: Path) -> None:

@@ -209,6 +209,23 @@ async def test_a_commit_that_fails_takes_what_went_ahead_with_it(recorder, error
     assert recorder.state == ["placed", "b", "placed"]
 
 
+async def test_who_is_refused_is_told_what_the_store_said(recorder):
+    full = "the store could not be read or written: database or disk is full"
+
+    async def refuse(*_):
+        raise StoreUnavailable(full)
+
+    recorder.store.before_commit = refuse
+    with pytest.raises(BatchError) as caught:
+        await recorder.say("a")
+    assert caught.value.code is ErrorCode.SERVER_BUSY
+    assert full in caught.value.message
+    recorder.store.before_commit = None
+    await until(lambda: recorder.available)
+    assert await outcomes(recorder.say("b")) == ["b"]
+    assert recorder.trouble == ""
+
+
 async def test_it_is_rebuilt_once_that_can_be_done(recorder, monkeypatch, caplog):
     tries = []
 
