@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import stat
@@ -106,6 +108,10 @@ def test_it_says_all_that_a_client_needs(new_service: Any) -> None:
     assert stat.S_IMODE((service.data_dir / "keys.json").stat().st_mode) == 0o600
     # Tasks of other users pass through it to their nodes; nobody else may look into it.
     assert stat.S_IMODE(service.data_dir.stat().st_mode) in (0o700, 0o711)
+    (hint,) = re.findall(r'in another shell by eval "\$\((.*)\)":', text)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLPOND_")}
+    printed = subprocess.run(shlex.split(hint), capture_output=True, text=True, check=True, env=environment).stdout
+    assert f"export AZURE_BATCH_ENDPOINT={service.endpoint}\n" in printed
     told = millpond("env", "--json", data_dir=service.data_dir)
     assert json.loads(told.stdout) == service.client_environment()
     assert told.stderr == ""

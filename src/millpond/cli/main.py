@@ -56,7 +56,7 @@ class _LazyGroup(click.Group):
                 f"`az batch {name}` or the SDKs (docs/how-to/clients.md); millpond explain {name} says why one waits."
             )
         if name not in _COMMANDS and not name.startswith("-"):
-            import difflib
+            import difflib  # noqa: PLC0415 - only who mistypes needs it
 
             near = difflib.get_close_matches(name, _COMMANDS, n=1)
             if near:

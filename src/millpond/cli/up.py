@@ -2,6 +2,9 @@
 
 import contextlib
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -98,6 +101,14 @@ def up(
         log__level=("--log-level", log_level),
     )
 
+    env = shlex.join(
+        [
+            *_own_name(),
+            "env",
+            *([] if config_path is None else ["--config", str(config_path.absolute())]),
+            *([] if data_dir is None else ["--data-dir", config.data_dir]),
+        ]
+    )
     storage_before = _storage_of_last_start(config)
 
     def announce(running: app.Running) -> None:
@@ -111,7 +122,7 @@ def up(
             f"  storage  {storage_words(storage, running.data_dir)}\n"
             f"{_moved(storage_before, running)}\n"
             f"{_how_to_trust(running)}"
-            f"Point Azure Batch clients at it (millpond env prints this again):\n\n{lines}\n\n"
+            f'Point Azure Batch clients at it, in another shell by eval "$({env})":\n\n{lines}\n\n'
             f"{_how_to_sign_in(running)}"
             "Ctrl-C stops it."
         )
@@ -122,6 +133,15 @@ def up(
         raise CliError(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _own_name() -> list[str]:
+    """How to call millpond from another shell: it need not be on the path there."""
+    if shutil.which("millpond") is not None:
+        return ["millpond"]
+    if Path(sys.argv[0]).name == "millpond":
+        return [os.path.abspath(sys.argv[0])]
+    return [sys.executable, "-m", "millpond"]
 
 
 def _storage_of_last_start(config: Config) -> StorageFacts | None:

@@ -382,7 +382,7 @@ def _causes_in_nodes(state: SchedulerState, job: JobMemory, task: Task) -> Itera
             "preparationFailed",
             f"the job's preparation task failed on {len(barred)} of {plural(len(nodes), 'node')}, where the job runs "
             "nothing more",
-            "reimage these nodes, or add others",
+            "see why (az batch job prep-release-status list), then reimage these nodes, or add others",
             never=len(suited) < wanted,
             references=tuple(node_reference(node) for node in barred[:_MOST_REFERENCES]),
         )
