@@ -197,9 +197,9 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         self._fence: Fence | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._failed_until = 0.0
+        """By the loop's clock, which nobody sets."""
         self._trouble = ""
         """What the store said when it was last written to or read; empty when all went well."""
-        """By the loop's clock, which nobody sets."""
         self._stopped = False
         self._recent: deque[_Event] = deque(maxlen=_STORY_LENGTH)
         """The last events applied, with their causes: told when the machine fails."""
