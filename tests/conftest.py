@@ -17,12 +17,16 @@ from typing import Any
 import hypothesis
 import pytest
 
+from millpond.cli.proxies import spare_loopback
 from tests.commands import plain_environment
 from tests.waiting import PATIENCE_S
 
 pytest_plugins = ["tests.servers.fixtures"]
 
 START_DEADLINE_S = STOP_DEADLINE_S = PATIENCE_S
+
+# All that tests ask for themselves is on this machine.
+spare_loopback(os.environ)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So it is in the background of a script, and all that tests start would inherit it and take no Ctrl-C.
