@@ -43,6 +43,7 @@ The load comes from a process of its own that prepares and signs its requests be
 with the adds. A new part is a module in `bench/workloads` and a line in `bench/registry.py`.
 """
 
+_WHY: Final = "Where the time goes, stage by stage, and why what is missed is missed: [waterfall](waterfall.md)."
 _NOTHING: Final = "No figures are kept here yet: they depend on the machine. `make bench` measures yours."
 
 
@@ -70,7 +71,7 @@ def _summary(parts: dict[str, Part], workloads: Sequence[AnyWorkload]) -> list[s
                 if figure.bar is not None:
                     value = f"{quantity(figure.value)} {figure.unit}"
                     lines.append(f"| {workload.name} | {figure.name} | {value} | {figure.bar} | {_verdict(figure)} |")
-    return [*lines, ""]
+    return [*lines, "", _WHY, ""]
 
 
 def _section(workload: AnyWorkload, part: Part) -> list[str]:

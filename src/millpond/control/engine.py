@@ -372,9 +372,7 @@ class BaseEngine(ABC, Generic[_State, _Event]):
                 return
             for entry in entries:
                 entry.release()
-            self._committed(changes)
-            if batch.decided.after or changes.specs:
-                await self._pass_on(batch.decided)
+            await self._pass_on(batch.decided)
         except asyncio.CancelledError:
             for entry in entries:
                 entry.refuse(BatchError(ErrorCode.SERVER_BUSY, _STOPPING))
@@ -384,7 +382,9 @@ class BaseEngine(ABC, Generic[_State, _Event]):
 
     async def _pass_on(self, decided: Batch) -> None:
         try:
-            await self._carry_out(decided.after, decided.changes)
+            self._committed(decided.changes)
+            if decided.after or decided.changes.specs:
+                await self._carry_out(decided.after, decided.changes)
         except Exception:
             # Some of what is on disk was not passed on. A rebuilt memory passes on everything that is due.
             log.exception("what follows from a batch of %s failed; its memory is rebuilt", self._name)

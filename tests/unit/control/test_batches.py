@@ -244,6 +244,21 @@ async def test_a_bug_in_what_went_ahead_leaves_the_batch_before_it_alone(recorde
     assert recorder.state == ["placed", "b", "placed"]
 
 
+@pytest.mark.parametrize("what", ["_committed", "_carry_out"])
+async def test_what_follows_from_a_batch_may_fail(recorder, monkeypatch, what):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as planted:
+        planted.setattr(recorder, what, fail)
+        # It is on disk, and whoever asked hears so.
+        assert await outcomes(recorder.say("a")) == ["a"]
+        await until(lambda: recorder.dropped == 1)
+    await until(lambda: recorder.available)
+    assert await outcomes(recorder.say("b")) == ["b"]
+    assert recorder.state == ["placed", "b", "placed"]
+
+
 async def test_all_who_wait_hear_that_the_service_stops(recorder):
     gate = Gate(recorder)
     waiting = [recorder.say("first")]
