@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -171,6 +172,19 @@ def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 ServiceFactory = Callable[..., MillpondProcess]
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A directory that the users of tasks may get at, and write to.
+
+    pytest's own are for its user only, and must stay so: whether a service in one of them runs tasks as users of their own
+    goes by that, and another run of pytest closes the outermost again.
+    """
+    path = Path(tempfile.mkdtemp(prefix="millpond-test-"))
+    path.chmod(0o777)
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -16,19 +16,6 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    """A directory that outlives tasks and nodes, for what they did."""
-    directory = tmp_path / "outside"
-    directory.mkdir()
-    directory.chmod(0o777)
-    for parent in [*directory.parents][:4]:
-        # Tasks run as users of their own: they must be able to get here.
-        if parent.stat().st_uid == directory.stat().st_uid and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    return directory
-
-
 # --- start tasks ----------------------------------------------------------------------------------------------------
 
 
@@ -101,29 +88,31 @@ def test_nobody_waits_for_a_start_task_that_says_so(batch: Any) -> None:
 # --- preparation and release ----------------------------------------------------------------------------------------
 
 
-def test_preparation_runs_once_a_node_and_release_where_it_ran(batch: Any, outside: Path) -> None:
+def test_preparation_runs_once_a_node_and_release_where_it_ran(batch: Any, open_path: Path) -> None:
     job_id = batch.create_job(
         job_preparation_task=m.BatchJobPreparationTask(
-            command_line=sh(f"echo $AZ_BATCH_NODE_ID >> {outside}/prepared; echo data > input")
+            command_line=sh(f"echo $AZ_BATCH_NODE_ID >> {open_path}/prepared; echo data > input")
         ),
         job_release_task=m.BatchJobReleaseTask(
-            command_line=sh(f"cat $AZ_BATCH_JOB_PREP_WORKING_DIR/input && echo $AZ_BATCH_NODE_ID >> {outside}/released")
+            command_line=sh(
+                f"cat $AZ_BATCH_JOB_PREP_WORKING_DIR/input && echo $AZ_BATCH_NODE_ID >> {open_path}/released"
+            )
         ),
     )
-    assert not (outside / "prepared").exists(), "preparation is lazy"
+    assert not (open_path / "prepared").exists(), "preparation is lazy"
     for number in range(12):
         batch.sh(job_id, f"t{number}", "cat $AZ_BATCH_JOB_PREP_WORKING_DIR/input")
     for number in range(12):
         assert batch.completed(job_id, f"t{number}").execution_info.exit_code == 0
         assert batch.stdout(job_id, f"t{number}") == "data\n"
-    prepared = lines(outside / "prepared")
+    prepared = lines(open_path / "prepared")
     used = {task.node_info.node_id for task in batch.client.list_tasks(job_id)}
     assert sorted(prepared) == sorted(used), "once a node, on the nodes with tasks only"
     batch.client.begin_terminate_job(
         job_id, options={"terminateReason": "done"}, polling_interval=batch.poll_s
     ).result()
     batch.until_job(job_id, m.BatchJobState.COMPLETED)
-    assert sorted(lines(outside / "released")) == sorted(prepared)
+    assert sorted(lines(open_path / "released")) == sorted(prepared)
     status = list(batch.client.list_job_preparation_and_release_task_status(job_id))
     assert {entry.node_id for entry in status} == used
     for entry in status:
@@ -133,7 +122,7 @@ def test_preparation_runs_once_a_node_and_release_where_it_ran(batch: Any, outsi
             entry.job_preparation_task_execution_info.task_root_directory == f"workitems/{job_id}/job-1/jobpreparation"
         )
     batch.client.begin_delete_job(job_id, polling_interval=batch.poll_s).result()
-    assert len(lines(outside / "released")) == len(prepared), "not again on delete"
+    assert len(lines(open_path / "released")) == len(prepared), "not again on delete"
 
 
 def test_failed_preparation_bars_its_nodes_for_that_job_only(batch: Any) -> None:
@@ -193,8 +182,8 @@ print("all done")
 """
 
 
-def test_a_job_manager_adds_tasks_with_its_own_token_and_ends_its_job(batch: Any, outside: Path) -> None:
-    script = outside / "manager.py"
+def test_a_job_manager_adds_tasks_with_its_own_token_and_ends_its_job(batch: Any, open_path: Path) -> None:
+    script = open_path / "manager.py"
     script.write_text(MANAGER)
     script.chmod(0o644)
     job_id = batch.name("managed")

@@ -112,12 +112,12 @@ def gang(service: Any) -> Gang:
     return Gang(service)
 
 
-def test_what_the_coordination_command_left_behind_is_there_until_the_end(gang: Gang, tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
+def test_what_the_coordination_command_left_behind_is_there_until_the_end(gang: Gang, open_path: Path) -> None:
+    pids = open_path / "pids"
     gang.add(
         "daemons",
         f"cat {pids}; for pid in $(cat {pids}); do kill -0 $pid || exit 9; done",
-        coordination=f"echo coordinated; setsid sleep 600 & echo $! >> {pids}; chmod -R a+rwX {tmp_path}",
+        coordination=f"echo coordinated; setsid sleep 600 & echo $! >> {pids}; chmod -R a+rwX {open_path}",
     )
     exit_code, out, err = gang.end_of("daemons")
     assert exit_code == 0, err
@@ -163,10 +163,9 @@ def test_much_output_comes_back_whole(gang: Gang) -> None:
     assert first == second
 
 
-def test_a_rank_that_fails_fails_the_task_and_the_gang_runs_again(gang: Gang, tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
+def test_a_rank_that_fails_fails_the_task_and_the_gang_runs_again(gang: Gang, open_path: Path) -> None:
     command = (
-        f"mkdir {tmp_path}/first && exec mpirun --host $AZ_BATCH_HOST_LIST -n 2 sh -c 'exit 3';"
+        f"mkdir {open_path}/first && exec mpirun --host $AZ_BATCH_HOST_LIST -n 2 sh -c 'exit 3';"
         " exec mpirun --host $AZ_BATCH_HOST_LIST -n 2 sh -c 'echo $AZ_BATCH_NODE_ID'"
     )
     gang.add("again", command, retries=1)
@@ -180,17 +179,16 @@ def test_a_rank_that_fails_fails_the_task_and_the_gang_runs_again(gang: Gang, tm
 
 @pytest.mark.parametrize("who", ["service", "host"])
 def test_mpirun_outlives_a_kill_of_the_service_and_of_the_agent(
-    new_service: Callable[..., Any], tmp_path: Path, who: str
+    new_service: Callable[..., Any], tmp_path: Path, open_path: Path, who: str
 ) -> None:
-    tmp_path.chmod(0o777)
-    (tmp_path / "up").mkdir()
-    (tmp_path / "up").chmod(0o777)
+    (open_path / "up").mkdir()
+    (open_path / "up").chmod(0o777)
     port = free_port()
     service = new_service("data", "--port", str(port)).start()
     gang = Gang(service)
-    rank = f"touch {tmp_path}/up/$AZ_BATCH_NODE_ID; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo done"
+    rank = f"touch {open_path}/up/$AZ_BATCH_NODE_ID; while [ ! -e {open_path}/go ]; do sleep 0.05; done; echo done"
     gang.add("long", f"exec mpirun --host $AZ_BATCH_HOST_LIST -n 2 sh -c {shlex.quote(rank)}")
-    until(lambda: len(list((tmp_path / "up").iterdir())) == 2)
+    until(lambda: len(list((open_path / "up").iterdir())) == 2)
     if who == "service":
         service.kill()
         service.start()
@@ -199,7 +197,7 @@ def test_mpirun_outlives_a_kill_of_the_service_and_of_the_agent(
         old = json.loads(host.read_text())["pid"]
         os.kill(old, signal.SIGKILL)
         until(lambda: not runs(old))
-    (tmp_path / "go").touch()
+    (open_path / "go").touch()
     exit_code, out, err = gang.end_of("long")
     assert (exit_code, out) == (0, "done\ndone\n"), err
     info = gang.client.get_task(gang.id, "long").execution_info
