@@ -2,24 +2,27 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import random
 import socket
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Final
+
+_held: Final[list[socket.socket]] = []
 
 
 def free_port() -> int:
     """A port of this machine for a server that has to come back at the same one.
 
-    None of those that the kernel hands out: while the server is away, any connection's own end might get it.
+    None of those that the kernel hands out, where it leaves any: while the server is away, any connection's own end
+    might get it.
     """
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [*range(10_000, first), *range(last + 1, 65_536)] or [*range(10_000, 65_536)]
     while True:
-        port = random.SystemRandom().randrange(min(10_000, first - 1000), first)
+        port = random.SystemRandom().choice(ports)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -34,18 +37,20 @@ def free_port() -> int:
 @cache
 def own_number() -> int:
     """A small number that no other test process on this machine has, as long as this one lives."""
-    directory = Path(tempfile.gettempdir()) / f"millpond-test-numbers-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
     number = 0
     while True:
-        held = os.open(directory / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # A name of the kernel's, not a file: other runs may have another TMPDIR, or be another user's.
+        held = socket.socket(socket.AF_UNIX)
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(held)
+            held.bind(f"\0millpond-test-number-{number}")
+        except OSError as error:
+            held.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
             number += 1
         else:
-            # It stays open, and so locked, until the process ends.
+            # It stays open until the process ends.
+            _held.append(held)
             return number
 
 

@@ -18,6 +18,8 @@ from azure.core.exceptions import (
     ResourceNotFoundError,
 )
 
+from tests.waiting import PATIENCE_S
+
 
 def code_of(caught: "pytest.ExceptionInfo[HttpResponseError]") -> str:
     assert caught.value.error is not None
@@ -29,15 +31,15 @@ def code_of(caught: "pytest.ExceptionInfo[HttpResponseError]") -> str:
 
 
 def test_the_front_door_tells_its_state_without_key_and_secrets(service: Any) -> None:
-    with urllib.request.urlopen(service.endpoint + "/healthz", timeout=10) as answer:
+    with urllib.request.urlopen(service.endpoint + "/healthz", timeout=PATIENCE_S) as answer:
         assert answer.status == 200
     request = urllib.request.Request(service.endpoint + "/", headers={"Accept": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         text = answer.read().decode()
     assert isinstance(json.loads(text), dict)
     assert service.key not in text
     request = urllib.request.Request(service.endpoint + "/", headers={"Accept": "text/html"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         assert answer.headers["Content-Type"].startswith("text/html")
         assert service.key not in answer.read().decode()
 

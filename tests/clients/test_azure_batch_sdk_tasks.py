@@ -14,6 +14,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
 from millpond.staging.auto_storage import sign_url
+from tests.waiting import PATIENCE_S
 
 
 def code_of(caught: "pytest.ExceptionInfo[HttpResponseError]") -> str:
@@ -378,10 +379,10 @@ class Storage:
 
     def put(self, blob: str, content: bytes) -> None:
         request = urllib.request.Request(self.url(blob, "w"), content, {"x-ms-blob-type": "BlockBlob"}, method="PUT")
-        urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=PATIENCE_S).close()
 
     def get(self, blob: str) -> bytes:
-        with urllib.request.urlopen(self.url(blob, "r"), timeout=10) as answer:
+        with urllib.request.urlopen(self.url(blob, "r"), timeout=PATIENCE_S) as answer:
             return bytes(answer.read())
 
 
@@ -451,7 +452,7 @@ def test_a_signature_that_has_expired_or_allows_less(storage: Storage) -> None:
         storage.url("a.txt", "r").replace("a.txt", "b.txt"),
     ):
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(url, timeout=10)
+            urllib.request.urlopen(url, timeout=PATIENCE_S)
         with caught.value as error:
             assert error.code == 403
 

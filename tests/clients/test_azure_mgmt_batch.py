@@ -24,7 +24,7 @@ from millpond.staging.auto_storage import sign_url
 from tests.clients.conftest import connect
 from tests.clients.management import HTTP, management_client
 from tests.conftest import MillpondProcess, ServiceFactory
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 GROUP = "any-group"
 LOCATION = "westeurope"
@@ -408,7 +408,7 @@ def test_signed_urls_of_the_storage_end_with_the_primary_key(new_service: Servic
     def put(where: str) -> int:
         request = urllib.request.Request(where, b"x", method="PUT", headers={"x-ms-blob-type": "BlockBlob"})
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code

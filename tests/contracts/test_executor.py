@@ -17,7 +17,7 @@ from millpond.agent.executors.fake import FakeExecutor, FakeRun
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.switch import install
 from millpond.domain.errors import TaskFailure, TaskFailureCode
-from tests.process.isolated import open_directory, why_not_here
+from tests.process.isolated import FIRST_UID, open_directory, why_not_here
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
@@ -81,7 +81,7 @@ async def case(request: pytest.FixtureRequest, tmp_path: Path, leave_out: Callab
         why_not = why_not_here()
         if why_not:
             leave_out(why_not)
-        run_as = RunAs(2_000_000_040, 2_000_000_040, (2_000_000_000,))
+        run_as = RunAs(FIRST_UID + 90_040, FIRST_UID + 90_040, (FIRST_UID,))
         directory = open_directory()
         os.chown(directory, run_as.uid, run_as.gid)
         program = request.param.rpartition(" ")[2]

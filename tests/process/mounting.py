@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import socket
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from millpond.agent.mount_table import mounted_below, unmount_below
 from tests.machine import free_port
+from tests.waiting import until
 
 
 def needs(programs: tuple[str, ...], require: Callable[[str, str], None], leave_out: Callable[[str], None]) -> None:
@@ -45,21 +48,22 @@ class Smb:
     def __init__(self, directory: Path) -> None:
         self.files = directory / "share"
         self.port = free_port()
-        for name in ("share", "state", "run", "private"):
-            (directory / name).mkdir(parents=True)
+        self.files.mkdir(parents=True)
+        # Its sockets are in there: the test's own directory may have too long a path for them.
+        self._own = Path(tempfile.mkdtemp(prefix="smbd-", dir="/tmp"))
         self._config = directory / "smb.conf"
         self._config.write_text(
             f"""[global]
  smb ports = {self.port}
  interfaces = 127.0.0.1
  bind interfaces only = yes
- lock directory = {directory}/state
- state directory = {directory}/state
- cache directory = {directory}/state
- private dir = {directory}/private
- pid directory = {directory}/run
- ncalrpc dir = {directory}/run/ncalrpc
- passdb backend = smbpasswd:{directory}/private/smbpasswd
+ lock directory = {self._own}
+ state directory = {self._own}
+ cache directory = {self._own}
+ private dir = {self._own}
+ pid directory = {self._own}
+ ncalrpc dir = {self._own}/ncalrpc
+ passdb backend = smbpasswd:{self._own}/smbpasswd
  log file = {directory}/smbd.log
  username map = {directory}/users
  load printers = no
@@ -86,8 +90,18 @@ class Smb:
                 # At its end it ends its whole process group.
                 start_new_session=True,
             )
+        try:
+            until(self._listens)
+        except AssertionError:
+            self.stop()
+            raise AssertionError((directory / "out").read_text() + (directory / "smbd.log").read_text()) from None
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def stop(self) -> None:
         """End the server."""
         self._process.terminate()
         self._process.wait()
+        shutil.rmtree(self._own)

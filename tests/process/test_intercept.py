@@ -27,7 +27,7 @@ print("signed in", [pool.id for pool in client.list_pools()])
 """
 ELSEWHERE = """
 import urllib.request
-urllib.request.urlopen("https://example.org/", timeout=10)
+urllib.request.urlopen("https://example.org/", timeout=60)
 """
 
 

@@ -21,6 +21,7 @@ from millpond.agent.node_dirs import NodeDirectories
 from millpond.domain.errors import TaskFailureCode
 from millpond.domain.states import TaskKind
 from tests.process.isolated import ADMIN, FIRST_UID, OWN, Machine, Node, open_directory, processes_of, why_not_here
+from tests.unit.runner.test_task_runner import time_is_up
 from tests.waiting import PATIENCE_S, until_true
 
 WHY_NOT = why_not_here()
@@ -492,14 +493,19 @@ async def test_a_resumed_task_keeps_its_user(node: Node) -> None:
 
 async def test_the_wall_clock_ends_every_process_of_the_tasks_user(node: Node) -> None:
     script = "(setsid sleep 600 &); (setsid setsid sleep 600 &); sleep 600"
-    outcome = await node.shell("t", script, userIdentity=OWN, constraints={"maxWallClockTime": "PT0.5S"})
+    limit = {"maxWallClockTime": "PT1H"}
+    start = node.start("t", f"/bin/sh -c '{script}'", userIdentity=OWN, constraints=limit)
+    own_users = range(node.users.block.first + 32, node.users.block.first + 40)
+    run = asyncio.create_task(node.run(start))
+    await until_true(lambda: sum(len(processes_of(uid)) for uid in own_users) >= 3, "they run")
+    time_is_up(node.runner, start.key)
+    outcome = await run
     assert outcome.failure is not None
     assert outcome.failure.code == TaskFailureCode.TASK_ENDED
     assert "maximum wall clock time" in outcome.failure.message
-    assert [(detail.name, detail.value) for detail in outcome.failure.details] == [("MaxWallClockTime", "PT0.5S")]
+    assert [(detail.name, detail.value) for detail in outcome.failure.details] == [("MaxWallClockTime", "PT1H")]
     assert outcome.exit_code == -9
-    block = node.users.block
-    assert [uid for uid in range(block.first + 32, block.first + 40) if processes_of(uid)] == []
+    assert [uid for uid in own_users if processes_of(uid)] == []
 
 
 async def test_setpriv_where_there_is_no_switch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

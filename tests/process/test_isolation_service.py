@@ -62,7 +62,15 @@ def client(service: MillpondProcess) -> Iterator[BatchClient]:
                 ),
             )
         )
-        until(lambda: [node.state for node in client.list_nodes("p")], lambda states: states == [m.BatchNodeState.IDLE])
+        try:
+            until(
+                lambda: [node.state for node in client.list_nodes("p")],
+                lambda states: states == [m.BatchNodeState.IDLE],
+            )
+        except AssertionError as error:
+            # Its directory goes with it.
+            error.add_note(service.log() + (service.data_dir / "nodes" / "host.log").read_text(errors="replace"))
+            raise
         client.create_job(m.BatchJobCreateOptions(id="j", pool_info=m.BatchPoolInfo(pool_id="p")))
         yield client
 

@@ -74,6 +74,14 @@ class Host:
         wanted = f"spawner.py\0{self.directory}\0"
         return next(pid for pid, arguments in command_lines() if wanted in arguments)
 
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """To the spawner, as an agent does: the socket's own path may be too long for that."""
+        directory = os.open(self.directory, os.O_PATH)
+        try:
+            return await asyncio.open_unix_connection(f"/proc/self/fd/{directory}/{frames.SOCKET_NAME}")
+        finally:
+            os.close(directory)
+
     async def crash(self) -> None:
         """The agent is gone without a word; a new life begins."""
         await self.executor.close()
@@ -607,7 +615,7 @@ async def test_shutdown_ends_everything(host: Host) -> None:
 async def test_a_client_that_talks_nonsense_is_dropped(host: Host) -> None:
     assert (await host.run(host.shell("exit 0"))).exit_code == 0
     for nonsense in (b"GET / HTTP/1.1\r\n\r\n" * 100, frames.frame(99), frames.frame(frames.KILL, b"a", b"soon")):
-        reader, writer = await asyncio.open_unix_connection(f"{host.directory}/{frames.SOCKET_NAME}")
+        reader, writer = await host.connect()
         writer.write(nonsense)
         await reader.read()
         await asyncio.wait_for(reader.read(), PATIENCE_S)

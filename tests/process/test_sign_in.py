@@ -19,6 +19,7 @@ from azure.identity import ClientSecretCredential, ManagedIdentityCredential
 from tests.commands import millpond, plain_environment, said_by
 from tests.conftest import MillpondProcess, ServiceFactory
 from tests.process.test_up import make_pool
+from tests.waiting import PATIENCE_S
 
 
 def bundle_of(service: MillpondProcess) -> str:
@@ -97,7 +98,9 @@ def _status(service: MillpondProcess, token: str) -> tuple[int, str]:
     url = f"{service.endpoint}/jobs?api-version=2025-06-01"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=10, context=ssl.create_default_context(cafile=bundle_of(service)))
+        urllib.request.urlopen(
+            request, timeout=PATIENCE_S, context=ssl.create_default_context(cafile=bundle_of(service))
+        )
     with refused.value as answer:
         text = answer.read().decode()
         return answer.code, "another audience" if "another audience" in text else text
@@ -105,9 +108,9 @@ def _status(service: MillpondProcess, token: str) -> tuple[int, str]:
 
 def test_the_shell_forgets_the_key_that_would_be_used_first(secured: MillpondProcess) -> None:
     assert "millpond env --entra reader|submitter|operator|admin" in secured.log()
-    command = f'eval "$({sys.executable} -m millpond env --entra reader --data-dir {secured.data_dir})" && env'
+    command = 'eval "$("$0" -m millpond env --entra reader --data-dir "$1")" && env'
     done = subprocess.run(
-        ["sh", "-c", command],
+        ["sh", "-c", command, sys.executable, str(secured.data_dir)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -124,7 +127,7 @@ def test_a_service_without_an_issuer_says_so(new_service: ServiceFactory) -> Non
     assert done.returncode == 1
     assert "start it with millpond up --tls --development-issuer" in done.stderr
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{plain.endpoint}/MSI/token", timeout=10)
+        urllib.request.urlopen(f"{plain.endpoint}/MSI/token", timeout=PATIENCE_S)
 
 
 def test_modes_that_the_account_does_not_take(new_service: ServiceFactory) -> None:

@@ -176,7 +176,7 @@ async def test_one_that_is_launched_twice_runs_once(host: Host) -> None:
     await host.executor.close()
     fields = [slow.spec.id, slow.spec.directory, slow.spec.stdout_path, slow.spec.stderr_path, "", "3"]
     launch = frames.frame(frames.LAUNCH, *(field.encode() for field in (*fields, "/bin/sh", "-c", script)))
-    reader, writer = await asyncio.open_unix_connection(f"{host.directory}/{frames.SOCKET_NAME}")
+    reader, writer = await host.connect()
     before = set(children(host.spawner_pid()).split())
     writer.write(launch)
     await slow.has_begun(before)

@@ -13,8 +13,7 @@ import pytest
 from millpond.agent.base import ProcessSpec, RunAs
 from millpond.agent.executors.process import ProcessExecutor
 from millpond.agent.switch import install
-from tests.machine import own_number
-from tests.process.isolated import open_directory, why_not_here
+from tests.process.isolated import FIRST_UID, open_directory, why_not_here
 
 STOPS_ALL = "echo begun; while :; do kill -s STOP -- -1 2>/dev/null; done"
 STARTS = 10
@@ -46,7 +45,7 @@ async def test_starts_that_are_stopped(compiled: bool, tmp_path: Path, leave_out
     if why_not := why_not_here():
         leave_out(why_not)
     # Of no other test: they would be stopped too.
-    run_as = RunAs(2_000_000_100 + own_number(), 2_000_000_100 + own_number(), ())
+    run_as = RunAs(FIRST_UID + 90_100, FIRST_UID + 90_100, ())
     directory = open_directory()
     os.chown(directory, run_as.uid, run_as.gid)
     executor = ProcessExecutor(str(tmp_path / "host"), switch=install(str(tmp_path)), compiles=False)

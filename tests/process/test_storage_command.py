@@ -10,6 +10,7 @@ import pytest
 
 from tests.commands import millpond
 from tests.conftest import MillpondProcess
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module", params=["directory", "account"])
@@ -53,7 +54,7 @@ def test_put_ls_get_url(storage: Any, tmp_path: Path) -> None:
     assert (tmp_path / "other.bin").read_bytes() == (tmp_path / "big.bin").read_bytes()
 
     url = storage("url", "files/Größe 1.txt", "--expires", "5m").stdout.decode().strip()
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
         assert answer.read() == b"one\n"
 
 

@@ -12,7 +12,7 @@ from azure.batch import BatchClient
 from azure.batch import models as m
 from azure.core.credentials import AzureNamedKeyCredential
 
-from tests.commands import said_by
+from tests.commands import millpond, said_by
 from tests.conftest import MillpondProcess, ServiceFactory
 from tests.process.test_up import make_pool, state_of
 from tests.waiting import PATIENCE_S, until
@@ -20,7 +20,7 @@ from tests.waiting import PATIENCE_S, until
 CALL_BACK = """
 import json, os, sys, urllib.request
 request = urllib.request.Request(os.environ["AZ_BATCH_ACCOUNT_URL"] + "/healthz")
-with urllib.request.urlopen(request, timeout=10) as answer:
+with urllib.request.urlopen(request, timeout=60) as answer:
     print(answer.url, answer.status)
 """
 
@@ -48,7 +48,7 @@ def test_everything_over_https(new_service: ServiceFactory, tmp_path: Path) -> N
     service = new_service("data", "--tls").start()
     assert service.endpoint.startswith("https://127.0.0.1:")
     with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
-        urllib.request.urlopen(service.endpoint + "/healthz", timeout=10)
+        urllib.request.urlopen(service.endpoint + "/healthz", timeout=PATIENCE_S)
 
     (tmp_path / "in.txt").write_text("by https\n")
     said_by("storage", "put", str(tmp_path / "in.txt"), "inputs", data_dir=service.data_dir)
@@ -64,8 +64,9 @@ def test_everything_over_https(new_service: ServiceFactory, tmp_path: Path) -> N
     inputs = [m.ResourceFile(auto_storage_container_name="inputs")]
     assert run(client, "reads", "cat in.txt", resource_files=inputs) == "by https\n"
     # A task that calls the service trusts it as well.
-    script = [m.EnvironmentSetting(name="SCRIPT", value=CALL_BACK)]
-    said = run(client, "calls", f"/bin/sh -c '{sys.executable} -c \"$SCRIPT\"'", environment_settings=script)
+    more = {"PYTHON": sys.executable, "SCRIPT": CALL_BACK}
+    settings = [m.EnvironmentSetting(name=name, value=value) for name, value in more.items()]
+    said = run(client, "calls", """/bin/sh -c '"$PYTHON" -c "$SCRIPT"'""", environment_settings=settings)
     assert said == f"{service.endpoint}/healthz 200\n"
     # Also the next page is asked for by https.
     listed = client.list_tasks("j", max_results=1)
@@ -98,3 +99,16 @@ def test_half_a_certificate(new_service: ServiceFactory) -> None:
     service = new_service("data", "--tls-cert", "/none.pem")
     assert service.spawn().wait(PATIENCE_S) == 2
     assert "--tls-cert: server.tls_certificate needs server.tls_key beside it" in service.log()
+
+
+def test_a_proxy_is_not_asked_for_what_is_on_this_machine(new_service: ServiceFactory, tmp_path: Path) -> None:
+    proxy = {"http_proxy": "http://127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}
+    service = new_service("data", environment=proxy).start()
+    (tmp_path / "in.txt").write_text("not by the proxy\n")
+    for command in (("storage", "put", str(tmp_path / "in.txt"), "inputs"), ("status",)):
+        done = millpond(*command, data_dir=service.data_dir, environment=proxy)
+        assert done.returncode == 0, done.stderr
+    client = BatchClient(service.endpoint, AzureNamedKeyCredential(service.account, service.key))
+    make_pool(client, 1)
+    inputs = [m.ResourceFile(auto_storage_container_name="inputs")]
+    assert run(client, "reads", "cat in.txt", resource_files=inputs) == "not by the proxy\n"

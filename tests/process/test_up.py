@@ -275,11 +275,11 @@ def test_crashes_one_after_the_other_while_tasks_are_added(new_service: Any) -> 
 def test_it_answers_that_it_is_ready(new_service: Any) -> None:
     # At a port that nobody else is given when it has stopped.
     service = new_service("data", "--port", str(free_port())).start()
-    with urllib.request.urlopen(service.endpoint + "/healthz", timeout=10) as answer:
+    with urllib.request.urlopen(service.endpoint + "/healthz", timeout=PATIENCE_S) as answer:
         assert answer.status == 200
     service.stop()
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(service.endpoint + "/healthz", timeout=10)
+        urllib.request.urlopen(service.endpoint + "/healthz", timeout=PATIENCE_S)
 
 
 def test_a_pool_stops_growing_where_the_machine_is_full(new_service: Any, tmp_path: Path) -> None:
@@ -293,4 +293,4 @@ def test_a_pool_stops_growing_where_the_machine_is_full(new_service: Any, tmp_pa
         assert pool.current_dedicated_nodes == 1
         (error,) = pool.resize_errors
         assert error.code == "AllocationFailed"
-        assert "room for 1 nodes" in error.message
+        assert "room for no more than 1" in error.message

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from tests.waiting import PATIENCE_S
+
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -40,13 +42,13 @@ class HttpServer:
 
     def __enter__(self) -> "HttpServer":
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(PATIENCE_S)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(PATIENCE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
         self._loop.close()
 
     async def _start(self) -> None:

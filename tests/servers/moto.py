@@ -11,6 +11,7 @@ import obstore
 from obstore.store import S3Store
 
 from tests.servers.programs import Program
+from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from obstore.store import S3Config
@@ -43,7 +44,7 @@ class MotoS3:
         """Make a bucket, with a name nobody else has unless one is given; its name."""
         name = name or f"test-{uuid.uuid4().hex}"
         request = urllib.request.Request(f"{self.endpoint}/{name}", method="PUT")
-        with urllib.request.urlopen(request, timeout=30):
+        with urllib.request.urlopen(request, timeout=PATIENCE_S):
             return name
 
     def store(self, bucket: str) -> S3Store:

@@ -2,11 +2,13 @@
 
 import gc
 import importlib
+import os
 from typing import Final
 
 import click
 
 from millpond import __version__
+from millpond.cli.proxies import spare_loopback
 
 _COMMANDS: Final = {
     "account": ("millpond.cli.account:account", "List, make and delete the accounts of the service."),
@@ -75,3 +77,4 @@ def main() -> None:
 
     `millpond up` starts it. Any Azure Batch client works against it: `millpond env` prints what it needs to know.
     """
+    spare_loopback(os.environ)

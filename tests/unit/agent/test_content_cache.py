@@ -99,6 +99,14 @@ class Shop:
         self.count += 1
         os.rename(path, self.trash / str(self.count))
 
+    def cut_short(self, size: int) -> None:
+        """The first file that is kept, as a fault of the disk or root may: it is not to be written to."""
+        path = self.files()[0]
+        mode = path.stat().st_mode
+        path.chmod(0o600)
+        os.truncate(path, size)
+        path.chmod(mode)
+
     async def get(self, path: str, sig: str = "a", *, pool: str = "p", listed: bool = False) -> bytes:
         """What a task is given, which then spoils its copy."""
         self.count += 1
@@ -269,13 +277,13 @@ async def test_a_small_file_of_a_listing_is_kept(shop: Shop) -> None:
 async def test_a_cache_whose_files_were_tampered_with(shop: Shop) -> None:
     data = shop.origin.files["/c/a"] = os.urandom(SIZE)
     await shop.get("/c/a")
-    os.truncate(shop.files()[0], 1000)
+    shop.cut_short(1000)
     assert await shop.get("/c/a") == data
     shop.files()[0].unlink()
     assert await shop.get("/c/a") == data
     assert len(shop.origin.downloads) == 3
     listed = [Listed(content_key("https://h/c/a"), etag_of(data), SIZE, str(shop.out / "x"), 0o640)]
-    os.truncate(shop.files()[0], 1000)
+    shop.cut_short(1000)
     assert await shop.cache.copy_listed("p", listed) == listed
     assert not (shop.out / "x").exists()
     assert shop.files() == []
@@ -377,7 +385,7 @@ async def test_what_an_earlier_life_left_unfinished_is_swept(shop: Shop) -> None
     shop.next_life()
     assert len(list(pool.iterdir())) == 1
     # One cut short by the disk.
-    os.truncate(shop.files()[0], 10)
+    shop.cut_short(10)
     shop.next_life()
     assert shop.files() == []
     assert shop.cache.used == 0
@@ -482,7 +490,7 @@ async def test_no_descriptor_is_left_open(shop: Shop) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    os.truncate(shop.files()[0], 1)
+    shop.cut_short(1)
     shop.origin.gate.set()
     await shop.get("/c/a")
     assert len(os.listdir("/proc/self/fd")) == before

@@ -1,6 +1,7 @@
 """The make targets are there and can be read; setup refuses an interpreter that is too old or not there."""
 
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -102,7 +103,8 @@ def test_setup_refuses_an_old_interpreter(tmp_path: Path) -> None:
 def bare_python(directory: Path) -> Path:
     """This interpreter as Debian ships it: without ensurepip."""
     return program(
-        directory / "bare-python", f'case "$2" in *ensurepip*) exit 1 ;; *) exec {sys.executable} "$@" ;; esac'
+        directory / "bare-python",
+        f'case "$2" in *ensurepip*) exit 1 ;; *) exec {shlex.quote(sys.executable)} "$@" ;; esac',
     )
 
 

@@ -15,7 +15,7 @@ from millpond.agent.runner.hooks import wall_clock
 from millpond.domain.ids import START_TASK_KEY
 from millpond.domain.states import TaskKind
 from millpond.protocol.messages import Instance, LaunchReply, LaunchRequest, Start
-from tests.unit.runner.test_task_runner import FOR_EVER_S, Bench, code_of
+from tests.unit.runner.test_task_runner import FOR_EVER_S, Bench, code_of, time_is_up
 from tests.waiting import until_true
 
 ADDRESSES = ("127.64.0.1", "127.64.0.2", "127.64.0.3")
@@ -332,7 +332,7 @@ async def test_output_files_are_the_primarys(
 async def test_an_instance_can_be_ended_in_any_phase(
     bench: Bench, gang: Callable[..., Gang], phase: str, how: str
 ) -> None:
-    primary = gang(constraints={"maxWallClockTime": "PT0.2S"} if how == "wall clock" else {})
+    primary = gang(constraints={"maxWallClockTime": "PT1H"})
     if phase == "coordination":
         primary.coordination = FakeRun(duration_s=FOR_EVER_S)
     primary.command_line = FakeRun(duration_s=FOR_EVER_S)
@@ -345,6 +345,8 @@ async def test_an_instance_can_be_ended_in_any_phase(
         await until_true(lambda: len(primary.names) == 2)
     if how == "stop":
         await bench.runner.stop(7, 1)
+    else:
+        time_is_up(bench.runner)
     outcome = await run
     assert code_of(outcome) == "TaskEnded"
     assert outcome.failure is not None

@@ -19,7 +19,7 @@ from millpond.agent.runner.task_runner import TaskRunner
 from millpond.domain.errors import TaskFailure, TaskFailureCode
 from millpond.domain.states import TaskKind
 from millpond.protocol.messages import Instance
-from tests.unit.runner.test_task_runner import Bench, code_of
+from tests.unit.runner.test_task_runner import Bench, code_of, time_is_up
 from tests.waiting import until_true
 
 CONTAINER = {"storageContainerUrl": "mem://c"}
@@ -213,13 +213,14 @@ async def test_interrupted_while_downloading(bench: Bench, how: str) -> None:
         return await fetch(url, path, known_etag=known_etag)
 
     bench.staging.fetch = some
-    more = {"constraints": {"maxWallClockTime": "PT0.1S"}} if how == "wall clock" else {}
-    run = bench.begin(resourceFiles=[CONTAINER], **more)
+    run = bench.begin(resourceFiles=[CONTAINER], constraints={"maxWallClockTime": "PT1H"})
     await until_true(lambda: bench.staging.waiting == 16)
     assert any((bench.root / "volatile/inputs").rglob("*"))
     if how == "stop":
         await bench.runner.stop(7, 1)
-    elif how == "the agent ends":
+    elif how == "wall clock":
+        time_is_up(bench.runner)
+    else:
         run.cancel()
     await asyncio.wait([run])
     if how != "the agent ends":

@@ -171,6 +171,9 @@ class TaskRunner:
             self._running.pop(number, None)
             if attempt is not None:
                 attempt.disarm()
+        if attempt.resumed and attempt.start.instance is None and not attempt.spec.output_files:
+            # Nothing came after its process, which may have ended while no agent was there.
+            return self._outcome(attempt, _exit_time(attempt))
         return self._outcome(attempt)
 
     def begin(
@@ -406,8 +409,7 @@ class TaskRunner:
         attempt.disarm()
         del self._running[attempt.start.key, attempt.start.attempt]
         # The next one may have begun since its process ended.
-        exit_ = attempt.exit
-        ended(self._outcome(attempt, None if exit_ is None else max(exit_.end_time, attempt.start_time)))
+        ended(self._outcome(attempt, _exit_time(attempt)))
 
     @staticmethod
     async def _pause(attempt: Attempt) -> None:
@@ -522,6 +524,10 @@ class TaskRunner:
 
     async def _forget(self, due: list[str]) -> None:
         await self._executor.forget(*due)
+
+
+def _exit_time(attempt: Attempt) -> Timestamp | None:
+    return None if attempt.exit is None else max(attempt.exit.end_time, attempt.start_time)
 
 
 def _fail(attempt: Attempt, error: Exception) -> None:
