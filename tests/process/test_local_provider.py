@@ -83,7 +83,7 @@ async def test_a_machine_that_is_full_refuses_more_nodes(tmp_path: Path) -> None
     assert isinstance(third, NodeRefused)
     assert isinstance(fourth, NodeRefused)
     assert (third.code, third.retryable) == ("AllocationFailed", False)
-    assert "room for no more than 2" in third.message
+    assert "all the nodes it may have, 2" in third.message
     assert third.message == fourth.message
     # Those that are there are asked for again after a restart of the service.
     assert await provider.create(requests[:2]) == made

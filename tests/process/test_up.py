@@ -293,4 +293,4 @@ def test_a_pool_stops_growing_where_the_machine_is_full(new_service: Any, tmp_pa
         assert pool.current_dedicated_nodes == 1
         (error,) = pool.resize_errors
         assert error.code == "AllocationFailed"
-        assert "room for no more than 1" in error.message
+        assert "all the nodes it may have, 1" in error.message

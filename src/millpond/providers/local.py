@@ -187,7 +187,7 @@ class LocalProvider:
                     self._addresses.pop(str(wish["ip_address"]), None)
                     # The same text for every node, so that the pool has the error once.
                     message = (
-                        f"This machine has room for no more than {self._max_nodes}, and has them: remove some, or see "
+                        f"This machine has all the nodes it may have, {self._max_nodes}: remove some, or see "
                         "nodes.max_nodes and nodes.uid_range in the service's configuration"
                     )
                     answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=False))
