@@ -325,9 +325,14 @@ class Audit:
         rows = [job.row for job in state.jobs.values()]
         counts = {row.no: (row.id, copy.copy(row.counts)) for row in rows if row.state not in _OVER}
         whole = digest(state) if self._batches % self._rebuild_every == 0 else None
-        others = self._ledger.jobs.keys() - self._ledger.jobs_of(state.pool_id)
+        belong = self._ledger.jobs_of(state.pool_id)
+        others = self._ledger.jobs.keys() - belong
         if changes is not None:
             others -= changes.jobs.keys()
+        # A job that comes from another pool is read first, which may take its time.
+        here = belong & {row.no for row in rows}
+        self._ledger.arriving -= here
+        others |= self._ledger.arriving & belong
         return Decided(state.account, state.pool_id, counts, whole, others)
 
     def after_batch(self, decided: Decided) -> None:

@@ -37,6 +37,8 @@ class Ledger:
         self.job_nodes: dict[tuple[int, str], JobNode] = {}
         self.subtasks: dict[tuple[int, int], Subtask] = {}
         self.job_schedules: dict[int, JobSchedule] = {}
+        self.arriving: set[int] = set()
+        """Numbers of jobs whose rows name another pool than before, until the engine there has been seen to know them."""
         self.written_at: dict[tuple[str, object], int] = {}
         """("pool", id key) | ("job", number) | ("task", key) → number of the commit that wrote or deleted it last."""
         self.handed: dict[tuple[int, int], set[str]] = {}
@@ -98,9 +100,12 @@ class Ledger:
                 self._hand(START_TASK_KEY, node.start_task.attempt, node_id)
         for no in changes.deleted_jobs:
             self.jobs.pop(no, None)
+            self.arriving.discard(no)
             self._forget_job(no)
             self.written_at["job", no] = n
         for no, job in changes.jobs.items():
+            if no in self.jobs and id_key(self.jobs[no].pool_id) != id_key(job.pool_id):
+                self.arriving.add(no)
             self.jobs[no] = job
             if job.auto_pool is not None and job.auto_pool.keep_alive:
                 self.kept_pools.add(id_key(job.pool_id))
