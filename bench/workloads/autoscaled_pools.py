@@ -8,6 +8,7 @@ few seconds with all of them due at the same moment.
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -16,6 +17,7 @@ import msgspec
 
 from bench.figures import Figure, Outcome, figure, quantile
 from bench.workload import Site, Sizes, Workload
+from millpond import collector
 from millpond.autoscale.samples import History
 from millpond.autoscale.variables import Metric
 from millpond.control.service import ControlService
@@ -241,6 +243,8 @@ async def _measure(path: str, sizes: PoolSizes) -> dict[str, Phase]:
     control = ControlService(
         "bench", store, provider, vm_sizes, secret=b"bench", account_url=lambda: "http://bench/", settings=settings
     )
+    thresholds = gc.get_threshold()
+    collector.settle_in()  # as the service does
     await control.start()
     load, scaled = Load(control), Pools(control, store)
     agents: list[asyncio.Task[None]] = []
@@ -275,6 +279,8 @@ async def _measure(path: str, sizes: PoolSizes) -> dict[str, Phase]:
             agent.cancel()
         await asyncio.gather(*agents, return_exceptions=True)
         await control.stop()
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
     return phases
 
 
