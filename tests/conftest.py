@@ -155,8 +155,8 @@ def pytest_runtest_makereport(
 def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """As pytest's, but empty after a test that went well: together they would take more room than some disks have.
 
-    The directory itself stays, so that no other test has one of that name: processes are known by it, and a spawner may
-    take a moment to be gone.
+    The directory itself stays (pytest's own `tmp_path_retention_policy` takes it, too), so that no other test has one of
+    that name: processes are known by it, and a spawner may take a moment to be gone.
     """
     yield tmp_path
     if request.node.stash.get(_FAILED, False) or mounted_below(str(tmp_path)):

@@ -209,7 +209,7 @@ class _AccountService:
         directory = DirectoryStorage(auto_storage, lambda: url)
         self.choice = choice = StorageChoice(config, data_dir, directory, say=place.say)
         identities = Identities(stored_identities(config.identities))
-        isolation = _isolation_of(config, data_dir)
+        isolation, max_nodes = _isolation_of(config, data_dir)
         self.provider = LocalProvider(
             str(data_dir.nodes_path),
             endpoint=url,
@@ -221,7 +221,7 @@ class _AccountService:
             },
             ca_bundle=place.tls.bundle if place.tls is not None else "",
             open_files=place.open_files,
-            max_nodes=_most_nodes(config.nodes, isolation, data_dir),
+            max_nodes=max_nodes,
         )
 
         def sign(container: str, permissions: str, expires_at: float) -> str:
@@ -387,7 +387,7 @@ def _tls_of(config: Config, data_dir: DataDir) -> "TlsFiles | None":
         return None
     try:
         # Only who asks for TLS waits for it, and needs to have it installed.
-        from millpond import tls  # noqa: PLC0415
+        from millpond import tls
     except ModuleNotFoundError as error:
         raise StartError(f"TLS needs the library {error.name}; install it with pip install 'millpond[tls]'") from error
     now = datetime.datetime.now(datetime.UTC)
@@ -412,9 +412,9 @@ def _sign_in_of(config: Config, data_dir: DataDir, url: str) -> "tuple[SignIn, S
         return SignIn(modes), None
     try:
         # Only who asks for it waits for it, and needs to have it installed.
-        from millpond.api.sign_in_routes import SignInRoutes  # noqa: PLC0415
-        from millpond.identity.development import DevelopmentIssuer, make_key  # noqa: PLC0415
-        from millpond.identity.oidc import KeySource, PublishedKeys, TokenVerifier  # noqa: PLC0415
+        from millpond.api.sign_in_routes import SignInRoutes
+        from millpond.identity.development import DevelopmentIssuer, make_key
+        from millpond.identity.oidc import KeySource, PublishedKeys, TokenVerifier
     except ModuleNotFoundError as error:
         raise StartError(f"signing in needs {error.name}; install it with pip install 'millpond[sign-in]'") from error
     sources: list[KeySource] = [PublishedKeys(issuer) for issuer in issuers]
@@ -449,9 +449,11 @@ def _mounts_of(nodes: NodesConfig, endpoints: Mapping[str, str]) -> MountSetting
     return MountSettings(allow=tuple(path for path in nodes.mount_allow.split(":") if path), endpoints=known)
 
 
-def _isolation_of(config: Config, data_dir: DataDir) -> IsolationSettings:
-    """What the nodes are told of isolation. Raises StartError when it is asked for and cannot be had."""
+def _isolation_of(config: Config, data_dir: DataDir) -> tuple[IsolationSettings, int]:
+    """What the nodes are told of isolation, and how many there may be: with it each needs user ids of its own. Raises
+    StartError when it is asked for and cannot be had."""
     nodes = config.nodes
+    max_nodes = nodes.max_nodes
     first, last = uid_range_of(nodes)
     settings = IsolationSettings(isolation=nodes.isolation, first_uid=first, last_uid=last, limits=nodes.limits)
     if nodes.isolation != "none":
@@ -459,16 +461,10 @@ def _isolation_of(config: Config, data_dir: DataDir) -> IsolationSettings:
         reason = why_not(str(data_dir.path), settings.uid_range)
         if not reason:
             data_dir.let_pass()
+            max_nodes = min(max_nodes, settings.uid_range.blocks)
         elif nodes.isolation == "users":
             raise StartError(f"nodes.isolation is users, but {reason}; or set it to auto or none")
-    return settings
-
-
-def _most_nodes(nodes: NodesConfig, isolation: IsolationSettings, data_dir: DataDir) -> int:
-    """How many nodes there may be on this machine: each needs user ids of its own where tasks run as users of theirs."""
-    if isolation.isolation == "none" or why_not(str(data_dir.path), isolation.uid_range):
-        return nodes.max_nodes
-    return min(nodes.max_nodes, isolation.uid_range.blocks)
+    return settings, max_nodes
 
 
 def vm_sizes_of(config: Config) -> dict[str, VmSize]:

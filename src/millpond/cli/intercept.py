@@ -29,7 +29,7 @@ def intercept(config_path: Path | None, data_dir: str | None, allow: tuple[str, 
         raise CliError("the service speaks plain http, which these clients do not; start it with millpond up --tls")
     try:
         # Needs the extra `tls`; other commands do not wait for it.
-        from millpond import intercept as proxy  # noqa: PLC0415
+        from millpond import intercept as proxy
     except ModuleNotFoundError as error:
         raise CliError(f"intercept needs {error.name}; install it with pip install 'millpond[tls]'") from error
     environment = client_environment(directory, endpoint)

@@ -57,13 +57,11 @@ class _LazyGroup(click.Group):
                 f"No such command '{name}': pools, jobs and tasks are made and listed by any Azure Batch client, such as "
                 f"`az batch {name}` or the SDKs (docs/how-to/clients.md); millpond explain {name} says why one waits."
             )
-        if name not in _COMMANDS and not name.startswith("-"):
-            import difflib  # noqa: PLC0415 - only who mistypes needs it
-
-            near = difflib.get_close_matches(name, _COMMANDS, n=1)
-            if near:
-                ctx.fail(f"No such command '{name}'. Did you mean '{near[0]}'?")
-        return super().resolve_command(ctx, args)
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand:
+            # What was meant is looked for among those that are imported, otherwise.
+            raise click.NoSuchCommand(name, possibilities=_COMMANDS, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -455,11 +455,13 @@ class BaseEngine(ABC, Generic[_State, _Event]):
         """Rebuild after a failure, not more often than the settings say."""
         if _monotonic() < self._failed_until:
             return False
+        self._trouble = ""
         try:
             await self._take_over()
         except (LeaseLost, StoreUnavailable) as error:
             log.warning("%s cannot be rebuilt yet: %s", self._name, error)
-            self._trouble = str(error) if isinstance(error, StoreUnavailable) else ""
+            if isinstance(error, StoreUnavailable):
+                self._trouble = str(error)
         except Exception:
             log.exception("%s cannot be rebuilt; that is tried again", self._name)
         else:
@@ -480,7 +482,6 @@ class BaseEngine(ABC, Generic[_State, _Event]):
             await self._store.commit(batch.changes, fence)
         self._fence = fence
         self._state = state
-        self._trouble = ""
         self._rebuilt()
         await self._carry_out(batch.after, batch.changes)
 

@@ -62,7 +62,7 @@ class LocalProvider:
         settings: Mapping[str, Any] | None = None,
         ca_bundle: str = "",
         open_files: int = 0,
-        max_nodes: int | None = None,
+        max_nodes: int = sys.maxsize,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`directory` holds the nodes and all their files. `endpoint` is the service's URL as nodes see it (see
@@ -164,10 +164,23 @@ class LocalProvider:
         answers: list[NodeCreated | NodeRefused] = []
         changed = False
         self._read_addresses()
-        there = len(self._there()) if self._max_nodes is not None else 0
+        there = len(self._there())
         for request in requests:
             node_id = request.node_id
             before = self._wish(node_id)
+            if before is None and there >= self._max_nodes:
+                # The same text for every node, so that the pool has the error once.
+                message = (
+                    f"This machine has all the nodes it may have, {self._max_nodes}: remove some, or see "
+                    "nodes.max_nodes and nodes.uid_range in the service's configuration"
+                )
+                answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=False))
+                continue
+            if before is not None and before.get("state") == "removed":
+                message = "A node of that id is still being removed."
+                answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=True))
+                continue
+            there += before is None
             wish = {
                 "node_id": node_id,
                 "pool_id": request.pool_id,
@@ -178,21 +191,6 @@ class LocalProvider:
                 "state": "present",
                 "ip_address": (before or {}).get("ip_address") or self._address(node_id),
             }
-            if before is not None and before.get("state") == "removed":
-                message = "A node of that id is still being removed."
-                answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=True))
-                continue
-            if before is None and self._max_nodes is not None:
-                if there >= self._max_nodes:
-                    self._addresses.pop(str(wish["ip_address"]), None)
-                    # The same text for every node, so that the pool has the error once.
-                    message = (
-                        f"This machine has all the nodes it may have, {self._max_nodes}: remove some, or see "
-                        "nodes.max_nodes and nodes.uid_range in the service's configuration"
-                    )
-                    answers.append(NodeRefused(node_id, "AllocationFailed", message, retryable=False))
-                    continue
-                there += 1
             if before != wish:
                 self._forget_preemption(node_id)
                 os.makedirs(os.path.join(self._nodes, node_id), mode=0o700, exist_ok=True)

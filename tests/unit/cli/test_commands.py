@@ -42,7 +42,7 @@ def test_version_and_help() -> None:
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("upp", "No such command 'upp'. Did you mean 'up'?"),
+        ("upp", "No such command 'upp'. (Did you mean one of: 'app', 'up'?)"),
         ("job", "`az batch job`"),
         ("nothing-like-it", "No such command 'nothing-like-it'."),
     ],
