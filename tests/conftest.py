@@ -12,14 +12,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
-from millpond.agent.mount_table import mounted_below
 from millpond.cli.proxies import spare_loopback
 from tests.commands import plain_environment
 from tests.waiting import PATIENCE_S
@@ -136,39 +135,6 @@ class MillpondProcess:
             "AZURE_BATCH_ACCESS_KEY": self.key,
             "AZURE_BATCH_ENDPOINT": self.endpoint,
         }
-
-
-_FAILED = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.failed:
-        item.stash[_FAILED] = True
-    return report
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """As pytest's, but empty after a test that went well: together they would take more room than some disks have.
-
-    The directory itself stays (pytest's own `tmp_path_retention_policy` takes it, too), so that no other test has one of
-    that name: processes are known by it, and a spawner may take a moment to be gone.
-    """
-    yield tmp_path
-    if request.node.stash.get(_FAILED, False) or mounted_below(str(tmp_path)):
-        return
-    # Some go with the directory, or make it unreadable; some still have a process that writes.
-    with contextlib.suppress(OSError):
-        for name in os.listdir(tmp_path):
-            path = tmp_path / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
 
 
 ServiceFactory = Callable[..., MillpondProcess]
